@@ -1,0 +1,28 @@
+"""Errors meant for the person at the keyboard: one line that names the key or file, what was found and what is accepted."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Something the user can mend. The message is one complete line; the command line prints it without a stack."""
+
+
+class ConfigError(UserError):
+    """A setting is unknown, out of range, or does not go together with another."""
+
+
+class ModelError(UserError):
+    """A model cannot be found, read or used as asked."""
+
+
+class SamplingError(UserError):
+    """Sampling went wrong at a known stage (for example, latents became NaN)."""
+
+
+def nearest(word: str, choices: Iterable[str]) -> str:
+    """A suffix like `` Did you mean 'ddim'?`` for the choice nearest to `word`, or an empty string."""
+    found = difflib.get_close_matches(str(word), list(choices), n=1, cutoff=0.5)
+    return f" Did you mean '{found[0]}'?" if found else ""
