@@ -1,0 +1,47 @@
+"""A pluggable framework for research on how diffusion models are sampled.
+
+The names below are the public API. They are imported on first use, so that ``import research`` (and with it the command
+line's help) costs no torch import.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from research.models import load_model as load_model
+    from research.sampling import Hook as Hook
+    from research.sampling import LoopSampler as LoopSampler
+    from research.sampling import Sampler as Sampler
+    from research.sampling import SampleResult as SampleResult
+
+__version__ = "0.1.0"
+
+_LAZY = {
+    "load_model": "research.models",
+    "LoopSampler": "research.sampling",
+    "Sampler": "research.sampling",
+    "SampleResult": "research.sampling",
+    "Hook": "research.sampling",
+}
+
+__all__ = ["Hook", "LoopSampler", "SampleResult", "Sampler", "__version__", "config_dir", "load_model"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'research' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})
+
+
+def config_dir() -> Path:
+    """The folder of Hydra configs: inside the package when installed from a wheel, beside it in a source checkout."""
+    package = Path(__file__).resolve().parent
+    inside = package / "conf"
+    return inside if inside.is_dir() else package.parent / "conf"
