@@ -1,0 +1,50 @@
+"""Classifier-free guidance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from research.guidance.checks import checked_scale
+from research.sampling.plugs import Branch, Guidance, Guided
+from research.sampling.prediction import Prediction
+from research.sampling.run import Run, StepState
+
+
+class CFG(Guidance):
+    """Classifier-free guidance (Ho & Salimans, arXiv:2207.12598, eq. 6, with ``scale = 1 + w``): ``u + scale * (c - u)``.
+
+    ``u`` is the prediction for the negative prompt, or for the empty one. Linear, so it is the same whatever the model predicts.
+
+    Args:
+        scale: 1 is the conditional prediction alone and costs one evaluation a stage, 0 the unconditional one alone; other values cost
+            two. Values between 0 and 1 are honoured (diffusers pipelines, and so parity, take them as 1).
+
+    Raises:
+        ConfigError: the scale is not a finite number.
+    """
+
+    requires = frozenset({"uncond"})
+
+    def __init__(self, scale: float = 7.5):
+        self.scale = checked_scale(scale)
+
+    def start(self, run: Run) -> None:
+        self._names = self._needed(run.parity)
+        if "uncond" not in self._names and getattr(run.task, "negative_prompt", None):
+            run.warn(f"negative_prompt: not used, because guidance.scale is {self.scale:g}.")
+        # pipelines put the unconditional rows first in the batch
+        self._branches = [Branch(name, run.conditions[name]) for name in self._names]
+
+    def branches(self, state: StepState) -> Sequence[Branch]:
+        return self._branches
+
+    def combine(self, state: StepState, predictions: Mapping[str, Prediction]) -> Guided:
+        if len(self._names) == 1:
+            return Guided(predictions[self._names[0]])
+        u, c = predictions["uncond"], predictions["cond"]
+        return Guided(Prediction(u.value + self.scale * (c.value - u.value), c.kind))
+
+    def _needed(self, parity: bool) -> tuple[str, ...]:
+        if self.scale == 1 or (parity and self.scale < 1):
+            return ("cond",)
+        return ("uncond",) if self.scale == 0 else ("uncond", "cond")

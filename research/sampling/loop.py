@@ -1,0 +1,173 @@
+"""The denoising loop: the only place in the project that walks over timesteps and calls a model."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from research.errors import ConfigError, SamplingError
+from research.sampling.hooks import Hook, HookSet
+from research.sampling.noise import NoiseSource
+from research.sampling.plugs import Guidance, Model, Task
+from research.sampling.run import Run, StepState
+from research.sampling.sampler import Progress, SampleResult, gather
+
+
+class LoopSampler:
+    """A sampler around one loop, put together from plugs.
+
+    Args:
+        model: from `research.load_model`.
+        scheduler: a short name ("ddim"), a diffusers class name ("DDIMScheduler") or a diffusers scheduler object. It is built
+            fresh for each run from a frozen config; an object is read and never changed.
+        scheduler_options: arguments of the scheduler's class or of its ``step``.
+        guidance: how predictions are combined; none by default, which costs one evaluation a stage.
+        hooks: plugs for the named points of the loop.
+        parity: equal the diffusers pipeline of this model and task bit for bit (CPU, fp32), its known faults included.
+
+    Raises:
+        ConfigError: the scheduler or an option is unknown, or the guidance needs what model and scheduler do not offer.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        scheduler: Any = "ddim",
+        scheduler_options: Mapping[str, Any] | None = None,
+        guidance: Guidance | None = None,
+        hooks: Sequence[Hook] = (),
+        *,
+        parity: bool = False,
+    ):
+        self.model = model
+        self.guidance = Guidance() if guidance is None else guidance
+        self.hooks = list(hooks)
+        self.parity = parity
+        self._new_solver = model.solvers(scheduler, scheduler_options, parity=parity)
+        offers = model.supports | self._new_solver().supports
+        if missing := sorted(self.guidance.requires - offers):
+            name = type(self.guidance).__name__
+            raise ConfigError(
+                f"guidance: {name} needs {', '.join(missing)}; this model and scheduler offer {', '.join(sorted(offers))}."
+            )
+
+    def sample(
+        self,
+        task: Task,
+        *,
+        seeds: Sequence[int],
+        steps: int,
+        batch_size: int | None = None,
+        progress: Progress | None = None,
+    ) -> SampleResult:
+        """Make one image a seed.
+
+        Args:
+            task: what to make, for example ``TextToImage("pizza on a blue background")``.
+            seeds: whole numbers from 0; an image depends on its own seed and on nobody else's.
+            steps: the user's steps, from 1 to what the scheduler was trained with. Some schedulers evaluate the model more often.
+            batch_size: images at a time; all at once by default.
+            progress: called as ``progress(done, total, info)`` after each of the user's steps.
+
+        Raises:
+            UserError: steps, seeds, prompts or sizes cannot work (before anything is computed), or latents stop being finite.
+        """
+        seeds, steps = _checked(seeds, steps)
+        task.check(self.model, len(seeds))
+        size = batch_size or len(seeds)
+        runs, images = [], []
+        for first in range(0, len(seeds), size):
+            rows = tuple(range(first, min(first + size, len(seeds))))
+            run = self._prepare(task, seeds, rows, steps)
+            images.append(self._run(run, progress))
+            runs.append(run)
+        return gather(runs, images, task)
+
+    def _prepare(self, task: Task, seeds: Sequence[int], rows: tuple[int, ...], steps: int) -> Run:
+        solver, device = self._new_solver(), self.model.device
+        mine = tuple(seeds[row] for row in rows)
+        return Run(
+            model=self.model,
+            solver=solver,
+            guidance=self.guidance,
+            task=task,
+            seeds=mine,
+            rows=rows,
+            n_images=len(seeds),
+            noise=NoiseSource(mine, device, parity=self.parity),
+            timeline=solver.timeline(steps, strength=task.strength, device=device),
+            parity=self.parity,
+        )
+
+    @torch.no_grad()
+    def _run(self, run: Run, progress: Progress | None) -> list[Any]:
+        with run.timed("encode"):
+            run.conditions = run.task.conditions(run)
+            self.guidance.start(run)
+            run.x = run.task.start(run)
+            run.denoiser = self.model.denoiser(run)
+            run.solver.start(run.noise)
+        with run.timed("denoise"):
+            hooks = HookSet([*run.task.hooks(run), *self.hooks])
+            hooks.call("on_start", run)
+            self._denoise(run, hooks, progress)
+            hooks.call("on_end", run)
+        with run.timed("decode"):
+            return run.task.finish(run, run.x)
+
+    def _denoise(self, run: Run, hooks: HookSet, progress: Progress | None) -> None:
+        """The loop."""
+        guidance, denoiser, solver = self.guidance, run.denoiser, run.solver
+        x, sums, ticks = run.x, [], [time.perf_counter()]
+        for stage in run.timeline:
+            state = StepState(run, stage, x)
+            hooks.call("pre_step", state)
+            state.x_before = state.x
+            state.branches = guidance.branches(state)
+            inputs = hooks.replace("pre_model", state, solver.scale_input(state.x, stage))
+            predictions = denoiser.predict(inputs, stage, state.branches)
+            run.nfe.update(predictions.keys())
+            state.predictions = hooks.replace("post_model", state, predictions)
+            state.guided = guidance.combine(state, state.predictions)
+            hooks.call("post_guidance", state)
+            state.x = solver.step(state.guided, state.x, stage, run.noise).x
+            hooks.call("post_step", state)
+            x = state.x
+            sums.append(x.sum(dtype=torch.float32))  # read after the loop: looking at it here would stall a GPU
+            ticks.append(time.perf_counter())
+            if progress is not None and stage.last_of_step:
+                progress(stage.step + 1, stage.n_steps, {"rows": run.rows, "sigma": stage.sigma})
+        run.x = x
+        _raise_unless_finite(run, sums)
+        run.trace["stages"] = [
+            {"index": s.index, "step": s.step, "t": s.time, "sigma": s.sigma, "log_snr": s.log_snr, "seconds": b - a}
+            for s, a, b in zip(run.timeline, ticks, ticks[1:], strict=False)
+        ]
+
+
+def _checked(seeds: Sequence[int], steps: int) -> tuple[list[int], int]:
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+        raise ConfigError(f"steps: found {steps!r}; accepted is a whole number from 1.")
+    seeds = list(seeds)
+    if not seeds:
+        raise ConfigError("seeds: found an empty list; accepted is one seed an image.")
+    for seed in seeds:
+        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+            raise ConfigError(f"seeds: found {seed!r}; accepted are whole numbers from 0 to 2**63 - 1.")
+    return seeds, steps
+
+
+def _raise_unless_finite(run: Run, sums: list[Tensor]) -> None:
+    if not sums:
+        return
+    finite = torch.isfinite(torch.stack(sums)).tolist()
+    if not all(finite):
+        stage = run.timeline[finite.index(False)]
+        raise SamplingError(
+            f"latents: not finite (NaN or infinite) after stage {stage.index}, step {stage.step + 1} of {stage.n_steps}"
+            f" (t = {stage.time:g}), scheduler {run.solver.name}, dtype {run.model.dtype}."
+        )

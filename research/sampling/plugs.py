@@ -1,0 +1,159 @@
+"""The interfaces of what plugs into the loop: model, scheduler (solver), guidance, task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor
+
+from research.sampling.hooks import Hook
+from research.sampling.noise import NoiseSource
+from research.sampling.prediction import Kind, Prediction
+from research.sampling.timeline import Stage, Timeline
+
+if TYPE_CHECKING:
+    from research.sampling.run import Run, StepState
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Condition:
+    """What one prediction is conditioned on; each entry has one row an image."""
+
+    embeds: Tensor | None = None  # text embeddings [N, tokens, dim]
+    class_labels: Tensor | None = None  # [N], integers
+    channels: Tensor | None = None  # [N, k, h, w], put after the latents as further input channels
+    extra: Mapping[str, Any] = field(default_factory=dict)  # for model families to come (pooled text, image size, ...)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Branch:
+    """One prediction that a guidance asks for."""
+
+    name: str  # "cond", "uncond", "perturbed", ...
+    condition: Condition
+    model: str = "main"  # autoguidance names a second model
+    patches: tuple = ()  # attention patches active for this branch only
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Guided:
+    """What guidance hands to the scheduler: the combined prediction, and the noise to step along if that is another one."""
+
+    prediction: Prediction
+    renoise: Prediction | None = None  # CFG++ steps along the unconditional noise
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StepOutput:
+    """The latents after a scheduler's step [N, C, h, w], and the clean estimate it worked with, where it says."""
+
+    x: Tensor
+    x0: Tensor | None = None
+
+
+class Denoiser(Protocol):
+    """A model made ready for one run."""
+
+    def predict(self, x: Tensor, stage: Stage, branches: Sequence[Branch]) -> dict[str, Prediction]:
+        """Evaluate each branch once for latents ``x`` [N, C, h, w] scaled by the scheduler; one prediction a branch."""
+        ...
+
+
+class Guidance:
+    """How predictions are combined. This base asks for the conditional one and hands it on: no guidance.
+
+    ``requires`` names what it needs of model and scheduler; it is checked against what they support before anything runs.
+    """
+
+    requires: frozenset[str] = frozenset()
+
+    def start(self, run: Run) -> None:
+        """Once a run, before the first stage: reset what is kept from step to step, ask ``run.conditions`` for what is needed."""
+
+    def branches(self, state: StepState) -> Sequence[Branch]:
+        """The predictions needed at this stage; what is not asked for is not computed. May differ from stage to stage."""
+        return [Branch("cond", state.run.conditions["cond"])]
+
+    def combine(self, state: StepState, predictions: Mapping[str, Prediction]) -> Guided:
+        """One guided prediction of the predictions by branch name."""
+        return Guided(predictions["cond"])
+
+
+class Solver(Protocol):
+    """A scheduler for one run: built fresh, used once."""
+
+    supports: frozenset[str]
+    name: str
+    kind: Kind  # the kind of prediction the model makes for it
+
+    def timeline(self, steps: int, *, strength: float = 1.0, device: torch.device) -> Timeline: ...
+
+    def start(self, noise: NoiseSource) -> None:
+        """Before the first step, once the timeline is made."""
+        ...
+
+    def scale_noise(self, noise: Tensor) -> Tensor:
+        """Standard normal noise as start latents, scaled by the scheduler's first noise level."""
+        ...
+
+    def scale_input(self, x: Tensor, stage: Stage) -> Tensor: ...
+
+    def add_noise(self, clean: Tensor, noise: Tensor, stage: Stage | None) -> Tensor:
+        """Clean latents noised to the level of a stage; ``None`` is after the last stage, where they stay clean."""
+        ...
+
+    def step(self, guided: Guided, x: Tensor, stage: Stage, noise: NoiseSource) -> StepOutput: ...
+
+
+class Model(Protocol):
+    """A loaded checkpoint: its parts as the loop and the tasks need them."""
+
+    name: str
+    device: torch.device
+    dtype: torch.dtype
+    supports: frozenset[str]
+
+    def solvers(
+        self, scheduler: Any, options: Mapping[str, Any] | None, *, parity: bool
+    ) -> Callable[[], Solver]:
+        """Check a scheduler by name, class name or object, and return what builds a fresh one for each run."""
+        ...
+
+    def denoiser(self, run: Run) -> Denoiser: ...
+
+    def latent_shape(self, height: int | None, width: int | None) -> tuple[int, int, int]:
+        """Channels, height and width of the latents for pixels ``height`` x ``width`` (None: the model's own size)."""
+        ...
+
+    def decode(self, run: Run, latents: Tensor) -> list[Any]:
+        """PIL images of the final latents."""
+        ...
+
+
+class Task(Protocol):
+    """Where the loop starts, what it is conditioned on and what comes out. A task has no loop of its own."""
+
+    name: str
+    strength: float
+    prompts: Sequence[str] | str | None
+
+    def check(self, model: Model, n_images: int) -> None:
+        """Raise a UserError for what cannot work with this model or number of images, before anything is computed."""
+        ...
+
+    def conditions(self, run: Run) -> Mapping[str, Condition]:
+        """Conditions by name ("cond", "uncond", ...), each made when it is first asked for."""
+        ...
+
+    def start(self, run: Run) -> Tensor:
+        """The start latents [N, C, h, w]."""
+        ...
+
+    def hooks(self, run: Run) -> Sequence[Hook]: ...
+
+    def finish(self, run: Run, latents: Tensor) -> list[Any]:
+        """PIL images, one an image of the batch."""
+        ...

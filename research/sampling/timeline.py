@@ -1,0 +1,107 @@
+"""Where the loop stops to ask the model: stages, the timeline they form, and its slicing by strength."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from research.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One model evaluation. A second-order step has two of them.
+
+    The latents at this stage are ``x = signal * x0 + noise * epsilon`` in the scheduler's own scaling: variance-preserving
+    schedulers (DDIM, DPM++) have ``signal**2 + noise**2 = 1``, variance-exploding ones (Euler, Heun) ``signal = 1``.
+    """
+
+    index: int  # place in the sliced timeline, from 0
+    step: int  # the user's step it belongs to, from 0, counted in the full schedule
+    n_steps: int  # the user's steps in the full schedule
+    t: Tensor  # what the model is told, 0-d, on the model's device
+    time: float  # the same as a number
+    sigma: float  # noise level noise/signal; the flow time for flow matching
+    sigma_next: float  # the level the step leads to; 0 after the last
+    log_snr: float  # log(signal**2 / noise**2): the axis on which schedulers and step counts compare
+    signal: float
+    noise: float
+    last_of_step: bool  # whether the user's step is complete after this evaluation
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """The stages of one run in order, already sliced by strength."""
+
+    stages: tuple[Stage, ...]
+    n_steps: int  # of the full schedule
+    first_stage: int = 0  # how many stages of the full schedule the slice leaves out
+
+    def __iter__(self) -> Iterator[Stage]:
+        return iter(self.stages)
+
+    def __len__(self) -> int:
+        return len(self.stages)
+
+    def __getitem__(self, index: int) -> Stage:
+        return self.stages[index]
+
+    @property
+    def steps_run(self) -> int:
+        """The user's steps that are really taken, at most ``n_steps``."""
+        return len({stage.step for stage in self.stages})
+
+
+def kept_steps(steps: int, strength: float, *, parity: bool = False) -> int:
+    """How many of ``steps`` user steps a strength in [0, 1] keeps.
+
+    The product is rounded down after binary noise is removed, so that 0.29 of 100 steps is 29. With ``parity`` it is
+    ``int(steps * strength)`` as in the diffusers Stable Diffusion pipelines (28).
+
+    Raises:
+        ConfigError: strength is not a number in [0, 1].
+    """
+    if isinstance(strength, bool) or not isinstance(strength, int | float) or not 0.0 <= strength <= 1.0:
+        raise ConfigError(f"strength: found {strength!r}; accepted is a number from 0 to 1.")
+    product = steps * strength
+    return min(int(product if parity else math.floor(product + 1e-9 * steps)), steps)
+
+
+def build_timeline(
+    times: Tensor, step_of: Sequence[int], levels: Sequence[tuple[float, float]], *, n_steps: int, kept: int
+) -> Timeline:
+    """Put a timeline together from what a solver knows.
+
+    Args:
+        times: the full schedule, shape [L], what the model is told at each evaluation.
+        step_of: the user's step of each evaluation, non-decreasing, length L.
+        levels: ``(signal, noise)`` of the latents at each evaluation, length L.
+        n_steps: user's steps of the full schedule.
+        kept: how many of the last user's steps to keep; the slice starts on a step boundary.
+    """
+    numbers = times.tolist()
+    first = next((i for i, step in enumerate(step_of) if step >= n_steps - kept), len(numbers))
+    sigmas = [noise / max(signal, 1e-12) for signal, noise in levels]
+    stages = []
+    for i in range(first, len(numbers)):
+        signal, noise = levels[i]
+        later = next((s for s in sigmas[i + 1 :] if s != sigmas[i]), 0.0)
+        stages.append(
+            Stage(
+                index=i - first,
+                step=step_of[i],
+                n_steps=n_steps,
+                t=times[i],
+                time=float(numbers[i]),
+                sigma=sigmas[i],
+                sigma_next=later,
+                log_snr=2.0 * (math.log(max(signal, 1e-12)) - math.log(max(noise, 1e-12))),
+                signal=signal,
+                noise=noise,
+                last_of_step=i + 1 == len(numbers) or step_of[i + 1] != step_of[i],
+            )
+        )
+    return Timeline(tuple(stages), n_steps=n_steps, first_stage=first)

@@ -1,0 +1,125 @@
+"""From a scheduler's name, class name or object to fresh solvers."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from research.errors import ConfigError, nearest
+from research.sampling.prediction import Kind
+from research.schedulers.diffusers_solver import STEP_ARGUMENTS_OF_THE_LOOP, DiffusersSolver
+from research.schedulers.names import SchedulerSpec, resolve
+
+_KINDS: dict[str, Kind] = {"epsilon": "epsilon", "v_prediction": "v", "sample": "x0", "flow_prediction": "flow"}
+
+
+class SolverFactory:
+    """Builds a fresh `DiffusersSolver` at each call, always from the same frozen config.
+
+    Args:
+        scheduler: short name, class name, dotted path, `SchedulerSpec`, or a diffusers scheduler object (its class and config are
+            read, the object is left alone).
+        options: arguments of the scheduler's ``__init__`` (they replace the model's own config) or of its ``step`` (``eta``).
+        base_config: the scheduler config of the model, as ``from_config`` takes it.
+        parity: leave the object as the diffusers pipeline would.
+
+    Raises:
+        ConfigError: unknown scheduler or option, or a scheduler for another kind of prediction.
+    """
+
+    def __init__(
+        self,
+        scheduler: Any,
+        options: Mapping[str, Any] | None,
+        base_config: Mapping[str, Any],
+        *,
+        parity: bool = False,
+    ):
+        self.parity = parity
+        options = dict(options or {})
+        if isinstance(scheduler, str | SchedulerSpec):
+            spec = scheduler if isinstance(scheduler, SchedulerSpec) else resolve(scheduler)
+            self.name = spec.name
+            self.cls = _scheduler_class(spec.class_name)
+            options = {**spec.options, **options}
+            self._config = dict(base_config)
+        elif hasattr(scheduler, "config") and hasattr(scheduler, "set_timesteps"):
+            self.cls = type(scheduler)
+            self.name = self.cls.__name__
+            self._config = dict(scheduler.config)
+        else:
+            raise ConfigError(
+                f"scheduler: found {type(scheduler).__name__}; accepted is a name or a diffusers scheduler object."
+            )
+        self._init_options, self.step_options = self._route(options)
+        probe = self._build()
+        self.kind = self._kind(probe)
+        _check_kind(self.name, self.cls, self.kind, base_config)
+
+    def __call__(self) -> DiffusersSolver:
+        return DiffusersSolver(
+            self._build(), name=self.name, kind=self.kind, step_options=self.step_options, parity=self.parity
+        )
+
+    def _build(self) -> Any:
+        try:
+            return self.cls.from_config(self._config, **self._init_options)
+        except ImportError as error:
+            raise ConfigError(f"scheduler: {self.name} needs a package that is not installed: {error}") from error
+        except (TypeError, ValueError, NotImplementedError) as error:
+            raise ConfigError(f"scheduler: {self.name} does not accept its options: {error}") from error
+
+    def _route(self, options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        init = set(inspect.signature(self.cls.__init__).parameters) - {"self", "kwargs", "args"}
+        step = set(inspect.signature(self.cls.step).parameters) - STEP_ARGUMENTS_OF_THE_LOOP
+        for key in options:
+            if key not in init | step:
+                raise ConfigError(
+                    f"scheduler.options: {self.name} has no option {key!r}.{nearest(key, init | step)} "
+                    f"Accepted: {', '.join(sorted(init | step))}."
+                )
+        # a few names stand in both signatures; the constructor's is what the class is configured by
+        return {k: v for k, v in options.items() if k in init}, {k: v for k, v in options.items() if k not in init}
+
+    def _kind(self, scheduler: Any) -> Kind:
+        found = getattr(scheduler.config, "prediction_type", None)
+        if found is None:
+            return "flow" if "FlowMatch" in self.cls.__name__ else "epsilon"
+        if found not in _KINDS:
+            raise ConfigError(
+                f"scheduler.options.prediction_type: found {found!r}; accepted: {', '.join(_KINDS)}."
+            )
+        return _KINDS[found]
+
+
+def _check_kind(name: str, cls: type, kind: Kind, base_config: Mapping[str, Any]) -> None:
+    """A flow scheduler walks a path that a noise-predicting model was not trained on, and the other way round."""
+    model_is_flow = "FlowMatch" in str(base_config.get("_class_name", "")) or (
+        base_config.get("prediction_type") == "flow_prediction"
+    )
+    if (kind == "flow") != model_is_flow:
+        trained = "flow" if model_is_flow else base_config.get("prediction_type", "epsilon")
+        raise ConfigError(
+            f"scheduler: {name} ({cls.__name__}) is for models that predict {'flow' if kind == 'flow' else 'noise'}; "
+            f"this model predicts {trained}."
+        )
+
+
+def _scheduler_class(class_name: str) -> type:
+    if "." in class_name:
+        module, _, name = class_name.rpartition(".")
+        try:
+            return getattr(importlib.import_module(module), name)
+        except (ImportError, AttributeError) as error:
+            raise ConfigError(f"scheduler: cannot import {class_name!r}: {error}") from error
+    import diffusers
+
+    cls = getattr(diffusers, class_name, None) if hasattr(diffusers, class_name) else None
+    if not (isinstance(cls, type) and hasattr(cls, "set_timesteps") and hasattr(cls, "step")):
+        names = [n for n in dir(diffusers) if n.endswith("Scheduler")]
+        raise ConfigError(
+            f"scheduler: diffusers {diffusers.__version__} has no scheduler class {class_name!r}.{nearest(class_name, names)}"
+        )
+    return cls

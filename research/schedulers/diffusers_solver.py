@@ -1,0 +1,152 @@
+"""Any diffusers scheduler as a solver of the loop."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from research.errors import ConfigError
+from research.sampling.noise import STEP, NoiseSource
+from research.sampling.plugs import Guided, StepOutput
+from research.sampling.prediction import Kind, convert
+from research.sampling.timeline import Stage, Timeline, build_timeline, kept_steps
+
+STEP_ARGUMENTS_OF_THE_LOOP = {
+    "self", "model_output", "timestep", "sample", "generator", "return_dict", "args", "kwargs"
+}  # fmt: skip
+# They index their tables with the timestep: a Python number gives the same entries as a 0-d tensor at a fraction of the cost.
+_TAKE_NUMBERS = {"DDIMScheduler", "DDPMScheduler"}
+
+
+class DiffusersSolver:
+    """One diffusers scheduler object for one run.
+
+    Args:
+        scheduler: a fresh scheduler object; it is changed by the run.
+        name: how messages call it.
+        kind: what the model predicts for it.
+        step_options: further arguments of its ``step`` (``eta``, ``s_churn``).
+        parity: use the object exactly as the diffusers pipeline does.
+    """
+
+    def __init__(
+        self, scheduler: Any, *, name: str, kind: Kind, step_options: Mapping[str, Any], parity: bool
+    ):
+        self.scheduler = scheduler
+        self.name = name
+        self.kind: Kind = kind
+        self.parity = parity
+        self.order = int(getattr(scheduler, "order", 1))
+        self._takes_generator = "generator" in inspect.signature(scheduler.step).parameters
+        self._kwargs: dict[str, Any] = {**step_options, "return_dict": False}
+        self._numbers = type(scheduler).__name__ in _TAKE_NUMBERS
+        self._scales_input = not _is_identity(scheduler)
+        self.supports = frozenset({f"predicts:{kind}", *(["first-order"] if self.order == 1 else [])})
+
+    def timeline(self, steps: int, *, strength: float = 1.0, device: torch.device | str = "cpu") -> Timeline:
+        """Set the full schedule and slice it by strength.
+
+        Raises:
+            ConfigError: more steps than the scheduler was trained with, or a count it cannot make.
+        """
+        limit = getattr(self.scheduler.config, "num_train_timesteps", None)
+        if limit is not None and steps > limit:
+            raise ConfigError(
+                f"steps: found {steps}; scheduler {self.name} has {limit} timesteps, accepted is 1 to {limit}."
+            )
+        try:
+            self.scheduler.set_timesteps(steps, device=device)
+            times = self.scheduler.timesteps
+            step_of = user_steps(self.scheduler, steps, len(times))
+            levels = noise_levels(self.scheduler, times)
+        except (ValueError, IndexError, RuntimeError, ZeroDivisionError) as error:
+            raise ConfigError(f"steps: scheduler {self.name} cannot make {steps} steps: {error}") from error
+        timeline = build_timeline(
+            times, step_of, levels, n_steps=steps, kept=kept_steps(steps, strength, parity=self.parity)
+        )
+        # Without it a duplicated first timestep resolves to its second place. Pipelines that start at the top do not set it.
+        if hasattr(self.scheduler, "set_begin_index") and not (self.parity and timeline.first_stage == 0):
+            self.scheduler.set_begin_index(timeline.first_stage)
+        return timeline
+
+    def start(self, noise: NoiseSource) -> None:
+        if self._takes_generator:
+            self._kwargs["generator"] = noise.generators(STEP)
+        if hasattr(self.scheduler, "noise_sampler_seed") and not self.parity:
+            # Brownian trees take seeds and no generators; one an image keeps it the same in any batch
+            given = self.scheduler.noise_sampler_seed
+            seeds = noise.seeds_of(STEP if given is None else f"{STEP}/{given}")
+            self.scheduler.noise_sampler_seed = seeds
+
+    def scale_noise(self, noise: Tensor) -> Tensor:
+        return noise * getattr(self.scheduler, "init_noise_sigma", 1.0)
+
+    def scale_input(self, x: Tensor, stage: Stage) -> Tensor:
+        return self.scheduler.scale_model_input(x, stage.t) if self._scales_input else x
+
+    def add_noise(self, clean: Tensor, noise: Tensor, stage: Stage | None) -> Tensor:
+        if stage is None:
+            return clean
+        return clean * stage.signal + noise * stage.noise
+
+    def step(self, guided: Guided, x: Tensor, stage: Stage, noise: NoiseSource) -> StepOutput:
+        prediction = guided.prediction
+        if prediction.kind != self.kind:
+            prediction = convert(prediction, self.kind, x, stage)
+        t = int(stage.time) if self._numbers else stage.t
+        out = self.scheduler.step(prediction.value, t, x, **self._kwargs)
+        return StepOutput(out[0], out[1] if len(out) > 1 else None)
+
+
+def user_steps(scheduler: Any, steps: int, evaluations: int) -> list[int]:
+    """The user's step that each model evaluation belongs to; a second-order step has two."""
+    if evaluations == steps:
+        return list(range(steps))
+    if type(scheduler).__name__.startswith("PNDM"):
+        # Runge-Kutta warm-up: four evaluations for each of the first three steps; without it, the first step has two
+        warm_up, each = (3, 4) if not scheduler.config.skip_prk_steps else (1, 2)
+        head = [i // each for i in range(warm_up * each)]
+        return (head + list(range(warm_up, steps)))[:evaluations]
+    order = max(1, math.ceil(evaluations / steps))
+    return [min(i // order, steps - 1) for i in range(evaluations)]
+
+
+def noise_levels(scheduler: Any, times: Tensor) -> list[tuple[float, float]]:
+    """``(signal, noise)`` of the latents at each evaluation, in the scheduler's own scaling.
+
+    Asked of the scheduler's public ``add_noise`` with unit samples, so that a class this project has never heard of works too.
+    """
+    if hasattr(scheduler, "sigmas_interpol"):  # DPM2: every second evaluation is at a midpoint that add_noise does not know
+        sigmas, middle = scheduler.sigmas.tolist(), scheduler.sigmas_interpol.tolist()
+        return [(1.0, middle[i] if i % 2 else sigmas[i]) for i in range(len(times))]
+    probe = copy.deepcopy(scheduler)
+    one, zero = torch.ones(len(times), 1), torch.zeros(len(times), 1)
+    at = times.cpu()
+    if hasattr(probe, "add_noise"):
+        signal, noise = probe.add_noise(one, zero, at), probe.add_noise(zero, one, at)
+    else:
+        signal = torch.cat([probe.scale_noise(one[:1], t[None], zero[:1]) for t in at])
+        noise = torch.cat([probe.scale_noise(zero[:1], t[None], one[:1]) for t in at])
+    return list(zip(signal.flatten().double().tolist(), noise.flatten().double().tolist(), strict=True))
+
+
+def _is_identity(scheduler: Any) -> bool:
+    """Whether ``scale_model_input`` hands its input through, as schedulers of the variance-preserving kind do."""
+    method = getattr(type(scheduler), "scale_model_input", None)
+    if method is None:
+        return True
+    try:
+        source = inspect.getsource(method)
+    except (OSError, TypeError):
+        return False
+    body = source.split('"""')[-1] if '"""' in source else source.split(":\n", 1)[-1]
+    return body.strip() == "return sample"
+
+
+__all__: Sequence[str] = ["DiffusersSolver", "noise_levels", "user_steps"]
