@@ -1,0 +1,146 @@
+"""What all model families share."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from research.errors import ConfigError, ModelError, SamplingError
+from research.hashing import sha256_files
+from research.models.weights import check_safetensors, weight_files
+from research.sampling.plugs import Denoiser, Solver
+from research.sampling.run import Run
+from research.schedulers.build import SolverFactory
+
+
+class BaseModel(ABC):
+    """A checkpoint's parts and what the loop asks of them. A new family is one file with a subclass.
+
+    Attributes:
+        path: as it was given to `load_model`.
+        name: its last part, for tables.
+        family: "unet-text" or "unet-pixel".
+        weights_sha256: of all weight files, names included.
+        device, dtype: where and as what the network runs.
+        supports: what guidance may require of it.
+    """
+
+    family: str
+    supports: frozenset[str] = frozenset()
+    weighted: tuple[str, ...] = ("unet",)  # components that have weights
+
+    def __init__(self, *, path: str, weights_sha256: str, scheduler_config: Mapping[str, Any]):
+        self.path = path
+        self.name = Path(path).name
+        self.weights_sha256 = weights_sha256
+        self.scheduler_config = dict(scheduler_config)
+
+    @classmethod
+    def from_directory(cls, directory: Path, *, path: str, dtype: torch.dtype, allow_pickle: bool) -> BaseModel:
+        """Check every weight file, then load. See `load_model` for the errors."""
+        files, safe = [], True
+        for component in cls.weighted:
+            found, is_safe = weight_files(directory / component, allow_pickle=allow_pickle)
+            files += found
+            safe &= is_safe
+            for file in found:
+                if is_safe:
+                    check_safetensors(file)
+        try:
+            parts = cls.load_parts(directory, dtype=dtype, safe=safe)
+        except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise ModelError(f"model.path: {directory} cannot be loaded: {reason}") from error
+        return cls(
+            path=path,
+            weights_sha256=sha256_files(files, root=directory),
+            scheduler_config=_scheduler_config(directory),
+            **parts,
+        )
+
+    @classmethod
+    @abstractmethod
+    def load_parts(cls, directory: Path, *, dtype: torch.dtype, safe: bool) -> dict[str, Any]:
+        """The constructor's further arguments, read from a local directory."""
+
+    @property
+    @abstractmethod
+    def network(self) -> torch.nn.Module:
+        """What the loop evaluates."""
+
+    @abstractmethod
+    def denoiser(self, run: Run) -> Denoiser: ...
+
+    @abstractmethod
+    def latent_shape(self, height: int | None, width: int | None) -> tuple[int, int, int]: ...
+
+    @abstractmethod
+    def decode(self, run: Run, latents: Tensor) -> list[Image.Image]: ...
+
+    @abstractmethod
+    def modules(self) -> list[torch.nn.Module]:
+        """Every part with weights."""
+
+    @property
+    def device(self) -> torch.device:
+        return self.network.device  # type: ignore[return-value]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.network.dtype  # type: ignore[return-value]
+
+    def to(self, device: torch.device) -> BaseModel:
+        for module in self.modules():
+            module.to(device)
+        return self
+
+    def solvers(
+        self, scheduler: Any, options: Mapping[str, Any] | None = None, *, parity: bool = False
+    ) -> Callable[[], Solver]:
+        """A factory of fresh solvers; see `SolverFactory`."""
+        return SolverFactory(scheduler, options, self.scheduler_config, parity=parity)
+
+    def set_attention_slicing(self, size: str | int) -> None:
+        """Compute attention in slices, as diffusers' ``enable_attention_slicing``.
+
+        Raises:
+            ConfigError: not "auto", "max" or a whole number from 1.
+        """
+        if size not in ("auto", "max") and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
+            raise ConfigError(
+                f"model.attention_slicing: found {size!r}; accepted: null, auto, max, or a whole number from 1."
+            )
+        if hasattr(self.network, "set_attention_slice"):
+            self.network.set_attention_slice(size)
+
+    def parameter_count(self) -> int:
+        return sum(p.numel() for module in self.modules() for p in module.parameters())
+
+
+def pixels_to_images(pixels: Tensor) -> list[Image.Image]:
+    """PIL images of pixels [N, 3 or 1, H, W] in [-1, 1], rounded as diffusers' image processor does.
+
+    Raises:
+        SamplingError: a pixel is not finite.
+    """
+    if not torch.isfinite(pixels).all():
+        raise SamplingError("decode: the decoder returned pixels that are not finite (NaN or infinite).")
+    array = (pixels / 2 + 0.5).clamp(0, 1).cpu().permute(0, 2, 3, 1).float().numpy()
+    rounded = (array * 255).round().astype(np.uint8)
+    return [Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image) for image in rounded]
+
+
+def _scheduler_config(directory: Path) -> dict[str, Any]:
+    file = directory / "scheduler" / "scheduler_config.json"
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"model.path: {file} cannot be read: {error}") from error

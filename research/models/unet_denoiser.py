@@ -1,0 +1,59 @@
+"""A diffusers UNet as the denoiser of one run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from research.sampling.plugs import Branch, Condition
+from research.sampling.prediction import Kind, Prediction
+from research.sampling.timeline import Stage
+
+
+class UnetDenoiser:
+    """Evaluates all branches in one batch, in their order (unconditional first under CFG, as diffusers pipelines do).
+
+    Args:
+        unet: `UNet2DConditionModel` or `UNet2DModel`.
+        kind: what it predicts.
+        text: whether it takes text embeddings.
+    """
+
+    def __init__(self, unet: torch.nn.Module, *, kind: Kind, text: bool):
+        self.unet = unet
+        self.kind: Kind = kind
+        self.text = text
+        # joined conditions by the branches they belong to; a run has few, and a condition lives as long as its run
+        self._joined: dict[tuple[int, ...], dict[str, Any]] = {}
+
+    def predict(self, x: Tensor, stage: Stage, branches: Sequence[Branch]) -> dict[str, Prediction]:
+        conditions = [branch.condition for branch in branches]
+        key = tuple(map(id, conditions))
+        joined = self._joined.get(key)
+        if joined is None:
+            joined = self._joined[key] = self._join(conditions)
+        count = len(branches)
+        inputs = torch.cat([x] * count) if count > 1 else x
+        if joined["channels"] is not None:
+            inputs = torch.cat([inputs, joined["channels"]], dim=1)
+        output = self.unet(inputs, stage.t, return_dict=False, **joined["arguments"])[0]
+        rows = output.chunk(count) if count > 1 else (output,)
+        return {branch.name: Prediction(value, self.kind) for branch, value in zip(branches, rows, strict=True)}
+
+    def _join(self, conditions: Sequence[Condition]) -> dict[str, Any]:
+        arguments: dict[str, Any] = {}
+        if self.text:
+            arguments["encoder_hidden_states"] = _cat([c.embeds for c in conditions])
+        if conditions[0].class_labels is not None:
+            arguments["class_labels"] = _cat([c.class_labels for c in conditions])
+        channels = _cat([c.channels for c in conditions]) if conditions[0].channels is not None else None
+        # the conditions are kept, so that no other can come to have the same id
+        return {"arguments": arguments, "channels": channels, "conditions": tuple(conditions)}
+
+
+def _cat(parts: Sequence[Tensor | None]) -> Tensor:
+    tensors = [part for part in parts if part is not None]
+    return tensors[0] if len(tensors) == 1 else torch.cat(tensors)

@@ -1,0 +1,58 @@
+"""Unconditional and class-conditional UNets on pixels: the DDPM and DDIM pipelines of the course."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from research.errors import ConfigError
+from research.models.base import BaseModel, pixels_to_images
+from research.models.unet_denoiser import UnetDenoiser
+from research.sampling.run import Run
+
+
+class UnetPixelModel(BaseModel):
+    """The UNet of a DDPM-layout checkpoint; its latents are the pixels in [-1, 1]."""
+
+    family = "unet-pixel"
+    supports = frozenset({"pixels"})
+
+    def __init__(self, *, unet: Any, **common: Any):
+        super().__init__(**common)
+        self.unet = unet
+        self.n_classes: int | None = getattr(unet.config, "num_class_embeds", None)
+        if self.n_classes:
+            self.supports = self.supports | {"class_label"}
+
+    @classmethod
+    def load_parts(cls, directory: Path, *, dtype: torch.dtype, safe: bool) -> dict[str, Any]:
+        from diffusers import UNet2DModel
+
+        unet = UNet2DModel.from_pretrained(
+            directory, subfolder="unet", torch_dtype=dtype, use_safetensors=safe, local_files_only=True
+        )
+        return {"unet": unet.eval()}
+
+    @property
+    def network(self) -> torch.nn.Module:
+        return self.unet
+
+    def modules(self) -> list[torch.nn.Module]:
+        return [self.unet]
+
+    def denoiser(self, run: Run) -> UnetDenoiser:
+        return UnetDenoiser(self.unet, kind=run.solver.kind, text=False)
+
+    def latent_shape(self, height: int | None = None, width: int | None = None) -> tuple[int, int, int]:
+        size = self.unet.config.sample_size
+        own = (size, size) if isinstance(size, int) else tuple(size)
+        if (height, width) not in ((None, None), own):
+            raise ConfigError(f"task.height, task.width: found {height} x {width}; this model makes {own[0]} x {own[1]}.")
+        return self.unet.config.in_channels, own[0], own[1]
+
+    def decode(self, run: Run, latents: Tensor) -> list[Image.Image]:
+        return pixels_to_images(latents)

@@ -1,0 +1,92 @@
+"""Text to image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from research.errors import ConfigError
+from research.sampling.plugs import Condition, Model
+from research.sampling.run import Run
+from research.tasks.base import BaseTask, Conditions
+
+if TYPE_CHECKING:
+    from research.models.unet_text import UnetTextModel
+
+
+class TextToImage(BaseTask):
+    """Images of sentences.
+
+    Args:
+        prompt: one sentence for all seeds, or a list with one a seed.
+        negative_prompt: what guidance leads away from: None for the empty sentence, one for all, or a list with one a seed.
+        height, width: pixels, multiples of the VAE's factor; the model's own size by default.
+    """
+
+    name = "text_to_image"
+    family = "unet-text"
+
+    def __init__(
+        self,
+        prompt: str | Sequence[str],
+        negative_prompt: str | Sequence[str] | None = None,
+        height: int | None = None,
+        width: int | None = None,
+    ):
+        self.prompts = _sentences("prompt", prompt)
+        self.negative_prompt = None if negative_prompt is None else _sentences("negative_prompt", negative_prompt)
+        self.height, self.width = height, width
+
+    def check(self, model: Model, n_images: int) -> None:
+        super().check(model, n_images)
+        for key, texts in (("prompt", self.prompts), ("negative_prompt", self.negative_prompt)):
+            if isinstance(texts, list) and len(texts) != n_images:
+                raise ConfigError(
+                    f"{key}: found {len(texts)} sentences for {n_images} seeds; accepted is one sentence, or a list with one a seed."
+                )
+
+    def conditions(self, run: Run) -> Mapping[str, Condition]:
+        negative = "" if self.negative_prompt is None else self.negative_prompt
+        # pipelines encode the negative prompts in as many rows as the prompts
+        together = isinstance(self.prompts, list)
+        return Conditions(
+            {
+                "cond": lambda: encode_texts(run, self.prompts, together=together),  # type: ignore[arg-type]
+                "uncond": lambda: encode_texts(run, negative, together=together),
+            }
+        )
+
+
+def encode_texts(run: Run, texts: str | Sequence[str], *, together: bool) -> Condition:
+    """The condition of one text for all images of the run or of one text an image.
+
+    Args:
+        together: with parity, encode a text in each of the batch's rows as the pipeline does for a list of prompts, and not once.
+    """
+    model: UnetTextModel = run.model  # type: ignore[assignment]
+    mine = [texts] * len(run.seeds) if isinstance(texts, str) else [texts[row] for row in run.rows]
+    for text in dict.fromkeys(mine):
+        if (rest := model.text.dropped(text)) is not None:
+            entry = {"prompt": text, "dropped": rest}
+            if entry not in run.truncated:
+                run.truncated.append(entry)
+                run.warn(f"prompt: longer than {model.text.max_tokens} tokens, dropped {rest!r}.")
+    if not run.parity:
+        return Condition(embeds=model.text.encode(mine))
+    if together or not isinstance(texts, str):
+        return Condition(embeds=model.text.encode_together(mine))
+    one = model.text.encode_together([texts])
+    return Condition(embeds=one.repeat(1, len(mine), 1).view(len(mine), one.shape[1], -1))
+
+
+def _sentences(key: str, given: str | Sequence[str]) -> str | list[str]:
+    if isinstance(given, str):
+        return given
+    try:
+        texts = list(given)
+    except TypeError:
+        texts = [given]  # type: ignore[list-item]
+    if not texts or not all(isinstance(text, str) for text in texts):
+        found = "an empty list" if not texts else repr(given)
+        raise ConfigError(f"{key}: found {found}; accepted is a sentence or a list of sentences.")
+    return texts

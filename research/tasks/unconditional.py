@@ -1,0 +1,54 @@
+"""Unconditional and class-conditional sampling."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from research.errors import ConfigError
+from research.sampling.plugs import Condition, Model
+from research.sampling.run import Run
+from research.tasks.base import BaseTask, Conditions
+
+
+class Unconditional(BaseTask):
+    """Images of a pixel model without a prompt.
+
+    Args:
+        class_label: for class-conditional models: one label for all seeds, or a list with one a seed, each from 0.
+    """
+
+    name = "unconditional"
+    family = "unet-pixel"
+
+    def __init__(self, class_label: int | Sequence[int] | None = None):
+        self.class_label = class_label
+
+    def check(self, model: Model, n_images: int) -> None:
+        super().check(model, n_images)
+        n_classes = getattr(model, "n_classes", None)
+        if self.class_label is None:
+            if n_classes:
+                raise ConfigError(f"task.class_label: found none; {model.name} needs one from 0 to {n_classes - 1}.")
+            return
+        if not n_classes:
+            raise ConfigError(f"task.class_label: found {self.class_label!r}; {model.name} has no classes.")
+        labels = self._labels(n_images)
+        if len(labels) != n_images or not all(type(i) is int and 0 <= i < n_classes for i in labels):
+            raise ConfigError(
+                f"task.class_label: found {self.class_label!r} for {n_images} images; accepted is a whole number from 0 to "
+                f"{n_classes - 1}, or a list with one an image."
+            )
+
+    def conditions(self, run: Run) -> Mapping[str, Condition]:
+        def condition() -> Condition:
+            if self.class_label is None:
+                return Condition()
+            labels = self._labels(run.n_images)
+            return Condition(class_labels=torch.tensor([labels[row] for row in run.rows], device=run.model.device))
+
+        return Conditions({"cond": condition})
+
+    def _labels(self, n_images: int) -> list[int]:
+        return [self.class_label] * n_images if isinstance(self.class_label, int) else list(self.class_label or ())
