@@ -1,0 +1,195 @@
+"""CLIP models for scoring: a zoo name, a local directory or a hub id, loaded once a process and always in float32."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from research.errors import ConfigError, nearest
+from research.hashing import sha256_files
+from research.zoo import ZOO_DIR, zoo_path
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from research.metrics.images import Preprocess
+
+_HUB_ID = re.compile(r"^[A-Za-z0-9][\w.\-]*/[A-Za-z0-9][\w.\-]*$")
+_HUB_FILES = ["*.json", "*.txt", "*.safetensors"]
+PROMPTS_AT_ONCE = 64
+
+
+def evaluation_names() -> list[str]:
+    """Names of the embedded evaluation models, sorted."""
+    return sorted(p.parent.name for p in ZOO_DIR.glob("*/config.json"))
+
+
+def locate_clip(name: str, key: str) -> Path | None:
+    """The directory of a CLIP model, or None for a hub id (which only the hub can tell more about). Reads no weights.
+
+    Args:
+        name: a zoo name, a directory or a hub id.
+        key: the config key it came from, for the error.
+
+    Raises:
+        ConfigError: nothing is there, or what is there is no CLIP model.
+    """
+    if not isinstance(name, str) or not name:
+        raise ConfigError(
+            f"{key}: found {name!r}; accepted is a zoo name, a directory or a hub id of a CLIPModel."
+        )
+    directory = zoo_path(name) or Path(name).expanduser()
+    if directory.is_dir():
+        if not (directory / "config.json").is_file():
+            raise ConfigError(f"{key}: {name!r} is no CLIPModel: it has no config.json.{_choices(name)}")
+        return directory
+    if _HUB_ID.match(name):
+        return None
+    raise ConfigError(f"{key}: {name!r} does not exist.{_choices(name)}")
+
+
+def _choices(name: str) -> str:
+    names = evaluation_names()
+    listed = ", ".join(names) or "none here"
+    return f"{nearest(name, names)} Accepted: an evaluation model of the zoo ({listed}), a directory, or a hub id such as 'openai/clip-vit-base-patch16'."
+
+
+@dataclass
+class Clip:
+    """A CLIP model with its tokenizer and image preprocessing."""
+
+    name: str
+    weights_sha256: str
+    model: Any
+    tokenizer: Any
+    preprocess: Preprocess
+    device: str
+    _texts: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def dimension(self) -> int:
+        return int(self.model.config.projection_dim)
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens of a prompt that the text tower sees, start and end token included."""
+        limit = int(self.model.config.text_config.max_position_embeddings)
+        return min(limit, int(self.tokenizer.model_max_length))
+
+    def embed_images(self, images: Tensor) -> Tensor:
+        """uint8 ``[N, 3, H, W]`` (or float in [0, 1]) to projected, unnormalised embeddings ``[N, D]`` on the images' device."""
+        import torch
+
+        from research.metrics.images import to_uint8
+
+        pixels = self.preprocess(to_uint8(images)).to(self.device)
+        with torch.no_grad():
+            return _pooled(self.model.get_image_features(pixel_values=pixels)).to(images.device)
+
+    def embed_texts(self, prompts: Sequence[str]) -> Tensor:
+        """Projected, unnormalised embeddings ``[N, D]`` on the CPU; each different prompt is encoded once.
+
+        Long prompts are cut to `max_tokens` with their end token kept: CLIP reads the sentence off that token.
+        """
+        import torch
+
+        new = [p for p in dict.fromkeys(prompts) if p not in self._texts]
+        for start in range(0, len(new), PROMPTS_AT_ONCE):
+            part = new[start : start + PROMPTS_AT_ONCE]
+            tokens = self.tokenizer(
+                part, padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt"
+            ).to(self.device)
+            with torch.no_grad():
+                found = self.model.get_text_features(
+                    input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
+                )
+            self._texts.update(zip(part, _pooled(found).cpu(), strict=True))
+        return torch.stack([self._texts[p] for p in prompts])
+
+    def truncated(self, prompts: Sequence[str]) -> list[str]:
+        """The different prompts that are too long for the text tower."""
+        different = list(dict.fromkeys(prompts))
+        if not different:
+            return []
+        ids = self.tokenizer(different, verbose=False)["input_ids"]
+        return [p for p, found in zip(different, ids, strict=True) if len(found) > self.max_tokens]
+
+
+def load_clip(name: str, *, device: str = "cpu", key: str = "metrics.clip_score.model") -> Clip:
+    """A CLIP model, read once a process for each name and device. Local names never touch the network.
+
+    Raises:
+        ConfigError: not found, not a CLIP model, without safetensors weights, or the hub cannot be reached.
+    """
+    directory = locate_clip(name, key)
+    if directory is None:
+        return _load(_fetch(name, key), name, str(device), key)
+    # the folder's own name, since records must not carry paths of the machine
+    return _load(directory.resolve(), directory.resolve().name, str(device), key)
+
+
+@lru_cache(maxsize=8)
+def _load(directory: Path, name: str, device: str, key: str) -> Clip:
+    from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+
+    from research.metrics.images import Preprocess
+
+    # other files beside them (half-precision variants) are not what from_pretrained reads
+    single = directory / "model.safetensors"
+    weights = [single] if single.is_file() else sorted(directory.glob("model-*-of-*.safetensors"))
+    if not weights:
+        raise ConfigError(
+            f"{key}: {name} has no safetensors weights; pickled weights are not read, since they can run code."
+        )
+    try:
+        config = CLIPConfig.from_pretrained(directory, local_files_only=True)
+        if config.model_type != "clip":
+            raise ValueError(f"its model_type is {config.model_type!r}")
+        with _no_progress_bar():
+            model = CLIPModel.from_pretrained(
+                directory, config=config, local_files_only=True, use_safetensors=True
+            )
+        tokenizer = CLIPTokenizer.from_pretrained(directory, local_files_only=True)
+    except Exception as error:  # transformers and safetensors raise a dozen kinds for broken folders
+        line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ConfigError(f"{key}: {name} cannot be read as a CLIPModel: {line}") from error
+    model = model.float().to(device).eval().requires_grad_(False)
+    preprocess = Preprocess.from_config(directory / "preprocessor_config.json")
+    return Clip(name, sha256_files(weights), model, tokenizer, preprocess, device)
+
+
+@lru_cache(maxsize=8)
+def _fetch(hub_id: str, key: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=_HUB_FILES))
+    except Exception as error:  # offline, unknown, gated, interrupted: all are one thing to the user
+        raise ConfigError(
+            f"{key}: {hub_id!r} cannot be fetched from the hub ({type(error).__name__}). "
+            "Without a network, use an embedded model such as 'emoji-eval', or a directory."
+        ) from error
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    # a bar for a model that loads in milliseconds would tear the runner's own
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def _pooled(output: Any) -> Tensor:
+    # transformers 5 wraps the projected embedding in an output object; transformers 4 returns it bare
+    return output if not hasattr(output, "pooler_output") else output.pooler_output

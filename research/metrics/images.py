@@ -1,0 +1,152 @@
+"""Images as tensors, with their range stated and checked, and the resizing that CLIP's image tower expects.
+
+The resizing is written out here, on PIL, rather than taken from transformers' image processor: that one changes its
+backend (and with it the numbers) when torchvision happens to be installed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from research.errors import ConfigError
+
+OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
+OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Checks a batch ``[N, 3, H, W]`` and returns it as uint8.
+
+    uint8 (0 to 255) passes unchanged; a float in [0, 1] is rounded to the nearest of 256 levels, as a saved PNG is.
+
+    Raises:
+        ConfigError: another shape or dtype, a value that is not finite, or a range that is not [0, 1].
+    """
+    if images.ndim != 4 or images.shape[1] != 3:
+        raise ConfigError(f"images: found shape {tuple(images.shape)}; accepted is [N, 3, H, W].")
+    if images.dtype == torch.uint8:
+        return images
+    if not images.is_floating_point():
+        raise ConfigError(
+            f"images: found dtype {images.dtype}; accepted is uint8 (0 to 255) or float in [0, 1]."
+        )
+    low, high = (float(v) for v in torch.aminmax(images)) if images.numel() else (0.0, 0.0)
+    if not (low >= 0.0 and high <= 1.0):  # also false for NaN
+        raise ConfigError(
+            f"images: found floats from {low:.3g} to {high:.3g}; accepted is uint8 (0 to 255) or float in [0, 1]."
+        )
+    return (images.float() * 255).round().to(torch.uint8)
+
+
+def stack(images: Sequence[Image.Image]) -> Tensor:
+    """PIL images of one size as a uint8 tensor ``[N, 3, H, W]``."""
+    return torch.stack([torch.from_numpy(np.array(i.convert("RGB"))).permute(2, 0, 1) for i in images])
+
+
+def batches(images: Iterable[Image.Image | Tensor], batch_size: int) -> Iterator[Tensor]:
+    """Batches ``[n, 3, H, W]``, n at most `batch_size`, of PIL images or of tensors ``[3, H, W]``; a change of size ends a batch."""
+    waiting: list[Tensor] = []
+    for image in images:
+        tensor = stack([image])[0] if isinstance(image, Image.Image) else to_uint8(image[None])[0]
+        if waiting and (len(waiting) == batch_size or waiting[0].shape != tensor.shape):
+            yield torch.stack(waiting)
+            waiting = []
+        waiting.append(tensor)
+    if waiting:
+        yield torch.stack(waiting)
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """What happens to an image before the image tower sees it; sizes are (height, width) in pixels."""
+
+    shortest_edge: int | None = None  # keep the aspect ratio
+    size: tuple[int, int] | None = None  # or resize to exactly this
+    crop: tuple[int, int] | None = None
+    mean: tuple[float, ...] = OPENAI_MEAN
+    std: tuple[float, ...] = OPENAI_STD
+    resample: int = int(Image.Resampling.BICUBIC)  # PIL's filters are antialiased
+
+    @classmethod
+    def from_config(cls, file: Path) -> Preprocess:
+        """From a CLIP ``preprocessor_config.json``.
+
+        Raises:
+            ConfigError: the file is missing, cannot be read, or names no size.
+        """
+        try:
+            config = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{file} cannot be read as a CLIP image processor's config: {error}") from error
+        size, edge = None, None
+        if config.get("do_resize", True):
+            found = config.get("size", {"shortest_edge": 224})
+            if isinstance(found, int):  # configs written before 2022
+                edge = found
+            elif {"height", "width"} <= set(found):
+                size = (int(found["height"]), int(found["width"]))
+            elif "shortest_edge" in found:
+                edge = int(found["shortest_edge"])
+            else:
+                raise ConfigError(
+                    f"{file}: found size {found}; accepted is height and width, or shortest_edge."
+                )
+        crop = None
+        if config.get("do_center_crop", True):
+            found = config.get("crop_size", 224)
+            crop = (found, found) if isinstance(found, int) else (int(found["height"]), int(found["width"]))
+        mean, std = (0.0,) * 3, (1.0,) * 3
+        if config.get("do_normalize", True):
+            mean = tuple(config.get("image_mean") or OPENAI_MEAN)
+            std = tuple(config.get("image_std") or OPENAI_STD)
+        return cls(edge, size, crop, mean, std, int(config.get("resample", Image.Resampling.BICUBIC)))
+
+    def describe(self) -> dict[str, Any]:
+        """The settings as plain JSON values, the filter by its name."""
+        named = {
+            **asdict(self),
+            "resample": f"PIL {Image.Resampling(self.resample).name.lower()}, antialiased",
+        }
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in named.items()}
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """uint8 ``[N, 3, H, W]`` to normalised float32 ``[N, 3, h, w]`` on the CPU."""
+        images = images.cpu()
+        height, width = self._resized(images.shape[-2], images.shape[-1])
+        if (height, width) != tuple(images.shape[-2:]):
+            arrays = images.permute(0, 2, 3, 1).numpy()
+            resized = [
+                Image.fromarray(a).resize((width, height), Image.Resampling(self.resample)) for a in arrays
+            ]
+            images = stack(resized)
+        if self.crop is not None:
+            images = _center_crop(images, *self.crop)
+        mean = torch.tensor(self.mean).view(1, 3, 1, 1)
+        std = torch.tensor(self.std).view(1, 3, 1, 1)
+        return (images.float() / 255 - mean) / std
+
+    def _resized(self, height: int, width: int) -> tuple[int, int]:
+        if self.size is not None:
+            return self.size
+        if self.shortest_edge is None:
+            return height, width
+        short, long = min(height, width), max(height, width)
+        other = int(self.shortest_edge * long / short)
+        return (self.shortest_edge, other) if height <= width else (other, self.shortest_edge)
+
+
+def _center_crop(images: Tensor, height: int, width: int) -> Tensor:
+    found = tuple(images.shape[-2:])
+    if found[0] < height or found[1] < width:
+        raise ConfigError(f"images: found {found[0]}x{found[1]}, smaller than the crop of {height}x{width}.")
+    top, left = (found[0] - height) // 2, (found[1] - width) // 2
+    return images[..., top : top + height, left : left + width]
