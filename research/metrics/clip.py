@@ -1,8 +1,7 @@
-"""CLIP models for scoring: a zoo name, a local directory or a hub id, loaded once a process and always in float32."""
+"""CLIP models for scoring, loaded once a process and always in float32."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -10,56 +9,20 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from research.errors import ConfigError, nearest
+from research.errors import ConfigError
 from research.hashing import sha256_files
-from research.zoo import ZOO_DIR, zoo_path
+from research.metrics.locate import locate_clip
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from research.metrics.images import Preprocess
 
-_HUB_ID = re.compile(r"^[A-Za-z0-9][\w.\-]*/[A-Za-z0-9][\w.\-]*$")
 _HUB_FILES = ["*.json", "*.txt", "*.safetensors"]
 PROMPTS_AT_ONCE = 64
 
 
-def evaluation_names() -> list[str]:
-    """Names of the embedded evaluation models, sorted."""
-    return sorted(p.parent.name for p in ZOO_DIR.glob("*/config.json"))
-
-
-def locate_clip(name: str, key: str) -> Path | None:
-    """The directory of a CLIP model, or None for a hub id (which only the hub can tell more about). Reads no weights.
-
-    Args:
-        name: a zoo name, a directory or a hub id.
-        key: the config key it came from, for the error.
-
-    Raises:
-        ConfigError: nothing is there, or what is there is no CLIP model.
-    """
-    if not isinstance(name, str) or not name:
-        raise ConfigError(
-            f"{key}: found {name!r}; accepted is a zoo name, a directory or a hub id of a CLIPModel."
-        )
-    directory = zoo_path(name) or Path(name).expanduser()
-    if directory.is_dir():
-        if not (directory / "config.json").is_file():
-            raise ConfigError(f"{key}: {name!r} is no CLIPModel: it has no config.json.{_choices(name)}")
-        return directory
-    if _HUB_ID.match(name):
-        return None
-    raise ConfigError(f"{key}: {name!r} does not exist.{_choices(name)}")
-
-
-def _choices(name: str) -> str:
-    names = evaluation_names()
-    listed = ", ".join(names) or "none here"
-    return f"{nearest(name, names)} Accepted: an evaluation model of the zoo ({listed}), a directory, or a hub id such as 'openai/clip-vit-base-patch16'."
-
-
-@dataclass
+@dataclass(eq=False)
 class Clip:
     """A CLIP model with its tokenizer and image preprocessing."""
 
@@ -82,7 +45,11 @@ class Clip:
         return min(limit, int(self.tokenizer.model_max_length))
 
     def embed_images(self, images: Tensor) -> Tensor:
-        """uint8 ``[N, 3, H, W]`` (or float in [0, 1]) to projected, unnormalised embeddings ``[N, D]`` on the images' device."""
+        """Projected, unnormalised embeddings ``[N, D]`` of images ``[N, 3, H, W]``, on the images' device.
+
+        Raises:
+            ConfigError: images that are neither uint8 nor float in [0, 1].
+        """
         import torch
 
         from research.metrics.images import to_uint8
@@ -94,7 +61,7 @@ class Clip:
     def embed_texts(self, prompts: Sequence[str]) -> Tensor:
         """Projected, unnormalised embeddings ``[N, D]`` on the CPU; each different prompt is encoded once.
 
-        Long prompts are cut to `max_tokens` with their end token kept: CLIP reads the sentence off that token.
+        Long prompts are cut to `max_tokens` with their end token kept, since CLIP reads the sentence off it.
         """
         import torch
 
@@ -144,7 +111,7 @@ def _load(directory: Path, name: str, device: str, key: str) -> Clip:
     weights = [single] if single.is_file() else sorted(directory.glob("model-*-of-*.safetensors"))
     if not weights:
         raise ConfigError(
-            f"{key}: {name} has no safetensors weights; pickled weights are not read, since they can run code."
+            f"{key}: {name} has no safetensors weights; pickled weights are not read, as they can run code."
         )
     try:
         config = CLIPConfig.from_pretrained(directory, local_files_only=True)

@@ -2,32 +2,37 @@
 
 from __future__ import annotations
 
-import importlib.util
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from research.errors import ConfigError
 from research.metrics.clip import Clip, load_clip
 from research.metrics.images import to_uint8
+from research.metrics.inception import DIMENSION, INCEPTION, check_inception, inception_network
 
-INCEPTION = "inception"
 
-
-class ClipFeatures(nn.Module):
-    """The projected, unnormalised embedding of a CLIP image tower.
+class Features(nn.Module):
+    """Maps uint8 images ``[N, 3, H, W]`` (or floats in [0, 1]) to float32 ``[N, D]`` on the images' device.
 
     Attributes:
-        num_features: D, the length of a feature vector.
+        num_features: D, the length of a feature vector (the attribute that torchmetrics asks for).
         provenance: ``name``, ``weights_sha256``, ``layer``, ``dimension``, ``preprocess``; plain JSON values.
     """
+
+    num_features: int
+    provenance: dict[str, Any]
+
+
+class ClipFeatures(Features):
+    """The projected, unnormalised embedding of a CLIP image tower."""
 
     def __init__(self, clip: Clip) -> None:
         super().__init__()
         self.clip = clip
-        self.num_features: int = clip.dimension
-        self.provenance: dict[str, Any] = {
+        self.num_features = clip.dimension
+        self.provenance = {
             "name": clip.name,
             "weights_sha256": clip.weights_sha256,
             "layer": "image_embeds",
@@ -36,68 +41,63 @@ class ClipFeatures(nn.Module):
         }
 
     def forward(self, images: Tensor) -> Tensor:
-        """uint8 ``[N, 3, H, W]`` (or float in [0, 1]) to float32 ``[N, D]`` on the images' device.
-
-        The same image in batches of other sizes gives the same vector to within 1e-4 of its norm.
-        """
+        """An image gives the same vector in batches of any size, to within 1e-4 of its norm."""
         return self.clip.embed_images(images)
 
 
-class InceptionFeatures(nn.Module):
-    """Inception-v3 pool features (2048) as FID papers use them, from torch-fidelity's port of the original weights."""
+class InceptionFeatures(Features):
+    """Inception-v3 pool features as FID papers use them, from torch-fidelity's port of the original weights."""
 
     def __init__(self, device: str) -> None:
         super().__init__()
-        from torchmetrics.image.fid import NoTrainInceptionV3
-
-        self.network = (
-            NoTrainInceptionV3(name="inception-v3-compat", features_list=["2048"]).to(device).eval()
-        )
+        self.network = inception_network(device)
         self.device = device
-        self.num_features: int = 2048
-        self.provenance: dict[str, Any] = {
+        self.num_features = DIMENSION
+        self.provenance = {
             "name": INCEPTION,
             "weights_sha256": _state_sha256(self.network),
-            "layer": "2048",
-            "dimension": 2048,
+            "layer": "pool 2048",
+            "dimension": DIMENSION,
             "preprocess": "299x299, bilinear, antialiased (torchmetrics)",
         }
 
     def forward(self, images: Tensor) -> Tensor:
-        """uint8 ``[N, 3, H, W]`` (or float in [0, 1]) to float32 ``[N, 2048]`` on the images' device."""
         with torch.no_grad():
             return self.network(to_uint8(images).to(self.device)).to(images.device)
 
 
 def load_features(
     name_or_path: str, *, device: str | torch.device = "cpu", key: str = "metrics.fid.features"
-) -> nn.Module:
+) -> Features:
     """A feature extractor: uint8 images ``[N, 3, H, W]`` to float features ``[N, D]``.
 
     Args:
-        name_or_path: a zoo name, a directory or a hub id of a CLIPModel, or ``inception``. Local ones need no network.
+        name_or_path: a zoo name, a directory or a hub id of a CLIPModel, or ``inception``; local ones need no
+            network.
         device: where the network runs; features come back on the images' device.
         key: the config key named in errors.
 
     Returns:
-        A module in eval mode with ``num_features`` (int) and ``provenance`` (dict, see `ClipFeatures`).
+        A module in eval mode with ``num_features`` (int) and ``provenance`` (dict), see `Features`.
 
     Raises:
         ConfigError: not found, not readable, or an extra is not installed.
     """
     if name_or_path == INCEPTION:
         check_inception(key)
-        return InceptionFeatures(str(device))
-    return ClipFeatures(load_clip(name_or_path, device=str(device), key=key)).eval()
+        return _inception(str(device))
+    return _clip(load_clip(name_or_path, device=str(device), key=key))
 
 
-def check_inception(key: str) -> None:
-    """Raises ConfigError unless torch-fidelity, which holds the Inception port, is installed."""
-    if importlib.util.find_spec("torch_fidelity") is None:
-        raise ConfigError(
-            f"{key}: 'inception' needs torch-fidelity, which is not installed; install the extra 'inception' "
-            "(pip install 'diffusion-sampling-research[inception]'), or name a CLIP model such as 'emoji-eval'."
-        )
+# one module for each network, so that what is cached by it (a directory's statistics) is found again
+@lru_cache(maxsize=2)
+def _inception(device: str) -> Features:
+    return InceptionFeatures(device)
+
+
+@lru_cache(maxsize=8)
+def _clip(clip: Clip) -> Features:
+    return ClipFeatures(clip).eval()
 
 
 def _state_sha256(module: nn.Module) -> str:

@@ -1,7 +1,7 @@
 """Images as tensors, with their range stated and checked, and the resizing that CLIP's image tower expects.
 
-The resizing is written out here, on PIL, rather than taken from transformers' image processor: that one changes its
-backend (and with it the numbers) when torchvision happens to be installed.
+The resizing is written out here, on PIL, rather than taken from transformers' image processor: that one
+changes its backend (and with it the numbers) when torchvision happens to be installed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 def to_uint8(images: Tensor) -> Tensor:
     """Checks a batch ``[N, 3, H, W]`` and returns it as uint8.
 
-    uint8 (0 to 255) passes unchanged; a float in [0, 1] is rounded to the nearest of 256 levels, as a saved PNG is.
+    uint8 (0 to 255) passes unchanged; a float in [0, 1] is rounded to one of 256 levels, as in a saved PNG.
 
     Raises:
         ConfigError: another shape or dtype, a value that is not finite, or a range that is not [0, 1].
@@ -42,7 +42,8 @@ def to_uint8(images: Tensor) -> Tensor:
     low, high = (float(v) for v in torch.aminmax(images)) if images.numel() else (0.0, 0.0)
     if not (low >= 0.0 and high <= 1.0):  # also false for NaN
         raise ConfigError(
-            f"images: found floats from {low:.3g} to {high:.3g}; accepted is uint8 (0 to 255) or float in [0, 1]."
+            f"images: found floats from {low:.3g} to {high:.3g}; "
+            "accepted is uint8 (0 to 255) or float in [0, 1]."
         )
     return (images.float() * 255).round().to(torch.uint8)
 
@@ -53,7 +54,7 @@ def stack(images: Sequence[Image.Image]) -> Tensor:
 
 
 def batches(images: Iterable[Image.Image | Tensor], batch_size: int) -> Iterator[Tensor]:
-    """Batches ``[n, 3, H, W]``, n at most `batch_size`, of PIL images or of tensors ``[3, H, W]``; a change of size ends a batch."""
+    """Batches ``[n, 3, H, W]`` of PIL images or tensors ``[3, H, W]``, one image size a batch."""
     waiting: list[Tensor] = []
     for image in images:
         tensor = stack([image])[0] if isinstance(image, Image.Image) else to_uint8(image[None])[0]
