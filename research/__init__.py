@@ -1,7 +1,7 @@
 """A pluggable framework for research on how diffusion models are sampled.
 
-The names below are the public API. They are imported on first use, so that ``import research`` (and with it the command
-line's help) costs no torch import.
+The names below are the public API. They are imported on first use, so that ``import research`` (and with it the
+command line's help) costs no torch import.
 """
 
 from __future__ import annotations

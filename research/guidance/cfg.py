@@ -16,8 +16,8 @@ class CFG(Guidance):
     ``u`` is the prediction for the negative prompt, or for the empty one. Linear, so it is the same whatever the model predicts.
 
     Args:
-        scale: 1 is the conditional prediction alone and costs one evaluation a stage, 0 the unconditional one alone; other values cost
-            two. Values between 0 and 1 are honoured (diffusers pipelines, and so parity, take them as 1).
+        scale: 1 is the conditional prediction alone and costs one evaluation a stage, 0 the unconditional one alone;
+            other values cost two. Values between 0 and 1 are honoured (diffusers pipelines, and so parity, take them as 1).
 
     Raises:
         ConfigError: the scale is not a finite number.

@@ -44,7 +44,9 @@ class BaseModel(ABC):
         self.scheduler_config = dict(scheduler_config)
 
     @classmethod
-    def from_directory(cls, directory: Path, *, path: str, dtype: torch.dtype, allow_pickle: bool) -> BaseModel:
+    def from_directory(
+        cls, directory: Path, *, path: str, dtype: torch.dtype, allow_pickle: bool
+    ) -> BaseModel:
         """Check every weight file, then load. See `load_model` for the errors."""
         files, safe = [], True
         for component in cls.weighted:

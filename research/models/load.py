@@ -50,7 +50,9 @@ def load_model(
     directory = found.directory or _fetch(str(found.hub_id), allow_pickle=allow_pickle, offline=offline)
     module, _, name = FAMILIES[pipeline_class(directory)].partition(":")
     family: type[BaseModel] = getattr(importlib.import_module(module), name)
-    model = family.from_directory(directory, path=os.fspath(path), dtype=torch_dtype, allow_pickle=allow_pickle)
+    model = family.from_directory(
+        directory, path=os.fspath(path), dtype=torch_dtype, allow_pickle=allow_pickle
+    )
     model.to(torch_device)
     if attention_slicing is not None:
         model.set_attention_slicing(attention_slicing)
@@ -77,7 +79,9 @@ def resolve_dtype_and_device(
                 f"model.device: found {device!r}; accepted: auto, cpu, cuda, cuda:N, mps."
             ) from error
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(f"model.device: found {device!r}; this machine has {torch.cuda.device_count()} CUDA devices.")
+        raise ConfigError(
+            f"model.device: found {device!r}; this machine has {torch.cuda.device_count()} CUDA devices."
+        )
     if chosen.type == "mps" and not torch.backends.mps.is_available():
         raise ConfigError(f"model.device: found {device!r}; this machine has no MPS device.")
     if isinstance(dtype, torch.dtype):
@@ -85,16 +89,25 @@ def resolve_dtype_and_device(
     if dtype == "auto":
         return (torch.float16 if chosen.type == "cuda" else torch.float32), chosen
     if dtype not in DTYPES:
-        raise ConfigError(f"model.dtype: found {dtype!r}.{nearest(str(dtype), DTYPES)} Accepted: auto, {', '.join(DTYPES)}.")
+        raise ConfigError(
+            f"model.dtype: found {dtype!r}.{nearest(str(dtype), DTYPES)} Accepted: auto, {', '.join(DTYPES)}."
+        )
     if DTYPES[dtype] is torch.bfloat16 and chosen.type == "cuda" and not torch.cuda.is_bf16_supported():
-        raise ConfigError(f"model.dtype: found {dtype!r}; this GPU has no bfloat16, accepted: auto, float32, float16.")
+        raise ConfigError(
+            f"model.dtype: found {dtype!r}; this GPU has no bfloat16, accepted: auto, float32, float16."
+        )
     return DTYPES[dtype], chosen
 
 
 def _fetch(hub_id: str, *, allow_pickle: bool, offline: bool | None) -> Path:
     """The local copy of a hub model, fetched if need be: only what the families read, and no pickles unless allowed."""
     from huggingface_hub import constants, snapshot_download
-    from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+    )
 
     parts = ("unet", "vae", "text_encoder", "tokenizer", "scheduler", "feature_extractor")
     endings = ("json", "txt", "safetensors", "model", *(("bin",) if allow_pickle else ()))
@@ -111,7 +124,11 @@ def _fetch(hub_id: str, *, allow_pickle: bool, offline: bool | None) -> Path:
             )
         )
     except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
-        why = "offline mode is on and it is not in the cache" if local_only else "it is not in the cache and the hub cannot be reached"
-        raise ModelError(f"model.path: no directory {hub_id!r}, and as a hub id it cannot be fetched: {why}.") from error
+        why = "offline mode is on" if local_only else "the hub cannot be reached"
+        raise ModelError(
+            f"model.path: no directory {hub_id!r}, and as a hub id it cannot be fetched: it is not in the cache and {why}."
+        ) from error
     except (HfHubHTTPError, HFValidationError, OSError) as error:
-        raise ModelError(f"model.path: hub model {hub_id!r} cannot be fetched: {str(error).splitlines()[0]}") from error
+        raise ModelError(
+            f"model.path: hub model {hub_id!r} cannot be fetched: {str(error).splitlines()[0]}"
+        ) from error

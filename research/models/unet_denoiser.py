@@ -32,18 +32,19 @@ class UnetDenoiser:
     def predict(self, x: Tensor, stage: Stage, branches: Sequence[Branch]) -> dict[str, Prediction]:
         conditions = [branch.condition for branch in branches]
         key = tuple(map(id, conditions))
-        joined = self._joined.get(key)
-        if joined is None:
-            joined = self._joined[key] = self._join(conditions)
+        joined = self._joined.get(key) or self._join(key, conditions)
         count = len(branches)
         inputs = torch.cat([x] * count) if count > 1 else x
         if joined["channels"] is not None:
             inputs = torch.cat([inputs, joined["channels"]], dim=1)
         output = self.unet(inputs, stage.t, return_dict=False, **joined["arguments"])[0]
-        rows = output.chunk(count) if count > 1 else (output,)
-        return {branch.name: Prediction(value, self.kind) for branch, value in zip(branches, rows, strict=True)}
+        if count == 1:
+            return {branches[0].name: Prediction(output, self.kind)}
+        return {
+            b.name: Prediction(rows, self.kind) for b, rows in zip(branches, output.chunk(count), strict=True)
+        }
 
-    def _join(self, conditions: Sequence[Condition]) -> dict[str, Any]:
+    def _join(self, key: tuple[int, ...], conditions: Sequence[Condition]) -> dict[str, Any]:
         arguments: dict[str, Any] = {}
         if self.text:
             arguments["encoder_hidden_states"] = _cat([c.embeds for c in conditions])
@@ -51,7 +52,8 @@ class UnetDenoiser:
             arguments["class_labels"] = _cat([c.class_labels for c in conditions])
         channels = _cat([c.channels for c in conditions]) if conditions[0].channels is not None else None
         # the conditions are kept, so that no other can come to have the same id
-        return {"arguments": arguments, "channels": channels, "conditions": tuple(conditions)}
+        self._joined[key] = {"arguments": arguments, "channels": channels, "conditions": tuple(conditions)}
+        return self._joined[key]
 
 
 def _cat(parts: Sequence[Tensor | None]) -> Tensor:

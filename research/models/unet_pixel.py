@@ -51,7 +51,9 @@ class UnetPixelModel(BaseModel):
         size = self.unet.config.sample_size
         own = (size, size) if isinstance(size, int) else tuple(size)
         if (height, width) not in ((None, None), own):
-            raise ConfigError(f"task.height, task.width: found {height} x {width}; this model makes {own[0]} x {own[1]}.")
+            raise ConfigError(
+                f"task.height, task.width: found {height} x {width}; this model makes {own[0]} x {own[1]}."
+            )
         return self.unet.config.in_channels, own[0], own[1]
 
     def decode(self, run: Run, latents: Tensor) -> list[Image.Image]:

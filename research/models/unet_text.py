@@ -50,7 +50,9 @@ class UnetTextModel(BaseModel):
             "text_encoder": CLIPTextModel.from_pretrained(
                 directory, subfolder="text_encoder", dtype=dtype, use_safetensors=safe, local_files_only=True
             ).eval(),
-            "tokenizer": CLIPTokenizer.from_pretrained(directory, subfolder="tokenizer", local_files_only=True),
+            "tokenizer": CLIPTokenizer.from_pretrained(
+                directory, subfolder="tokenizer", local_files_only=True
+            ),
         }
 
     @property
@@ -76,7 +78,12 @@ class UnetTextModel(BaseModel):
             if pixels is None:
                 sides.append(latent)
                 continue
-            if isinstance(pixels, bool) or not isinstance(pixels, int) or pixels < 1 or pixels % self.vae_factor:
+            if (
+                isinstance(pixels, bool)
+                or not isinstance(pixels, int)
+                or pixels < 1
+                or pixels % self.vae_factor
+            ):
                 raise ConfigError(
                     f"task.{key}: found {pixels!r}; accepted is a positive multiple of {self.vae_factor}, the factor of the VAE."
                 )

@@ -51,7 +51,9 @@ def check_safetensors(file: Path) -> None:
                 raise ModelError(f"model.path: {file} holds no tensors.")
     except (SafetensorError, OSError, ValueError) as error:
         size = file.stat().st_size if file.exists() else 0
-        raise ModelError(f"model.path: {file} is not a whole safetensors file ({size} bytes): {error}") from error
+        raise ModelError(
+            f"model.path: {file} is not a whole safetensors file ({size} bytes): {error}"
+        ) from error
 
 
 def _shards(index: Path) -> list[Path]:

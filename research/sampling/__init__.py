@@ -3,7 +3,17 @@
 from research.sampling.hooks import Hook
 from research.sampling.loop import LoopSampler
 from research.sampling.noise import NoiseSource
-from research.sampling.plugs import Branch, Condition, Denoiser, Guidance, Guided, Model, Solver, StepOutput, Task
+from research.sampling.plugs import (
+    Branch,
+    Condition,
+    Denoiser,
+    Guidance,
+    Guided,
+    Model,
+    Solver,
+    StepOutput,
+    Task,
+)
 from research.sampling.prediction import KINDS, Kind, Prediction, convert, to_epsilon, to_flow, to_v, to_x0
 from research.sampling.run import Run, StepState
 from research.sampling.sampler import Sampler, SampleResult

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from research.sampling.prediction import Prediction
     from research.sampling.run import Run, StepState
 
-POINTS = ("on_start", "pre_step", "pre_model", "post_model", "post_guidance", "post_step", "on_end")
-
 
 class Hook:
     """A plug with a method for each point of the loop. Override the ones you need; the others cost nothing.
@@ -35,7 +33,9 @@ class Hook:
     def pre_model(self, state: StepState, inputs: Tensor) -> Tensor | None:
         """What the model sees, [N, C, h, w], scaled by the scheduler: return a replacement (more channels, say) or None."""
 
-    def post_model(self, state: StepState, predictions: Mapping[str, Prediction]) -> dict[str, Prediction] | None:
+    def post_model(
+        self, state: StepState, predictions: Mapping[str, Prediction]
+    ) -> dict[str, Prediction] | None:
         """The prediction of each branch by name: return a replacement for all of them or None."""
 
     def post_guidance(self, state: StepState) -> None:
@@ -49,41 +49,63 @@ class Hook:
 
 
 class HookSet:
-    """Hooks in their order. Only methods that a hook overrides are called, so idle hooks cost the loop nothing."""
+    """Hooks in their order, with one callable a point. Only methods that a hook overrides are in it, so idle hooks cost the
+    loop nothing.
+    """
 
     def __init__(self, hooks: Sequence[Hook]):
         self.hooks = sorted(hooks, key=lambda hook: hook.order)
-        for point in POINTS:
-            setattr(self, f"_{point}", self._overriding(point))
+        self.on_start, self.on_end = self._changing("on_start"), self._changing("on_end")
+        self.pre_step, self.post_step = self._changing("pre_step"), self._changing("post_step")
+        self.post_guidance = self._changing("post_guidance")
+        self.pre_model, self.post_model = self._replacing("pre_model"), self._replacing("post_model")
+
+    def _changing(self, point: str) -> Callable[[Any], None]:
+        """A point whose hooks change the run or state they are given."""
+        methods = self._overriding(point)
+
+        def call(where: Run | StepState) -> None:
+            for method in methods:
+                _guarded(point, method, where)
+
+        return call if methods else _nothing
+
+    def _replacing(self, point: str) -> Callable[[StepState, Any], Any]:
+        """A point whose hooks may return a replacement of what they are given."""
+        methods = self._overriding(point)
+
+        def call(state: StepState, value: Any) -> Any:
+            for method in methods:
+                returned = _guarded(point, method, state, value)
+                value = value if returned is None else returned
+            return value
+
+        return call if methods else _unchanged
 
     def _overriding(self, point: str) -> list[Callable[..., Any]]:
-        return [getattr(h, point) for h in self.hooks if getattr(type(h), point, None) is not getattr(Hook, point)]
+        return [
+            getattr(h, point) for h in self.hooks if getattr(type(h), point, None) is not getattr(Hook, point)
+        ]
 
-    def has(self, point: str) -> bool:
-        return bool(getattr(self, f"_{point}"))
 
-    def call(self, point: str, where: Run | StepState) -> None:
-        """Call a point whose hooks change the run or state they are given."""
-        for method in getattr(self, f"_{point}"):
-            self._guarded(point, method, where)
+def _nothing(where: Any) -> None:
+    return None
 
-    def replace(self, point: str, state: StepState, value: Any) -> Any:
-        """Call a point whose hooks may return a replacement of ``value``."""
-        for method in getattr(self, f"_{point}"):
-            returned = self._guarded(point, method, state, value)
-            value = value if returned is None else returned
-        return value
 
-    @staticmethod
-    def _guarded(point: str, method: Callable[..., Any], where: Run | StepState, *args: Any) -> Any:
-        try:
-            return method(where, *args)
-        except UserError:
-            raise
-        except Exception as error:
-            stage = getattr(where, "stage", None)
-            at = "" if stage is None else f" at step {stage.step} (stage {stage.index})"
-            hook = type(method.__self__).__name__  # type: ignore[attr-defined]
-            # the user's own traceback stays: only a note says which plug, point and step it was
-            error.add_note(f"raised in hook {hook}.{point}{at}") if hasattr(error, "add_note") else None
-            raise
+def _unchanged(state: Any, value: Any) -> Any:
+    return value
+
+
+def _guarded(point: str, method: Callable[..., Any], where: Run | StepState, *args: Any) -> Any:
+    try:
+        return method(where, *args)
+    except UserError:
+        raise
+    except Exception as error:
+        # the user's own traceback stays: only a note says which plug, point and step it was
+        stage = getattr(where, "stage", None)
+        at = "" if stage is None else f" at step {stage.step} (stage {stage.index})"
+        note = f"raised in hook {type(method.__self__).__name__}.{point}{at}"  # type: ignore[attr-defined]
+        if hasattr(error, "add_note"):
+            error.add_note(note)
+        raise

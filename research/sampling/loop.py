@@ -113,9 +113,9 @@ class LoopSampler:
             run.solver.start(run.noise)
         with run.timed("denoise"):
             hooks = HookSet([*run.task.hooks(run), *self.hooks])
-            hooks.call("on_start", run)
+            hooks.on_start(run)
             self._denoise(run, hooks, progress)
-            hooks.call("on_end", run)
+            hooks.on_end(run)
         with run.timed("decode"):
             return run.task.finish(run, run.x)
 
@@ -125,26 +125,36 @@ class LoopSampler:
         x, sums, ticks = run.x, [], [time.perf_counter()]
         for stage in run.timeline:
             state = StepState(run, stage, x)
-            hooks.call("pre_step", state)
+            hooks.pre_step(state)
             state.x_before = state.x
             state.branches = guidance.branches(state)
-            inputs = hooks.replace("pre_model", state, solver.scale_input(state.x, stage))
+            inputs = hooks.pre_model(state, solver.scale_input(state.x, stage))
             predictions = denoiser.predict(inputs, stage, state.branches)
-            run.nfe.update(predictions.keys())
-            state.predictions = hooks.replace("post_model", state, predictions)
+            for branch in predictions:
+                run.nfe[branch] += 1
+            state.predictions = hooks.post_model(state, predictions)
             state.guided = guidance.combine(state, state.predictions)
-            hooks.call("post_guidance", state)
+            hooks.post_guidance(state)
             state.x = solver.step(state.guided, state.x, stage, run.noise).x
-            hooks.call("post_step", state)
+            hooks.post_step(state)
             x = state.x
-            sums.append(x.sum(dtype=torch.float32))  # read after the loop: looking at it here would stall a GPU
+            sums.append(
+                x.sum(dtype=torch.float32)
+            )  # read after the loop: looking at it here would stall a GPU
             ticks.append(time.perf_counter())
             if progress is not None and stage.last_of_step:
                 progress(stage.step + 1, stage.n_steps, {"rows": run.rows, "sigma": stage.sigma})
         run.x = x
         _raise_unless_finite(run, sums)
         run.trace["stages"] = [
-            {"index": s.index, "step": s.step, "t": s.time, "sigma": s.sigma, "log_snr": s.log_snr, "seconds": b - a}
+            {
+                "index": s.index,
+                "step": s.step,
+                "t": s.time,
+                "sigma": s.sigma,
+                "log_snr": s.log_snr,
+                "seconds": b - a,
+            }
             for s, a, b in zip(run.timeline, ticks, ticks[1:], strict=False)
         ]
 

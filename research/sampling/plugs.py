@@ -25,7 +25,9 @@ class Condition:
     embeds: Tensor | None = None  # text embeddings [N, tokens, dim]
     class_labels: Tensor | None = None  # [N], integers
     channels: Tensor | None = None  # [N, k, h, w], put after the latents as further input channels
-    extra: Mapping[str, Any] = field(default_factory=dict)  # for model families to come (pooled text, image size, ...)
+    extra: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # for model families to come (pooled text, image size, ...)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,7 +40,7 @@ class Branch:
     patches: tuple = ()  # attention patches active for this branch only
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Guided:
     """What guidance hands to the scheduler: the combined prediction, and the noise to step along if that is another one."""
 
@@ -46,7 +48,7 @@ class Guided:
     renoise: Prediction | None = None  # CFG++ steps along the unconditional noise
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class StepOutput:
     """The latents after a scheduler's step [N, C, h, w], and the clean estimate it worked with, where it says."""
 

@@ -22,7 +22,7 @@ Kind = Literal["epsilon", "x0", "v", "flow"]
 KINDS: tuple[Kind, ...] = ("epsilon", "x0", "v", "flow")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Prediction:
     """A model output, shape like the latents [N, C, h, w], and which of the four kinds it is."""
 

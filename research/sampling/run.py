@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False)
 class Run:
-    """One batch on its way through the loop. Guidance, hooks and tasks read it; ``x``, ``trace`` and ``warn`` are theirs to use."""
+    """One batch on its way through the loop: read by guidance, hooks and tasks, who may use ``x``, ``trace`` and ``warn``."""
 
     model: Model
     solver: Solver

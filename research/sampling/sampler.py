@@ -66,7 +66,11 @@ def gather(runs: Sequence[Run], images: Sequence[list[Any]], task: Task) -> Samp
         images=[image for batch in images for image in batch],
         latents=torch.cat([run.x.detach().float().cpu() for run in runs]),
         seeds=seeds,
-        prompts=[] if prompts is None else [prompts] * len(seeds) if isinstance(prompts, str) else list(prompts),
+        prompts=[]
+        if prompts is None
+        else [prompts] * len(seeds)
+        if isinstance(prompts, str)
+        else list(prompts),
         nfe=sum(by_branch.values()),
         nfe_by_branch=by_branch,
         timings=timings,

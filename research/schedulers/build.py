@@ -11,8 +11,14 @@ from research.errors import ConfigError, nearest
 from research.sampling.prediction import Kind
 from research.schedulers.diffusers_solver import STEP_ARGUMENTS_OF_THE_LOOP, DiffusersSolver
 from research.schedulers.names import SchedulerSpec, resolve
+from research.schedulers.tabulated import TabulatedSolver
 
-_KINDS: dict[str, Kind] = {"epsilon": "epsilon", "v_prediction": "v", "sample": "x0", "flow_prediction": "flow"}
+_KINDS: dict[str, Kind] = {
+    "epsilon": "epsilon",
+    "v_prediction": "v",
+    "sample": "x0",
+    "flow_prediction": "flow",
+}
 
 
 class SolverFactory:
@@ -59,7 +65,8 @@ class SolverFactory:
         _check_kind(self.name, self.cls, self.kind, base_config)
 
     def __call__(self) -> DiffusersSolver:
-        return DiffusersSolver(
+        solver = DiffusersSolver if self.parity else TabulatedSolver
+        return solver(
             self._build(), name=self.name, kind=self.kind, step_options=self.step_options, parity=self.parity
         )
 
@@ -67,7 +74,9 @@ class SolverFactory:
         try:
             return self.cls.from_config(self._config, **self._init_options)
         except ImportError as error:
-            raise ConfigError(f"scheduler: {self.name} needs a package that is not installed: {error}") from error
+            raise ConfigError(
+                f"scheduler: {self.name} needs a package that is not installed: {error}"
+            ) from error
         except (TypeError, ValueError, NotImplementedError) as error:
             raise ConfigError(f"scheduler: {self.name} does not accept its options: {error}") from error
 
@@ -81,7 +90,9 @@ class SolverFactory:
                     f"Accepted: {', '.join(sorted(init | step))}."
                 )
         # a few names stand in both signatures; the constructor's is what the class is configured by
-        return {k: v for k, v in options.items() if k in init}, {k: v for k, v in options.items() if k not in init}
+        return {k: v for k, v in options.items() if k in init}, {
+            k: v for k, v in options.items() if k not in init
+        }
 
     def _kind(self, scheduler: Any) -> Kind:
         found = getattr(scheduler.config, "prediction_type", None)

@@ -55,6 +55,20 @@ class DiffusersSolver:
         Raises:
             ConfigError: more steps than the scheduler was trained with, or a count it cannot make.
         """
+        kept = kept_steps(steps, strength, parity=self.parity)
+        self._set_timesteps(steps, device)
+        times = self.scheduler.timesteps
+        timeline = build_timeline(
+            times,
+            user_steps(self.scheduler, steps, len(times)),
+            noise_levels(self.scheduler, times),
+            n_steps=steps,
+            kept=kept,
+        )
+        self._begin_at(timeline.first_stage)
+        return timeline
+
+    def _set_timesteps(self, steps: int, device: torch.device | str) -> None:
         limit = getattr(self.scheduler.config, "num_train_timesteps", None)
         if limit is not None and steps > limit:
             raise ConfigError(
@@ -62,18 +76,17 @@ class DiffusersSolver:
             )
         try:
             self.scheduler.set_timesteps(steps, device=device)
-            times = self.scheduler.timesteps
-            step_of = user_steps(self.scheduler, steps, len(times))
-            levels = noise_levels(self.scheduler, times)
         except (ValueError, IndexError, RuntimeError, ZeroDivisionError) as error:
             raise ConfigError(f"steps: scheduler {self.name} cannot make {steps} steps: {error}") from error
-        timeline = build_timeline(
-            times, step_of, levels, n_steps=steps, kept=kept_steps(steps, strength, parity=self.parity)
-        )
+        if len(self.scheduler.timesteps) < steps:
+            raise ConfigError(
+                f"steps: scheduler {self.name} makes {len(self.scheduler.timesteps)} stages of {steps} steps; accepted are more."
+            )
+
+    def _begin_at(self, stage: int) -> None:
         # Without it a duplicated first timestep resolves to its second place. Pipelines that start at the top do not set it.
-        if hasattr(self.scheduler, "set_begin_index") and not (self.parity and timeline.first_stage == 0):
-            self.scheduler.set_begin_index(timeline.first_stage)
-        return timeline
+        if hasattr(self.scheduler, "set_begin_index") and not (self.parity and stage == 0):
+            self.scheduler.set_begin_index(stage)
 
     def start(self, noise: NoiseSource) -> None:
         if self._takes_generator:
@@ -122,7 +135,9 @@ def noise_levels(scheduler: Any, times: Tensor) -> list[tuple[float, float]]:
 
     Asked of the scheduler's public ``add_noise`` with unit samples, so that a class this project has never heard of works too.
     """
-    if hasattr(scheduler, "sigmas_interpol"):  # DPM2: every second evaluation is at a midpoint that add_noise does not know
+    if hasattr(
+        scheduler, "sigmas_interpol"
+    ):  # DPM2: every second evaluation is at a midpoint that add_noise does not know
         sigmas, middle = scheduler.sigmas.tolist(), scheduler.sigmas_interpol.tolist()
         return [(1.0, middle[i] if i % 2 else sigmas[i]) for i in range(len(times))]
     probe = copy.deepcopy(scheduler)

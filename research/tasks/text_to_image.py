@@ -34,7 +34,9 @@ class TextToImage(BaseTask):
         width: int | None = None,
     ):
         self.prompts = _sentences("prompt", prompt)
-        self.negative_prompt = None if negative_prompt is None else _sentences("negative_prompt", negative_prompt)
+        self.negative_prompt = (
+            None if negative_prompt is None else _sentences("negative_prompt", negative_prompt)
+        )
         self.height, self.width = height, width
 
     def check(self, model: Model, n_images: int) -> None:
@@ -42,7 +44,7 @@ class TextToImage(BaseTask):
         for key, texts in (("prompt", self.prompts), ("negative_prompt", self.negative_prompt)):
             if isinstance(texts, list) and len(texts) != n_images:
                 raise ConfigError(
-                    f"{key}: found {len(texts)} sentences for {n_images} seeds; accepted is one sentence, or a list with one a seed."
+                    f"{key}: found {len(texts)} sentences for {n_images} seeds; accepted is one for all, or a list with one a seed."
                 )
 
     def conditions(self, run: Run) -> Mapping[str, Condition]:

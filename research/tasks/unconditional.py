@@ -30,7 +30,9 @@ class Unconditional(BaseTask):
         n_classes = getattr(model, "n_classes", None)
         if self.class_label is None:
             if n_classes:
-                raise ConfigError(f"task.class_label: found none; {model.name} needs one from 0 to {n_classes - 1}.")
+                raise ConfigError(
+                    f"task.class_label: found none; {model.name} needs one from 0 to {n_classes - 1}."
+                )
             return
         if not n_classes:
             raise ConfigError(f"task.class_label: found {self.class_label!r}; {model.name} has no classes.")
@@ -46,9 +48,15 @@ class Unconditional(BaseTask):
             if self.class_label is None:
                 return Condition()
             labels = self._labels(run.n_images)
-            return Condition(class_labels=torch.tensor([labels[row] for row in run.rows], device=run.model.device))
+            return Condition(
+                class_labels=torch.tensor([labels[row] for row in run.rows], device=run.model.device)
+            )
 
         return Conditions({"cond": condition})
 
     def _labels(self, n_images: int) -> list[int]:
-        return [self.class_label] * n_images if isinstance(self.class_label, int) else list(self.class_label or ())
+        return (
+            [self.class_label] * n_images
+            if isinstance(self.class_label, int)
+            else list(self.class_label or ())
+        )

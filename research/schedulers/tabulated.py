@@ -1,0 +1,213 @@
+"""A scheduler's updates as a table of numbers: the fast road when bit-parity with diffusers is not asked for.
+
+Nearly every scheduler's step is linear: with model outputs ``m`` and latents ``x``,
+
+    x[i+1] = sum_j (p[i, j] * m[j] + q[i, j] * x[j]) + r[i] * noise,   j <= i, j near i
+
+and all coefficients are known once the timesteps are. Diffusers computes them anew at each step out of 0-d tensors,
+which costs more than the update itself and, on a GPU, waits for the device. Here they are read off the scheduler once,
+by driving it with unit impulses, and kept as Python floats. Whether the table reproduces the scheduler is then checked
+on random inputs; where it does not (clipping, thresholding, noise that no generator controls) the scheduler's own
+``step`` is used.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from research.sampling.noise import STEP, NoiseSource
+from research.sampling.plugs import Guided, StepOutput
+from research.sampling.prediction import convert
+from research.sampling.timeline import Stage, Timeline
+from research.schedulers.diffusers_solver import DiffusersSolver
+
+_NEGLIGIBLE = 1e-10  # relative to the largest coefficient of an update; tables are read off in fp32 or better
+_MOST_TERMS = 48  # UniPC's corrector remembers all there was: past this its own step is cheaper
+_MOST_STAGES = 256  # reading off takes time that grows with the square
+_MOST_KNOWN = 256
+_TOLERANCE = 1e-4  # of the check on random inputs, relative
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """One step: coefficients of outputs and latents by how many stages back they are, and of fresh noise."""
+
+    outputs: tuple[tuple[int, float], ...]
+    latents: tuple[tuple[int, float], ...]
+    noise: float
+    draws: bool  # whether the scheduler draws noise here, even if it comes to nothing
+    input_scale: float
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    updates: tuple[Update, ...]
+    depth: int  # stages that have to be remembered
+
+
+_KNOWN: dict[str, tuple[Timeline, Table | None]] = {}  # of earlier runs with the same settings
+
+
+class TabulatedSolver(DiffusersSolver):
+    """A `DiffusersSolver` whose steps come from a table wherever one reproduces them."""
+
+    table: Table | None = None
+
+    def timeline(self, steps: int, *, strength: float = 1.0, device: torch.device | str = "cpu") -> Timeline:
+        self._outputs: list[Tensor] = []
+        self._latents: list[Tensor] = []
+        key = self._key(steps, strength, device)
+        if key not in _KNOWN:
+            timeline = super().timeline(steps, strength=strength, device=device)
+            self.table = read_off(self.scheduler, timeline, self._takes_generator, self._kwargs)
+            if len(_KNOWN) >= _MOST_KNOWN:
+                _KNOWN.clear()
+            _KNOWN[key] = timeline, self.table
+            return timeline
+        timeline, self.table = _KNOWN[key]
+        if self.table is None:  # with a table at hand the scheduler object is not needed at all
+            self._set_timesteps(steps, device)
+            self._begin_at(timeline.first_stage)
+        return timeline
+
+    def _key(self, *arguments: Any) -> str:
+        """What decides timeline and table: class, config, options of the step, and the arguments of `timeline`."""
+        config = {
+            k: v.tolist() if hasattr(v, "tolist") else v for k, v in dict(self.scheduler.config).items()
+        }
+        name = f"{type(self.scheduler).__module__}.{type(self.scheduler).__qualname__}"
+        return json.dumps([name, config, self._kwargs, *arguments], sort_keys=True, default=str)
+
+    def scale_input(self, x: Tensor, stage: Stage) -> Tensor:
+        if self.table is None:
+            return super().scale_input(x, stage)
+        scale = self.table.updates[stage.index].input_scale
+        return x if scale == 1.0 else x * scale
+
+    def step(self, guided: Guided, x: Tensor, stage: Stage, noise: NoiseSource) -> StepOutput:
+        if self.table is None:
+            return super().step(guided, x, stage, noise)
+        prediction = guided.prediction
+        if prediction.kind != self.kind:
+            prediction = convert(prediction, self.kind, x, stage)
+        update = self.table.updates[stage.index]
+        # newest first; summed in fp32 whatever the dtype, as half-precision sums of large terms lose the small ones
+        outputs, latents = [prediction.value, *self._outputs], [x, *self._latents]
+        (back, factor), *more = update.latents or ((0, 0.0),)
+        new = latents[back].float() * factor
+        for back, factor in more:
+            new.add_(latents[back], alpha=factor)
+        for back, factor in update.outputs:
+            new.add_(outputs[back], alpha=factor)
+        if update.draws:
+            drawn = noise.draw(STEP, x.shape[1:], x.dtype)
+            if update.noise:
+                new.add_(drawn, alpha=update.noise)
+        self._outputs, self._latents = outputs[: self.table.depth], latents[: self.table.depth]
+        return StepOutput(new if new.dtype == x.dtype else new.to(x.dtype))
+
+
+def read_off(
+    scheduler: Any, timeline: Timeline, takes_generator: bool, kwargs: Mapping[str, Any]
+) -> Table | None:
+    """The table of a scheduler whose timesteps are set, or None where none reproduces it."""
+    # Brownian trees are no stream of numbers
+    if len(timeline) > _MOST_STAGES or hasattr(scheduler, "noise_sampler_seed"):
+        return None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return _read_off(scheduler, timeline, takes_generator, kwargs)
+    except (RuntimeError, ValueError, IndexError, TypeError, AttributeError, ZeroDivisionError):
+        return None  # a step that cannot be driven with impulses (learned variance, say) is taken as it is
+
+
+def _read_off(
+    scheduler: Any, timeline: Timeline, takes_generator: bool, kwargs: Mapping[str, Any]
+) -> Table | None:
+    length = len(timeline)
+    times = [stage.t.cpu() for stage in timeline]
+
+    def drive(outputs: Tensor, latents: Tensor) -> tuple[Tensor, list[Tensor | None]]:
+        return _drive(scheduler, times, outputs, latents, takes_generator, kwargs)
+
+    width = 2 * length
+    eye = torch.eye(width, dtype=torch.float64)
+    nothing = torch.zeros_like(eye)
+    # row i of `response` holds p[i, :] and q[i, :]; the noise of both drives is the same and drops out
+    response = drive(eye[:length], eye[length:])[0] - drive(nothing[:length], nothing[length:])[0]
+    # noise in fp32, which all schedulers draw alike
+    silent, drawn = drive(nothing[:length].float(), nothing[length:].float())
+    noise = [
+        0.0 if n is None else float((s * n).sum() / (n * n).sum()) for s, n in zip(silent, drawn, strict=True)
+    ]
+    random = torch.Generator().manual_seed(1)
+    outputs, latents = (3 * torch.randn(length, width, generator=random) for _ in range(2))
+    truth, drawn_again = drive(outputs, latents)
+    predicted = response[:, :length] @ outputs.double() + response[:, length:] @ latents.double()
+    for i, n in enumerate(drawn_again):
+        predicted[i] += 0.0 if n is None else noise[i] * n
+    scale = truth.abs().amax(dim=1, keepdim=True).clamp_min(1e-6)
+    if not torch.isfinite(response).all() or ((predicted - truth).abs() / scale).max() > _TOLERANCE:
+        return None
+
+    probe = _fresh(scheduler, times)
+    one = torch.ones(1, 1, 1, 1, dtype=torch.float64)
+    updates, depth = [], 0
+    for i in range(length):
+        terms = [_terms(response[i, :length], i), _terms(response[i, length:], i)]
+        depth = max([depth, *(back for part in terms for back, _ in part)])
+        scaled = probe.scale_model_input(one, times[i]) if hasattr(probe, "scale_model_input") else one
+        probe.step(one, times[i], one, **kwargs)  # moves the scheduler's own index on
+        updates.append(Update(terms[0], terms[1], noise[i], drawn[i] is not None, float(scaled)))
+    longest = max(len(u.outputs) + len(u.latents) for u in updates)
+    return Table(tuple(updates), depth) if longest <= _MOST_TERMS else None
+
+
+def _terms(row: Tensor, i: int) -> tuple[tuple[int, float], ...]:
+    """Non-zero coefficients as (stages back, factor), the newest first."""
+    floor = _NEGLIGIBLE * max(1.0, float(row.abs().max()))
+    return tuple((i - j, float(row[j])) for j in range(i, -1, -1) if abs(float(row[j])) > floor)
+
+
+def _fresh(scheduler: Any, times: Sequence[Tensor]) -> Any:
+    probe = copy.deepcopy(scheduler)
+    if hasattr(probe, "timesteps"):
+        probe.timesteps = probe.timesteps.cpu()
+    return probe
+
+
+def _drive(
+    scheduler: Any,
+    times: Sequence[Tensor],
+    outputs: Tensor,
+    latents: Tensor,
+    takes_generator: bool,
+    kwargs: Mapping[str, Any],
+) -> tuple[Tensor, list[Tensor | None]]:
+    """Each step's result [L, width] on given outputs and latents [L, width], and the noise it drew, if it drew."""
+    probe = _fresh(scheduler, times)
+    generator, twin = torch.Generator().manual_seed(0), torch.Generator().manual_seed(0)
+    arguments = {**kwargs, **({"generator": generator} if takes_generator else {})}
+    results: list[Tensor] = []
+    drawn: list[Tensor | None] = []
+    for t, output, x in zip(times, outputs, latents, strict=True):
+        shape = (1, x.numel(), 1, 1)
+        before = generator.get_state()
+        if hasattr(probe, "scale_model_input"):
+            probe.scale_model_input(x.reshape(shape), t)
+        new = probe.step(output.reshape(shape), t, x.reshape(shape), **arguments)[0]
+        results.append(new.reshape(-1).double())
+        moved = not torch.equal(before, generator.get_state())
+        drawn.append(
+            torch.randn(shape, generator=twin, dtype=x.dtype).reshape(-1).double() if moved else None
+        )
+    return torch.stack(results), drawn
