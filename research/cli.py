@@ -1,0 +1,199 @@
+"""The command ``research``: reads the command line, lets `research.runs` do the work, and turns what went wrong into one line.
+
+Exit codes: 0 all jobs are done, 1 a job failed, 2 the input cannot be used (nothing was started), 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from hydra._internal.utils import get_args_parser
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+import research
+from research.errors import ConfigError, UserError
+from research.runs import signatures
+from research.runs.compose import Composer, explained
+from research.runs.overrides import parse
+
+_log = logging.getLogger(__name__)
+OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+_IN_PROCESS = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
+_PRODUCT = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
+
+
+def main() -> NoReturn:
+    """Entry point of the console script."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run the command in this process and return its exit code; output goes to stdout, progress and errors to stderr."""
+    _plug_working_folder()
+    signatures.forget()
+    try:
+        return _command(_arguments(argv))
+    except UserError as error:
+        return _report(error, BAD_INPUT)
+    except KeyboardInterrupt:
+        print(
+            "\ninterrupted: jobs that were done are kept; the same command goes on from there",
+            file=sys.stderr,
+        )
+        return INTERRUPTED
+    except SystemExit as ending:  # Hydra's own way out of --help and --info
+        return ending.code if isinstance(ending.code, int) else OK
+    except Exception as error:
+        return _report(error, FAILED, f"unexpected {type(error).__name__}: ")
+
+
+def _command(args: argparse.Namespace) -> int:
+    if args.version:
+        print(f"research {research.__version__}")
+        return OK
+    with Composer(args.config_dir, args.config_name, args.config_path) as composer:
+        if _only_shows(args):
+            with explained():
+                return _show(args, composer)
+        lines = composer.normalise(args.overrides)
+        master = composer.master(lines)
+        if args.multirun or master.hydra.mode == RunMode.MULTIRUN:
+            return _sweep(composer, master, lines)
+        _refuse_sweep(lines)
+        return _single(composer, master, lines)
+
+
+# -- running
+
+
+def _single(composer: Composer, master: DictConfig, lines: list[str]) -> int:
+    from research.runs.sweep import plan, prepare, run_jobs
+
+    jobs = plan(composer, master, [[line for line in lines if not parse(line).is_hydra_override()]])
+    prepare(jobs)
+    return _finish(jobs, lambda: run_jobs(jobs), single=True)
+
+
+def _sweep(composer: Composer, master: DictConfig, lines: list[str]) -> int:
+    from research.runs.sweep import launch, plan, prepare, run_in_worker, run_jobs
+
+    if master.hydra.sweeper._target_ != _PRODUCT:
+        # a search (Optuna, say) draws its points as it goes: they cannot be planned
+        with explained():
+            composer.hydra.multirun(composer.config_name, run_in_worker, [*lines, "hydra.mode=MULTIRUN"])
+        return OK
+    points = composer.points(master, lines)
+    jobs = plan(composer, master, points)
+    prepare(jobs)
+    _log.info("sweep of %d jobs", len(jobs))
+    if master.hydra.launcher._target_ == _IN_PROCESS:
+        return _finish(jobs, lambda: run_jobs(jobs))
+    return _finish(jobs, lambda: launch(jobs, composer, master))
+
+
+def _finish(jobs: Sequence[Any], work: Any, *, single: bool = False) -> int:
+    """Run, then show what came of it."""
+    from research.runs import cache
+    from research.runs.progress import configure_logging
+    from research.runs.summary import show_job, show_sweep
+
+    configure_logging()
+    warnings.simplefilter(
+        "ignore", FutureWarning
+    )  # of libraries about themselves; a user can do nothing about them
+    try:
+        outcome = work()
+    finally:
+        cache.close_trackers()
+    if single:
+        show_job(jobs[0], outcome)
+    else:
+        show_sweep(jobs, outcome)
+    return FAILED if outcome.failed else OK
+
+
+def _refuse_sweep(lines: Sequence[str]) -> None:
+    for line in lines:
+        if parse(line).is_sweep_override():
+            written = line.lstrip("+")
+            raise ConfigError(
+                f"argument '{written}': several values make a sweep; start it with research -m, or quote the value."
+            )
+
+
+# -- showing
+
+
+def _only_shows(args: argparse.Namespace) -> bool:
+    return bool(args.help or args.hydra_help or args.cfg or args.shell_completion or args.info)
+
+
+def _show(args: argparse.Namespace, composer: Composer) -> int:
+    name, hydra, lines = composer.config_name, composer.hydra, args.overrides
+    if args.shell_completion:
+        hydra.shell_completion(name, lines)
+        return OK
+    lines = composer.normalise(lines)
+    if args.cfg:
+        _refuse_sweep(lines)
+        hydra.show_cfg(name, lines, args.cfg, args.package, args.resolve)
+    elif args.info:
+        hydra.show_info(args.info, name, lines, RunMode.RUN)
+    elif args.hydra_help:
+        args.overrides = lines
+        hydra.hydra_help(name, get_args_parser(), args)
+    else:
+        args.overrides = lines
+        hydra.app_help(name, get_args_parser(), args)
+    return OK
+
+
+# -- the command line itself
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"command line: {message}; see research --help.")
+
+
+def _arguments(argv: Sequence[str]) -> argparse.Namespace:
+    """Hydra's flags, with this project's version, and flags accepted between overrides too."""
+    parser = get_args_parser()
+    parser.__class__ = _Parser
+    parser.prog = "research"
+    version = next(action for action in parser._actions if "--version" in action.option_strings)
+    parser._remove_action(version)
+    del parser._option_string_actions["--version"]
+    parser.add_argument("--version", action="store_true", help="Show the version")
+    args = parser.parse_intermixed_args(list(argv))
+    if args.resolve and not (args.cfg or args.help):
+        raise ConfigError("command line: --resolve goes with --cfg or --help.")
+    if args.experimental_rerun:
+        raise ConfigError(
+            "command line: --experimental-rerun is not supported; config.yaml in a job's folder says what ran."
+        )
+    return args
+
+
+def _plug_working_folder() -> None:
+    """Let ``_target_: my_guidance.Mine`` mean the file my_guidance.py in the folder the command is started from."""
+    folder = os.getcwd()
+    if folder not in sys.path:
+        sys.path.append(folder)
+
+
+def _report(error: BaseException, code: int, prefix: str = "") -> int:
+    if os.environ.get("RESEARCH_FULL_ERROR") == "1":
+        traceback.print_exception(error)
+    text = " ".join(str(error).split()) or type(error).__name__
+    hint = "" if not prefix else " (RESEARCH_FULL_ERROR=1 shows the stack)"
+    print(f"error: {prefix}{text}{hint}", file=sys.stderr)
+    return code

@@ -1,0 +1,29 @@
+"""Jobs and sweeps: composing and checking them, running them, keeping their records. No torch until a job runs."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from research.runs.compose import Composer as Composer
+    from research.runs.identity import job_id as job_id
+    from research.runs.images import recipe as recipe
+    from research.runs.runner import Job as Job
+    from research.runs.runner import run_job as run_job
+
+_LAZY = {
+    "Composer": "research.runs.compose",
+    "Job": "research.runs.runner",
+    "job_id": "research.runs.identity",
+    "recipe": "research.runs.images",
+    "run_job": "research.runs.runner",
+}
+
+__all__ = ["Composer", "Job", "job_id", "recipe", "run_job"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'research.runs' has no attribute '{name}'")

@@ -1,0 +1,33 @@
+"""With what a job was made: versions of the libraries, and the machine's device."""
+
+from __future__ import annotations
+
+import platform
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import research
+
+_LIBRARIES = ("torch", "diffusers", "transformers", "torchmetrics", "numpy", "hydra-core")
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Of the project, Python and the libraries that have a say in the numbers."""
+    found = {"research": research.__version__, "python": platform.python_version()}
+    for name in _LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def device_name(device: Any) -> str:
+    """A device as people call it: "cpu", or the GPU's index and model."""
+    if getattr(device, "type", None) == "cuda":
+        import torch
+
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return str(device)

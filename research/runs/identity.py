@@ -1,0 +1,94 @@
+"""Who a job is: a hash of what decides its images and its scores."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from research.models.locate import locate
+from research.runs.schema import NOT_IDENTITY
+from research.runs.targets import without_defaults
+from research.runs.validate import has_prompts
+
+_LENGTH = 12  # hex digits: with a million jobs in one sweep, a collision has a chance of 1 in 500
+_WHOLE = 32 << 20  # files up to this size are hashed whole ...
+_PIECES, _PIECE = 32, 256 << 10  # ... and larger ones in so many pieces of so many bytes, spread evenly
+
+
+def job_id(config: Mapping[str, Any]) -> str:
+    """Short hex hash of a validated config: equal for equal meaning.
+
+    The order of keys, ``1`` or ``1.0``, a default said or left out, and the place from which a model is read make no difference;
+    nor does where, how fast and how visibly the job runs.
+    """
+    canonical = json.dumps(identity(config), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:_LENGTH]
+
+
+def identity(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What the hash is made of."""
+    kept = {key: value for key, value in config.items() if key not in NOT_IDENTITY}
+    model = config["model"]
+    kept["model"] = {
+        "content": model_content(model["path"]),
+        "dtype": _DTYPES.get(model["dtype"], model["dtype"]),
+    }
+    # the short name of a scheduler is a name for its class and options
+    kept["scheduler"] = {key: value for key, value in config["scheduler"].items() if key != "name"}
+    kept["runtime"] = {"parity": config["runtime"].get("parity", False)}
+    if not has_prompts(config):
+        kept.pop("prompts")
+    return canonical(kept)
+
+
+_DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+
+
+def canonical(value: Any) -> Any:
+    """A config value with one form for each meaning."""
+    if isinstance(value, Mapping):
+        node = without_defaults(dict(value))
+        return {
+            str(key): canonical(inner) for key, inner in sorted(node.items(), key=lambda item: str(item[0]))
+        }
+    if isinstance(value, list | tuple):
+        return [canonical(inner) for inner in value]
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value
+
+
+def model_content(path: str) -> str:
+    """A model by its content if it is on this disk, wherever it lies, and by its name on the hub otherwise."""
+    directory = locate(path).directory
+    return f"hub:{path}" if directory is None else f"sha256:{_folder_hash(directory.resolve())}"
+
+
+@lru_cache(maxsize=64)
+def _folder_hash(folder: Path) -> str:
+    files = [
+        f
+        for f in folder.rglob("*")
+        if f.is_file() and f.suffix in (".json", ".txt", ".safetensors", ".bin", ".model")
+    ]
+    digest = hashlib.sha256()
+    for name, file in sorted((f.relative_to(folder).as_posix(), f) for f in files):
+        digest.update(f"{name}\0{file.stat().st_size}\0".encode())
+        digest.update(_file_hash(file))
+    return digest.hexdigest()
+
+
+def _file_hash(file: Path) -> bytes:
+    """Of a large file only pieces count: gigabytes need not be read to tell two checkpoints apart."""
+    size, digest = file.stat().st_size, hashlib.sha256()
+    with file.open("rb") as stream:
+        if size <= _WHOLE:
+            return hashlib.sha256(stream.read()).digest()
+        for piece in range(_PIECES):
+            stream.seek(piece * (size - _PIECE) // (_PIECES - 1))
+            digest.update(stream.read(_PIECE))
+    return digest.digest()

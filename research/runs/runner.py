@@ -1,0 +1,279 @@
+"""One job: sample its images, score them, keep the record. It calls `LoopSampler` as a notebook would: same seeds, same images."""
+
+from __future__ import annotations
+
+import logging
+import textwrap
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from research.errors import UserError
+from research.runs import cache, environment, images
+from research.runs.identity import job_id
+from research.runs.overrides import as_written
+from research.runs.plugs import build
+from research.runs.store import IMAGES, JobFolder, StoreError
+from research.runs.timing import Stopwatch, peak_memory_bytes, reset_peak_memory
+from research.runs.validate import has_prompts, image_count
+
+if TYPE_CHECKING:
+    from research.sampling import SampleResult
+
+Observer = Callable[[int, int, str], None]
+
+# task settings that may hold one value an image; a batch gets its own part of them
+_ONE_AN_IMAGE = ("prompt", "negative_prompt", "class_label")
+# elements of latents sampled at once when batch_size is auto: 64 of the embedded model's, 4 of Stable Diffusion's 64x64x4
+_ELEMENTS_AT_ONCE, _LARGEST_BATCH = 65536, 64
+_default_threads: int | None = None
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class Job:
+    """A job composed and checked: its config, and the overrides that it was composed of."""
+
+    config: dict[str, Any]
+    point: list[str] = field(default_factory=list)
+    id: str = ""
+
+    def __post_init__(self) -> None:
+        self.id = self.id or job_id(self.config)
+
+    @property
+    def overrides(self) -> list[str]:
+        """The overrides as a person writes them."""
+        return [as_written(line) for line in self.point]
+
+    @property
+    def folder(self) -> JobFolder:
+        return JobFolder(Path(self.config["output_dir"], self.config["sweep_name"], self.id))
+
+    @property
+    def label(self) -> str:
+        shown = [
+            line for line in self.overrides if not line.startswith(("output_dir=", "sweep_name=", "tracker"))
+        ]
+        return f"{textwrap.shorten(' '.join(shown) or 'defaults', 100, placeholder=' ...')} ({self.id})"
+
+
+def run_job(job: Job, observer: Observer | None = None) -> dict[str, Any]:
+    """Run a job and return its result, as it stands in ``result.json``.
+
+    A job that fails gets a result too, with its error in a line, and its stack in ``traceback.txt``.
+
+    Raises:
+        StoreError: the output folder cannot be written, so that no result can be kept.
+        KeyboardInterrupt: nothing is kept as done; run again, the job starts anew.
+    """
+    record = _Record(job, observer or (lambda done, total, where: None))
+    try:
+        record.folder.clear()
+        record.folder.write_config(job.config)
+    except OSError as error:
+        raise StoreError(
+            f"output_dir: {record.folder.path} cannot be written: {error.strerror or error}."
+        ) from error
+    try:
+        record.sample()
+        record.score()
+        record.result["status"] = "done"
+    except StoreError:
+        raise
+    except Exception as error:
+        record.folder.write_traceback(traceback.format_exc())
+        record.result.update(status="failed", error=one_line(error), images=[], n_images=0)
+    record.finish()
+    return record.result
+
+
+def one_line(error: BaseException) -> str:
+    """An error as a line: a `UserError` says it itself, others with their class; notes say where it happened."""
+    lines = str(error).strip().splitlines()
+    text = lines[0] if lines else ""
+    if not isinstance(error, UserError):
+        text = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return "; ".join([text, *getattr(error, "__notes__", [])])
+
+
+class _Record:
+    """A job on its way, and the result as it grows."""
+
+    def __init__(self, job: Job, observer: Observer):
+        self.job, self.config, self.folder, self.observer = job, job.config, job.folder, observer
+        self.watch = Stopwatch()
+        self.device: Any = None
+        self.saved = images.Saved()
+        self.trace: dict[str, Any] = {}
+        first, copies = self.config["seed"], self.config["images_per_prompt"]
+        self.seeds = [first + k for k in range(image_count(self.config))]
+        self.prompts = (
+            [p for p in self.config["prompts"] for _ in range(copies)] if has_prompts(self.config) else []
+        )
+        self.result: dict[str, Any] = {
+            "job_id": job.id,
+            "status": "failed",
+            "error": None,
+            "sweep_name": self.config["sweep_name"],
+            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "overrides": job.overrides,
+            "config": self.config,
+            "metrics": {},
+            "metrics_info": {},
+            "timings": {},
+            "images_per_second": None,
+            "nfe": None,
+            "nfe_by_branch": {},
+            "n_images": len(self.seeds),
+            "seeds": self.seeds,
+            "images": [],
+            "truncated": [],
+            "warnings": [],
+            "weights_sha256": None,
+            "versions": environment.versions(),
+            "device": None,
+            "peak_memory_bytes": None,
+        }
+
+    def sample(self) -> None:
+        sampler = self._sampler()
+        size = self._batch_size(sampler.model)
+        for first in range(0, len(self.seeds), size):
+            rows = range(first, min(first + size, len(self.seeds)))
+            result = sampler.sample(
+                self._task(rows),
+                seeds=[self.seeds[row] for row in rows],
+                steps=self.config["steps"],
+                progress=self._progress(first // size, -(-len(self.seeds) // size)),
+            )
+            self._keep(result, rows)
+
+    def score(self) -> None:
+        spent = self.watch.seconds["encode"] + self.watch.seconds["denoise"] + self.watch.seconds["decode"]
+        self.result["images_per_second"] = round(len(self.seeds) / spent, 4) if spent else None
+        for key, node in self.config["metrics"].items():
+            self.observer(0, 0, f"scoring {key}")
+            metric = build(node, f"metrics.{key}")
+            with self.watch.phase("metrics", self.device):
+                found = metric.compute(self.saved, self.prompts or [""] * len(self.saved), device=self.device)
+            self.result["metrics"].update(found.values)
+            self.result["metrics_info"][getattr(metric, "name", key)] = found.info
+            _add_new(self.result["warnings"], found.info.get("warnings", []))
+
+    def finish(self) -> None:
+        """Write the trace and, last, the result; then let the tracker mirror the files."""
+        self.result["timings"] = self.watch.timings()
+        if self.device is not None:
+            self.result["peak_memory_bytes"] = peak_memory_bytes(self.device)
+        self.folder.write_trace({**self.trace, "warnings": self.result["warnings"]})
+        self.folder.write_result(self.result)
+        try:
+            tracker = cache.tracker(self.config["tracker"])
+            if tracker is not None:
+                tracker.log_job(self.folder.path)
+        except Exception as error:
+            _log.warning("tracker: %s; the local files are whole", one_line(error))
+
+    # -- parts of sampling
+
+    def _sampler(self) -> Any:
+        from research.schedulers import SchedulerSpec
+
+        LoopSampler = cache.libraries()
+        _set_threads(self.config["runtime"]["threads"])
+        with self.watch.phase("load"):
+            model, loaded = cache.model(self.config["model"])
+        if not loaded:
+            self.watch.seconds["load"] = 0.0
+        self.device = model.device
+        reset_peak_memory(self.device)
+        self.result.update(
+            weights_sha256=model.weights_sha256,
+            device=environment.device_name(self.device),
+            dtype=str(model.dtype).removeprefix("torch."),
+        )
+        scheduler = self.config["scheduler"]
+        return LoopSampler(
+            model,
+            scheduler=SchedulerSpec(scheduler["name"], scheduler["class_name"], scheduler["options"]),
+            guidance=build(self.config["guidance"], "guidance"),
+            hooks=[build(node, f"hooks.{name}") for name, node in self.config["hooks"].items()],
+            parity=self.config["runtime"]["parity"],
+        )
+
+    def _batch_size(self, model: Any) -> int:
+        asked = self.config["batch_size"]
+        if asked == "auto":
+            task = self.config["task"]
+            channels, height, width = model.latent_shape(task.get("height"), task.get("width"))
+            asked = max(1, min(_ELEMENTS_AT_ONCE // (channels * height * width), _LARGEST_BATCH))
+        return min(asked, len(self.seeds))
+
+    def _task(self, rows: range) -> Any:
+        node = dict(self.config["task"])
+        for key in _ONE_AN_IMAGE:
+            if isinstance(node.get(key), list) and len(node[key]) == len(self.seeds):
+                node[key] = [node[key][row] for row in rows]
+        prompts = {"prompt": [self.prompts[row] for row in rows]} if self.prompts else {}
+        return build(node, "task", **prompts)
+
+    def _progress(self, batch: int, n_batches: int) -> Callable[[int, int, Mapping[str, Any]], None]:
+        where = f"batch {batch + 1} of {n_batches}"
+        return lambda done, total, info: self.observer(batch * total + done, n_batches * total, where)
+
+    def _keep(self, result: SampleResult, rows: range) -> None:
+        """Write a batch's images, now that it is complete, and add its counts."""
+        self.watch.add(result.timings)
+        recipes = self._recipes(rows)
+        for row, image, recipe in zip(rows, result.images, recipes, strict=True):
+            name = f"{IMAGES}/{row:05d}_seed{self.seeds[row]}.png"
+            digest = self.saved.add(image, self.folder.path / name, recipe)
+            self.result["images"].append(
+                {"file": name, "seed": self.seeds[row], "prompt": recipe["prompt"], "sha256": digest}
+            )
+        by_branch = self.result["nfe_by_branch"]
+        self.result["nfe_by_branch"] = {
+            branch: max(by_branch.get(branch, 0), count) for branch, count in result.nfe_by_branch.items()
+        }
+        self.result["nfe"] = max(self.result["nfe"] or 0, result.nfe)
+        _add_new(self.result["truncated"], result.truncated)
+        _add_new(self.result["warnings"], result.warnings)
+        if not self.trace:
+            self.trace = dict(result.trace)
+        elif extras := {key: value for key, value in result.trace.items() if key != "stages"}:
+            self.trace.setdefault("batches", []).append(extras)
+
+    def _recipes(self, rows: range) -> Iterator[dict[str, Any]]:
+        shared = {
+            "negative_prompt": self.config["task"].get("negative_prompt"),
+            "steps": self.config["steps"],
+            "model": {
+                **self.config["model"],
+                "weights_sha256": self.result["weights_sha256"],
+                "dtype": self.result["dtype"],
+            },
+            **{key: self.config[key] for key in ("scheduler", "guidance", "task", "hooks")},
+            "parity": self.config["runtime"]["parity"],
+            "job_id": self.job.id,
+            "versions": self.result["versions"],
+        }
+        for row in rows:
+            yield {"prompt": self.prompts[row] if self.prompts else None, "seed": self.seeds[row], **shared}
+
+
+def _add_new(known: list[Any], more: Sequence[Any]) -> None:
+    known.extend(entry for entry in more if entry not in known)
+
+
+def _set_threads(threads: int | None) -> None:
+    """Set torch's CPU threads for a job; a later job that leaves them open gets torch's own choice back."""
+    global _default_threads
+    import torch
+
+    _default_threads = _default_threads or torch.get_num_threads()
+    if torch.get_num_threads() != (threads or _default_threads):
+        torch.set_num_threads(threads or _default_threads)

@@ -1,0 +1,250 @@
+"""The arguments of a class named in a config, read from its source: nothing is imported, so checking a job costs no torch."""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import pkgutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from typing import Any
+
+from research.errors import ConfigError, nearest
+
+UNKNOWN = object()  # a default that is no literal, or an argument without one
+
+
+@dataclass(frozen=True)
+class Signature:
+    """Arguments by name with their defaults (UNKNOWN where the source does not spell one out)."""
+
+    arguments: dict[str, Any] = field(default_factory=dict)
+    open_ended: bool = False  # takes any keyword
+    required: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class _Found:
+    module: _Module
+    node: ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+
+
+@lru_cache(maxsize=512)
+def signature(target: str) -> Signature | None:
+    """The signature of a dotted name, or None where the source alone does not tell (compiled, or made at run time).
+
+    Raises:
+        ConfigError: no such module, or no such name in it.
+    """
+    module_name, module = _longest_module(target)
+    rest = target[len(module_name) + 1 :].split(".")
+    if module is None:
+        return None
+    found = _find(module, rest[0])
+    if found is None and len(rest) > 1 and module.is_package:
+        inside = [entry.name for entry in pkgutil.iter_modules(_spec(module_name).submodule_search_locations)]  # type: ignore[union-attr]
+        raise ConfigError(f"_target_: no module '{module_name}.{rest[0]}'.{nearest(rest[0], inside)}")
+    return _signature_of(found) if found and len(rest) == 1 else None
+
+
+@lru_cache(maxsize=512)
+def method_arguments(target: str, method: str) -> frozenset[str]:
+    """Names of the arguments of a method that the class itself defines; empty where the source does not tell."""
+    module_name, module = _longest_module(target)
+    found = _find(module, target[len(module_name) + 1 :]) if module else None
+    for item in found.node.body if found else ():
+        if isinstance(item, ast.FunctionDef) and item.name == method:
+            return frozenset(_of_arguments(item.args, skip_first=True).arguments)
+    return frozenset()
+
+
+def forget() -> None:
+    """Read sources anew: files of the user's change between two calls of the command in one process."""
+    for cached in (signature, method_arguments, _spec, _module):
+        cached.cache_clear()
+
+
+# -- modules
+
+
+@dataclass(frozen=True, eq=False)
+class _Module:
+    name: str
+    is_package: bool
+    tree: ast.Module
+
+    @property
+    def package(self) -> str:
+        return self.name if self.is_package else self.name.rpartition(".")[0]
+
+
+def _longest_module(target: str) -> tuple[str, _Module | None]:
+    parts = target.split(".")
+    if len(parts) < 2 or not all(part.isidentifier() for part in parts):
+        raise ConfigError(
+            f"_target_: found '{target}'; accepted is a class by its dotted name, such as my_guidance.Mine."
+        )
+    for n in range(len(parts) - 1, 0, -1):
+        name = ".".join(parts[:n])
+        if _spec(name) is not None:
+            return name, _module(name)
+    raise ConfigError(
+        f"_target_: '{target}' cannot be found: no module '{parts[0]}' in the working folder or among the installed packages."
+    )
+
+
+@lru_cache(maxsize=512)
+def _spec(name: str) -> ModuleSpec | None:
+    """Where a module is. `importlib.util.find_spec` would import its parents, and with them torch."""
+    parent, _, _ = name.rpartition(".")
+    path = None
+    if parent:
+        above = _spec(parent)
+        if above is None or above.submodule_search_locations is None:
+            return None
+        path = list(above.submodule_search_locations)
+    for finder in sys.meta_path:
+        spec = finder.find_spec(name, path) if hasattr(finder, "find_spec") else None
+        if spec is not None:
+            return spec
+    return None
+
+
+@lru_cache(maxsize=512)
+def _module(name: str) -> _Module | None:
+    spec = _spec(name)
+    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+        return None
+    try:
+        tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"_target_: {spec.origin} cannot be read: {error}") from error
+    except SyntaxError as error:
+        raise ConfigError(f"_target_: {spec.origin}, line {error.lineno}: {error.msg}") from error
+    return _Module(name, spec.submodule_search_locations is not None, tree)
+
+
+# -- names
+
+
+def _find(module: _Module, name: str, depth: int = 0) -> _Found | None:
+    """The definition of a name, followed through imports; None where that cannot be told."""
+    if depth > 8:
+        return None
+    names: set[str] = set()
+    dynamic = False
+    for node in _top_level(module.tree):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            if node.name == name:
+                return _Found(module, node)
+            dynamic |= node.name == "__getattr__"
+            names.add(node.name)
+        elif isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                dynamic |= alias.name == "*"
+                if (alias.asname or alias.name) == name:
+                    source = _module(_absolute(module, node))
+                    return _find(source, alias.name, depth + 1) if source else None
+                names.add(alias.asname or alias.name)
+        elif isinstance(node, ast.Import):
+            names.update((alias.asname or alias.name).split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names.update(t.id for t in targets if isinstance(t, ast.Name))
+    if dynamic or name in names or hasattr(builtins, name):
+        return None
+    public = sorted(n for n in names if not n.startswith("_") and n not in ("annotations",))
+    raise ConfigError(
+        f"_target_: module '{module.name}' has no '{name}'.{nearest(name, public)} It has: {', '.join(public) or 'nothing'}."
+    )
+
+
+def _top_level(tree: ast.Module) -> Iterator[ast.stmt]:
+    """Statements of a module, those under ``if TYPE_CHECKING`` and ``try`` included."""
+    stack: list[ast.stmt] = list(reversed(tree.body))
+    while stack:
+        node = stack.pop()
+        yield node
+        if isinstance(node, ast.If):
+            stack.extend(reversed([*node.body, *node.orelse]))
+        elif isinstance(node, ast.Try):
+            stack.extend(reversed([*node.body, *(s for h in node.handlers for s in h.body), *node.orelse]))
+
+
+def _absolute(module: _Module, node: ast.ImportFrom) -> str:
+    if not node.level:
+        return node.module or ""
+    base = module.package.split(".")
+    base = base[: len(base) - node.level + 1]
+    return ".".join([*base, *([node.module] if node.module else [])])
+
+
+# -- arguments
+
+
+def _signature_of(found: _Found, depth: int = 0) -> Signature | None:
+    node = found.node
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        return _of_arguments(node.args, skip_first=False)
+    for item in node.body:
+        if isinstance(item, ast.FunctionDef) and item.name == "__init__":
+            return _of_arguments(item.args, skip_first=True)
+    inherited = _inherited(found, depth)
+    if any(_name_of(d) == "dataclass" for d in node.decorator_list):
+        return None if inherited is None else _of_fields(node, inherited)
+    return inherited
+
+
+def _inherited(found: _Found, depth: int) -> Signature | None:
+    assert isinstance(found.node, ast.ClassDef)
+    for base in found.node.bases:
+        name = _name_of(base)
+        if name in ("object", "Protocol", "ABC", "Generic"):
+            continue
+        if depth > 8 or not isinstance(base, ast.Name):
+            return None
+        above = _find(found.module, base.id)
+        return _signature_of(above, depth + 1) if above else None
+    return Signature()
+
+
+def _of_arguments(args: ast.arguments, *, skip_first: bool) -> Signature:
+    positional = [*args.posonlyargs, *args.args]
+    defaults: list[ast.expr | None] = [None] * (len(positional) - len(args.defaults)) + list(args.defaults)
+    pairs = [*zip(positional, defaults, strict=True)][1 if skip_first else 0 :]
+    pairs += [*zip(args.kwonlyargs, args.kw_defaults, strict=True)]
+    return Signature(
+        {arg.arg: _literal(default) for arg, default in pairs},
+        open_ended=args.kwarg is not None,
+        required=frozenset(arg.arg for arg, default in pairs if default is None),
+    )
+
+
+def _of_fields(node: ast.ClassDef, inherited: Signature) -> Signature:
+    arguments, required = dict(inherited.arguments), set(inherited.required)
+    for item in node.body:
+        if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name):
+            if "ClassVar" in ast.dump(item.annotation):
+                continue
+            arguments[item.target.id] = _literal(item.value)
+            required.discard(item.target.id)
+            if item.value is None:
+                required.add(item.target.id)
+    return Signature(arguments, inherited.open_ended, frozenset(required))
+
+
+def _literal(node: ast.expr | None) -> Any:
+    try:
+        return UNKNOWN if node is None else ast.literal_eval(node)
+    except (ValueError, SyntaxError):
+        return UNKNOWN
+
+
+def _name_of(node: ast.expr) -> str:
+    while isinstance(node, ast.Call | ast.Subscript):
+        node = node.func if isinstance(node, ast.Call) else node.value
+    return node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "")

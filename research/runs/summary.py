@@ -1,0 +1,45 @@
+"""What a person reads on the terminal when jobs have ended."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from research.runs.runner import Job
+from research.runs.sweep import Outcome, folders
+
+
+def show_job(job: Job, outcome: Outcome) -> None:
+    """The scores of a single job, and where its images are."""
+    result, folder = outcome.results[0], job.folder
+    if result["status"] != "done":
+        print(
+            f"error: job {job.id} failed: {result['error']} (stack: {folder.path / 'traceback.txt'})",
+            file=sys.stderr,
+        )
+        return
+    for warning in result["warnings"]:
+        print(f"warning: {warning}", file=sys.stderr)
+    timings = result["timings"]
+    scores = [f"{name} {value:.4g}" for name, value in result["metrics"].items()]
+    cost = f"{result['nfe']} NFE, {timings['denoise']:.2f} s denoising, {timings['total']:.1f} s in all"
+    print("  ".join([*scores, cost]))
+    print(f"{result['n_images']} images: {folder.images}")
+
+
+def show_sweep(jobs: Sequence[Job], outcome: Outcome) -> None:
+    """The table of a sweep, its pictures, and the jobs that failed."""
+    from research.report import build_report
+
+    for folder in folders(jobs):
+        paths = build_report(folder)
+        print(f"contact sheet: {paths.contact_sheet}")
+        print(f"report:        {paths.report_html}")
+    for result in outcome.failed:
+        where = next((job.folder.path / "traceback.txt" for job in jobs if job.id == result["job_id"]), "")
+        print(
+            f"error: job {result['job_id']} ({' '.join(result['overrides'])}) failed: {result['error']} (stack: {where})",
+            file=sys.stderr,
+        )
+    if outcome.left_out:
+        print(f"error: on_failure=stop left {outcome.left_out} jobs unrun", file=sys.stderr)

@@ -1,0 +1,231 @@
+"""Checks of a composed job. They run for every job of a sweep before the first one starts, and import no torch."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+from research.errors import ConfigError, nearest
+from research.runs import targets
+from research.runs.model_check import check_model
+from research.runs.schema import DTYPES, KEYS, ON_FAILURE, PROGRESS, SECTIONS
+
+_DEVICE = re.compile(r"^(auto|cpu|mps|(cuda|xpu)(:\d+)?)$")
+_FOLDER = re.compile(r"^[^/\\\0]+$")
+_LARGEST_SEED = 2**63 - 1
+
+
+def validate(config: Mapping[str, Any], *, extra_keys: Collection[str] = ()) -> dict[str, Any]:
+    """The config with numbers in their proper type (``steps=10.0`` is 10).
+
+    Args:
+        config: as `Composer.job` gives it.
+        extra_keys: top-level keys accepted besides the project's, those of groups that a user added.
+
+    Raises:
+        ConfigError: one line with the key, what was found and what is accepted.
+    """
+    _check_keys(config, extra_keys)
+    checked = dict(config)
+    for key, read in _READERS.items():
+        section, _, name = key.rpartition(".")
+        if not section:
+            checked[key] = read(key, checked.get(key))
+        elif name in checked[section]:
+            checked[section] = {**checked[section], name: read(key, checked[section][name])}
+    _no_nan(checked, "")
+    _check_plugs(checked)
+    n_images = image_count(checked)
+    if checked["seed"] + n_images > _LARGEST_SEED:
+        raise ConfigError(
+            f"seed: found {checked['seed']} for {n_images} images; accepted are seeds up to {_LARGEST_SEED}."
+        )
+    check_model(checked)
+    _check_metrics(checked["metrics"], n_images)
+    return checked
+
+
+def has_prompts(config: Mapping[str, Any]) -> bool:
+    """Whether the job's task is conditioned on its prompts."""
+    return targets.takes(config["task"], "prompt")
+
+
+def image_count(config: Mapping[str, Any]) -> int:
+    """How many images a job makes."""
+    return int(config["images_per_prompt"]) * (len(config["prompts"]) if has_prompts(config) else 1)
+
+
+# -- keys
+
+
+def _check_keys(config: Mapping[str, Any], extra_keys: Collection[str]) -> None:
+    for key in config:
+        if key not in KEYS and key not in extra_keys:
+            raise ConfigError(f"{key}: unknown key.{nearest(key, KEYS)} Accepted: {', '.join(KEYS)}.")
+    # a deleted ~tracker or ~metrics says none of it
+    optional = ("hooks", "metrics", "tracker")
+    if missing := [key for key in KEYS if key not in config and key not in optional]:
+        raise ConfigError(f"{missing[0]}: is missing from the config; it must be given.")
+    for section, names in SECTIONS.items():
+        _mapping(section, config[section])
+        for name in config[section]:
+            if name not in names:
+                raise ConfigError(
+                    f"{section}.{name}: unknown key.{nearest(name, names)} Accepted: {', '.join(names)}."
+                )
+
+
+def _no_nan(value: Any, key: str) -> None:
+    if isinstance(value, float) and math.isnan(value):
+        raise ConfigError(f"{key}: found NaN; accepted is a number.")
+    pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, inner in pairs:
+        place = f"[{name}]" if isinstance(value, list) else f".{name}"
+        _no_nan(inner, f"{key}{place}".lstrip("."))
+
+
+# -- values
+
+
+def _mapping(key: str, value: Any) -> None:
+    if not isinstance(value, dict):
+        raise ConfigError(
+            f"{key}: found {value!r}; accepted is a choice of the group {key} or keys inside it, {key}.NAME=VALUE."
+        )
+
+
+def _whole(least: int, *words: str | None) -> Callable[[str, Any], Any]:
+    def read(key: str, value: Any) -> Any:
+        if (value is None and None in words) or (isinstance(value, str) and value in words):
+            return value
+        number = int(value) if isinstance(value, float) and value.is_integer() else value
+        if isinstance(number, bool) or not isinstance(number, int) or number < least:
+            others = "".join(f" or {'null' if word is None else word}" for word in words)
+            raise ConfigError(f"{key}: found {value!r}; accepted is a whole number from {least}{others}.")
+        return number
+
+    return read
+
+
+def _one_of(choices: Sequence[Any]) -> Callable[[str, Any], Any]:
+    def read(key: str, value: Any) -> Any:
+        # 1 == True in Python, and is no yes or no here
+        if not any(value is c or (isinstance(c, str) and value == c) for c in choices):
+            names = [
+                "null" if c is None else str(c).lower() if isinstance(c, bool) else str(c) for c in choices
+            ]
+            raise ConfigError(
+                f"{key}: found {value!r}.{nearest(str(value), names)} Accepted: {', '.join(names)}."
+            )
+        return value
+
+    return read
+
+
+def _text(key: str, value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, str | int | float) or not str(value).strip():
+        raise ConfigError(f"{key}: found {value!r}; accepted is text that is not empty.")
+    return str(value)
+
+
+def _folder(key: str, value: Any) -> str:
+    name = _text(key, value)
+    if not _FOLDER.match(name) or name in (".", ".."):
+        raise ConfigError(f"{key}: found {name!r}; accepted is the name of one folder, without slashes.")
+    return name
+
+
+def _device(key: str, value: Any) -> str:
+    if not isinstance(value, str) or not _DEVICE.match(value):
+        raise ConfigError(f"{key}: found {value!r}; accepted: auto, cpu, cuda, cuda:N, mps, xpu.")
+    return value
+
+
+def _prompts(key: str, value: Any) -> list[str]:
+    if not isinstance(value, list):
+        raise ConfigError(
+            f"{key}: found {value!r}; accepted is a list of sentences: 'prompts=[a red fox,a blue bird]'."
+        )
+    if not value:
+        raise ConfigError(f"{key}: found an empty list; accepted is a list of one or more sentences.")
+    for place, prompt in enumerate(value):
+        if not isinstance(prompt, str):
+            raise ConfigError(
+                f"{key}[{place}]: found {prompt!r}, which is no text; put it in quotes if it is a sentence."
+            )
+    return value
+
+
+_READERS: dict[str, Callable[[str, Any], Any]] = {
+    "steps": _whole(1),
+    "seed": _whole(0),
+    "images_per_prompt": _whole(1),
+    "batch_size": _whole(1, "auto"),
+    "prompts": _prompts,
+    "output_dir": _text,
+    "sweep_name": _folder,
+    "on_failure": _one_of(ON_FAILURE),
+    "resume": _one_of((True, False)),
+    "model.path": _text,
+    "model.dtype": _one_of(DTYPES),
+    "model.device": _device,
+    "model.allow_pickle": _one_of((True, False)),
+    "model.offline": _one_of((True, False, None)),
+    "model.attention_slicing": _whole(1, "auto", "max", None),
+    "runtime.threads": _whole(1, None),
+    "runtime.progress": _one_of(PROGRESS),
+    "runtime.parity": _one_of((True, False)),
+}
+
+
+# -- plugs
+
+
+def _check_plugs(config: dict[str, Any]) -> None:
+    targets.check_scheduler(config["scheduler"])
+    for key in ("guidance", "task"):
+        _mapping(key, config[key])
+        if "_target_" not in config[key]:
+            raise ConfigError(
+                f"{key}._target_: is missing; accepted is a class by its dotted name, or {key}=CHOICE."
+            )
+    targets.check(config["guidance"], "guidance")
+    targets.check(config["task"], "task", filled_in=frozenset({"prompt"}))
+    for where, node in targets.nodes(config["guidance"], "guidance"):
+        _check_scale(f"{where}.scale", node.get("scale", 1.0))
+    for key in ("hooks", "metrics"):
+        config[key] = config.get(key) or {}
+        _mapping(key, config[key])
+        for name, node in config[key].items():
+            if not isinstance(node, dict) or "_target_" not in node:
+                raise ConfigError(
+                    f"{key}.{name}: unknown key.{nearest(name, config[key])} Accepted are entries with a _target_."
+                )
+        targets.check(config[key], key)
+    config["tracker"] = config.get("tracker") or {}
+    _mapping("tracker", config["tracker"])
+    if config["tracker"] and "_target_" not in config["tracker"]:
+        raise ConfigError(
+            f"tracker.{next(iter(config['tracker']))}: unknown key; with tracker=none it has none."
+        )
+    targets.check(config["tracker"], "tracker")
+
+
+def _check_scale(key: str, value: Any) -> None:
+    if isinstance(value, dict):  # a schedule of one's own
+        return
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ConfigError(f"{key}: found {value!r}; accepted is a finite number.")
+
+
+def _check_metrics(metrics: Mapping[str, Any], n_images: int) -> None:
+    from research.runs.plugs import (
+        build,  # hydra's instantiate; the metrics' constructors are cheap by contract
+    )
+
+    for name, node in metrics.items():
+        metric = build(node, f"metrics.{name}")
+        if hasattr(metric, "check"):
+            metric.check(n_images=n_images)
