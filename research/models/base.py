@@ -75,7 +75,7 @@ class BaseModel(ABC):
 
     @property
     @abstractmethod
-    def network(self) -> torch.nn.Module:
+    def network(self) -> Any:
         """What the loop evaluates."""
 
     @abstractmethod
@@ -93,11 +93,11 @@ class BaseModel(ABC):
 
     @property
     def device(self) -> torch.device:
-        return self.network.device  # type: ignore[return-value]
+        return self.network.device
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.network.dtype  # type: ignore[return-value]
+        return self.network.dtype
 
     def to(self, device: torch.device) -> BaseModel:
         for module in self.modules():

@@ -20,7 +20,7 @@ class TextEncoder:
     # bytes of embeddings kept; a text of Stable Diffusion 1.x takes 0.2 MB in fp32
     CACHE_BYTES = 256 * 2**20
 
-    def __init__(self, tokenizer: Any, encoder: torch.nn.Module):
+    def __init__(self, tokenizer: Any, encoder: Any):
         self.tokenizer = tokenizer
         self.encoder = encoder
         self._cache: dict[tuple[str, torch.device, torch.dtype], Tensor] = {}

@@ -38,7 +38,7 @@ class UnetPixelModel(BaseModel):
         return {"unet": unet.eval()}
 
     @property
-    def network(self) -> torch.nn.Module:
+    def network(self) -> Any:
         return self.unet
 
     def modules(self) -> list[torch.nn.Module]:

@@ -56,7 +56,7 @@ class UnetTextModel(BaseModel):
         }
 
     @property
-    def network(self) -> torch.nn.Module:
+    def network(self) -> Any:
         return self.unet
 
     def modules(self) -> list[torch.nn.Module]:

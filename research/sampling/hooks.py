@@ -105,7 +105,5 @@ def _guarded(point: str, method: Callable[..., Any], where: Run | StepState, *ar
         # the user's own traceback stays: only a note says which plug, point and step it was
         stage = getattr(where, "stage", None)
         at = "" if stage is None else f" at step {stage.step} (stage {stage.index})"
-        note = f"raised in hook {type(method.__self__).__name__}.{point}{at}"  # type: ignore[attr-defined]
-        if hasattr(error, "add_note"):
-            error.add_note(note)
+        error.add_note(f"raised in hook {type(method.__self__).__name__}.{point}{at}")  # type: ignore[attr-defined]
         raise

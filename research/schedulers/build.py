@@ -48,7 +48,7 @@ class SolverFactory:
         if isinstance(scheduler, str | SchedulerSpec):
             spec = scheduler if isinstance(scheduler, SchedulerSpec) else resolve(scheduler)
             self.name = spec.name
-            self.cls = _scheduler_class(spec.class_name)
+            self.cls: Any = _scheduler_class(spec.class_name)
             options = {**spec.options, **options}
             self._config = dict(base_config)
         elif hasattr(scheduler, "config") and hasattr(scheduler, "set_timesteps"):
@@ -118,7 +118,7 @@ def _check_kind(name: str, cls: type, kind: Kind, base_config: Mapping[str, Any]
         )
 
 
-def _scheduler_class(class_name: str) -> type:
+def _scheduler_class(class_name: str) -> Any:
     if "." in class_name:
         module, _, name = class_name.rpartition(".")
         try:

@@ -44,7 +44,7 @@ class TextToImage(BaseTask):
         for key, texts in (("prompt", self.prompts), ("negative_prompt", self.negative_prompt)):
             if isinstance(texts, list) and len(texts) != n_images:
                 raise ConfigError(
-                    f"{key}: found {len(texts)} sentences for {n_images} seeds; accepted is one for all, or a list with one a seed."
+                    f"{key}: found {len(texts)} sentences for {n_images} seeds; accepted is one for all, or one a seed."
                 )
 
     def conditions(self, run: Run) -> Mapping[str, Condition]:
