@@ -23,10 +23,9 @@ class CFG(Guidance):
         ConfigError: the scale is not a finite number.
     """
 
-    requires = frozenset({"uncond"})
-
     def __init__(self, scale: float = 7.5):
         self.scale = checked_scale(scale)
+        self.requires = frozenset() if self.scale == 1 else frozenset({"uncond"})
 
     def start(self, run: Run) -> None:
         self._names = self._needed(run.parity)
