@@ -16,8 +16,8 @@ class LatentTransform(Hook):
 
     Args:
         transform: takes latents [N, C, h, w] and returns latents of the same shape and dtype.
-        steps: the part of the user's steps in which it acts, as two fractions ``lo <= hi`` from 0 (the first) to 1: a step ``k`` of ``n`` is
-            in it if ``lo <= k / n < hi``.
+        steps: the part of the user's steps in which it acts, as two fractions ``lo <= hi`` from 0 to 1: step ``k`` of
+            ``n``, counted from 0, is in it if ``lo <= k / n < hi``.
 
     Raises:
         ConfigError: the fractions are out of order or range.

@@ -12,9 +12,9 @@ from research.sampling.run import Run, StepState
 class Record(Hook):
     """Records a few scalars a stage, averaged over the batch's images, into ``result.trace["record"]``.
 
-    Each entry has ``index``, ``step``, ``log_snr`` and: ``latents_std`` and ``x0_std`` (standard deviation over an image), ``guided_rms``
-    (root mean square of the guided prediction), ``rms/<branch>`` of each branch, and ``cosine`` between the conditional and
-    the unconditional prediction where both were made.
+    Each entry has ``index``, ``step``, ``log_snr`` and: ``latents_std`` and ``x0_std`` (standard deviation over an
+    image), ``guided_rms`` (root mean square of the guided prediction), ``rms/<branch>`` of each branch, and ``cosine``
+    between the conditional and the unconditional prediction where both were made.
 
     Args:
         every: record each ``every``-th of the user's steps, and the last.
@@ -39,8 +39,8 @@ class Record(Hook):
         }
         numbers |= {f"rms/{name}": _rms(p.value) for name, p in state.predictions.items()}
         if {"cond", "uncond"} <= state.predictions.keys():
-            pair = (state.predictions[name].value.flatten(1).float() for name in ("cond", "uncond"))
-            numbers["cosine"] = torch.cosine_similarity(*pair, dim=1).mean()
+            cond, uncond = (state.predictions[name].value.flatten(1).float() for name in ("cond", "uncond"))
+            numbers["cosine"] = torch.cosine_similarity(cond, uncond, dim=1).mean()
         self._kept.append(({"index": stage.index, "step": stage.step, "log_snr": stage.log_snr}, numbers))
 
     def on_end(self, run: Run) -> None:
