@@ -1,0 +1,44 @@
+"""Tables, plots, contact sheets and the HTML page over a sweep's job folders. Reads files only; never imports torch."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from research.report.build import ReportPaths as ReportPaths
+    from research.report.build import build_report as build_report
+    from research.report.rows import Row as Row
+    from research.report.rows import Sweep as Sweep
+    from research.report.rows import read_row as read_row
+    from research.report.rows import read_sweep as read_sweep
+    from research.report.table import print_row as print_row
+    from research.report.table import print_table as print_table
+
+_LAZY = {
+    "ReportPaths": "research.report.build",
+    "build_report": "research.report.build",
+    "Row": "research.report.rows",
+    "Sweep": "research.report.rows",
+    "read_row": "research.report.rows",
+    "read_sweep": "research.report.rows",
+    "print_row": "research.report.table",
+    "print_table": "research.report.table",
+}
+
+__all__ = [
+    "ReportPaths",
+    "Row",
+    "Sweep",
+    "build_report",
+    "print_row",
+    "print_table",
+    "read_row",
+    "read_sweep",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'research.report' has no attribute '{name}'")

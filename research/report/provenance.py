@@ -1,0 +1,87 @@
+"""What a sweep's numbers were made with, in words: settings in common, weights, metrics, versions, device, warnings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from research.report.axes import flatten, value_label
+from research.report.rows import Sweep
+
+# where files go and how runs are logged says nothing about the images
+_LEFT_OUT = (
+    "output_dir",
+    "sweep_name",
+    "tracker",
+    "hydra",
+    "runtime",
+    "on_failure",
+    "resume",
+    "experiment",
+    "metrics",
+)
+_VALUES_AT_MOST = 3
+
+
+def fixed_settings(sweep: Sweep) -> list[tuple[str, str]]:
+    """Settings that are the same in all jobs; prompts in full."""
+    pairs = []
+    for key in dict.fromkeys(k for row in sweep.rows for k in row.settings):
+        values = {row.settings.get(key) for row in sweep.rows}
+        if key.split(".")[0] in _LEFT_OUT or len(values) > 1:
+            continue
+        value = values.pop()
+        if value is None or value == ():
+            continue
+        text = " · ".join(str(v) for v in value) if isinstance(value, tuple) else value_label(value)
+        pairs.append((key, text))
+    return pairs
+
+
+def made_with(sweep: Sweep) -> list[tuple[str, str]]:
+    """Weights, metric provenance, versions, device and warnings; where jobs differ, all that occur."""
+    found: dict[str, dict[str, None]] = {}
+
+    def note(name: str, value: Any) -> None:
+        if value not in (None, "", [], {}):
+            found.setdefault(name, {})[_short(value)] = None
+
+    for row in sweep.done:
+        record = row.record
+        note("model weights", record.get("weights_sha256"))
+        note("device", record.get("device"))
+        note("dtype", record.get("dtype"))
+        for metric, info in _items(record.get("metrics_info")):
+            if isinstance(info, Mapping):
+                kept = {
+                    k: v
+                    for k, v in info.items()
+                    if k not in ("warnings", "per_image", "versions", "preprocess")
+                }
+                for key, value in flatten(kept).items():
+                    if "preprocess" not in key and not isinstance(value, tuple):
+                        note(f"{metric}: {key.replace('.', ' ').replace('_', ' ')}", value)
+        for library, version in _items(record.get("versions")):
+            note(f"{library}", version)
+        for warning in record.get("warnings") or []:
+            note("warning", warning)
+    pairs = []
+    for name, values in found.items():
+        shown = list(values)
+        if name == "warning":
+            pairs += [("warning", text) for text in shown[:10]]
+            continue
+        more = f" and {len(shown) - _VALUES_AT_MOST} more" if len(shown) > _VALUES_AT_MOST else ""
+        differ = " (jobs differ: compare their numbers with care)" if len(shown) > 1 else ""
+        pairs.append((name, ", ".join(shown[:_VALUES_AT_MOST]) + more + differ))
+    return pairs
+
+
+def _items(found: Any) -> list[tuple[str, Any]]:
+    return [(str(k), v) for k, v in found.items()] if isinstance(found, Mapping) else []
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    is_hash = len(text) == 64 and all(c in "0123456789abcdef" for c in text)
+    return text[:16] + "…" if is_hash else text

@@ -1,0 +1,107 @@
+"""The table in the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+from research.report.axes import value_label
+from research.report.measures import measures
+from research.report.rows import Row, Sweep
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+SHOWN_AT_MOST = 120
+PIPE_WIDTH = 200
+# columns that a narrow terminal does without, in this order
+_DISPENSABLE = ("total", "images", "job")
+
+
+def print_table(sweep: Sweep, *, console: Console | None = None) -> None:
+    """Prints a row a job with its varied settings, metrics and costs, then what failed and why.
+
+    In a pipe the table takes the width it needs, up to 200 columns; in a terminal it keeps to the terminal's.
+    """
+    from rich.console import Console
+    from rich.measure import Measurement
+
+    console = console or Console()
+    width = console.width if console.is_terminal else PIPE_WIDTH
+    options = console.options.update(max_width=PIPE_WIDTH, width=PIPE_WIDTH)
+    for left_out in range(len(_DISPENSABLE) + 1):
+        table = _table(sweep, sweep.rows[:SHOWN_AT_MOST], set(_DISPENSABLE[:left_out]))
+        if Measurement.get(console, options, table).maximum <= width:
+            break
+    if console.is_terminal:
+        console.print(table)
+    else:  # a pipe has no width of its own, and rich would squeeze the table into 80 columns
+        Console(file=console.file, width=PIPE_WIDTH, force_terminal=False).print(table)
+    if len(sweep.rows) > SHOWN_AT_MOST:
+        console.print(f"… and {len(sweep.rows) - SHOWN_AT_MOST} more in results.csv", style="dim")
+    _print_problems(sweep, console)
+
+
+def print_row(row: Row, *, console: Console | None = None) -> None:
+    """Prints one job's numbers on a line, or why it failed."""
+    from rich.console import Console
+    from rich.text import Text
+
+    console = console or Console()
+    line = Text(row.job_id, style="dim").append("  ")
+    if not row.done:
+        line.append("failed: ", style="bold red").append(
+            row.error or "no error was recorded", style="default"
+        )
+    else:
+        parts = [f"{m.label} {m.text(row)}" for m in measures([row])]
+        line.append(
+            "  ·  ".join([f"{row.n_images} image{'s' * (row.n_images != 1)}", *parts]), style="default"
+        )
+    console.print(line, soft_wrap=True)
+
+
+def _table(sweep: Sweep, rows: Sequence[Row], left_out: set[str]) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    columns = [m for m in measures(sweep.done) if m.key not in left_out]
+    best = {m.key: m.best(sweep.done) for m in columns}
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    for axis in sweep.axes:
+        justify: Literal["left", "right"] = "right" if axis.numeric else "left"
+        table.add_column(Text(axis.label), justify=justify, no_wrap=True, overflow="ellipsis", max_width=40)
+    for measure in columns:
+        arrow = {1: " ↑", -1: " ↓", 0: ""}[measure.better]
+        table.add_column(f"{measure.label}{arrow}", justify="right", no_wrap=True)
+    table.add_column("" if "images" in left_out else "images", justify="right", no_wrap=True)
+    if "job" not in left_out:
+        table.add_column("job", style="dim", no_wrap=True)
+    for row in rows:
+        # Text and not str: prompts with [brackets] are no markup
+        cells = [Text(value_label(row.settings.get(axis.key))) for axis in sweep.axes]
+        for measure in columns:
+            is_best = best[measure.key] is row
+            cells.append(Text(measure.text(row) if row.done else "", style="bold green" if is_best else ""))
+        count = "" if "images" in left_out else str(row.n_images)
+        cells.append(Text(count) if row.done else Text("failed", style="bold red"))
+        if "job" not in left_out:
+            cells.append(Text(row.job_id[:10]))
+        table.add_row(*cells)
+    return table
+
+
+def _print_problems(sweep: Sweep, console: Console) -> None:
+    from rich.text import Text
+
+    for row in sweep.failed:
+        where = ", ".join(f"{axis.label} {value_label(row.settings.get(axis.key))}" for axis in sweep.axes)
+        line = Text("failed ", style="bold red").append(row.job_id[:10], style="dim")
+        line.append(f" {where}: " if where else ": ", style="default").append(
+            row.error or "no error was recorded"
+        )
+        console.print(line, soft_wrap=True)
+    for problem in sweep.damaged:
+        console.print(Text("damaged ", style="bold yellow").append(problem, style="default"), soft_wrap=True)

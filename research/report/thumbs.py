@@ -1,0 +1,115 @@
+"""Which images stand for a job, and how large they are shown."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from research.report.rows import Row
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+PER_CELL = 8
+PIXELS_AT_MOST = 40_000_000
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The images shown of every job, by prompt and seed, in a grid of `columns`; `source` is the largest side in pixels."""
+
+    images: list[tuple[str, int]]
+    columns: int
+    source: int
+
+    @property
+    def rows(self) -> int:
+        return math.ceil(len(self.images) / self.columns)
+
+    def of(self, row: Row) -> list[dict[str, Any] | None]:
+        """The same images of one job: by prompt and seed, else by their place (a sweep over seeds or prompts)."""
+        found = row.images
+        by_key = {(str(i.get("prompt") or ""), i.get("seed")): i for i in found}
+        hits = [by_key.get(key) for key in self.images]
+        if any(hits):
+            return hits
+        places = _spread(found)
+        return [places[k] if k < len(places) else None for k in range(len(self.images))]
+
+
+def choose_images(rows: Sequence[Row]) -> Chosen:
+    """Up to 8 images that most jobs have: first one of each prompt, then more seeds of them."""
+    counts: dict[tuple[str, int], int] = {}
+    for row in rows:
+        for image in row.images:
+            key = (str(image.get("prompt") or ""), image.get("seed", 0))
+            counts[key] = counts.get(key, 0) + 1
+    most = max(counts.values(), default=0)
+    first = next((row for row in rows if row.images), None)
+    common = [key for key, count in counts.items() if count == most]
+    if first is None or most < 2:  # nothing is shared: take the first job's, others follow by their place
+        common = [(str(i.get("prompt") or ""), i.get("seed", 0)) for i in (first.images if first else [])]
+    images = [common[i] for i in _one_of_each([prompt for prompt, _ in common])[:PER_CELL]]
+    columns = len(images) if len(images) < 4 else math.ceil(len(images) / 2)
+    return Chosen(images, max(1, columns), _source_size(rows))
+
+
+def thumb_size(chosen: Chosen, cells: int) -> int:
+    """Side of a thumbnail: a whole multiple of a small image, a fraction of a large one, less for very many cells."""
+    wanted = 64 if len(chosen.images) > 3 else 96
+    room = math.sqrt(PIXELS_AT_MOST / max(1, cells * len(chosen.images)))
+    wanted = max(24, min(wanted, int(room)))
+    if chosen.source <= wanted:
+        return chosen.source * max(1, wanted // chosen.source)
+    return wanted if chosen.source > 2 * wanted else chosen.source if chosen.source <= room else wanted
+
+
+def load_thumb(path: Path, side: int) -> Image.Image | None:
+    """An image fitted into a square of `side` pixels, or None if it cannot be read.
+
+    Small images grow by whole factors with hard edges: what is seen are the model's own pixels.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            image = image.convert("RGB")
+    except OSError:
+        return None
+    longest = max(image.size)
+    if longest <= side:
+        factor = side // longest
+        return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+    scale = side / longest
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    return image.resize(size, Image.Resampling.LANCZOS)
+
+
+def _source_size(rows: Sequence[Row]) -> int:
+    from PIL import Image
+
+    for row in rows:
+        for image in row.images:
+            try:
+                with Image.open(row.image_path(image)) as opened:
+                    return max(opened.size)
+            except OSError:
+                continue
+    return 64
+
+
+def _spread(images: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [images[i] for i in _one_of_each([str(i.get("prompt") or "") for i in images])]
+
+
+def _one_of_each(prompts: Sequence[str]) -> list[int]:
+    """Places ordered so that every prompt comes once before any comes twice."""
+    seen: dict[str, int] = {}
+    rounds = []
+    for place, prompt in enumerate(prompts):
+        seen[prompt] = seen.get(prompt, 0) + 1
+        rounds.append((seen[prompt], place))
+    return [place for _, place in sorted(rounds)]
