@@ -17,6 +17,7 @@ from research.report.provenance import fixed_settings, made_with
 from research.report.rows import Row, Sweep
 
 SHEET_BYTES_AT_MOST = 2_500_000
+SHEET_WIDTH_AT_MOST = 1600
 TRACEBACKS_AT_MOST = 20
 
 
@@ -97,18 +98,22 @@ def _contact_sheet(sheet: Path | None) -> str:
     if sheet is None:
         return ""
     content, kind = sheet.read_bytes(), "image/png"
+    from PIL import Image
+
     if len(content) > SHEET_BYTES_AT_MOST:
         content, kind = _smaller(sheet), "image/webp"
     caption = "The same prompts and seeds under every setting; the best value of each score is green."
     image = f'<img alt="{caption}" src="{_data_uri(kind, content)}">'
-    return f'<figure class="sheet">{image}<figcaption>{caption}</figcaption></figure>'
+    with Image.open(sheet) as opened:
+        wide = " wide" if opened.width > SHEET_WIDTH_AT_MOST else ""  # scrolls; what is a little wide shrinks
+    return f'<figure class="sheet{wide}">{image}<figcaption>{caption}</figcaption></figure>'
 
 
 def _smaller(sheet: Path) -> bytes:
     from PIL import Image
 
-    with Image.open(sheet) as image:
-        image = image.convert("RGB")
+    with Image.open(sheet) as opened:
+        image = opened.convert("RGB")
     longest = 16_000  # the format ends at 16383
     if max(image.size) > longest:
         scale = longest / max(image.size)

@@ -75,8 +75,8 @@ def load_thumb(path: Path, side: int) -> Image.Image | None:
     from PIL import Image
 
     try:
-        with Image.open(path) as image:
-            image = image.convert("RGB")
+        with Image.open(path) as opened:
+            image = opened.convert("RGB")
     except OSError:
         return None
     longest = max(image.size)

@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import io
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+from sweep_samples import PROMPTS, write_job, write_sweep
+from test_rows import AWKWARD
+
+from research.report import build_report, read_sweep
+from research.report.cli import main
+from research.report.sheet import draw_contact_sheet
+from research.report.thumbs import choose_images, load_thumb
+
+
+def build(directory: Path):
+    return build_report(directory, console=Console(file=io.StringIO()))
+
+
+@pytest.fixture(scope="module")
+def grid(tmp_path_factory):
+    directory = write_sweep(tmp_path_factory.mktemp("sweeps") / "grid", steps=(5, 25), prompts=PROMPTS)
+    write_job(directory, scheduler="heun", steps=5, error="latents became NaN", number=50)
+    return directory
+
+
+class _Page(HTMLParser):
+    """Tags and the text of a page, as a browser would see them."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict]] = []
+        self.words = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.words += data
+
+
+def test_everything_is_written(grid):
+    paths = build(grid)
+    assert paths.results_csv.is_file()
+    assert paths.contact_sheet is not None
+    names = {p.stem for p in paths.plots}
+    assert names == {"fid_vs_steps", "clip_score_vs_guidance", "fid_vs_clip_score", "fid_vs_seconds"}
+    page = _Page(paths.report_html.read_text())
+    assert len([t for t, _ in page.tags if t == "script"]) == 1
+    # self-contained: nothing is fetched
+    sources = [a[k] for _, a in page.tags for k in ("src", "href") if k in a]
+    assert sources
+    assert all(s.startswith("data:") for s in sources)
+    for text in (
+        "latents became NaN",
+        "ValueError",
+        "emoji-eval",
+        "2.13.0",
+        "highest CLIP score",
+        "guidance scale",
+    ):
+        assert text in page.words
+    rows = [a for t, a in page.tags if t == "tr"]
+    assert len(rows) == 1 + len(read_sweep(grid).rows)
+    assert paths.report_html.stat().st_size < 5_000_000
+
+
+def test_building_again_gives_the_same_files(grid):
+    first = {p.name: p.read_bytes() for p in (build(grid).report_html, grid / "contact_sheet.png")}
+    second = {p.name: p.read_bytes() for p in (build(grid).report_html, grid / "contact_sheet.png")}
+    assert first == second
+    assert not list(grid.glob(".*"))  # no scratch files
+
+
+def test_the_sheet_shows_the_same_prompts_and_seeds_in_every_cell(grid):
+    sweep = read_sweep(grid)
+    chosen = choose_images(sweep.done)
+    assert [prompt for prompt, _ in chosen.images] == PROMPTS
+    for row in sweep.done:
+        assert [(i["prompt"], i["seed"]) for i in chosen.of(row)] == chosen.images
+    sheet = np.asarray(draw_contact_sheet(sweep))
+    # small images are upscaled by whole factors: every model pixel is there as a hard block
+    thumb = np.asarray(load_thumb(sweep.done[0].image_path(chosen.of(sweep.done[0])[0]), 64))
+    assert np.array_equal(thumb[::2, ::2], thumb[1::2, 1::2])
+    windows = np.lib.stride_tricks.sliding_window_view(sheet[:, :, 0], (8, 8))
+    assert (windows == thumb[:8, :8, 0]).all(axis=(2, 3)).any()
+
+
+@pytest.mark.parametrize("prompts", [AWKWARD])
+def test_awkward_prompts_change_nothing(tmp_path, prompts):
+    write_sweep(tmp_path / "a<b>&", prompts=prompts, steps=(5,))
+    paths = build(tmp_path / "a<b>&")
+    page = _Page(paths.report_html.read_text(encoding="utf-8"))
+    assert len([t for t, _ in page.tags if t == "script"]) == 1
+    assert not [t for t, _ in page.tags if t == "b"]
+    assert "<script>alert(1)</script>" in page.words
+    assert "a<b>&" in page.words
+
+
+def test_prompts_as_an_axis(tmp_path):
+    for k, prompt in enumerate(AWKWARD):
+        write_job(tmp_path, prompts=[prompt], number=k)
+    paths = build(tmp_path)
+    assert paths.contact_sheet is not None
+
+
+@pytest.mark.parametrize(
+    "axes", [{}, {"steps": (5, 10)}, {"scales": (1.0, 3.0)}, {"schedulers": ("ddim", "euler")}]
+)
+def test_few_axes(tmp_path, axes):
+    one = {"schedulers": ("ddim",), "scales": (3.0,), "steps": (10,)}
+    write_sweep(tmp_path, **{**one, **axes}, prompts=PROMPTS[:2])
+    paths = build(tmp_path)
+    with Image.open(paths.contact_sheet) as sheet:
+        assert sheet.width >= 200
+
+
+def test_only_failures_and_no_images(tmp_path):
+    write_job(tmp_path / "failed", error="x")
+    paths = build(tmp_path / "failed")
+    assert paths.contact_sheet is None
+    assert paths.plots == []
+    write_job(tmp_path / "bare", images=False)
+    assert build(tmp_path / "bare").contact_sheet is None
+    gone = write_job(tmp_path / "gone", prompts=PROMPTS[:2])
+    shutil.rmtree(gone / "images")
+    assert build(tmp_path / "gone").report_html.is_file()
+
+
+def test_hundreds_of_jobs(tmp_path):
+    schedulers = [f"solver_{i:02d}" for i in range(20)]
+    write_sweep(tmp_path, schedulers, (1.0, 2.0, 3.0, 5.0, 7.0), (5, 10, 25), prompts=PROMPTS[:1])
+    paths = build(tmp_path)
+    assert paths.report_html.stat().st_size < 5_000_000
+    with Image.open(paths.contact_sheet) as sheet:
+        assert sheet.width * sheet.height < 80_000_000
+    assert len(paths.results_csv.read_text().splitlines()) == 301
+
+
+def test_command(grid, tmp_path, capsys):
+    assert main([str(grid)]) == 0
+    assert "report.html" in capsys.readouterr().out
+    for directory, pattern in ((tmp_path / "none", "no such folder"), (tmp_path, "no finished job")):
+        assert main([str(directory)]) == 2
+        error = capsys.readouterr().err
+        assert re.fullmatch(rf"research-report: .*{pattern}.*\n", error)
+
+
+def test_the_report_needs_no_torch(grid):
+    code = f"import sys; from research.report.cli import main; main([{str(grid)!r}]); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
