@@ -1,0 +1,28 @@
+"""Embedded models: small, genuine diffusers directories that run in seconds on a CPU.
+
+`emoji` is a text-to-image latent diffusion model, `emoji-pixel` an unconditional pixel-space model, and
+`emoji-eval` the CLIP model that scores pictures and never conditions them.  How they were made is in TRAINING.md.
+This module imports nothing heavy, so that asking for a path costs nothing.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+__all__ = ["ZOO_DIR", "zoo_names", "zoo_path"]
+
+ZOO_DIR = Path(__file__).resolve().parent
+
+
+def zoo_names() -> list[str]:
+    """Names of the embedded diffusion pipelines, sorted."""
+    return sorted(entry.name for entry in ZOO_DIR.iterdir() if (entry / "model_index.json").is_file())
+
+
+def zoo_path(name: str) -> Path | None:
+    """The directory of an embedded model (pipelines and evaluation models), or None if there is none of that name."""
+    if not name or Path(name).name != name or name in {".", ".."}:
+        return None
+    directory = ZOO_DIR / name
+    found = any((directory / marker).is_file() for marker in ("model_index.json", "config.json"))
+    return directory if found else None

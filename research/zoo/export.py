@@ -1,0 +1,98 @@
+"""Finished stages as directories that plain diffusers and transformers open; weights are fp16 on disk."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+import torch
+from diffusers import DDPMPipeline, StableDiffusionPipeline
+from torch import nn
+from transformers import CLIPTextModel
+
+from research.zoo import clip, pixel, unet
+from research.zoo.data import RESOLUTION
+from research.zoo.training import checkpoint_path
+from research.zoo.vae import load_vae
+
+
+def build_pipeline(work: Path, network: nn.Module | None = None) -> StableDiffusionPipeline:
+    """The text-to-image pipeline of a work folder's checkpoints; `network` in place of its UNet."""
+    model, tokenizer = clip.load_clip(work, "clip")
+    text_encoder = CLIPTextModel(model.config.text_config)
+    getattr(text_encoder, "text_model", text_encoder).load_state_dict(model.text_model.state_dict())
+    vae = load_vae(work)
+    vae.register_to_config(scaling_factor=unet.scaling_factor(work))
+    return StableDiffusionPipeline(
+        unet=network if network is not None else unet.load_unet(work),
+        vae=vae,
+        text_encoder=text_encoder.eval(),
+        tokenizer=tokenizer,
+        scheduler=unet.build_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def export_ready(work: Path, out: Path) -> None:
+    """Write every model whose stages have a checkpoint, finished or not."""
+    have = {stage for stage in ("vae", "clip", "eval", "unet", "pixel") if checkpoint_path(work, stage).is_file()}
+    if {"vae", "clip", "unet"} <= have:
+        _save(build_pipeline(work), out / "emoji")
+    if "eval" in have:
+        _save_evaluation(work, out / "emoji-eval")
+    if "pixel" in have:
+        _save(DDPMPipeline(unet=pixel.load_pixel(work), scheduler=pixel.build_scheduler()), out / "emoji-pixel")
+
+
+def _save(pipeline: StableDiffusionPipeline | DDPMPipeline, target: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+        pipeline.to(torch.float16).save_pretrained(scratch, safe_serialization=True)
+        config = Path(scratch) / "text_encoder" / "config.json"
+        if config.is_file():
+            _loads_as_float32(config)
+        _replace(Path(scratch), target)
+
+
+def _save_evaluation(work: Path, target: Path) -> None:
+    model, tokenizer = clip.load_clip(work, "eval")
+    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+        model.half().save_pretrained(scratch, safe_serialization=True)
+        _loads_as_float32(Path(scratch) / "config.json")
+        tokenizer.save_pretrained(scratch)
+        preprocessor = {
+            "image_processor_type": "CLIPImageProcessor",
+            "do_convert_rgb": True,
+            "do_resize": True,
+            "size": {"shortest_edge": RESOLUTION},
+            "resample": 3,
+            "do_center_crop": True,
+            "crop_size": {"height": RESOLUTION, "width": RESOLUTION},
+            "do_rescale": True,
+            "rescale_factor": 1 / 255,
+            "do_normalize": True,
+            "image_mean": [0.5, 0.5, 0.5],
+            "image_std": [0.5, 0.5, 0.5],
+        }
+        (Path(scratch) / "preprocessor_config.json").write_text(json.dumps(preprocessor, indent=2) + "\n")
+        _replace(Path(scratch), target)
+
+
+def _loads_as_float32(config: Path) -> None:
+    """transformers takes the dtype of a checkpoint from its config; half precision is only how it is stored."""
+
+    def mended(node: object) -> object:
+        if isinstance(node, dict):
+            return {k: "float32" if k in ("dtype", "torch_dtype") else mended(v) for k, v in node.items()}
+        return node
+
+    content = mended(json.loads(config.read_text()))
+    config.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def _replace(scratch: Path, target: Path) -> None:
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(scratch, target)

@@ -1,0 +1,151 @@
+"""The text-conditioned UNet: v-prediction on a pool of latents, conditioned on the frozen text tower."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from diffusers import DDIMScheduler, UNet2DConditionModel
+from torch import Tensor, nn
+
+from research.zoo.clip import WIDTH, caption_ids, load_clip, random_variant, tokenize
+from research.zoo.data import COLOURS, SETS, SUBJECTS, Emoji, caption, contact_sheet, pairs
+from research.zoo.training import Recipe, fit, load_ema
+from research.zoo.vae import load_vae
+
+BATCH = 64
+COPIES = 3  # latents of each subject, set and background: other shifts, other draws of the posterior
+EMPTY_CAPTIONS = 0.1
+SCALING_FILE = "scaling_factor.json"  # one over the deviation of the latents, kept beside the checkpoints
+RECIPE = Recipe(steps=6000, lr=1.2e-3, seed=31, lr_end=0.02)
+SAMPLE_SUBJECTS = ("pizza", "strawberry", "hamburger", "cat face", "tiger face", "octopus", "sunflower", "smiling face")
+
+
+def build_unet() -> UNet2DConditionModel:
+    return UNet2DConditionModel(
+        sample_size=8,
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=(96, 160),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=WIDTH,
+        attention_head_dim=32,
+        norm_num_groups=16,
+    )
+
+
+def build_scheduler() -> DDIMScheduler:
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        prediction_type="v_prediction",
+    )
+
+
+@torch.no_grad()
+def latent_pool(emoji: Emoji, work: Path) -> tuple[Tensor, Tensor, Tensor, float]:
+    """Latents of deviation 1 [N, 4, 8, 8], their pairs [N, 2] and sets [N], and the factor they were scaled by."""
+    vae = load_vae(work)
+    generator = torch.Generator().manual_seed(RECIPE.seed)
+    chosen = torch.tensor(pairs(held_out=False))
+    latents, where, styles = [], [], []
+    for _ in range(COPIES):
+        for style in range(len(SETS)):
+            for part in chosen.split(256):
+                shift = torch.randint(-1, 2, (len(part), 2), generator=generator)
+                index = torch.full((len(part),), style)
+                posterior = vae.encode(emoji.picture(part[:, 0], index, part[:, 1], shift)).latent_dist
+                noise = torch.randn(posterior.mean.shape, generator=generator)
+                latents.append(posterior.mean + posterior.std * noise)
+                where.append(part)
+                styles.append(index)
+    pool = torch.cat(latents)
+    factor = 1.0 / float(pool.std())
+    return pool * factor, torch.cat(where), torch.cat(styles), factor
+
+
+@torch.no_grad()
+def text_states(work: Path) -> tuple[Tensor, Tensor]:
+    """Last hidden states of every caption [subjects, backgrounds, 2 + sets, 16, dim], and of the empty one [16, dim]."""
+    model, tokenizer = load_clip(work, "clip")
+    ids = caption_ids(tokenizer)
+    flat = ids.view(-1, ids.shape[-1])
+    states = torch.cat([model.text_model(part).last_hidden_state for part in flat.split(512)])
+    empty = model.text_model(tokenize(tokenizer, [""])).last_hidden_state[0]
+    return states.view(*ids.shape, -1), empty
+
+
+def _v_loss(emoji: Emoji, work: Path):
+    latents, where, styles, factor = latent_pool(emoji, work)
+    (Path(work) / SCALING_FILE).write_text(json.dumps(factor))
+    states, empty = text_states(work)
+    alphas = build_scheduler().alphas_cumprod
+    snr = alphas / (1 - alphas)
+    # min-SNR weighting with gamma 5 for v-prediction (arXiv:2303.09556, section 3.4)
+    weights = snr.clamp(max=5) / (snr + 1)
+
+    def loss(unet: nn.Module, generator: torch.Generator) -> Tensor:
+        rows = torch.randint(len(latents), (BATCH,), generator=generator)
+        clean, pair, style = latents[rows], where[rows], styles[rows]
+        text = states[pair[:, 0], pair[:, 1], random_variant(style, generator)]
+        dropped = torch.rand(BATCH, generator=generator) < EMPTY_CAPTIONS
+        text = torch.where(dropped[:, None, None], empty, text)
+        t = torch.randint(len(alphas), (BATCH,), generator=generator)
+        noise = torch.randn(clean.shape, generator=generator)
+        signal, level = (part[t].view(-1, 1, 1, 1) for part in (alphas.sqrt(), (1 - alphas).sqrt()))
+        predicted = unet(signal * clean + level * noise, t, encoder_hidden_states=text).sample.float()
+        error = (predicted - (signal * noise - level * clean)).square().mean(dim=(1, 2, 3))
+        return (weights[t] * error).mean()
+
+    return loss
+
+
+def sample_prompts() -> list[str]:
+    """Eight captions of pairs that were trained on."""
+    trained = set(pairs(held_out=False))
+    prompts = []
+    for place, name in enumerate(SAMPLE_SUBJECTS):
+        subject = SUBJECTS.index(name)
+        colours = [(place * 3 + 2 + k) % len(COLOURS) for k in range(len(COLOURS))]
+        prompts.append(caption(subject, next(b for b in colours if (subject, b) in trained)))
+    return prompts
+
+
+def _draw(work: Path):
+    from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
+
+    def draw(unet: nn.Module, path: Path) -> None:
+        from research.zoo.export import build_pipeline
+
+        pipeline: StableDiffusionPipeline = build_pipeline(work, unet)
+        pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config)
+        pipeline.set_progress_bar_config(disable=True)
+        prompts = [prompt for prompt in sample_prompts() for _ in range(4)]
+        generators = [torch.Generator().manual_seed(seed) for seed in range(len(prompts))]
+        images = pipeline(
+            prompts, generator=generators, num_inference_steps=20, guidance_scale=3.0, output_type="pt"
+        ).images
+        contact_sheet(torch.as_tensor(images) * 2 - 1, columns=8, scale=4).save(path)
+
+    return draw
+
+
+def train_unet(emoji: Emoji, work: Path, recipe: Recipe = RECIPE) -> None:
+    torch.manual_seed(recipe.seed)
+    fit("unet", build_unet(), _v_loss(emoji, work), recipe, work, on_picture=_draw(work))
+
+
+def scaling_factor(work: Path) -> float:
+    """What latents are multiplied by so that their deviation is 1; known once the UNet's training has begun."""
+    return round(float(json.loads((Path(work) / SCALING_FILE).read_text())), 6)
+
+
+def load_unet(work: Path) -> UNet2DConditionModel:
+    return load_ema(build_unet(), work, "unet")

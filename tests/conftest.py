@@ -1,0 +1,131 @@
+"""What the tests share. Models are directories with random weights, saved by diffusers and built once a session."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+# before diffusers, transformers and huggingface_hub are imported anywhere
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from tiny_models import save_tiny_pixel, save_tiny_sd
+
+from research import load_model
+from research.models import BaseModel
+
+torch.set_num_threads(1)  # bit-equality is promised for one machine as it is; one thread is quickest at this size
+
+
+@pytest.fixture(scope="session")
+def sd_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Stable Diffusion directory, epsilon-prediction. Not to be changed: copy it."""
+    return save_tiny_sd(tmp_path_factory.mktemp("models") / "tiny-sd")
+
+
+@pytest.fixture(scope="session")
+def sd_v_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with v-prediction."""
+    return save_tiny_sd(tmp_path_factory.mktemp("models") / "tiny-sd-v", prediction_type="v_prediction", seed=1)
+
+
+@pytest.fixture(scope="session")
+def sd_odd_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Another shape: three latent channels, VAE factor 4, 24 x 40 pixels, an attention mask in the text encoder."""
+    return save_tiny_sd(tmp_path_factory.mktemp("models") / "tiny-sd-odd", seed=2, odd_shape=True)
+
+
+@pytest.fixture(scope="session")
+def pixel_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A DDPMPipeline directory of 8 x 8 colour pixels."""
+    return save_tiny_pixel(tmp_path_factory.mktemp("models") / "tiny-ddpm")
+
+
+@pytest.fixture(scope="session")
+def grey_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A DDPMPipeline directory of 8 x 8 grey pixels."""
+    return save_tiny_pixel(tmp_path_factory.mktemp("models") / "tiny-grey", channels=1)
+
+
+@pytest.fixture(scope="session")
+def class_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A DDPMPipeline directory with five classes."""
+    return save_tiny_pixel(tmp_path_factory.mktemp("models") / "tiny-classes", classes=5)
+
+
+@pytest.fixture(scope="session")
+def sd(sd_directory: Path) -> BaseModel:
+    return load_model(sd_directory, dtype="float32", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def sd_v(sd_v_directory: Path) -> BaseModel:
+    return load_model(sd_v_directory, dtype="float32", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def sd_odd(sd_odd_directory: Path) -> BaseModel:
+    return load_model(sd_odd_directory, dtype="float32", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def pixel(pixel_directory: Path) -> BaseModel:
+    return load_model(pixel_directory, dtype="float32", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def class_model(class_directory: Path) -> BaseModel:
+    return load_model(class_directory, dtype="float32", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def sd_pipe(sd_directory: Path) -> StableDiffusionPipeline:
+    return quiet(StableDiffusionPipeline.from_pretrained(sd_directory))
+
+
+@pytest.fixture(scope="session")
+def sd_v_pipe(sd_v_directory: Path) -> StableDiffusionPipeline:
+    return quiet(StableDiffusionPipeline.from_pretrained(sd_v_directory))
+
+
+@pytest.fixture(scope="session")
+def sd_odd_pipe(sd_odd_directory: Path) -> StableDiffusionPipeline:
+    return quiet(StableDiffusionPipeline.from_pretrained(sd_odd_directory))
+
+
+def quiet(pipe):
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture
+def copied(tmp_path: Path) -> Callable[[Path], Path]:
+    """Copy a model directory to where it may be broken."""
+
+    def copy(directory: Path, name: str = "copy") -> Path:
+        return Path(shutil.copytree(directory, tmp_path / name))
+
+    return copy
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[object]]:
+    """Any attempt to reach another machine fails at once, and is listed."""
+    attempts: list[object] = []
+
+    def refuse(*args: object, **kwargs: object):
+        attempts.append(args[1:] or args)
+        raise OSError("the network is blocked in this test")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket.socket, "connect_ex", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    yield attempts
