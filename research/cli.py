@@ -23,6 +23,7 @@ from research.errors import ConfigError, UserError
 from research.runs import signatures
 from research.runs.compose import Composer, explained
 from research.runs.overrides import parse
+from research.runs.progress import configure_logging
 
 _log = logging.getLogger(__name__)
 OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
@@ -39,6 +40,7 @@ def run(argv: Sequence[str]) -> int:
     """Run the command in this process and return its exit code; output goes to stdout, progress and errors to stderr."""
     _plug_working_folder()
     signatures.forget()
+    configure_logging()
     try:
         return _command(_arguments(argv))
     except UserError as error:
@@ -102,10 +104,8 @@ def _sweep(composer: Composer, master: DictConfig, lines: list[str]) -> int:
 def _finish(jobs: Sequence[Any], work: Any, *, single: bool = False) -> int:
     """Run, then show what came of it."""
     from research.runs import cache
-    from research.runs.progress import configure_logging
     from research.runs.summary import show_job, show_sweep
 
-    configure_logging()
     warnings.simplefilter(
         "ignore", FutureWarning
     )  # of libraries about themselves; a user can do nothing about them

@@ -7,29 +7,26 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TextIO
+from typing import Any
 
 LOGGER = "research"
 _SECONDS_BETWEEN_LINES = 15.0
 
 
-class _BesideBars(logging.StreamHandler):
-    """Writes log lines above the bars and not through them."""
+class _BesideBars(logging.Handler):
+    """Writes log lines to stderr, above the bars and not through them."""
 
     def emit(self, record: logging.LogRecord) -> None:
         from tqdm import tqdm
 
-        tqdm.write(self.format(record), file=self.stream)
+        tqdm.write(self.format(record), file=sys.stderr)
 
 
-def configure_logging(stream: TextIO | None = None) -> None:
+def configure_logging() -> None:
     """Show the project's own log lines; libraries speak only from warnings up."""
     logger = logging.getLogger(LOGGER)
-    for handler in list(logger.handlers):
-        logger.removeHandler(handler)
-    handler = _BesideBars(stream or sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    logger.addHandler(handler)
+    if not any(isinstance(handler, _BesideBars) for handler in logger.handlers):
+        logger.addHandler(_BesideBars())
     logger.setLevel(logging.INFO)
     logger.propagate = False
 

@@ -1,9 +1,8 @@
-"""One job: sample its images, score them, keep the record. It calls `LoopSampler` as a notebook would: same seeds, same images."""
+"""One job: sample its images, score them, keep the record. `LoopSampler` is called as in a notebook: same seeds, same images."""
 
 from __future__ import annotations
 
 import logging
-import textwrap
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -52,13 +51,6 @@ class Job:
     @property
     def folder(self) -> JobFolder:
         return JobFolder(Path(self.config["output_dir"], self.config["sweep_name"], self.id))
-
-    @property
-    def label(self) -> str:
-        shown = [
-            line for line in self.overrides if not line.startswith(("output_dir=", "sweep_name=", "tracker"))
-        ]
-        return f"{textwrap.shorten(' '.join(shown) or 'defaults', 100, placeholder=' ...')} ({self.id})"
 
 
 def run_job(job: Job, observer: Observer | None = None) -> dict[str, Any]:

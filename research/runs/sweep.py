@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from research.errors import ConfigError, UserError
+from research.runs import cache
 from research.runs.compose import Composer
 from research.runs.overrides import as_written
 from research.runs.progress import Progress, configure_logging
@@ -71,10 +73,11 @@ def run_jobs(jobs: Sequence[Job], progress: Progress | None = None) -> Outcome:
     )
     if outcome.reused:
         _log.info("%s", reused_line(outcome.reused, len(jobs)))
+    common = set.intersection(*(set(job.overrides) for job in jobs)) if len(jobs) > 1 else set()
     progress = progress or Progress(jobs[0].config["runtime"]["progress"], len(waiting))
     with progress.sweep():
         for place, job in enumerate(waiting):
-            with progress.job(job.label) as observer:
+            with progress.job(_label(job, common)) as observer:
                 result = run_job(job, observer)
             outcome.results.append(result)
             progress.result(_ending(result))
@@ -110,7 +113,10 @@ def run_in_worker(config: DictConfig) -> dict[str, Any]:
     extra = [str(key) for key in plain]  # the keys were checked where the sweep was planned
     point = [str(line) for line in HydraConfig.get().overrides.task]
     job = Job(validate({str(key): value for key, value in plain.items()}, extra_keys=extra), point)
-    outcome = run_jobs([job], Progress("none", 1))
+    try:
+        outcome = run_jobs([job], Progress("none", 1))
+    finally:
+        cache.close_trackers()  # the worker may end without a word after any job
     return {"job_id": job.id, "status": outcome.results[0]["status"], **outcome.results[0]["metrics"]}
 
 
@@ -142,6 +148,12 @@ def _costliest_axis_slowest(jobs: list[Job]) -> list[Job]:
     for job in jobs:
         by_model.setdefault(repr(job.config["model"]), []).append(job)
     return [job for group in by_model.values() for job in group]
+
+
+def _label(job: Job, common: set[str]) -> str:
+    """A job by what tells it from the others of its sweep."""
+    own = [line for line in job.overrides if line not in common]
+    return f"{textwrap.shorten(' '.join(own) or 'defaults', 120, placeholder=' ...')} ({job.id})"
 
 
 def _ending(result: dict[str, Any]) -> str:

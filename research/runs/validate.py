@@ -198,6 +198,10 @@ def _check_plugs(config: dict[str, Any]) -> None:
     for key in ("hooks", "metrics"):
         config[key] = config.get(key) or {}
         _mapping(key, config[key])
+        if "_target_" in config[key]:
+            raise ConfigError(
+                f"{key}._target_: found without a name; accepted is one level more in the YAML file, NAME: {{_target_: ...}}."
+            )
         for name, node in config[key].items():
             if not isinstance(node, dict) or "_target_" not in node:
                 raise ConfigError(
