@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,8 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#7
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 FACETS_AT_MOST = 4
 PANEL = (3.5, 2.9)  # inches
-THEMES = {"light": ("#1c1b19", "#d9d6cf"), "dark": ("#e8e6e1", "#45433f")}  # ink, grid
+INK, GRID = "#1c1b19", "#d9d6cf"
+DARK = {INK: "#e8e6e1", GRID: "#45433f"}
 
 Value = Callable[[Row], Any]
 
@@ -57,8 +59,13 @@ def draw_plots(sweep: Sweep, directory: Path) -> list[Plot]:
     plots = []
     for panels in _figures(sweep):
         file = directory / f"{panels.name}.png"
-        write_atomic(file, _save(_draw(sweep, panels, "light"), "png"))
-        svg = {theme: _save(_draw(sweep, panels, theme), "svg").decode() for theme in THEMES}
+        figure = _draw(sweep, panels)
+        write_atomic(file, _save(figure, "png"))
+        figure.set_layout_engine("none")  # laid out once is enough
+        light = dark = _save(figure, "svg").decode()
+        for colour, other in DARK.items():
+            dark = dark.replace(colour, other)
+        svg = {"light": light, "dark": dark}
         plots.append(Plot(panels.name, panels.caption, file, svg))
     return plots
 
@@ -107,37 +114,36 @@ def _points(rows: Sequence[Row], panels: Panels) -> int:
     return sum(panels.x(r) is not None and panels.y.value(r) is not None for r in rows)
 
 
-def _draw(sweep: Sweep, panels: Panels, theme: str) -> Figure:
+def _draw(sweep: Sweep, panels: Panels) -> Figure:
     from matplotlib.figure import Figure
 
-    ink, grid = THEMES[theme]
     facet = panels.facet if panels.facet is not None and len(panels.facet.values) <= FACETS_AT_MOST else None
     used = [axis for axis in (panels.path, facet) if axis is not None]
     hues = [axis for axis in sweep.axes if axis not in used]
     series = list(dict.fromkeys(_key(row, hues) for row in sweep.done))
     values = facet.values if facet is not None else (None,)
     figure = Figure(figsize=(PANEL[0] * max(len(values), 1.3), PANEL[1] + 0.5), layout="constrained")
-    figure.patch.set_alpha(0.0 if theme == "dark" else 1.0)
+    figure.patch.set_alpha(0.0)
     shared = not panels.tradeoff
     grid_of_axes = figure.subplots(1, len(values), sharex=shared, sharey=shared, squeeze=False)[0]
     for axes, value in zip(grid_of_axes, values, strict=True):
         rows = [r for r in sweep.done if facet is None or r.settings.get(facet.key) == value]
         for i, key in enumerate(series):
-            _draw_line(axes, [r for r in rows if _key(r, hues) == key], panels, i, ink)
-        _style(axes, ink, grid)
+            _draw_line(axes, [r for r in rows if _key(r, hues) == key], panels, i)
+        _style(axes)
         if facet is not None:
-            axes.set_title(f"{facet.label} {value_label(value)}", fontsize=9, color=ink)
-        axes.set_xlabel(panels.x_label, fontsize=9, color=ink)
+            axes.set_title(f"{facet.label} {value_label(value)}", fontsize=9, color=INK)
+        axes.set_xlabel(panels.x_label, fontsize=9, color=INK)
         _scale_x(axes, [x for r in sweep.done if (x := panels.x(r)) is not None], panels)
     arrow = {1: " ↑", -1: " ↓", 0: ""}[panels.y.better]
-    grid_of_axes[0].set_ylabel(panels.y.label + arrow, fontsize=9, color=ink)
+    grid_of_axes[0].set_ylabel(panels.y.label + arrow, fontsize=9, color=INK)
     if len(series) > 1 and len(series) <= 24:
         title = ", ".join(axis.label for axis in hues)
-        _legend(figure, grid_of_axes[0], series, title, ink)
+        _legend(figure, grid_of_axes[0], series, title)
     return figure
 
 
-def _draw_line(axes: Any, rows: Sequence[Row], panels: Panels, place: int, ink: str) -> None:
+def _draw_line(axes: Any, rows: Sequence[Row], panels: Panels, place: int) -> None:
     points = [
         (r, x, y) for r in rows if (x := panels.x(r)) is not None and (y := panels.y.value(r)) is not None
     ]
@@ -165,7 +171,7 @@ def _draw_line(axes: Any, rows: Sequence[Row], panels: Panels, place: int, ink: 
         for row, x, y in points:
             text = value_label(row.settings.get(panels.path.key))
             axes.annotate(
-                text, (x, y), xytext=(4, 4), textcoords="offset points", fontsize=7, color=ink, alpha=0.8
+                text, (x, y), xytext=(4, 4), textcoords="offset points", fontsize=7, color=INK, alpha=0.8
             )
 
 
@@ -186,17 +192,17 @@ def _scale_x(axes: Any, found: Sequence[float], panels: Panels) -> None:
         axes.xaxis.set_minor_formatter(NullFormatter())
 
 
-def _style(axes: Any, ink: str, grid: str) -> None:
+def _style(axes: Any) -> None:
     axes.patch.set_alpha(0.0)
-    axes.grid(True, color=grid, linewidth=0.6)
+    axes.grid(True, color=GRID, linewidth=0.6)
     axes.set_axisbelow(True)
     for side, spine in axes.spines.items():
         spine.set_visible(side in ("left", "bottom"))
-        spine.set_color(grid)
-    axes.tick_params(colors=ink, labelsize=8, length=0)
+        spine.set_color(GRID)
+    axes.tick_params(colors=INK, labelsize=8, length=0)
 
 
-def _legend(figure: Figure, axes: Any, series: Sequence[tuple[Any, ...]], title: str, ink: str) -> None:
+def _legend(figure: Figure, axes: Any, series: Sequence[tuple[Any, ...]], title: str) -> None:
     handles = axes.get_legend_handles_labels()[0]
     labels = [", ".join(value_label(v) for v in key)[:40] for key in series]
     legend = figure.legend(
@@ -209,7 +215,7 @@ def _legend(figure: Figure, axes: Any, series: Sequence[tuple[Any, ...]], title:
         title_fontsize=8,
     )
     for text in (*legend.get_texts(), legend.get_title()):
-        text.set_color(ink)
+        text.set_color(INK)
         text.set_parse_math(False)  # a prompt with two dollar signs is no formula
 
 
@@ -222,6 +228,11 @@ def _save(figure: Figure, kind: str) -> bytes:
 
     buffer = io.BytesIO()
     # a fixed salt and no date: the same sweep gives the same bytes
-    with matplotlib.rc_context({"svg.hashsalt": "research", "svg.fonttype": "path"}):
-        figure.savefig(buffer, format=kind, dpi=160, metadata={"Date": None} if kind == "svg" else None)
+    settings: Any = {"svg.hashsalt": "research", "svg.fonttype": "path"}
+    with matplotlib.rc_context(settings), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # a prompt in a script the font lacks
+        if kind == "svg":
+            figure.savefig(buffer, format="svg", metadata={"Date": None})
+        else:
+            figure.savefig(buffer, format="png", dpi=160, facecolor="white")
     return buffer.getvalue()

@@ -43,7 +43,7 @@ def write_contact_sheet(sweep: Sweep, path: Path) -> Path | None:
         path.unlink(missing_ok=True)
         return None
     buffer = io.BytesIO()
-    sheet.save(buffer, "PNG", optimize=True)
+    sheet.save(buffer, "PNG")
     write_atomic(path, buffer.getvalue())
     return path
 

@@ -26,7 +26,14 @@ AWKWARD = [
 @pytest.fixture(scope="module")
 def grid(tmp_path_factory):
     directory = write_sweep(tmp_path_factory.mktemp("sweeps") / "grid", prompts=PROMPTS[:2])
-    write_job(directory, scheduler="heun", steps=10, error="latents became NaN\nat stage 7", number=50)
+    write_job(
+        directory,
+        scheduler="heun",
+        steps=10,
+        prompts=PROMPTS[:2],
+        error="latents became NaN\nat stage 7",
+        number=50,
+    )
     return directory
 
 
