@@ -154,17 +154,18 @@ def _curve(job: Path) -> Iterator[dict[str, float]]:
     except (OSError, ValueError):
         return
     stages = trace.get("stages") or []
-    extras = {
-        name: values
-        for name, values in trace.items()
-        if name != "stages"
-        and isinstance(values, list)
-        and len(values) == len(stages)
-        and all(map(_is_number, values))
-    }
+    recorded = {name: values for name, values in trace.items() if name != "stages" and _fits(values, stages)}
     for i, stage in enumerate(stages):
         point = {f"curve/{name}": value for name, value in stage.items() if _is_number(value)}
-        yield point | {f"recorded/{name}": values[i] for name, values in extras.items()}
+        for name, values in recorded.items():
+            # a recorder keeps either a number a stage or several named ones, beside the stage's own keys
+            found = values[i] if isinstance(values[i], dict) else {name: values[i]}
+            point |= {f"recorded/{k}": v for k, v in found.items() if _is_number(v) and k not in stage}
+        yield point
+
+
+def _fits(values: Any, stages: list[Any]) -> bool:
+    return isinstance(values, list) and len(values) == len(stages)
 
 
 def _images(job: Path, result: Mapping[str, Any], at_most: int) -> list[Any]:

@@ -135,9 +135,12 @@ def write_job(
         }
         for i in range(steps)
     ]
-    (folder / "trace.json").write_text(
-        json.dumps({"stages": stages, "x0_norm": [1.0 + 0.1 * i for i in range(steps)]})
-    )
+    trace = {
+        "stages": stages,
+        "x0_norm": [1.0 + 0.1 * i for i in range(steps)],
+        "record": [{"index": i, "log_snr": stages[i]["log_snr"], "x0_std": 0.5} for i in range(steps)],
+    }
+    (folder / "trace.json").write_text(json.dumps(trace))
     (folder / "result.json").write_text(json.dumps(result))
     return folder
 

@@ -63,6 +63,7 @@ def test_a_job_reads_back_as_a_run(tmp_path):
         "curve/log_snr",
         "curve/sigma",
         "recorded/x0_norm",
+        "recorded/x0_std",
         PROMPTS[0] + " (seed 0)",
     ):
         assert expected in text, expected
