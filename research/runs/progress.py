@@ -77,9 +77,9 @@ class Progress:
         if self._sweep_bar is not None:
             self._sweep_bar.update()
 
-    def result(self, text: str) -> None:
-        """How a job ended, in a line; bars say it themselves unless it failed."""
-        if self.mode == "lines":
+    def ended(self, text: str, *, failed: bool) -> None:
+        """How a job ended, in a line. Bars show that by themselves, unless it failed."""
+        if self.mode == "lines" or (failed and self.mode == "bars"):
             self._log.info("    %s", text)
 
     def _with_bar(self, label: str) -> Iterator[Callable[[int, int, str], None]]:

@@ -80,8 +80,9 @@ def run_jobs(jobs: Sequence[Job], progress: Progress | None = None) -> Outcome:
             with progress.job(_label(job, common)) as observer:
                 result = run_job(job, observer)
             outcome.results.append(result)
-            progress.result(_ending(result))
-            if result["status"] != "done" and job.config["on_failure"] == "stop":
+            failed = result["status"] != "done"
+            progress.ended(_ending(result), failed=failed)
+            if failed and job.config["on_failure"] == "stop":
                 outcome.left_out = len(waiting) - place - 1
                 break
     return outcome

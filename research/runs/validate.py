@@ -8,8 +8,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from research.errors import ConfigError, nearest
-from research.runs import targets
+from research.runs import cache, targets
 from research.runs.model_check import check_model
+from research.runs.plugs import build
 from research.runs.schema import DTYPES, KEYS, ON_FAILURE, PROGRESS, SECTIONS
 
 _DEVICE = re.compile(r"^(auto|cpu|mps|(cuda|xpu)(:\d+)?)$")
@@ -44,6 +45,7 @@ def validate(config: Mapping[str, Any], *, extra_keys: Collection[str] = ()) -> 
         )
     check_model(checked)
     _check_metrics(checked["metrics"], n_images)
+    cache.tracker(checked["tracker"])  # its constructor checks its settings, and is cheap by contract
     return checked
 
 
@@ -225,11 +227,7 @@ def _check_scale(key: str, value: Any) -> None:
 
 
 def _check_metrics(metrics: Mapping[str, Any], n_images: int) -> None:
-    from research.runs.plugs import (
-        build,  # hydra's instantiate; the metrics' constructors are cheap by contract
-    )
-
     for name, node in metrics.items():
-        metric = build(node, f"metrics.{name}")
+        metric = build(node, f"metrics.{name}")  # constructors are cheap by contract
         if hasattr(metric, "check"):
             metric.check(n_images=n_images)

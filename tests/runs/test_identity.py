@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,17 @@ from research.runs.identity import job_id
 from research.runs.validate import validate
 
 
-def identify(*lines: str, cwd: Path | None = None) -> str:
+@pytest.fixture(scope="module")
+def identify() -> Iterator[Identify]:
+    """The id of the job that overrides make."""
     with Composer() as composer:
-        normal = composer.normalise(["tracker=none", "metrics=none", *lines])
-        return job_id(validate(composer.job(composer.master(normal), normal)))
+
+        def identify(*lines: str) -> str:
+            normal = composer.normalise(["tracker=none", "metrics=none", *lines])
+            return job_id(validate(composer.job(master, normal)))
+
+        master = composer.master([])
+        yield identify
 
 
 @pytest.fixture
@@ -23,6 +31,7 @@ def base(tiny_sd: Path) -> list[str]:
     return [f"model.path={tiny_sd}", "prompts=[fox,owl]"]
 
 
+Identify = Callable[..., str]
 SAME = {
     "an int or a float": ["guidance.scale=3"],
     "steps as a float": ["steps=25.0"],
@@ -55,17 +64,17 @@ OTHER = {
 
 
 @pytest.mark.parametrize("what", SAME)
-def test_same_meaning_same_id(what: str, base: list[str]) -> None:
+def test_same_meaning_same_id(what: str, base: list[str], identify: Identify) -> None:
     assert identify(*base, *SAME[what]) == identify(*base)
 
 
-def test_other_meaning_other_id(base: list[str]) -> None:
+def test_other_meaning_other_id(base: list[str], identify: Identify) -> None:
     found = {what: identify(*base, *lines) for what, lines in OTHER.items()}
     assert len({identify(*base), *found.values()}) == len(OTHER) + 1, found
 
 
 def test_a_model_is_its_content(
-    base: list[str], tiny_sd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    base: list[str], identify: Identify, tiny_sd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copied = shutil.copytree(tiny_sd, tmp_path / "copy")
     assert identify(*base, f"model.path={copied}") == identify(*base)
@@ -80,10 +89,10 @@ def test_a_model_is_its_content(
     assert identify(*base, f"model.path={changed}") != identify(*base)
 
 
-def test_precision_names_are_one(base: list[str]) -> None:
+def test_precision_names_are_one(base: list[str], identify: Identify) -> None:
     assert identify(*base, "model.dtype=fp16") == identify(*base, "model.dtype=float16")
 
 
-def test_a_scheduler_is_its_class_and_options(base: list[str]) -> None:
+def test_a_scheduler_is_its_class_and_options(base: list[str], identify: Identify) -> None:
     by_class = identify(*base, "scheduler=custom", "scheduler.class_name=DDIMScheduler")
     assert by_class == identify(*base, "scheduler=ddim")
