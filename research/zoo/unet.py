@@ -32,7 +32,7 @@ def build_unet() -> UNet2DConditionModel:
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
         cross_attention_dim=WIDTH,
-        attention_head_dim=32,
+        attention_head_dim=5,  # diffusers reads this as the number of heads: five of 32 channels
         norm_num_groups=16,
     )
 
