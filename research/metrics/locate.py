@@ -69,5 +69,5 @@ def _accepted_clip(name: str) -> str:
     names = sorted(p.parent.name for p in ZOO_DIR.glob("*/config.json"))
     return (
         f"{nearest(name, names)} Accepted: an evaluation model of the zoo ({', '.join(names) or 'none here'}), "
-        "a directory, or a hub id such as 'openai/clip-vit-base-patch16'."
+        "a directory, or a hub id such as 'openai/clip-vit-large-patch14'."
     )
