@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from research.zoo.data import COLOURS, RESOLUTION, SETS, SUBJECTS, Emoji, caption, pairs
-from research.zoo.training import Recipe, fit, load_ema
+from research.zoo.training import Loss, Recipe, fit, load_ema
 
 BATCH = 128
 MAX_TOKENS = 16
@@ -34,11 +35,20 @@ def build_tokenizer() -> CLIPTokenizer:
         vocab_size=4000, end_of_word_suffix="</w>", initial_alphabet=alphabet, show_progress=False
     )
     every = (
-        caption(s, b, style) for s in range(len(SUBJECTS)) for b in range(len(COLOURS)) for style in (None, 0, 1)
+        caption(s, b, style)
+        for s in range(len(SUBJECTS))
+        for b in range(len(COLOURS))
+        for style in (None, 0, 1)
     )
     trained.train_from_iterator(every, trainer)
-    merges = [tuple(pair) for pair in json.loads(trained.to_str())["model"]["merges"]]
-    words = [*alphabet, *(f"{char}</w>" for char in alphabet), *("".join(pair) for pair in merges), START, END]
+    merges: Any = [tuple(pair) for pair in json.loads(trained.to_str())["model"]["merges"]]
+    words = [
+        *alphabet,
+        *(f"{char}</w>" for char in alphabet),
+        *("".join(pair) for pair in merges),
+        START,
+        END,
+    ]
     vocab = {word: index for index, word in enumerate(dict.fromkeys(words))}
     return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=MAX_TOKENS)
 
@@ -88,10 +98,10 @@ def random_variant(style: Tensor, generator: torch.Generator) -> Tensor:
     return torch.where(names_set, style + 2, torch.randint(2, style.shape, generator=generator))
 
 
-def _contrastive(emoji: Emoji, ids: Tensor):
+def _contrastive(emoji: Emoji, ids: Tensor) -> Loss:
     table = torch.tensor(pairs(held_out=False))
 
-    def loss(model: nn.Module, generator: torch.Generator) -> Tensor:
+    def loss(model: Any, generator: torch.Generator) -> Tensor:
         # no pair twice in a batch: the second would count as a wrong answer to the first
         chosen = table[torch.randperm(len(table), generator=generator)[:BATCH]]
         pictures, style = emoji.batch(chosen, generator)

@@ -169,7 +169,9 @@ class Emoji:
 
     rgba: Tensor
 
-    def picture(self, subject: Tensor, style: Tensor, background: Tensor, shift: Tensor | None = None) -> Tensor:
+    def picture(
+        self, subject: Tensor, style: Tensor, background: Tensor, shift: Tensor | None = None
+    ) -> Tensor:
         """Composited pictures [N, 3, 32, 32] in -1..1; `shift` moves the emoji by whole pixels [N, 2] (rows, columns)."""
         emoji = self.rgba[subject, style]
         if shift is not None:
@@ -203,7 +205,9 @@ def load_emoji(data_dir: Path | None = None) -> Emoji:
     sets = []
     for style, source in PACKAGES.items():
         root = fetch(style, data_dir)
-        files = {entry["short_name"]: entry["image"] for entry in json.loads((root / "emoji.json").read_text())}
+        files = {
+            entry["short_name"]: entry["image"] for entry in json.loads((root / "emoji.json").read_text())
+        }
         sets.append(torch.stack([_read(root / source["folder"] / files[short]) for short in SUBJECT_SOURCES]))
     return Emoji(torch.stack(sets, dim=1))
 

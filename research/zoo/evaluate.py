@@ -1,7 +1,8 @@
 """How well the evaluation model tells captions apart: `python -m research.zoo.evaluate`.
 
-Each held-out picture (its subject-background pair was in no training batch) is scored against its own caption and nine wrong ones:
-three of the same subject on another background, three of another subject on the same background, three of another pair.
+Each held-out picture (its subject-background pair was in no training batch) is scored against its own caption and
+nine wrong ones: three of the same subject on another background, three of another subject on the same background,
+three of another pair.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ def held_out_accuracy(emoji: Emoji, model: str = "emoji-eval", seed: int = 0) ->
     right = total = 0
     for subject, background in pairs(held_out=True):
         candidates = [(subject, background), *wrong_captions(subject, background, generator)]
-        texts = torch.nn.functional.normalize(clip.embed_texts([caption(s, b) for s, b in candidates]), dim=-1)
+        texts = torch.nn.functional.normalize(
+            clip.embed_texts([caption(s, b) for s, b in candidates]), dim=-1
+        )
         index = torch.tensor([subject] * len(SETS))
         real = to_uint8(emoji.picture(index, torch.arange(len(SETS)), torch.tensor([background] * len(SETS))))
         images = torch.nn.functional.normalize(clip.embed_images(real), dim=-1)
@@ -48,11 +51,15 @@ def held_out_accuracy(emoji: Emoji, model: str = "emoji-eval", seed: int = 0) ->
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m research.zoo.evaluate", description=__doc__)
-    parser.add_argument("--data", type=Path, help="cache of the artwork packages (default: ~/.cache/research)")
+    parser.add_argument(
+        "--data", type=Path, help="cache of the artwork packages (default: ~/.cache/research)"
+    )
     parser.add_argument("--model", default="emoji-eval")
     arguments = parser.parse_args(argv)
     accuracy, total = held_out_accuracy(load_emoji(arguments.data), arguments.model)
-    print(f"{arguments.model}: the right caption is the best of ten for {accuracy:.1%} of {total} held-out pictures")
+    print(
+        f"{arguments.model}: the right caption is the best of ten for {accuracy:.1%} of {total} held-out pictures"
+    )
 
 
 if __name__ == "__main__":

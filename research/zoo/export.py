@@ -6,10 +6,10 @@ import json
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import DDPMPipeline, StableDiffusionPipeline
-from torch import nn
 from transformers import CLIPTextModel
 
 from research.zoo import clip, pixel, unet
@@ -18,10 +18,11 @@ from research.zoo.training import checkpoint_path
 from research.zoo.vae import load_vae
 
 
-def build_pipeline(work: Path, network: nn.Module | None = None) -> StableDiffusionPipeline:
+def build_pipeline(work: Path, network: Any = None) -> Any:
     """The text-to-image pipeline of a work folder's checkpoints; `network` in place of its UNet."""
     model, tokenizer = clip.load_clip(work, "clip")
-    text_encoder = CLIPTextModel(model.config.text_config)
+    text_config: Any = model.config.text_config
+    text_encoder: Any = CLIPTextModel(text_config)
     getattr(text_encoder, "text_model", text_encoder).load_state_dict(model.text_model.state_dict())
     vae = load_vae(work)
     vae.register_to_config(scaling_factor=unet.scaling_factor(work))
@@ -39,16 +40,20 @@ def build_pipeline(work: Path, network: nn.Module | None = None) -> StableDiffus
 
 def export_ready(work: Path, out: Path) -> None:
     """Write every model whose stages have a checkpoint, finished or not."""
-    have = {stage for stage in ("vae", "clip", "eval", "unet", "pixel") if checkpoint_path(work, stage).is_file()}
+    have = {
+        stage for stage in ("vae", "clip", "eval", "unet", "pixel") if checkpoint_path(work, stage).is_file()
+    }
     if {"vae", "clip", "unet"} <= have:
         _save(build_pipeline(work), out / "emoji")
     if "eval" in have:
         _save_evaluation(work, out / "emoji-eval")
     if "pixel" in have:
-        _save(DDPMPipeline(unet=pixel.load_pixel(work), scheduler=pixel.build_scheduler()), out / "emoji-pixel")
+        _save(
+            DDPMPipeline(unet=pixel.load_pixel(work), scheduler=pixel.build_scheduler()), out / "emoji-pixel"
+        )
 
 
-def _save(pipeline: StableDiffusionPipeline | DDPMPipeline, target: Path) -> None:
+def _save(pipeline: Any, target: Path) -> None:
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         pipeline.to(torch.float16).save_pretrained(scratch, safe_serialization=True)
         config = Path(scratch) / "text_encoder" / "config.json"
@@ -94,5 +99,16 @@ def _loads_as_float32(config: Path) -> None:
 
 
 def _replace(scratch: Path, target: Path) -> None:
-    shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(scratch, target)
+    """Puts a finished directory in place of an older one; a reader meets one or the other, never half of one."""
+    for folder in (scratch, *(p for p in scratch.rglob("*") if p.is_dir())):
+        folder.chmod(0o755)  # temporary folders are private
+    for file in (p for p in scratch.rglob("*") if p.is_file()):
+        file.chmod(0o644)
+    fresh, old = (target.with_name(f".{target.name}.{suffix}") for suffix in ("new", "old"))
+    for leftover in (fresh, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    shutil.copytree(scratch, fresh)
+    if target.exists():
+        target.rename(old)
+    fresh.rename(target)
+    shutil.rmtree(old, ignore_errors=True)

@@ -32,8 +32,12 @@ def pictures(emoji: Emoji) -> Iterator[Tensor]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m research.zoo.reference", description=__doc__)
-    parser.add_argument("--data", type=Path, help="cache of the artwork packages (default: ~/.cache/research)")
-    parser.add_argument("--features", default="emoji-eval", help="evaluation model: zoo name, directory or hub id")
+    parser.add_argument(
+        "--data", type=Path, help="cache of the artwork packages (default: ~/.cache/research)"
+    )
+    parser.add_argument(
+        "--features", default="emoji-eval", help="evaluation model: zoo name, directory or hub id"
+    )
     parser.add_argument("--out", type=Path, default=DEFAULT)
     arguments = parser.parse_args(argv)
     emoji = load_emoji(arguments.data)
@@ -46,7 +50,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         "backgrounds": list(COLOURS),
         "resolution": RESOLUTION,
         "resize": "area average of the 64x64 artwork, premultiplied alpha",
-        "packages": {p["package"]: {"version": p["version"], "integrity": p["integrity"]} for p in PACKAGES.values()},
+        "packages": {
+            p["package"]: {"version": p["version"], "integrity": p["integrity"]} for p in PACKAGES.values()
+        },
         "command": f"python -m research.zoo.reference --features {arguments.features}",
         "versions": {name: version(name) for name in ("torch", "transformers", "pillow")},
     }

@@ -10,11 +10,13 @@ from pathlib import Path
 import torch
 
 from research.zoo import ZOO_DIR
+from research.zoo.training import Recipe
 
-STAGES = ("vae", "clip", "eval", "unet", "pixel", "decoder")  # in the order `all` runs them
+ALL = ("vae", "clip", "eval", "unet", "pixel")  # in the order `all` runs them
+STAGES = (*ALL, "decoder")  # the decoder may be improved at any time later
 
 
-def _recipe(base, arguments: argparse.Namespace):
+def _recipe(base: Recipe, arguments: argparse.Namespace) -> Recipe:
     names = ("steps", "seed", "lr", "checkpoint_seconds", "picture_seconds")
     given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
     return dataclasses.replace(base, **given)
@@ -54,7 +56,9 @@ def run_stage(stage: str, arguments: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m research.zoo.train", description=__doc__)
     parser.add_argument("stage", choices=(*STAGES, "all"))
-    parser.add_argument("--data", type=Path, help="cache of the artwork packages (default: ~/.cache/research)")
+    parser.add_argument(
+        "--data", type=Path, help="cache of the artwork packages (default: ~/.cache/research)"
+    )
     parser.add_argument("--work", type=Path, required=True, help="checkpoints, pictures and logs")
     parser.add_argument("--out", type=Path, default=ZOO_DIR, help="where finished models are written")
     parser.add_argument("--steps", type=int, help="optimizer steps of the stage")
@@ -69,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error("--steps, --seed and --lr belong to one stage, not to all")
     torch.set_num_threads(arguments.threads)
     arguments.work.mkdir(parents=True, exist_ok=True)
-    for stage in STAGES if arguments.stage == "all" else (arguments.stage,):
+    for stage in ALL if arguments.stage == "all" else (arguments.stage,):
         run_stage(stage, arguments)
         if not arguments.no_export:
             from research.zoo import export

@@ -14,12 +14,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-Loss = Callable[[nn.Module, torch.Generator], Tensor]
+# networks of diffusers and transformers pass through untyped: what they return is theirs to say
+Loss = Callable[[Any, torch.Generator], Tensor]
+Draw = Callable[[Any, Path], None]
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ def checkpoint_path(work: Path, stage: str) -> Path:
     return Path(work) / f"{stage}.pt"
 
 
-def load_ema(module: nn.Module, work: Path, stage: str) -> nn.Module:
+def load_ema(module: Any, work: Path, stage: str) -> Any:
     """Fills a module with the EMA weights of a stage's checkpoint, finished or not; frozen, in eval mode."""
     state = load_checkpoint(work, stage)
     if state is None:
@@ -79,12 +82,12 @@ def load_ema(module: nn.Module, work: Path, stage: str) -> nn.Module:
 
 def fit(
     stage: str,
-    module: nn.Module,
+    module: Any,
     loss: Loss,
     recipe: Recipe,
     work: Path,
     *,
-    on_picture: Callable[[nn.Module, Path], None] | None = None,
+    on_picture: Draw | None = None,
 ) -> float:
     """Trains (or goes on training) one stage; returns the mean loss of its last 5 %.
 
@@ -101,7 +104,9 @@ def fit(
     state = load_checkpoint(work, stage)
     if state is not None:
         if state["steps"] != recipe.steps:
-            print(f"{stage}: {state['steps']} steps planned in the checkpoint, {recipe.steps} now: the cosine changes")
+            print(
+                f"{stage}: {state['steps']} steps planned in the checkpoint, {recipe.steps} now: the cosine changes"
+            )
         module.load_state_dict(state["module"], strict=False)
         optimizer.load_state_dict(state["optimizer"])
         generator.set_state(state["generator"])
@@ -112,6 +117,7 @@ def fit(
         torch.manual_seed(recipe.seed)
 
     def checkpoint(step: int) -> None:
+        """Everything a resumed run needs to go on bit for bit."""
         state = {
             "steps": recipe.steps,
             "step": step,
@@ -160,18 +166,24 @@ def fit(
             _picture(module, trained, ema, on_picture, Path(work) / f"{stage}.png")
     tail = losses[-max(1, len(losses) // 20) :]
     final = sum(tail) / len(tail)
-    total = load_checkpoint(work, stage)["seconds"]
-    summary = {"stage": stage, "steps": recipe.steps, "final_loss": round(final, 5), "seconds": round(total)}
+    if start < recipe.steps:
+        seconds += time.monotonic() - began
+    summary = {
+        "stage": stage,
+        "steps": recipe.steps,
+        "final_loss": round(final, 5),
+        "seconds": round(seconds),
+    }
     (Path(work) / f"{stage}.json").write_text(json.dumps(summary) + "\n")
     print(json.dumps(summary), flush=True)
     return final
 
 
 def _picture(
-    module: nn.Module,
+    module: Any,
     trained: dict[str, nn.Parameter],
     ema: dict[str, Tensor],
-    on_picture: Callable[[nn.Module, Path], None],
+    on_picture: Draw,
     path: Path,
 ) -> None:
     """Draws with the EMA weights; puts the raw weights and the random state back, so that drawing changes nothing."""

@@ -4,25 +4,35 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
-from torch import Tensor, nn
+from torch import Tensor
 
 from research.zoo.clip import WIDTH, caption_ids, load_clip, random_variant, tokenize
 from research.zoo.data import COLOURS, SETS, SUBJECTS, Emoji, caption, contact_sheet, pairs
-from research.zoo.training import Recipe, fit, load_ema
+from research.zoo.training import Draw, Loss, Recipe, fit, load_ema
 from research.zoo.vae import load_vae
 
 BATCH = 64
 COPIES = 3  # latents of each subject, set and background: other shifts, other draws of the posterior
 EMPTY_CAPTIONS = 0.1
 SCALING_FILE = "scaling_factor.json"  # one over the deviation of the latents, kept beside the checkpoints
-RECIPE = Recipe(steps=6000, lr=1.2e-3, seed=31, lr_end=0.02)
-SAMPLE_SUBJECTS = ("pizza", "strawberry", "hamburger", "cat face", "tiger face", "octopus", "sunflower", "smiling face")
+RECIPE = Recipe(steps=7000, lr=1.2e-3, seed=31, lr_end=0.02)
+SAMPLE_SUBJECTS = (
+    "pizza",
+    "strawberry",
+    "hamburger",
+    "cat face",
+    "tiger face",
+    "octopus",
+    "sunflower",
+    "smiling face",
+)
 
 
-def build_unet() -> UNet2DConditionModel:
+def build_unet() -> Any:
     return UNet2DConditionModel(
         sample_size=8,
         in_channels=4,
@@ -37,7 +47,7 @@ def build_unet() -> UNet2DConditionModel:
     )
 
 
-def build_scheduler() -> DDIMScheduler:
+def build_scheduler() -> Any:
     return DDIMScheduler(
         beta_start=0.00085,
         beta_end=0.012,
@@ -82,7 +92,7 @@ def text_states(work: Path) -> tuple[Tensor, Tensor]:
     return states.view(*ids.shape, -1), empty
 
 
-def _v_loss(emoji: Emoji, work: Path):
+def _v_loss(emoji: Emoji, work: Path) -> Loss:
     latents, where, styles, factor = latent_pool(emoji, work)
     (Path(work) / SCALING_FILE).write_text(json.dumps(factor))
     states, empty = text_states(work)
@@ -91,7 +101,7 @@ def _v_loss(emoji: Emoji, work: Path):
     # min-SNR weighting with gamma 5 for v-prediction (arXiv:2303.09556, section 3.4)
     weights = snr.clamp(max=5) / (snr + 1)
 
-    def loss(unet: nn.Module, generator: torch.Generator) -> Tensor:
+    def loss(unet: Any, generator: torch.Generator) -> Tensor:
         rows = torch.randint(len(latents), (BATCH,), generator=generator)
         clean, pair, style = latents[rows], where[rows], styles[rows]
         text = states[pair[:, 0], pair[:, 1], random_variant(style, generator)]
@@ -118,13 +128,13 @@ def sample_prompts() -> list[str]:
     return prompts
 
 
-def _draw(work: Path):
-    from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
+def _draw(work: Path) -> Draw:
+    from diffusers import DPMSolverMultistepScheduler
 
-    def draw(unet: nn.Module, path: Path) -> None:
+    def draw(unet: Any, path: Path) -> None:
         from research.zoo.export import build_pipeline
 
-        pipeline: StableDiffusionPipeline = build_pipeline(work, unet)
+        pipeline = build_pipeline(work, unet)
         pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config)
         pipeline.set_progress_bar_config(disable=True)
         prompts = [prompt for prompt in sample_prompts() for _ in range(4)]
@@ -147,5 +157,5 @@ def scaling_factor(work: Path) -> float:
     return round(float(json.loads((Path(work) / SCALING_FILE).read_text())), 6)
 
 
-def load_unet(work: Path) -> UNet2DConditionModel:
+def load_unet(work: Path) -> Any:
     return load_ema(build_unet(), work, "unet")

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from research.zoo.data import COLOURS, RESOLUTION, SETS, SUBJECTS, Emoji, contact_sheet, pairs, random_pairs
-from research.zoo.training import Recipe, fit, load_ema
+from research.zoo.training import Draw, Loss, Recipe, fit, load_ema
 
 BATCH = 48
 KL_WEIGHT = 5e-5
@@ -19,7 +20,7 @@ RECIPE = Recipe(steps=3200, lr=2e-3, seed=11, weight_decay=1e-4)
 DECODER_RECIPE = Recipe(steps=3000, lr=1e-3, seed=12, weight_decay=1e-4)
 
 
-def build_vae(scaling_factor: float = 1.0) -> AutoencoderKL:
+def build_vae() -> Any:
     return AutoencoderKL(
         in_channels=3,
         out_channels=3,
@@ -31,18 +32,19 @@ def build_vae(scaling_factor: float = 1.0) -> AutoencoderKL:
         norm_num_groups=8,
         mid_block_add_attention=False,
         sample_size=RESOLUTION,
-        scaling_factor=scaling_factor,
     )
 
 
 def reconstruction_loss(output: Tensor, target: Tensor) -> Tensor:
     """L1 on pixels plus half of L1 on their horizontal and vertical differences, which keeps edges sharp."""
-    gradients = F.l1_loss(output.diff(dim=-1), target.diff(dim=-1)) + F.l1_loss(output.diff(dim=-2), target.diff(dim=-2))
+    gradients = F.l1_loss(output.diff(dim=-1), target.diff(dim=-1)) + F.l1_loss(
+        output.diff(dim=-2), target.diff(dim=-2)
+    )
     return F.l1_loss(output, target) + 0.5 * gradients
 
 
-def _vae_loss(emoji: Emoji):
-    def loss(vae: nn.Module, generator: torch.Generator) -> Tensor:
+def _vae_loss(emoji: Emoji) -> Loss:
+    def loss(vae: Any, generator: torch.Generator) -> Tensor:
         pictures, _ = emoji.batch(random_pairs(BATCH, generator), generator)
         posterior = vae.encode(pictures).latent_dist
         mean, logvar = posterior.mean.float(), posterior.logvar.float()
@@ -54,8 +56,8 @@ def _vae_loss(emoji: Emoji):
     return loss
 
 
-def _decoder_loss(emoji: Emoji):
-    def loss(vae: nn.Module, generator: torch.Generator) -> Tensor:
+def _decoder_loss(emoji: Emoji) -> Loss:
+    def loss(vae: Any, generator: torch.Generator) -> Tensor:
         pictures, _ = emoji.batch(random_pairs(BATCH, generator), generator)
         with torch.no_grad():
             posterior = vae.encode(pictures).latent_dist
@@ -66,11 +68,11 @@ def _decoder_loss(emoji: Emoji):
     return loss
 
 
-def _draw(emoji: Emoji):
+def _draw(emoji: Emoji) -> Draw:
     subjects = torch.arange(0, len(SUBJECTS), len(SUBJECTS) // 24)[:24]
     pictures = emoji.picture(subjects, subjects % len(SETS), subjects % len(COLOURS))
 
-    def draw(vae: nn.Module, path: Path) -> None:
+    def draw(vae: Any, path: Path) -> None:
         decoded = vae.decode(vae.encode(pictures).latent_dist.mode()).sample
         contact_sheet(torch.cat([pictures, decoded]), columns=12, scale=4).save(path)
         print(f"\nPSNR {psnr(vae, emoji):.2f} dB", flush=True)
@@ -79,7 +81,7 @@ def _draw(emoji: Emoji):
 
 
 @torch.no_grad()
-def psnr(vae: AutoencoderKL, emoji: Emoji) -> float:
+def psnr(vae: Any, emoji: Emoji) -> float:
     """Mean PSNR in dB over unshifted pictures of the held-out pairs, both sets, from the posterior's mean."""
     values = []
     for subject, background in pairs(held_out=True):
@@ -103,7 +105,7 @@ def train_decoder(emoji: Emoji, work: Path, recipe: Recipe = DECODER_RECIPE) -> 
     fit("decoder", vae, _decoder_loss(emoji), recipe, work, on_picture=_draw(emoji))
 
 
-def load_vae(work: Path) -> AutoencoderKL:
+def load_vae(work: Path) -> Any:
     """The newest autoencoder there is: the decoder of the second pass if it has begun."""
     vae = load_ema(build_vae(), work, "vae")
     if (Path(work) / "decoder.pt").is_file():

@@ -1,0 +1,58 @@
+"""A training that is killed goes on as if nothing had happened."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+SCRIPT = """
+import sys, time
+from pathlib import Path
+import torch
+from research.zoo.training import Recipe, fit
+
+torch.manual_seed(0)
+torch.set_num_threads(1)
+network = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.SiLU(), torch.nn.Linear(16, 8))
+
+def loss(module, generator):
+    time.sleep(float(sys.argv[2]))
+    x = torch.randn(32, 8, generator=generator)
+    return (module(x) - x.flip(-1)).square().mean()
+
+fit("tiny", network, loss, Recipe(steps=60, lr=1e-2, seed=5, warmup=5, checkpoint_seconds=0.0), Path(sys.argv[1]))
+"""
+
+
+def start(work: Path, pause: float) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, str(work), str(pause)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert start(whole, 0).wait(120) == 0
+    process = start(broken, 0.1)
+    deadline = time.monotonic() + 90
+    while not (broken / "tiny.pt").is_file() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(1.0)
+    process.send_signal(signal.SIGKILL)
+    process.wait(10)
+    reached = torch.load(broken / "tiny.pt", weights_only=True)["step"]
+    assert 0 < reached < 60
+    assert start(broken, 0).wait(120) == 0
+
+    finished = [torch.load(folder / "tiny.pt", weights_only=True) for folder in (whole, broken)]
+    assert [state["step"] for state in finished] == [60, 60]
+    for kind in ("module", "ema"):
+        for name, tensor in finished[0][kind].items():
+            assert torch.equal(tensor, finished[1][kind][name]), (kind, name)
