@@ -90,9 +90,10 @@ class Progress:
         )
 
         def report(done: int, total: int, where: str) -> None:
-            bar.total = total
-            bar.set_postfix_str(where, refresh=False)
-            bar.update(done - bar.n)
+            bar.set_postfix_str(where, refresh=not total)
+            if total:  # scoring has no steps: the bar stays full
+                bar.total = total
+                bar.update(done - bar.n)
 
         try:
             yield report
@@ -106,6 +107,7 @@ class Progress:
             nonlocal last
             if time.monotonic() - last >= _SECONDS_BETWEEN_LINES:
                 last = time.monotonic()
-                self._log.info("%s  %d of %d steps, %s", place, done, total, where)
+                steps = f"{done} of {total} steps, " if total else ""
+                self._log.info("%s  %s%s", place, steps, where)
 
         return report
