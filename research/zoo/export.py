@@ -1,10 +1,15 @@
-"""Finished stages as directories that plain diffusers and transformers open; weights are fp16 on disk."""
+"""Stages as directories that plain diffusers and transformers open; weights are fp16 on disk.
+
+`python -m research.zoo.export --work DIR` writes what there is, whether its training has ended or not.
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +17,7 @@ import torch
 from diffusers import DDPMPipeline, StableDiffusionPipeline
 from transformers import CLIPTextModel
 
-from research.zoo import clip, pixel, unet
+from research.zoo import ZOO_DIR, clip, pixel, unet
 from research.zoo.data import RESOLUTION
 from research.zoo.training import checkpoint_path
 from research.zoo.vae import load_vae
@@ -112,3 +117,16 @@ def _replace(scratch: Path, target: Path) -> None:
         target.rename(old)
     fresh.rename(target)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m research.zoo.export", description=__doc__)
+    parser.add_argument("--work", type=Path, required=True, help="the folder of checkpoints")
+    parser.add_argument("--out", type=Path, default=ZOO_DIR, help="where models are written")
+    arguments = parser.parse_args(argv)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    export_ready(arguments.work, arguments.out)
+
+
+if __name__ == "__main__":
+    main()
