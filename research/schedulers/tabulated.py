@@ -53,7 +53,7 @@ class Table:
     depth: int  # stages that have to be remembered
 
 
-_KNOWN: dict[str, tuple[Timeline, Table | None]] = {}  # of earlier runs with the same settings
+_KNOWN: dict[tuple[type, str], tuple[Timeline, Table | None, Any]] = {}  # of earlier runs with the same settings
 
 
 class TabulatedSolver(DiffusersSolver):
@@ -70,21 +70,27 @@ class TabulatedSolver(DiffusersSolver):
             self.table = read_off(self.scheduler, timeline, self._takes_generator, self._kwargs)
             if len(_KNOWN) >= _MOST_KNOWN:
                 _KNOWN.clear()
-            _KNOWN[key] = timeline, self.table
+            # the scale of the start noise depends on the timesteps too (Euler's on their spacing)
+            self._start_scale = getattr(self.scheduler, "init_noise_sigma", 1.0)
+            _KNOWN[key] = timeline, self.table, self._start_scale
             return timeline
-        timeline, self.table = _KNOWN[key]
+        timeline, self.table, self._start_scale = _KNOWN[key]
         if self.table is None:  # with a table at hand the scheduler object is not needed at all
             self._set_timesteps(steps, device)
             self._begin_at(timeline.first_stage)
         return timeline
 
-    def _key(self, *arguments: Any) -> str:
+    def _key(self, *arguments: Any) -> tuple[type, str]:
         """What decides timeline and table: class, config, options of the step, and the arguments of `timeline`."""
         config = {
             k: v.tolist() if hasattr(v, "tolist") else v for k, v in dict(self.scheduler.config).items()
         }
-        name = f"{type(self.scheduler).__module__}.{type(self.scheduler).__qualname__}"
-        return json.dumps([name, config, self._kwargs, *arguments], sort_keys=True, default=str)
+        # the class itself and not its name: a notebook defines the same name again and again
+        settings = json.dumps([config, self._kwargs, *arguments], sort_keys=True, default=str)
+        return type(self.scheduler), settings
+
+    def scale_noise(self, noise: Tensor) -> Tensor:
+        return noise * self._start_scale
 
     def scale_input(self, x: Tensor, stage: Stage) -> Tensor:
         if self.table is None:
