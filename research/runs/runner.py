@@ -177,6 +177,9 @@ class _Record:
 
         LoopSampler = cache.libraries()
         _set_threads(self.config["runtime"]["threads"])
+        # the plugs first: what is wrong with them should not cost the loading of a model
+        guidance = build(self.config["guidance"], "guidance")
+        hooks = [build(node, f"hooks.{name}") for name, node in self.config["hooks"].items()]
         with self.watch.phase("load"):
             model, loaded = cache.model(self.config["model"])
         if not loaded:
@@ -192,8 +195,8 @@ class _Record:
         return LoopSampler(
             model,
             scheduler=SchedulerSpec(scheduler["name"], scheduler["class_name"], scheduler["options"]),
-            guidance=build(self.config["guidance"], "guidance"),
-            hooks=[build(node, f"hooks.{name}") for name, node in self.config["hooks"].items()],
+            guidance=guidance,
+            hooks=hooks,
             parity=self.config["runtime"]["parity"],
         )
 
