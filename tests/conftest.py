@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 # before diffusers, transformers and huggingface_hub are imported anywhere
@@ -22,7 +22,9 @@ from tiny_models import save_tiny_pixel, save_tiny_sd
 from research import load_model
 from research.models import BaseModel
 
-torch.set_num_threads(1)  # bit-equality is promised for one machine as it is; one thread is quickest at this size
+torch.set_num_threads(
+    1
+)  # bit-equality is promised for one machine as it is; one thread is quickest at this size
 
 
 @pytest.fixture(scope="session")
@@ -34,7 +36,9 @@ def sd_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def sd_v_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same with v-prediction."""
-    return save_tiny_sd(tmp_path_factory.mktemp("models") / "tiny-sd-v", prediction_type="v_prediction", seed=1)
+    return save_tiny_sd(
+        tmp_path_factory.mktemp("models") / "tiny-sd-v", prediction_type="v_prediction", seed=1
+    )
 
 
 @pytest.fixture(scope="session")
@@ -117,7 +121,7 @@ def copied(tmp_path: Path) -> Callable[[Path], Path]:
 
 
 @pytest.fixture
-def no_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[object]]:
+def no_network(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """Any attempt to reach another machine fails at once, and is listed."""
     attempts: list[object] = []
 
@@ -128,4 +132,4 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[object]]:
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket.socket, "connect_ex", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    yield attempts
+    return attempts

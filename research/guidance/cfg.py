@@ -29,8 +29,6 @@ class CFG(Guidance):
 
     def start(self, run: Run) -> None:
         self._names = self._needed(run.parity)
-        if "uncond" not in self._names and getattr(run.task, "negative_prompt", None):
-            run.warn(f"negative_prompt: not used, because guidance.scale is {self.scale:g}.")
         # pipelines put the unconditional rows first in the batch
         self._branches = [Branch(name, run.conditions[name]) for name in self._names]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Real
 
 from research.errors import ConfigError
 
@@ -13,6 +14,6 @@ def checked_scale(scale: float, key: str = "guidance.scale") -> float:
     Raises:
         ConfigError: anything else, NaN and text included.
     """
-    if isinstance(scale, bool) or not isinstance(scale, int | float) or not math.isfinite(scale):
+    if isinstance(scale, bool) or not isinstance(scale, Real) or not math.isfinite(scale):
         raise ConfigError(f"{key}: found {scale!r}; accepted is a finite number.")
     return float(scale)

@@ -49,6 +49,7 @@ class BaseModel(ABC):
     ) -> BaseModel:
         """Check every weight file, then load. See `load_model` for the errors."""
         files, safe = [], True
+        scheduler_config = _scheduler_config(directory)
         for component in cls.weighted:
             found, is_safe = weight_files(directory / component, allow_pickle=allow_pickle)
             files += found
@@ -57,21 +58,24 @@ class BaseModel(ABC):
                 if is_safe:
                     check_safetensors(file)
         try:
-            parts = cls.load_parts(directory, dtype=dtype, safe=safe)
-        except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+            # a component may be pickled and another not: diffusers then takes what there is, safetensors first
+            parts = cls.load_parts(directory, dtype=dtype, safe=safe or None)
+        except ModelError:
+            raise
+        except Exception as error:  # what a broken file makes libraries raise is no closed list
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise ModelError(f"model.path: {directory} cannot be loaded: {reason}") from error
         return cls(
             path=path,
             weights_sha256=sha256_files(files, root=directory),
-            scheduler_config=_scheduler_config(directory),
+            scheduler_config=scheduler_config,
             **parts,
         )
 
     @classmethod
     @abstractmethod
-    def load_parts(cls, directory: Path, *, dtype: torch.dtype, safe: bool) -> dict[str, Any]:
-        """The constructor's further arguments, read from a local directory."""
+    def load_parts(cls, directory: Path, *, dtype: torch.dtype, safe: bool | None) -> dict[str, Any]:
+        """The constructor's further arguments, read from a directory: from safetensors alone, or (None) from pickles too."""
 
     @property
     @abstractmethod
@@ -121,7 +125,10 @@ class BaseModel(ABC):
                 f"model.attention_slicing: found {size!r}; accepted: null, auto, max, or a whole number from 1."
             )
         if hasattr(self.network, "set_attention_slice"):
-            self.network.set_attention_slice(size)
+            try:
+                self.network.set_attention_slice(size)
+            except ValueError as error:
+                raise ConfigError(f"model.attention_slicing: found {size!r}; {self.name}: {error}") from error
 
     def parameter_count(self) -> int:
         return sum(p.numel() for module in self.modules() for p in module.parameters())
@@ -143,6 +150,9 @@ def pixels_to_images(pixels: Tensor) -> list[Image.Image]:
 def _scheduler_config(directory: Path) -> dict[str, Any]:
     file = directory / "scheduler" / "scheduler_config.json"
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        config = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ModelError(f"model.path: {file} cannot be read: {error}") from error
+    if not isinstance(config, dict):
+        raise ModelError(f"model.path: {file} is no scheduler config: found a {type(config).__name__}.")
+    return config

@@ -78,17 +78,19 @@ def resolve_dtype_and_device(
             raise ConfigError(
                 f"model.device: found {device!r}; accepted: auto, cpu, cuda, cuda:N, mps."
             ) from error
+    if chosen.type not in ("cpu", "cuda", "mps"):
+        raise ConfigError(f"model.device: found {device!r}; accepted: auto, cpu, cuda, cuda:N, mps.")
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         raise ConfigError(
             f"model.device: found {device!r}; this machine has {torch.cuda.device_count()} CUDA devices."
         )
     if chosen.type == "mps" and not torch.backends.mps.is_available():
         raise ConfigError(f"model.device: found {device!r}; this machine has no MPS device.")
-    if isinstance(dtype, torch.dtype):
+    if isinstance(dtype, torch.dtype) and dtype in (*DTYPES.values(), torch.float64):
         return dtype, chosen
     if dtype == "auto":
         return (torch.float16 if chosen.type == "cuda" else torch.float32), chosen
-    if dtype not in DTYPES:
+    if not isinstance(dtype, str) or dtype not in DTYPES:
         raise ConfigError(
             f"model.dtype: found {dtype!r}.{nearest(str(dtype), DTYPES)} Accepted: auto, {', '.join(DTYPES)}."
         )

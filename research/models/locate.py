@@ -37,6 +37,8 @@ def locate(path: str | os.PathLike[str]) -> Located:
     Raises:
         ModelError: nothing is there, or what is there is no model that can be driven.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise ModelError(f"model.path: found {path!r}; accepted is a zoo name, a directory or a hub id.")
     name = os.fspath(path)
     if not name:
         raise ModelError("model.path: found an empty name; accepted is a zoo name, a directory or a hub id.")

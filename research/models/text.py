@@ -28,7 +28,8 @@ class TextEncoder:
     @property
     def max_tokens(self) -> int:
         """Tokens the encoder takes, begin and end included."""
-        return int(self.tokenizer.model_max_length)
+        # a tokenizer whose config says none has an absurdly large one
+        return min(int(self.tokenizer.model_max_length), int(self.encoder.config.max_position_embeddings))
 
     def encode(self, texts: Sequence[str]) -> Tensor:
         """Embeddings [N, tokens, dim] of each text by itself, so that they do not depend on what it is encoded with."""

@@ -12,6 +12,7 @@ from torch import Tensor
 from research.errors import ConfigError
 from research.models.base import BaseModel, pixels_to_images
 from research.models.unet_denoiser import UnetDenoiser
+from research.models.weights import whole
 from research.sampling.run import Run
 
 
@@ -29,13 +30,18 @@ class UnetPixelModel(BaseModel):
             self.supports = self.supports | {"class_label"}
 
     @classmethod
-    def load_parts(cls, directory: Path, *, dtype: torch.dtype, safe: bool) -> dict[str, Any]:
+    def load_parts(cls, directory: Path, *, dtype: torch.dtype, safe: bool | None) -> dict[str, Any]:
         from diffusers import UNet2DModel
 
-        unet = UNet2DModel.from_pretrained(
-            directory, subfolder="unet", torch_dtype=dtype, use_safetensors=safe, local_files_only=True
+        loaded = UNet2DModel.from_pretrained(
+            directory,
+            subfolder="unet",
+            torch_dtype=dtype,
+            use_safetensors=safe,
+            local_files_only=True,
+            output_loading_info=True,
         )
-        return {"unet": unet.eval()}
+        return {"unet": whole(loaded, directory / "unet")}
 
     @property
     def network(self) -> Any:

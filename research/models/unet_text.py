@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from research.errors import ConfigError, ModelError
 from research.models.base import BaseModel, pixels_to_images
 from research.models.text import TextEncoder
 from research.models.unet_denoiser import UnetDenoiser
+from research.models.weights import whole
 from research.sampling.run import Run
 
 
@@ -27,6 +29,7 @@ class UnetTextModel(BaseModel):
         super().__init__(**common)
         self.unet, self.vae = unet, vae
         self.text = TextEncoder(tokenizer, text_encoder)
+        self.scheduler_config = _mended(self.scheduler_config)
         self.vae_factor = 2 ** (len(vae.config.block_out_channels) - 1)
         if unet.config.in_channels != vae.config.latent_channels:
             raise ModelError(
@@ -39,17 +42,26 @@ class UnetTextModel(BaseModel):
             )
 
     @classmethod
-    def load_parts(cls, directory: Path, *, dtype: torch.dtype, safe: bool) -> dict[str, Any]:
+    def load_parts(cls, directory: Path, *, dtype: torch.dtype, safe: bool | None) -> dict[str, Any]:
         from diffusers import AutoencoderKL, UNet2DConditionModel
         from transformers import CLIPTextModel, CLIPTokenizer
 
-        shared: dict[str, Any] = {"torch_dtype": dtype, "use_safetensors": safe, "local_files_only": True}
+        def load(loader: Any, part: str, **precision: Any) -> Any:
+            loaded = loader.from_pretrained(
+                directory,
+                subfolder=part,
+                use_safetensors=safe,
+                local_files_only=True,
+                output_loading_info=True,
+                **precision,
+            )
+            return whole(loaded, directory / part)
+
+        _check_tokenizer(directory / "tokenizer")
         return {
-            "unet": UNet2DConditionModel.from_pretrained(directory, subfolder="unet", **shared).eval(),
-            "vae": AutoencoderKL.from_pretrained(directory, subfolder="vae", **shared).eval(),
-            "text_encoder": CLIPTextModel.from_pretrained(
-                directory, subfolder="text_encoder", dtype=dtype, use_safetensors=safe, local_files_only=True
-            ).eval(),
+            "unet": load(UNet2DConditionModel, "unet", torch_dtype=dtype),
+            "vae": load(AutoencoderKL, "vae", torch_dtype=dtype),
+            "text_encoder": load(CLIPTextModel, "text_encoder", dtype=dtype),
             "tokenizer": CLIPTokenizer.from_pretrained(
                 directory, subfolder="tokenizer", local_files_only=True
             ),
@@ -94,3 +106,22 @@ class UnetTextModel(BaseModel):
         shift = getattr(self.vae.config, "shift_factor", None) or 0.0
         scaled = latents / self.vae.config.scaling_factor + shift
         return pixels_to_images(self.vae.decode(scaled.to(self.vae.dtype), return_dict=False)[0])
+
+
+def _check_tokenizer(folder: Path) -> None:
+    """Without its files transformers makes a tokenizer with an empty vocabulary and says nothing."""
+    if not ((folder / "tokenizer.json").is_file() or (folder / "vocab.json").is_file()):
+        raise ModelError(
+            f"model.path: {folder} has no tokenizer; accepted is a tokenizer.json, or a vocab.json with merges.txt."
+        )
+
+
+def _mended(config: dict[str, Any]) -> dict[str, Any]:
+    """A scheduler config as `StableDiffusionPipeline` mends it on loading: two settings of old checkpoints are wrong."""
+    import diffusers
+
+    cls = getattr(diffusers, str(config.get("_class_name")), None)
+    parameters = {} if cls is None else inspect.signature(cls.__init__).parameters
+    said = {**{name: parameter.default for name, parameter in parameters.items()}, **config}
+    offset = {"steps_offset": 1} if said.get("steps_offset", 1) != 1 else {}
+    return {**config, **offset, **({"clip_sample": False} if said.get("clip_sample") is True else {})}

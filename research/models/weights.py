@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from research.errors import ModelError
 
@@ -56,10 +58,23 @@ def check_safetensors(file: Path) -> None:
         ) from error
 
 
+def whole(loaded: tuple[Any, Mapping[str, Any]], component: Path) -> Any:
+    """The module of ``from_pretrained(..., output_loading_info=True)``, ready for inference.
+
+    Raises:
+        ModelError: the files leave weights out. The libraries only log it and go on with random ones.
+    """
+    module, info = loaded
+    if missing := sorted(info.get("missing_keys") or ()):
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise ModelError(f"model.path: the weights in {component} lack {missing[0]}{more}.")
+    return module.eval()
+
+
 def _shards(index: Path) -> list[Path]:
     try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+        names = sorted({str(n) for n in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()})
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise ModelError(f"model.path: {index} cannot be read as an index of shards: {error}") from error
     files = [index.parent / name for name in names]
     if missing := [f.name for f in files if not f.is_file()]:

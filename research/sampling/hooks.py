@@ -83,9 +83,8 @@ class HookSet:
         return call if methods else _unchanged
 
     def _overriding(self, point: str) -> list[Callable[..., Any]]:
-        return [
-            getattr(h, point) for h in self.hooks if getattr(type(h), point, None) is not getattr(Hook, point)
-        ]
+        methods = [getattr(hook, point) for hook in self.hooks]
+        return [m for m in methods if getattr(m, "__func__", m) is not getattr(Hook, point)]
 
 
 def _nothing(where: Any) -> None:
@@ -105,5 +104,6 @@ def _guarded(point: str, method: Callable[..., Any], where: Run | StepState, *ar
         # the user's own traceback stays: only a note says which plug, point and step it was
         stage = getattr(where, "stage", None)
         at = "" if stage is None else f" at step {stage.step} (stage {stage.index})"
-        error.add_note(f"raised in hook {type(method.__self__).__name__}.{point}{at}")  # type: ignore[attr-defined]
+        name = type(getattr(method, "__self__", method)).__name__
+        error.add_note(f"raised in hook {name}.{point}{at}")
         raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -46,6 +47,10 @@ class LoopSampler:
         self.model = model
         self.guidance = Guidance() if guidance is None else guidance
         self.hooks = list(hooks)
+        if strange := [hook for hook in self.hooks if not isinstance(hook, Hook)]:
+            raise ConfigError(
+                f"hooks: found {strange[0]!r}; accepted are objects of subclasses of research.Hook."
+            )
         self.parity = parity
         self._new_solver = model.solvers(scheduler, scheduler_options, parity=parity)
         offers = model.supports | self._new_solver().supports
@@ -78,7 +83,7 @@ class LoopSampler:
         """
         seeds, steps = _checked(seeds, steps)
         task.check(self.model, len(seeds))
-        size = batch_size or len(seeds)
+        size = len(seeds) if batch_size is None else _whole("batch_size", batch_size, at_least=1)
         runs, images = [], []
         for first in range(0, len(seeds), size):
             rows = tuple(range(first, min(first + size, len(seeds))))
@@ -160,15 +165,26 @@ class LoopSampler:
 
 
 def _checked(seeds: Sequence[int], steps: int) -> tuple[list[int], int]:
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise ConfigError(f"steps: found {steps!r}; accepted is a whole number from 1.")
-    seeds = list(seeds)
-    if not seeds:
+    steps = _whole("steps", steps, at_least=1)
+    try:
+        listed = list(seeds)
+    except TypeError:
+        raise ConfigError(f"seeds: found {seeds!r}; accepted is a list with one seed an image.") from None
+    if not listed:
         raise ConfigError("seeds: found an empty list; accepted is one seed an image.")
-    for seed in seeds:
-        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
-            raise ConfigError(f"seeds: found {seed!r}; accepted are whole numbers from 0 to 2**63 - 1.")
-    return seeds, steps
+    return [_whole("seeds", seed, at_least=0) for seed in listed], steps
+
+
+def _whole(key: str, value: Any, *, at_least: int) -> int:
+    """``value`` as an int, be it Python's, numpy's or a tensor's; no bool and no fraction."""
+    try:
+        number = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or not at_least <= number < 2**63:
+        above = "" if number is None or number < at_least else ", below 2**63"
+        raise ConfigError(f"{key}: found {value!r}; accepted is a whole number from {at_least}{above}.")
+    return number
 
 
 def _raise_unless_finite(run: Run, sums: list[Tensor]) -> None:

@@ -25,7 +25,7 @@ class Stage:
     t: Tensor  # what the model is told, 0-d, on the model's device
     time: float  # the same as a number
     sigma: float  # noise level noise/signal; the flow time for flow matching
-    sigma_next: float  # the level the step leads to; 0 after the last
+    sigma_next: float  # the level that the latents have after this evaluation; 0 after the last
     log_snr: float  # log(signal**2 / noise**2): the axis on which schedulers and step counts compare
     signal: float
     noise: float
@@ -88,7 +88,6 @@ def build_timeline(
     stages = []
     for i in range(first, len(numbers)):
         signal, noise = levels[i]
-        later = next((s for s in sigmas[i + 1 :] if s != sigmas[i]), 0.0)
         stages.append(
             Stage(
                 index=i - first,
@@ -97,7 +96,7 @@ def build_timeline(
                 t=times[i],
                 time=float(numbers[i]),
                 sigma=sigmas[i],
-                sigma_next=later,
+                sigma_next=sigmas[i + 1] if i + 1 < len(sigmas) else 0.0,
                 log_snr=2.0 * (math.log(max(signal, 1e-12)) - math.log(max(noise, 1e-12))),
                 signal=signal,
                 noise=noise,

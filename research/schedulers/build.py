@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import inspect
 from collections.abc import Mapping
@@ -60,14 +61,19 @@ class SolverFactory:
                 f"scheduler: found {type(scheduler).__name__}; accepted is a name or a diffusers scheduler object."
             )
         self._init_options, self.step_options = self._route(options)
-        probe = self._build()
-        self.kind = self._kind(probe)
+        self._untouched = self._build()
+        self.kind = self._kind(self._untouched)
         _check_kind(self.name, self.cls, self.kind, base_config)
 
     def __call__(self) -> DiffusersSolver:
         solver = DiffusersSolver if self.parity else TabulatedSolver
         return solver(
-            self._build(), name=self.name, kind=self.kind, step_options=self.step_options, parity=self.parity
+            # a copy of one that was never used: some classes take a tenth of a second to construct
+            copy.deepcopy(self._untouched),
+            name=self.name,
+            kind=self.kind,
+            step_options=self.step_options,
+            parity=self.parity,
         )
 
     def _build(self) -> Any:

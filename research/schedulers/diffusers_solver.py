@@ -43,8 +43,11 @@ class DiffusersSolver:
         self.kind: Kind = kind
         self.parity = parity
         self.order = int(getattr(scheduler, "order", 1))
-        self._takes_generator = "generator" in inspect.signature(scheduler.step).parameters
-        self._kwargs: dict[str, Any] = {**step_options, "return_dict": False}
+        accepted = inspect.signature(scheduler.step).parameters
+        self._takes_generator = "generator" in accepted
+        # the pipelines pass eta=0 to every scheduler that takes it, whatever its own default (TCD: 0.3)
+        of_pipelines = {"eta": 0.0} if parity and "eta" in accepted else {}
+        self._kwargs: dict[str, Any] = {**of_pipelines, **step_options, "return_dict": False}
         self._numbers = type(scheduler).__name__ in _TAKE_NUMBERS
         self._scales_input = not _is_identity(scheduler)
         self.supports = frozenset({f"predicts:{kind}", *(["first-order"] if self.order == 1 else [])})
@@ -145,6 +148,9 @@ def noise_levels(scheduler: Any, times: Tensor) -> list[tuple[float, float]]:
     at = times.cpu()
     if hasattr(probe, "add_noise"):
         signal, noise = probe.add_noise(one, zero, at), probe.add_noise(zero, one, at)
+    elif not hasattr(probe, "scale_noise"):
+        # nothing to ask (IPNDM): it samples, and whoever reads the levels sees that they are not known
+        return [(math.nan, math.nan)] * len(times)
     else:
         signal = torch.cat([probe.scale_noise(one[:1], t[None], zero[:1]) for t in at])
         noise = torch.cat([probe.scale_noise(zero[:1], t[None], one[:1]) for t in at])

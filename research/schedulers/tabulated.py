@@ -53,7 +53,9 @@ class Table:
     depth: int  # stages that have to be remembered
 
 
-_KNOWN: dict[tuple[type, str], tuple[Timeline, Table | None, Any]] = {}  # of earlier runs with the same settings
+_KNOWN: dict[
+    tuple[type, str], tuple[Timeline, Table | None, Any]
+] = {}  # of earlier runs with the same settings
 
 
 class TabulatedSolver(DiffusersSolver):

@@ -30,6 +30,17 @@ class Conditions(Mapping[str, Condition]):
             self._made[name] = self._makers[name]()
         return self._made[name]
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._makers
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The condition of a name, made now, or ``default`` where the task has none."""
+        return self[name] if name in self._makers else default
+
+    def made(self, name: str) -> bool:
+        """Whether somebody has asked for the condition."""
+        return name in self._made
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._makers)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
 
 from research.errors import ConfigError
 from research.sampling.plugs import Condition, Model
@@ -57,6 +59,15 @@ class TextToImage(BaseTask):
                 "uncond": lambda: encode_texts(run, negative, together=together),
             }
         )
+
+    def finish(self, run: Run, latents: Tensor) -> list[Any]:
+        if self.negative_prompt and "uncond" in run.conditions and not run.conditions.made("uncond"):  # type: ignore[attr-defined]
+            scale = getattr(run.guidance, "scale", None)
+            name = type(run.guidance).__name__ + ("" if scale is None else f", scale {scale:g}")
+            run.warn(
+                f"negative_prompt: not used, because this guidance ({name}) makes no unconditional prediction."
+            )
+        return super().finish(run, latents)
 
 
 def encode_texts(run: Run, texts: str | Sequence[str], *, together: bool) -> Condition:

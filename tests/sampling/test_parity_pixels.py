@@ -41,9 +41,7 @@ def test_ddim_pipeline(pixel, pixel_directory, seeds, eta):
     pipe = quiet(DDIMPipeline.from_pretrained(pixel_directory))
     expected = pipe(len(seeds), generator=generators(seeds), num_inference_steps=7, eta=eta)
     sampler = LoopSampler(pixel, scheduler="ddim", scheduler_options={"eta": eta}, parity=True)
-    assert bytes_of(expected.images) == bytes_of(
-        sampler.sample(Unconditional(), seeds=seeds, steps=7).images
-    )
+    assert bytes_of(expected.images) == bytes_of(sampler.sample(Unconditional(), seeds=seeds, steps=7).images)
 
 
 @pytest.mark.parametrize("clipped", [True, False])
@@ -59,9 +57,7 @@ def test_grey_pixels(grey_directory):
     model = load_model(grey_directory, dtype="float32", device="cpu")
     pipe = quiet(DDPMPipeline.from_pretrained(grey_directory))
     expected = pipe(2, generator=generators([1, 2]), num_inference_steps=4).images
-    found = LoopSampler(model, scheduler="ddpm", parity=True).sample(
-        Unconditional(), seeds=[1, 2], steps=4
-    )
+    found = LoopSampler(model, scheduler="ddpm", parity=True).sample(Unconditional(), seeds=[1, 2], steps=4)
     assert found.images[0].mode == "L"
     assert bytes_of(expected) == bytes_of(found.images)
 

@@ -20,8 +20,8 @@ PAIRS = {"epsilon": ("sd", "sd_pipe"), "v": ("sd_v", "sd_v_pipe")}
 
 # prompts, negative prompts, seeds, steps, scale
 SETTINGS = {
-    "one image, no guidance": ("a cat", None, [3], 4, 1.0),
-    "one image, negative prompt, an odd number of steps": ("a cat", "dog", [4], 3, 7.5),
+    "one image, no guidance": ("a cat", None, [3], 3, 1.0),
+    "one image, negative prompt": ("a cat", "dog", [4], 2, 7.5),
     "a batch, lists of prompts": (["a cat", "no dog"], ["x", "bad"], [3, 2**40], 5, 3.0),
 }
 
@@ -79,7 +79,9 @@ def test_every_scheduler_equals_the_pipeline(pair, name: str):
 
 def test_every_short_name_is_tested_or_is_for_flow_models():
     assert set(scheduler_names()) - set(NAMES) == {"flow_euler", "flow_heun"}
-    required = "ddpm ddim pndm lms euler euler_a heun dpm2 dpm2_a dpmpp_2m dpmpp_2m_karras dpmpp_2m_sde dpmpp_2s"
+    required = (
+        "ddpm ddim pndm lms euler euler_a heun dpm2 dpm2_a dpmpp_2m dpmpp_2m_karras dpmpp_2m_sde dpmpp_2s"
+    )
     assert {*required.split(), "dpmpp_sde", "unipc", "deis", "lcm"} <= set(NAMES)
 
 
@@ -102,9 +104,7 @@ def test_prompts_and_scales(pair, name, prompt, negative, seeds, scale):
     model, pipe = pair
     expected = by_pipeline(pipe, from_pipeline_config(pipe, name), prompt, negative, seeds, 4, scale)
     sampler = LoopSampler(model, scheduler=name, guidance=CFG(scale), parity=True)
-    assert torch.equal(
-        expected, sampler.sample(TextToImage(prompt, negative), seeds=seeds, steps=4).latents
-    )
+    assert torch.equal(expected, sampler.sample(TextToImage(prompt, negative), seeds=seeds, steps=4).latents)
 
 
 @pytest.mark.parametrize("pair", [("sd_odd", "sd_odd_pipe")], indirect=True)
@@ -137,7 +137,12 @@ def test_eta_of_ddim(pair, eta):
     pipe.scheduler = from_pipeline_config(pipe, "ddim")
     generators = [torch.Generator("cpu").manual_seed(seed) for seed in (1, 2)]
     expected = pipe(
-        ["a", "b"], num_inference_steps=4, guidance_scale=2.0, generator=generators, eta=eta, output_type="latent"
+        ["a", "b"],
+        num_inference_steps=4,
+        guidance_scale=2.0,
+        generator=generators,
+        eta=eta,
+        output_type="latent",
     ).images
     sampler = LoopSampler(
         model, scheduler="ddim", scheduler_options={"eta": eta}, guidance=CFG(2.0), parity=True
@@ -195,7 +200,7 @@ def test_scheduler_by_object_is_read_and_never_changed(pair):
         ("ddim", {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing", "prediction_type": "v_prediction"}),
         ("ddim", {"thresholding": True}),
         ("ddpm", {"clip_sample": True, "variance_type": "fixed_large"}),
-        ("unipc", {"solver_order": 3, "predict_x0": False}),
+        ("unipc", {"solver_order": 3, "solver_type": "bh1"}),
         ("pndm", {"skip_prk_steps": False}),
         ("dpm2_a", {"timestep_spacing": "leading"}),
     ],
