@@ -12,7 +12,7 @@ from torch import Tensor
 from research.zoo.data import RESOLUTION, SUBJECTS, Emoji, contact_sheet, pairs
 from research.zoo.training import Loss, Recipe, fit, load_ema
 
-BATCH = 64
+BATCH = 24
 RECIPE = Recipe(steps=1500, lr=1.5e-3, seed=41, lr_end=0.02)
 FACES = (
     "grinning face",
