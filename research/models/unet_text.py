@@ -90,16 +90,12 @@ class UnetTextModel(BaseModel):
             if pixels is None:
                 sides.append(latent)
                 continue
-            if (
-                isinstance(pixels, bool)
-                or not isinstance(pixels, int)
-                or pixels < 1
-                or pixels % self.vae_factor
-            ):
+            whole_number = hasattr(pixels, "__index__") and not isinstance(pixels, bool)
+            if not whole_number or pixels < 1 or pixels % self.vae_factor:
                 raise ConfigError(
                     f"task.{key}: found {pixels!r}; accepted is a positive multiple of {self.vae_factor}, the factor of the VAE."
                 )
-            sides.append(pixels // self.vae_factor)
+            sides.append(int(pixels) // self.vae_factor)
         return self.vae.config.latent_channels, sides[0], sides[1]
 
     def decode(self, run: Run, latents: Tensor) -> list[Image.Image]:

@@ -52,13 +52,13 @@ class SolverFactory:
             self.cls: Any = _scheduler_class(spec.class_name)
             options = {**spec.options, **options}
             self._config = dict(base_config)
-        elif hasattr(scheduler, "config") and hasattr(scheduler, "set_timesteps"):
+        elif _drives(type(scheduler)) and hasattr(scheduler, "config"):
             self.cls = type(scheduler)
             self.name = self.cls.__name__
             self._config = dict(scheduler.config)
         else:
             raise ConfigError(
-                f"scheduler: found {type(scheduler).__name__}; accepted is a name or a diffusers scheduler object."
+                f"scheduler: found {scheduler!r}; accepted is a name or a diffusers scheduler object."
             )
         self._init_options, self.step_options = self._route(options)
         self._untouched = self._build()
@@ -102,7 +102,8 @@ class SolverFactory:
 
     def _kind(self, scheduler: Any) -> Kind:
         found = getattr(scheduler.config, "prediction_type", None)
-        if found is None:
+        # a config keeps keys of the model's own scheduler that this class does not know
+        if found is None or "prediction_type" not in inspect.signature(self.cls.__init__).parameters:
             return "flow" if "FlowMatch" in self.cls.__name__ else "epsilon"
         if found not in _KINDS:
             raise ConfigError(
@@ -128,15 +129,24 @@ def _scheduler_class(class_name: str) -> Any:
     if "." in class_name:
         module, _, name = class_name.rpartition(".")
         try:
-            return getattr(importlib.import_module(module), name)
+            cls = getattr(importlib.import_module(module), name)
         except (ImportError, AttributeError) as error:
             raise ConfigError(f"scheduler: cannot import {class_name!r}: {error}") from error
+        if not (_drives(cls) and hasattr(cls, "from_config")):
+            raise ConfigError(
+                f"scheduler: {class_name!r} is no scheduler class: it lacks from_config, set_timesteps or step."
+            )
+        return cls
     import diffusers
 
     cls = getattr(diffusers, class_name, None) if hasattr(diffusers, class_name) else None
-    if not (isinstance(cls, type) and hasattr(cls, "set_timesteps") and hasattr(cls, "step")):
+    if not _drives(cls):
         names = [n for n in dir(diffusers) if n.endswith("Scheduler")]
         raise ConfigError(
             f"scheduler: diffusers {diffusers.__version__} has no scheduler class {class_name!r}.{nearest(class_name, names)}"
         )
     return cls
+
+
+def _drives(cls: Any) -> bool:
+    return isinstance(cls, type) and hasattr(cls, "set_timesteps") and hasattr(cls, "step")

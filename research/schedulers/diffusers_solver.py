@@ -61,25 +61,31 @@ class DiffusersSolver:
         kept = kept_steps(steps, strength, parity=self.parity)
         self._set_timesteps(steps, device)
         times = self.scheduler.timesteps
+        try:
+            levels = noise_levels(self.scheduler, times)
+        except IndexError as error:  # leading spacing with an offset: 1000 steps end beyond the last timestep
+            raise ConfigError(
+                f"steps: scheduler {self.name} cannot make {steps} steps: they leave its {self._limit} timesteps."
+            ) from error
         timeline = build_timeline(
-            times,
-            user_steps(self.scheduler, steps, len(times)),
-            noise_levels(self.scheduler, times),
-            n_steps=steps,
-            kept=kept,
+            times, user_steps(self.scheduler, steps, len(times)), levels, n_steps=steps, kept=kept
         )
         self._begin_at(timeline.first_stage)
         return timeline
 
+    @property
+    def _limit(self) -> int | None:
+        return getattr(self.scheduler.config, "num_train_timesteps", None)
+
     def _set_timesteps(self, steps: int, device: torch.device | str) -> None:
-        limit = getattr(self.scheduler.config, "num_train_timesteps", None)
+        limit = self._limit
         if limit is not None and steps > limit:
             raise ConfigError(
                 f"steps: found {steps}; scheduler {self.name} has {limit} timesteps, accepted is 1 to {limit}."
             )
         try:
             self.scheduler.set_timesteps(steps, device=device)
-        except (ValueError, IndexError, RuntimeError, ZeroDivisionError) as error:
+        except (ValueError, LookupError, RuntimeError, TypeError, AttributeError, ZeroDivisionError) as error:
             raise ConfigError(f"steps: scheduler {self.name} cannot make {steps} steps: {error}") from error
         if len(self.scheduler.timesteps) < steps:
             raise ConfigError(
@@ -142,7 +148,8 @@ def noise_levels(scheduler: Any, times: Tensor) -> list[tuple[float, float]]:
         scheduler, "sigmas_interpol"
     ):  # DPM2: every second evaluation is at a midpoint that add_noise does not know
         sigmas, middle = scheduler.sigmas.tolist(), scheduler.sigmas_interpol.tolist()
-        return [(1.0, middle[i] if i % 2 else sigmas[i]) for i in range(len(times))]
+        back = 1 if hasattr(scheduler, "sigmas_up") else 0  # the ancestral kind keeps them one place earlier
+        return [(1.0, middle[i - back] if i % 2 else sigmas[i]) for i in range(len(times))]
     probe = copy.deepcopy(scheduler)
     one, zero = torch.ones(len(times), 1), torch.zeros(len(times), 1)
     at = times.cpu()

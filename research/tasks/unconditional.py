@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import operator
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -54,9 +56,17 @@ class Unconditional(BaseTask):
 
         return Conditions({"cond": condition})
 
-    def _labels(self, n_images: int) -> list[int]:
-        return (
-            [self.class_label] * n_images
-            if isinstance(self.class_label, int)
-            else list(self.class_label or ())
-        )
+    def _labels(self, n_images: int) -> list[Any]:
+        """One label an image; what is no whole number is left as it was found."""
+        given = _as_int(self.class_label)
+        if isinstance(given, int):
+            return [given] * n_images
+        return [_as_int(label) for label in given] if isinstance(given, Iterable) else [given]
+
+
+def _as_int(value: Any) -> Any:
+    """A whole number of Python, numpy or torch as an int; anything else, bools included, as it is."""
+    try:
+        return value if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        return value

@@ -132,7 +132,7 @@ def test_batch_size_cuts_and_does_not_change(sd, scheduler):
         assert len(cut.images) == 5
 
 
-@pytest.mark.parametrize("scheduler", ["pndm", "unipc", "dpm2", *STOCHASTIC])
+@pytest.mark.parametrize("scheduler", ["euler", "pndm", "unipc", "dpm2", *STOCHASTIC])
 def test_a_b_a_on_one_sampler(sd, scheduler):
     sampler = LoopSampler(sd, scheduler=scheduler, guidance=CFG(2.0))
 
@@ -197,6 +197,12 @@ def test_any_batch_of_seeds(sd, seeds, scheduler):
     found = latents(sd, scheduler, seeds, steps=2)
     for row, seed in enumerate(seeds):
         assert close(latents(sd, scheduler, [seed], steps=2)[0], found[row])
+
+
+def test_a_new_sampler_starts_like_the_first_one(sd):
+    """What is remembered of settings seen before includes the scale of the start noise."""
+    first = latents(sd, "euler", [3], steps=1)  # leading spacing: one step from a low level
+    assert torch.equal(latents(sd, "euler", [3], steps=1), first)
 
 
 def test_start_latents_are_those_of_diffusers_scaled(sd):

@@ -200,7 +200,7 @@ def test_scheduler_by_object_is_read_and_never_changed(pair):
         ("ddim", {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing", "prediction_type": "v_prediction"}),
         ("ddim", {"thresholding": True}),
         ("ddpm", {"clip_sample": True, "variance_type": "fixed_large"}),
-        ("unipc", {"solver_order": 3, "solver_type": "bh1"}),
+        ("unipc", {"solver_order": 3, "predict_x0": False, "final_sigmas_type": "sigma_min"}),
         ("pndm", {"skip_prk_steps": False}),
         ("dpm2_a", {"timestep_spacing": "leading"}),
     ],
