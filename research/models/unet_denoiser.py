@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from research.errors import SamplingError
 from research.sampling.plugs import Branch, Condition
 from research.sampling.prediction import Kind, Prediction
 from research.sampling.timeline import Stage
@@ -30,6 +31,7 @@ class UnetDenoiser:
         self._joined: dict[tuple[int, ...], dict[str, Any]] = {}
 
     def predict(self, x: Tensor, stage: Stage, branches: Sequence[Branch]) -> dict[str, Prediction]:
+        _check(branches)
         conditions = [branch.condition for branch in branches]
         key = tuple(map(id, conditions))
         joined = self._joined.get(key) or self._join(key, conditions)
@@ -40,9 +42,8 @@ class UnetDenoiser:
         output = self.unet(inputs, stage.t, return_dict=False, **joined["arguments"])[0]
         if count == 1:
             return {branches[0].name: Prediction(output, self.kind)}
-        return {
-            b.name: Prediction(rows, self.kind) for b, rows in zip(branches, output.chunk(count), strict=True)
-        }
+        rows = output.chunk(count)
+        return {branch.name: Prediction(part, self.kind) for branch, part in zip(branches, rows, strict=True)}
 
     def _join(self, key: tuple[int, ...], conditions: Sequence[Condition]) -> dict[str, Any]:
         arguments: dict[str, Any] = {}
@@ -54,6 +55,21 @@ class UnetDenoiser:
         # the conditions are kept, so that no other can come to have the same id
         self._joined[key] = {"arguments": arguments, "channels": channels, "conditions": tuple(conditions)}
         return self._joined[key]
+
+
+def _check(branches: Sequence[Branch]) -> None:
+    """A branch that would not be computed as asked is an error, and no silent copy of another one."""
+    if len({branch.name for branch in branches}) != len(branches) or not branches:
+        names = ", ".join(branch.name for branch in branches) or "none"
+        raise SamplingError(
+            f"guidance: asks for the branches {names}; accepted is at least one, each of its own name."
+        )
+    for branch in branches:
+        if branch.model != "main" or branch.patches:
+            raise SamplingError(
+                f"guidance: branch '{branch.name}' asks for a second model or for attention patches, "
+                "which this model family does not offer yet."
+            )
 
 
 def _cat(parts: Sequence[Tensor | None]) -> Tensor:
