@@ -1,0 +1,77 @@
+"""What the README tells a newcomer to type is typed here, as it stands there."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```(?:python|yaml)\n(.*?)```", README, flags=re.DOTALL)
+
+
+def command(start: str) -> list[str]:
+    """The README's indented command that starts so, continued lines joined, its comment left out."""
+    joined = README.replace("\\\n", " ")
+    line = next(line for line in joined.splitlines() if line.startswith(f"    {start}"))
+    return shlex.split(line, comments=True)
+
+
+def run(arguments: list[str], folder: Path) -> str:
+    words = [sys.executable, "-m", *arguments]
+    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture
+def plugs(tmp_path: Path) -> Path:
+    """A user's folder with the README's files, under the names in their first lines."""
+    for block in BLOCKS:
+        if (named := re.match(r"# (\S+\.(?:py|yaml))\n", block)) is not None:
+            file = tmp_path / named.group(1)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(block, encoding="utf-8")
+    return tmp_path
+
+
+def test_plugs_of_ones_own(plugs: Path) -> None:
+    for file in plugs.rglob("*.py"):
+        for definition in re.split(r"\n(?=class )", file.read_text(encoding="utf-8"))[1:]:
+            assert len(definition.splitlines()) < 40
+    run([*command("research --config-dir my_conf"), "tracker=none"], plugs)
+    results = [json.loads(file.read_text()) for file in plugs.glob("outputs/mirrored/*/result.json")]
+    assert len(results) == 8
+    assert {result["status"] for result in results} == {"done"}
+    pictures = {
+        (
+            r["config"]["guidance"]["_target_"],
+            bool(r["config"]["hooks"]),
+            r["config"]["guidance"]["scale"],
+        ): tuple(image["sha256"] for image in r["images"])
+        for r in results
+    }
+    assert len(set(pictures.values())) == 8  # every plug changes the pictures
+
+
+def test_python_example(tmp_path: Path) -> None:
+    block = next(block for block in BLOCKS if "load_model" in block)
+    done = subprocess.run(
+        [sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("40 {'uncond': 20, 'cond': 20}")
+    assert (tmp_path / "pizza.png").is_file()
+
+
+def test_own_sweep(tmp_path: Path) -> None:
+    words = command("research -m scheduler=ddim,euler,dpmpp_2m")
+    run([*words, "tracker=none"], tmp_path)
+    rows = (tmp_path / "outputs/foxes/results.csv").read_text().splitlines()
+    assert len(rows) == 1 + 12
+    assert (tmp_path / "outputs/foxes/contact_sheet.png").is_file()
