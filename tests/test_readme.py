@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -24,7 +25,9 @@ def command(start: str) -> list[str]:
 
 def run(arguments: list[str], folder: Path) -> str:
     words = [sys.executable, "-m", *arguments]
-    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=280)
+    # one thread: two of them wait for each other when the machine has other work
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
