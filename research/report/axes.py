@@ -54,7 +54,7 @@ def axis_label(key: str) -> str:
 def value_label(value: Any) -> str:
     """A setting's value in a table: classes by their bare name, lists by their length and first entry."""
     if value is None:
-        return "–"
+        return "none"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):

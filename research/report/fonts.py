@@ -7,15 +7,15 @@ from typing import Any
 
 
 def font(text: str, size: int) -> Any:
-    """Pillow's own font, or for text beyond Latin-1 matplotlib's, which covers more scripts."""
-    return _font(size, all(ord(c) < 256 or c in "–—…±·" for c in text))
+    """Pillow's own font, which has little beyond ASCII, or for other text matplotlib's, which covers more scripts."""
+    return _font(size, all(c.isascii() or c in "…±·" for c in text))
 
 
 @lru_cache(maxsize=32)
-def _font(size: int, latin: bool) -> Any:
+def _font(size: int, plain: bool) -> Any:
     from PIL import ImageFont
 
-    if latin:
+    if plain:
         return ImageFont.load_default(size=size)
     import matplotlib
 
