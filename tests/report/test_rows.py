@@ -149,7 +149,7 @@ def test_a_record_without_most_keys_is_still_a_row(tmp_path):
 @pytest.mark.parametrize(
     ("value", "text"),
     [
-        (None, "none"),
+        (None, "–"),
         (0.0, "0"),
         (12, "12"),
         (0.0262, "0.0262"),
