@@ -143,9 +143,7 @@ class LoopSampler:
             state.x = solver.step(state.guided, state.x, stage, run.noise).x
             hooks.post_step(state)
             x = state.x
-            sums.append(
-                x.sum(dtype=torch.float32)
-            )  # read after the loop: looking at it here would stall a GPU
+            sums.append(x.sum(dtype=torch.float32))  # read after the loop: here it would stall a GPU
             ticks.append(time.perf_counter())
             if progress is not None and stage.last_of_step:
                 progress(stage.step + 1, stage.n_steps, {"rows": run.rows, "sigma": stage.sigma})
