@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -49,7 +49,6 @@ class DiffusersSolver:
         of_pipelines = {"eta": 0.0} if parity and "eta" in accepted else {}
         self._kwargs: dict[str, Any] = {**of_pipelines, **step_options, "return_dict": False}
         self._numbers = type(scheduler).__name__ in _TAKE_NUMBERS
-        self._scales_input = not _is_identity(scheduler)
         self.supports = frozenset({f"predicts:{kind}", *(["first-order"] if self.order == 1 else [])})
 
     def timeline(self, steps: int, *, strength: float = 1.0, device: torch.device | str = "cpu") -> Timeline:
@@ -110,7 +109,11 @@ class DiffusersSolver:
         return noise * getattr(self.scheduler, "init_noise_sigma", 1.0)
 
     def scale_input(self, x: Tensor, stage: Stage) -> Tensor:
-        return self.scheduler.scale_model_input(x, stage.t) if self._scales_input else x
+        return (
+            self.scheduler.scale_model_input(x, stage.t)
+            if hasattr(self.scheduler, "scale_model_input")
+            else x
+        )
 
     def add_noise(self, clean: Tensor, noise: Tensor, stage: Stage | None) -> Tensor:
         if stage is None:
@@ -144,13 +147,12 @@ def noise_levels(scheduler: Any, times: Tensor) -> list[tuple[float, float]]:
 
     Asked of the scheduler's public ``add_noise`` with unit samples, so that a class this project has never heard of works too.
     """
-    if hasattr(
-        scheduler, "sigmas_interpol"
-    ):  # DPM2: every second evaluation is at a midpoint that add_noise does not know
+    # DPM2: every second evaluation is at a midpoint that add_noise does not know
+    if hasattr(scheduler, "sigmas_interpol"):
         sigmas, middle = scheduler.sigmas.tolist(), scheduler.sigmas_interpol.tolist()
         back = 1 if hasattr(scheduler, "sigmas_up") else 0  # the ancestral kind keeps them one place earlier
         return [(1.0, middle[i - back] if i % 2 else sigmas[i]) for i in range(len(times))]
-    probe = copy.deepcopy(scheduler)
+    probe = cpu_copy(scheduler)
     one, zero = torch.ones(len(times), 1), torch.zeros(len(times), 1)
     at = times.cpu()
     if hasattr(probe, "add_noise"):
@@ -164,17 +166,10 @@ def noise_levels(scheduler: Any, times: Tensor) -> list[tuple[float, float]]:
     return list(zip(signal.flatten().double().tolist(), noise.flatten().double().tolist(), strict=True))
 
 
-def _is_identity(scheduler: Any) -> bool:
-    """Whether ``scale_model_input`` hands its input through, as schedulers of the variance-preserving kind do."""
-    method = getattr(type(scheduler), "scale_model_input", None)
-    if method is None:
-        return True
-    try:
-        source = inspect.getsource(method)
-    except (OSError, TypeError):
-        return False
-    body = source.split('"""')[-1] if '"""' in source else source.split(":\n", 1)[-1]
-    return body.strip() == "return sample"
-
-
-__all__: Sequence[str] = ["DiffusersSolver", "noise_levels", "user_steps"]
+def cpu_copy(scheduler: Any) -> Any:
+    """A copy to ask questions of: its tables on the CPU, and nothing done to it touches the original."""
+    probe = copy.deepcopy(scheduler)
+    for name, value in vars(probe).items():
+        if isinstance(value, Tensor):
+            setattr(probe, name, value.cpu())
+    return probe

@@ -13,7 +13,6 @@ on random inputs; where it does not (clipping, thresholding, noise that no gener
 
 from __future__ import annotations
 
-import copy
 import json
 import warnings
 from collections.abc import Mapping, Sequence
@@ -27,7 +26,7 @@ from research.sampling.noise import STEP, NoiseSource
 from research.sampling.plugs import Guided, StepOutput
 from research.sampling.prediction import convert
 from research.sampling.timeline import Stage, Timeline
-from research.schedulers.diffusers_solver import DiffusersSolver
+from research.schedulers.diffusers_solver import DiffusersSolver, cpu_copy
 
 _NEGLIGIBLE = 1e-10  # relative to the largest coefficient of an update; tables are read off in fp32 or better
 _MOST_TERMS = 48  # UniPC's corrector remembers all there was: past this its own step is cheaper
@@ -131,7 +130,8 @@ def read_off(
     if len(timeline) > _MOST_STAGES or hasattr(scheduler, "noise_sampler_seed"):
         return None
     try:
-        with warnings.catch_warnings():
+        # a scheduler that takes no generator may draw from the global one, which is the user's
+        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
             warnings.simplefilter("ignore")
             return _read_off(scheduler, timeline, takes_generator, kwargs)
     except (RuntimeError, ValueError, IndexError, TypeError, AttributeError, ZeroDivisionError):
@@ -144,43 +144,47 @@ def _read_off(
     length = len(timeline)
     times = [stage.t.cpu() for stage in timeline]
 
-    def drive(outputs: Tensor, latents: Tensor) -> tuple[Tensor, list[Tensor | None]]:
+    def drive(outputs: Tensor, latents: Tensor) -> _Driven:
         return _drive(scheduler, times, outputs, latents, takes_generator, kwargs)
 
     width = 2 * length
     eye = torch.eye(width, dtype=torch.float64)
     nothing = torch.zeros_like(eye)
+    impulses = drive(eye[:length], eye[length:])
     # row i of `response` holds p[i, :] and q[i, :]; the noise of both drives is the same and drops out
-    response = drive(eye[:length], eye[length:])[0] - drive(nothing[:length], nothing[length:])[0]
-    # noise in fp32, which all schedulers draw alike
-    silent, drawn = drive(nothing[:length].float(), nothing[length:].float())
-    noise = [
-        0.0 if n is None else float((s * n).sum() / (n * n).sum()) for s, n in zip(silent, drawn, strict=True)
-    ]
-    random = torch.Generator().manual_seed(1)
+    response = impulses.results - drive(nothing[:length], nothing[length:]).results
     if not torch.isfinite(response).all():
         return None
+    # noise in fp32, which all schedulers draw alike
+    silent = drive(nothing[:length].float(), nothing[length:].float())
+    noise = [
+        0.0 if n is None else float((s * n).sum() / (n * n).sum())
+        for s, n in zip(silent.results, silent.noise, strict=True)
+    ]
+    random = torch.Generator().manual_seed(1)
     for size in (3.0, 3e4):  # as large as latents are, and so large that clipping shows whatever its range
         outputs, latents = (size * torch.randn(length, width, generator=random) for _ in range(2))
-        truth, drawn_again = drive(outputs, latents)
+        truth = drive(outputs, latents)
         predicted = response[:, :length] @ outputs.double() + response[:, length:] @ latents.double()
-        for i, n in enumerate(drawn_again):
+        for i, n in enumerate(truth.noise):
             predicted[i] += 0.0 if n is None else noise[i] * n
-        scale = truth.abs().amax(dim=1, keepdim=True).clamp_min(1e-6)
-        if not ((predicted - truth).abs() / scale).max() <= _TOLERANCE:
+        scale = truth.results.abs().amax(dim=1, keepdim=True).clamp_min(1e-6)
+        if not ((predicted - truth.results).abs() / scale).max() <= _TOLERANCE:
             return None
 
-    probe = _fresh(scheduler, times)
-    one = torch.ones(1, 1, 1, 1, dtype=torch.float64)
-    updates, depth = [], 0
-    for i in range(length):
-        terms = [_terms(response[i, :length], i), _terms(response[i, length:], i)]
-        depth = max([depth, *(back for part in terms for back, _ in part)])
-        scaled = probe.scale_model_input(one, times[i]) if hasattr(probe, "scale_model_input") else one
-        probe.step(one, times[i], one, **kwargs)  # moves the scheduler's own index on
-        updates.append(Update(terms[0], terms[1], noise[i], drawn[i] is not None, float(scaled)))
-    longest = max(len(u.outputs) + len(u.latents) for u in updates)
-    return Table(tuple(updates), depth) if longest <= _MOST_TERMS else None
+    updates = tuple(
+        Update(
+            outputs=_terms(response[i, :length], i),
+            latents=_terms(response[i, length:], i),
+            noise=noise[i],
+            draws=silent.noise[i] is not None,
+            input_scale=impulses.input_sums[i],  # of an impulse, whose own sum is 1
+        )
+        for i in range(length)
+    )
+    if max(len(u.outputs) + len(u.latents) for u in updates) > _MOST_TERMS:
+        return None
+    return Table(updates, depth=max(back for u in updates for back, _ in (*u.outputs, *u.latents)))
 
 
 def _terms(row: Tensor, i: int) -> tuple[tuple[int, float], ...]:
@@ -189,11 +193,13 @@ def _terms(row: Tensor, i: int) -> tuple[tuple[int, float], ...]:
     return tuple((i - j, float(row[j])) for j in range(i, -1, -1) if abs(float(row[j])) > floor)
 
 
-def _fresh(scheduler: Any, times: Sequence[Tensor]) -> Any:
-    probe = copy.deepcopy(scheduler)
-    if hasattr(probe, "timesteps"):
-        probe.timesteps = probe.timesteps.cpu()
-    return probe
+@dataclass(frozen=True, slots=True)
+class _Driven:
+    """What a scheduler did with given outputs and latents."""
+
+    results: Tensor  # of each step [L, width]
+    noise: list[Tensor | None]  # that it drew, if it drew
+    input_sums: list[float]  # of what the model would have seen
 
 
 def _drive(
@@ -203,22 +209,22 @@ def _drive(
     latents: Tensor,
     takes_generator: bool,
     kwargs: Mapping[str, Any],
-) -> tuple[Tensor, list[Tensor | None]]:
-    """Each step's result [L, width] on given outputs and latents [L, width], and the noise it drew, if it drew."""
-    probe = _fresh(scheduler, times)
+) -> _Driven:
+    """Drive a copy of a scheduler through its steps with outputs and latents [L, width] that are given and not computed."""
+    probe = cpu_copy(scheduler)
     generator, twin = torch.Generator().manual_seed(0), torch.Generator().manual_seed(0)
     arguments = {**kwargs, **({"generator": generator} if takes_generator else {})}
     results: list[Tensor] = []
-    drawn: list[Tensor | None] = []
+    noise: list[Tensor | None] = []
+    input_sums: list[float] = []
     for t, output, x in zip(times, outputs, latents, strict=True):
         shape = (1, x.numel(), 1, 1)
         before = generator.get_state()
-        if hasattr(probe, "scale_model_input"):
-            probe.scale_model_input(x.reshape(shape), t)
-        new = probe.step(output.reshape(shape), t, x.reshape(shape), **arguments)[0]
-        results.append(new.reshape(-1).double())
+        x = x.reshape(shape)
+        seen = probe.scale_model_input(x, t) if hasattr(probe, "scale_model_input") else x
+        input_sums.append(float(seen.sum()))
+        results.append(probe.step(output.reshape(shape), t, x, **arguments)[0].reshape(-1).double())
         moved = not torch.equal(before, generator.get_state())
-        drawn.append(
-            torch.randn(shape, generator=twin, dtype=x.dtype).reshape(-1).double() if moved else None
-        )
-    return torch.stack(results), drawn
+        drawn = torch.randn(shape, generator=twin, dtype=x.dtype).reshape(-1).double() if moved else None
+        noise.append(drawn)
+    return _Driven(torch.stack(results), noise, input_sums)

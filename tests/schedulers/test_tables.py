@@ -18,7 +18,7 @@ from research import Hook, LoopSampler
 from research.guidance import CFG
 from research.sampling import Guided, NoiseSource, Prediction
 from research.sampling.noise import STEP
-from research.schedulers import SolverFactory, resolve, scheduler_names
+from research.schedulers import SolverFactory, resolve, scheduler_names, tabulated
 from research.schedulers.tabulated import TabulatedSolver
 from research.tasks import TextToImage
 
@@ -284,3 +284,12 @@ def test_half_precision_sums_in_full(name, dtype):
         assert x.dtype == d
         results.append(x.float())
     assert distance(results[1], results[0]) < 20 * torch.finfo(dtype).eps
+
+
+@pytest.mark.parametrize("name", ["euler_a", "ddpm", "lcm", "dpmpp_2m_sde"])
+def test_reading_a_table_leaves_the_global_generator_alone(sd, name: str) -> None:
+    tabulated._KNOWN.clear()  # or an earlier test has read it already
+    before = torch.get_rng_state()
+    sd.solvers(name)().timeline(6)
+    assert tabulated._KNOWN
+    assert torch.equal(torch.get_rng_state(), before)
