@@ -6,9 +6,10 @@ command line's help) costs no torch import.
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from research.lazy import lazy_names
 
 if TYPE_CHECKING:
     from research.models import load_model as load_model
@@ -30,10 +31,7 @@ _LAZY = {
 __all__ = ["Hook", "LoopSampler", "SampleResult", "Sampler", "__version__", "config_dir", "load_model"]
 
 
-def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        return getattr(importlib.import_module(_LAZY[name]), name)
-    raise AttributeError(f"module 'research' has no attribute '{name}'")
+__getattr__ = lazy_names(__name__, _LAZY)
 
 
 def __dir__() -> list[str]:

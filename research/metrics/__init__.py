@@ -5,8 +5,9 @@ Names are imported on first use: naming a metric in a config costs no torch impo
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from research.lazy import lazy_names
 
 if TYPE_CHECKING:
     from research.metrics.base import Metric as Metric
@@ -26,7 +27,4 @@ _LAZY = {
 __all__ = ["FID", "CLIPScore", "Metric", "MetricResult", "load_features"]
 
 
-def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        return getattr(importlib.import_module(_LAZY[name]), name)
-    raise AttributeError(f"module 'research.metrics' has no attribute '{name}'")
+__getattr__ = lazy_names(__name__, _LAZY)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from research.lazy import lazy_names
 
 if TYPE_CHECKING:
     from research.models.base import BaseModel as BaseModel
@@ -14,8 +15,4 @@ _LAZY = {"BaseModel": "research.models.base", "load_model": "research.models.loa
 __all__ = ["BaseModel", "load_model"]
 
 
-def __getattr__(name: str) -> Any:
-    # research.models.locate checks a path when a job is composed, without torch
-    if name in _LAZY:
-        return getattr(importlib.import_module(_LAZY[name]), name)
-    raise AttributeError(f"module 'research.models' has no attribute '{name}'")
+__getattr__ = lazy_names(__name__, _LAZY)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from research.lazy import lazy_names
 
 if TYPE_CHECKING:
     from research.runs.compose import Composer as Composer
@@ -23,7 +24,4 @@ _LAZY = {
 __all__ = ["Composer", "Job", "job_id", "recipe", "run_job"]
 
 
-def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        return getattr(importlib.import_module(_LAZY[name]), name)
-    raise AttributeError(f"module 'research.runs' has no attribute '{name}'")
+__getattr__ = lazy_names(__name__, _LAZY)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from research.lazy import lazy_names
 from research.schedulers.names import SchedulerSpec, resolve, scheduler_names
 
 if TYPE_CHECKING:
@@ -19,8 +19,4 @@ _LAZY = {
 __all__ = ["DiffusersSolver", "SchedulerSpec", "SolverFactory", "resolve", "scheduler_names"]
 
 
-def __getattr__(name: str) -> Any:
-    # names are resolved when a job is composed, where importing torch would be a waste
-    if name in _LAZY:
-        return getattr(importlib.import_module(_LAZY[name]), name)
-    raise AttributeError(f"module 'research.schedulers' has no attribute '{name}'")
+__getattr__ = lazy_names(__name__, _LAZY)

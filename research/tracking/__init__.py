@@ -5,8 +5,9 @@ wandb is imported by neither this package nor the process that samples: it lives
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from research.lazy import lazy_names
 
 if TYPE_CHECKING:
     from research.tracking.base import Tracker as Tracker
@@ -17,7 +18,4 @@ _LAZY = {"Tracker": "research.tracking.base", "WandbTracker": "research.tracking
 __all__ = ["Tracker", "WandbTracker"]
 
 
-def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        return getattr(importlib.import_module(_LAZY[name]), name)
-    raise AttributeError(f"module 'research.tracking' has no attribute '{name}'")
+__getattr__ = lazy_names(__name__, _LAZY)
