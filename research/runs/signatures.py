@@ -155,6 +155,7 @@ def _find(module: _Module, name: str, depth: int = 0) -> _Found | None:
         elif isinstance(node, ast.Assign | ast.AnnAssign):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
             names.update(t.id for t in targets if isinstance(t, ast.Name))
+            dynamic |= "__getattr__" in names
     if dynamic or name in names or hasattr(builtins, name):
         return None
     public = sorted(n for n in names if not n.startswith("_") and n not in ("annotations",))
