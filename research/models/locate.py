@@ -16,6 +16,8 @@ from research.zoo import zoo_names, zoo_path
 FAMILIES = {
     "StableDiffusionPipeline": "research.models.unet_text:UnetTextModel",
     "StableDiffusionImg2ImgPipeline": "research.models.unet_text:UnetTextModel",
+    "StableDiffusionInpaintPipeline": "research.models.unet_text:UnetTextModel",
+    "StableDiffusionDepth2ImgPipeline": "research.models.unet_text:UnetTextModel",
     "DDPMPipeline": "research.models.unet_pixel:UnetPixelModel",
     "DDIMPipeline": "research.models.unet_pixel:UnetPixelModel",
     "PNDMPipeline": "research.models.unet_pixel:UnetPixelModel",
