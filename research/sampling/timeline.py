@@ -71,7 +71,13 @@ def kept_steps(steps: int, strength: float, *, parity: bool = False) -> int:
 
 
 def build_timeline(
-    times: Tensor, step_of: Sequence[int], levels: Sequence[tuple[float, float]], *, n_steps: int, kept: int
+    times: Tensor,
+    step_of: Sequence[int],
+    levels: Sequence[tuple[float, float]],
+    *,
+    n_steps: int,
+    kept: int,
+    first: int | None = None,
 ) -> Timeline:
     """Put a timeline together from what a solver knows.
 
@@ -81,9 +87,11 @@ def build_timeline(
         levels: ``(signal, noise)`` of the latents at each evaluation, length L.
         n_steps: user's steps of the full schedule.
         kept: how many of the last user's steps to keep; the slice starts on a step boundary.
+        first: the evaluation to start at instead, wherever it falls (with parity, pipelines do not look for boundaries).
     """
     numbers = times.tolist()
-    first = next((i for i, step in enumerate(step_of) if step >= n_steps - kept), len(numbers))
+    if first is None:
+        first = next((i for i, step in enumerate(step_of) if step >= n_steps - kept), len(numbers))
     sigmas = [noise / max(signal, 1e-12) for signal, noise in levels]
     stages = []
     for i in range(first, len(numbers)):
