@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from research.sampling.hooks import Hook, HookSet
 from research.sampling.noise import NoiseSource
 from research.sampling.plugs import Guidance, Model, Task
 from research.sampling.run import Run, StepState
-from research.sampling.sampler import Progress, SampleResult, gather
+from research.sampling.sampler import Progress, SampleResult, gather, result_of
 
 
 class LoopSampler:
@@ -53,18 +53,13 @@ class LoopSampler:
             )
         self.parity = parity
         self._new_solver = model.solvers(scheduler, scheduler_options, parity=parity)
-        offers = model.supports | self._new_solver().supports
-        if missing := sorted(self.guidance.requires - offers):
-            name = type(self.guidance).__name__
-            raise ConfigError(
-                f"guidance: {name} needs {', '.join(missing)}; this model and scheduler offer {', '.join(sorted(offers))}."
-            )
+        self._check_offers("guidance", self.guidance)
 
     def sample(
         self,
         task: Task,
         *,
-        seeds: Sequence[int],
+        seeds: Sequence[int] | None = None,
         steps: int,
         batch_size: int | None = None,
         progress: Progress | None = None,
@@ -73,27 +68,52 @@ class LoopSampler:
 
         Args:
             task: what to make, for example ``TextToImage("pizza on a blue background")``.
-            seeds: whole numbers from 0; an image depends on its own seed and on nobody else's.
+            seeds: whole numbers from 0; an image depends on its own seed and on nobody else's. A task that names its own
+                images (``Interpolation``) needs none.
             steps: the user's steps, from 1 to what the scheduler was trained with. Some schedulers evaluate the model more often.
             batch_size: images at a time; all at once by default.
             progress: called as ``progress(done, total, info)`` after each of the user's steps.
 
         Raises:
-            UserError: steps, seeds, prompts or sizes cannot work (before anything is computed), or latents stop being finite.
+            UserError: steps, seeds, prompts, pictures or sizes cannot work (before anything is computed), or latents stop
+                being finite.
         """
-        seeds, steps = _checked(seeds, steps)
+        result = gather(
+            list(self.batches(task, seeds=seeds, steps=steps, batch_size=batch_size, progress=progress))
+        )
+        result.pictures = dict(task.pictures(result.images))
+        return result
+
+    def batches(
+        self,
+        task: Task,
+        *,
+        seeds: Sequence[int] | None = None,
+        steps: int,
+        batch_size: int | None = None,
+        progress: Progress | None = None,
+    ) -> Iterator[SampleResult]:
+        """The same batch by batch, each given when it is ready. ``info["rows"]`` of ``progress`` says which images it has."""
+        steps = _whole("steps", steps, at_least=1)
+        seeds = _checked_seeds(task.seeds(seeds))
+        self._check_offers("task", task)
         task.check(self.model, len(seeds))
         size = len(seeds) if batch_size is None else _whole("batch_size", batch_size, at_least=1)
-        runs, images = [], []
         for first in range(0, len(seeds), size):
-            rows = tuple(range(first, min(first + size, len(seeds))))
-            run = self._prepare(task, seeds, rows, steps)
-            images.append(self._run(run, progress))
-            runs.append(run)
-        return gather(runs, images, task)
+            run = self._prepare(task, seeds, tuple(range(first, min(first + size, len(seeds)))), steps)
+            yield result_of(run, self._run(run, progress))
+
+    def _check_offers(self, key: str, plug: Guidance | Task) -> None:
+        solver = self._new_solver()
+        offers = self.model.supports | solver.supports
+        if missing := sorted(plug.requires - offers):
+            raise ConfigError(
+                f"{key}: {type(plug).__name__} needs {', '.join(missing)}; model {self.model.name} and scheduler "
+                f"{solver.name} offer {', '.join(sorted(offers))}."
+            )
 
     def _prepare(self, task: Task, seeds: Sequence[int], rows: tuple[int, ...], steps: int) -> Run:
-        solver, device = self._new_solver(), self.model.device
+        solver, device = task.solver(self._new_solver()), self.model.device
         mine = tuple(seeds[row] for row in rows)
         return Run(
             model=self.model,
@@ -104,7 +124,7 @@ class LoopSampler:
             rows=rows,
             n_images=len(seeds),
             noise=NoiseSource(mine, device, parity=self.parity),
-            timeline=solver.timeline(steps, strength=task.strength, device=device),
+            timeline=task.timeline(solver, steps, device),
             parity=self.parity,
         )
 
@@ -162,15 +182,14 @@ class LoopSampler:
         ]
 
 
-def _checked(seeds: Sequence[int], steps: int) -> tuple[list[int], int]:
-    steps = _whole("steps", steps, at_least=1)
+def _checked_seeds(seeds: Sequence[int] | None) -> list[int]:
     try:
-        listed = list(seeds)
+        listed = list(seeds)  # type: ignore[arg-type]
     except TypeError:
         raise ConfigError(f"seeds: found {seeds!r}; accepted is a list with one seed an image.") from None
     if not listed:
         raise ConfigError("seeds: found an empty list; accepted is one seed an image.")
-    return [_whole("seeds", seed, at_least=0) for seed in listed], steps
+    return [_whole("seeds", seed, at_least=0) for seed in listed]
 
 
 def _whole(key: str, value: Any, *, at_least: int) -> int:

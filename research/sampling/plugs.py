@@ -126,6 +126,10 @@ class Model(Protocol):
 
     def denoiser(self, run: Run) -> Denoiser: ...
 
+    def encode(self, run: Run, pixels: Tensor, stream: str) -> Tensor:
+        """Latents [N, C, h, w] of pixels [N or 1, 3, H, W] in [-1, 1]; ``stream`` names the noise that the encoder draws."""
+        ...
+
     def latent_shape(self, height: int | None, width: int | None) -> tuple[int, int, int]:
         """Channels, height and width of the latents for pixels ``height`` x ``width`` (None: the model's own size)."""
         ...
@@ -139,11 +143,23 @@ class Task(Protocol):
     """Where the loop starts, what it is conditioned on and what comes out. A task has no loop of its own."""
 
     name: str
-    strength: float
     prompts: Sequence[str] | str | None
+    requires: frozenset[str]  # of model and scheduler, like a guidance's
+
+    def seeds(self, given: Sequence[int] | None) -> Sequence[int]:
+        """One seed an image. Most tasks take those given; one that names its own images (the frames of a path) makes them."""
+        ...
 
     def check(self, model: Model, n_images: int) -> None:
         """Raise a UserError for what cannot work with this model or number of images, before anything is computed."""
+        ...
+
+    def solver(self, solver: Solver) -> Solver:
+        """What the loop steps with: the scheduler's solver, or one wrapped around it."""
+        ...
+
+    def timeline(self, solver: Solver, steps: int, device: torch.device) -> Timeline:
+        """The part of the solver's timeline that is walked."""
         ...
 
     def conditions(self, run: Run) -> Mapping[str, Condition]:
@@ -158,4 +174,8 @@ class Task(Protocol):
 
     def finish(self, run: Run, latents: Tensor) -> list[Any]:
         """PIL images, one an image of the batch."""
+        ...
+
+    def pictures(self, images: Sequence[Any]) -> Mapping[str, Any]:
+        """Further pictures of all images together by name: a PIL image, or a list of them for an animation."""
         ...

@@ -38,9 +38,12 @@ class Run:
     conditions: Mapping[str, Condition] = field(default_factory=dict)  # made when first asked for
     denoiser: Denoiser = None  # type: ignore[assignment]  # set before the first stage
     x: Tensor = None  # type: ignore[assignment]  # set before the first stage
+    start_noise: Tensor | None = None  # standard normal [N, C, h, w], what the start latents were made of
+    kept: dict[str, Any] = field(default_factory=dict)  # by the task, from its start to its finish
     nfe: Counter[str] = field(default_factory=Counter)  # model evaluations an image, by branch
     timings: dict[str, float] = field(default_factory=dict)  # seconds
     trace: dict[str, Any] = field(default_factory=dict)
+    scores: dict[str, list[float]] = field(default_factory=dict)  # by name: a number an image
     warnings: list[str] = field(default_factory=list)
     truncated: list[dict[str, str]] = field(default_factory=list)
 

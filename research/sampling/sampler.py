@@ -27,6 +27,8 @@ class SampleResult:
         nfe: model evaluations an image, counted as they were made.
         nfe_by_branch: the same by branch of the guidance.
         timings: seconds, summed over batches: encode, denoise, decode.
+        scores: numbers that the task measured, by name, one an image (the error of an inversion).
+        pictures: further pictures of all images together, by name: a PIL image, or a list of them for an animation.
         trace: "stages" has one entry a model evaluation of the first batch (step, t, sigma, log_snr, seconds); recorders
             add their own keys.
         warnings: what the user should know.
@@ -40,6 +42,8 @@ class SampleResult:
     nfe: int
     nfe_by_branch: dict[str, int]
     timings: dict[str, float]
+    scores: dict[str, list[float]] = field(default_factory=dict)
+    pictures: dict[str, Any] = field(default_factory=dict)
     trace: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     truncated: list[dict[str, str]] = field(default_factory=list)
@@ -52,29 +56,52 @@ class Sampler(Protocol):
     def sample(self, task: Task, *, seeds: Sequence[int], steps: int) -> SampleResult: ...
 
 
-def gather(runs: Sequence[Run], images: Sequence[list[Any]], task: Task) -> SampleResult:
-    """One result of the batches' runs, in the order of their images."""
-    seeds = [seed for run in runs for seed in run.seeds]
-    prompts = task.prompts
+def result_of(run: Run, images: list[Any]) -> SampleResult:
+    """What one batch of the loop gave."""
+    prompts = run.task.prompts
+    mine = (
+        [prompts] * len(run.rows)
+        if isinstance(prompts, str)
+        else [(prompts or [])[r] for r in run.rows if prompts]
+    )
+    return SampleResult(
+        images=images,
+        latents=run.x.detach().float().cpu(),
+        seeds=list(run.seeds),
+        prompts=mine,
+        nfe=sum(run.nfe.values()),
+        nfe_by_branch=dict(run.nfe),
+        timings=run.timings,
+        scores=run.scores,
+        trace=run.trace,
+        warnings=run.warnings,
+        truncated=run.truncated,
+    )
+
+
+def gather(parts: Sequence[SampleResult]) -> SampleResult:
+    """One result of the batches', in their order."""
     by_branch: dict[str, int] = {}
     timings: dict[str, float] = {}
-    for run in runs:
+    scores: dict[str, list[float]] = {}
+    for part in parts:
         # the largest, should a guidance decide by what it sees and so differ from batch to batch
-        by_branch = {k: max(run.nfe.get(k, 0), by_branch.get(k, 0)) for k in {**by_branch, **run.nfe}}
-        timings = {k: run.timings.get(k, 0.0) + timings.get(k, 0.0) for k in {**timings, **run.timings}}
+        by_branch = {
+            k: max(part.nfe_by_branch.get(k, 0), by_branch.get(k, 0))
+            for k in {**by_branch, **part.nfe_by_branch}
+        }
+        timings = {k: part.timings.get(k, 0.0) + timings.get(k, 0.0) for k in {**timings, **part.timings}}
+        scores = {k: [*scores.get(k, []), *part.scores.get(k, [])] for k in {**scores, **part.scores}}
     return SampleResult(
-        images=[image for batch in images for image in batch],
-        latents=torch.cat([run.x.detach().float().cpu() for run in runs]),
-        seeds=seeds,
-        prompts=[]
-        if prompts is None
-        else [prompts] * len(seeds)
-        if isinstance(prompts, str)
-        else list(prompts),
+        images=[image for part in parts for image in part.images],
+        latents=torch.cat([part.latents for part in parts]),
+        seeds=[seed for part in parts for seed in part.seeds],
+        prompts=[prompt for part in parts for prompt in part.prompts],
         nfe=sum(by_branch.values()),
         nfe_by_branch=by_branch,
         timings=timings,
-        trace=runs[0].trace,
-        warnings=list(dict.fromkeys(message for run in runs for message in run.warnings)),
-        truncated=[entry for run in runs for entry in run.truncated],
+        scores=scores,
+        trace=parts[0].trace,
+        warnings=list(dict.fromkeys(message for part in parts for message in part.warnings)),
+        truncated=[entry for part in parts for entry in part.truncated],
     )

@@ -5,13 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from research.errors import ConfigError
 from research.sampling.hooks import Hook
 from research.sampling.noise import INITIAL
-from research.sampling.plugs import Condition, Model
+from research.sampling.plugs import Condition, Model, Solver
 from research.sampling.run import Run
+from research.sampling.timeline import Timeline
+
+# what a latent UNet's input channels are, and the task for it
+_ROLES = {
+    "text": "the latents alone",
+    "inpaint": "a mask and the masked latents as well (9 channels in Stable Diffusion)",
+    "depth": "a depth map as well (5 channels in Stable Diffusion)",
+}
+_TASKS = {"text": "text_to_image", "inpaint": "inpaint", "depth": "depth_to_image"}
 
 
 class Conditions(Mapping[str, Condition]):
@@ -52,26 +62,47 @@ class BaseTask:
     """Starts from noise at full strength, and decodes what the loop ends with."""
 
     name = "task"
-    family = ""  # the model family it is for
+    families: tuple[str, ...] = ()  # the model families it is for
+    roles: tuple[str, ...] = ("text",)  # what a latent UNet may take besides the latents, see `_ROLES`
     strength = 1.0
+    requires: frozenset[str] = frozenset()
     prompts: Sequence[str] | str | None = None
     height: int | None = None
     width: int | None = None
 
     def check(self, model: Model, n_images: int) -> None:
-        if getattr(model, "family", self.family) != self.family:
+        family = getattr(model, "family", None)
+        if family is not None and family not in self.families:
             raise ConfigError(
-                f"task: {self.name} is for models of the family {self.family}; {model.name} is {model.family}."  # type: ignore[attr-defined]
+                f"task: {self.name} is for models of the family {' or '.join(self.families)}; {model.name} is {family}."
+            )
+        role = getattr(model, "role", self.roles[0])
+        if role not in self.roles:
+            raise ConfigError(
+                f"task: {self.name} needs a UNet that takes {_ROLES[self.roles[0]]}; that of {model.name} takes "
+                f"{_ROLES[role]}: use task {_TASKS[role]}."
             )
         model.latent_shape(self.height, self.width)
 
+    def seeds(self, given: Sequence[int] | None) -> Sequence[int]:
+        return given  # type: ignore[return-value]  # the loop checks them
+
+    def solver(self, solver: Solver) -> Solver:
+        return solver
+
+    def timeline(self, solver: Solver, steps: int, device: torch.device) -> Timeline:
+        return solver.timeline(steps, strength=self.strength, device=device)
+
     def start(self, run: Run) -> Tensor:
         shape = run.model.latent_shape(self.height, self.width)
-        noise = run.noise.draw(INITIAL, shape, run.model.dtype)
-        return run.solver.scale_noise(noise)
+        run.start_noise = run.noise.draw(INITIAL, shape, run.model.dtype)
+        return run.solver.scale_noise(run.start_noise)
 
     def hooks(self, run: Run) -> Sequence[Hook]:
         return ()
 
     def finish(self, run: Run, latents: Tensor) -> list[Any]:
         return run.model.decode(run, latents)
+
+    def pictures(self, images: Sequence[Any]) -> Mapping[str, Any]:
+        return {}

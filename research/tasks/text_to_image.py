@@ -26,7 +26,7 @@ class TextToImage(BaseTask):
     """
 
     name = "text_to_image"
-    family = "unet-text"
+    families = ("unet-text",)
 
     def __init__(
         self,

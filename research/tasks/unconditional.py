@@ -22,7 +22,7 @@ class Unconditional(BaseTask):
     """
 
     name = "unconditional"
-    family = "unet-pixel"
+    families = ("unet-pixel",)
 
     def __init__(self, class_label: int | Sequence[int] | None = None):
         self.class_label = class_label

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DDPMPipeline, StableDiffusionPipeline
+from diffusers import DDPMPipeline, StableDiffusionInpaintPipeline, StableDiffusionPipeline
 from transformers import CLIPTextModel
 
-from research.zoo import ZOO_DIR, clip, pixel, unet
+from research.zoo import ZOO_DIR, clip, inpaint, pixel, unet
 from research.zoo.data import RESOLUTION
 from research.zoo.training import checkpoint_path
 from research.zoo.vae import load_vae
@@ -25,22 +25,35 @@ from research.zoo.vae import load_vae
 
 def build_pipeline(work: Path, network: Any = None) -> Any:
     """The text-to-image pipeline of a work folder's checkpoints; `network` in place of its UNet."""
+    return StableDiffusionPipeline(
+        unet=network if network is not None else unet.load_unet(work), **_parts(work)
+    )
+
+
+def build_inpaint_pipeline(work: Path, network: Any = None) -> Any:
+    """The inpainting pipeline of a work folder's checkpoints; `network` in place of its UNet."""
+    return StableDiffusionInpaintPipeline(
+        unet=network if network is not None else inpaint.load_inpaint(work), **_parts(work)
+    )
+
+
+def _parts(work: Path) -> dict[str, Any]:
+    """What the latent models have in common."""
     model, tokenizer = clip.load_clip(work, "clip")
     text_config: Any = model.config.text_config
     text_encoder: Any = CLIPTextModel(text_config)
     getattr(text_encoder, "text_model", text_encoder).load_state_dict(model.text_model.state_dict())
     vae = load_vae(work)
     vae.register_to_config(scaling_factor=unet.scaling_factor(work))
-    return StableDiffusionPipeline(
-        unet=network if network is not None else unet.load_unet(work),
-        vae=vae,
-        text_encoder=text_encoder.eval(),
-        tokenizer=tokenizer,
-        scheduler=unet.build_scheduler(),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
+    return {
+        "vae": vae,
+        "text_encoder": text_encoder.eval(),
+        "tokenizer": tokenizer,
+        "scheduler": unet.build_scheduler(),
+        "safety_checker": None,
+        "feature_extractor": None,
+        "requires_safety_checker": False,
+    }
 
 
 def export_ready(work: Path, out: Path) -> None:

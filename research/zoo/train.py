@@ -12,7 +12,7 @@ import torch
 from research.zoo import ZOO_DIR
 from research.zoo.training import Recipe
 
-ALL = ("vae", "clip", "eval", "unet", "pixel")  # in the order `all` runs them
+ALL = ("vae", "clip", "eval", "unet", "pixel", "inpaint")  # in the order `all` runs them
 STAGES = (*ALL, "decoder")  # the decoder may be improved at any time later
 
 
@@ -51,6 +51,10 @@ def run_stage(stage: str, arguments: argparse.Namespace) -> None:
         from research.zoo import pixel
 
         pixel.train_pixel(emoji, work, _recipe(pixel.RECIPE, arguments))
+    elif stage == "inpaint":
+        from research.zoo import inpaint
+
+        inpaint.train_inpaint(emoji, work, _recipe(inpaint.RECIPE, arguments))
 
 
 def main(argv: Sequence[str] | None = None) -> None:

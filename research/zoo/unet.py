@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from research.zoo.training import Draw, Loss, Recipe, fit, load_ema
 from research.zoo.vae import load_vae
 
 BATCH = 64
+LATENT_SIZE = 8
 COPIES = 3  # latents of each subject, set and background: other shifts, other draws of the posterior
 EMPTY_CAPTIONS = 0.1
 SCALING_FILE = "scaling_factor.json"  # one over the deviation of the latents, kept beside the checkpoints
@@ -32,10 +34,10 @@ SAMPLE_SUBJECTS = (
 )
 
 
-def build_unet() -> Any:
+def build_unet(in_channels: int = 4) -> Any:
     return UNet2DConditionModel(
-        sample_size=8,
-        in_channels=4,
+        sample_size=LATENT_SIZE,
+        in_channels=in_channels,
         out_channels=4,
         block_out_channels=(96, 160),
         layers_per_block=1,
@@ -60,8 +62,13 @@ def build_scheduler() -> Any:
 
 
 @torch.no_grad()
-def latent_pool(emoji: Emoji, work: Path) -> tuple[Tensor, Tensor, Tensor, float]:
-    """Latents of deviation 1 [N, 4, 8, 8], their pairs [N, 2] and sets [N], and the factor they were scaled by."""
+def latent_pool(
+    emoji: Emoji, work: Path, also: Callable[[Tensor, Tensor, Tensor, Tensor], None] | None = None
+) -> tuple[Tensor, Tensor, Tensor, float]:
+    """Latents of deviation 1 [N, 4, 8, 8], their pairs [N, 2] and sets [N], and the factor they were scaled by.
+
+    `also(pictures, subjects, styles, shifts)` meets the pictures part by part, in the order of the pool.
+    """
     vae = load_vae(work)
     generator = torch.Generator().manual_seed(RECIPE.seed)
     chosen = torch.tensor(pairs(held_out=False))
@@ -71,7 +78,10 @@ def latent_pool(emoji: Emoji, work: Path) -> tuple[Tensor, Tensor, Tensor, float
             for part in chosen.split(256):
                 shift = torch.randint(-1, 2, (len(part), 2), generator=generator)
                 index = torch.full((len(part),), style)
-                posterior = vae.encode(emoji.picture(part[:, 0], index, part[:, 1], shift)).latent_dist
+                pictures = emoji.picture(part[:, 0], index, part[:, 1], shift)
+                if also is not None:
+                    also(pictures, part[:, 0], index, shift)
+                posterior = vae.encode(pictures).latent_dist
                 noise = torch.randn(posterior.mean.shape, generator=generator)
                 latents.append(posterior.mean + posterior.std * noise)
                 where.append(part)
@@ -92,10 +102,18 @@ def text_states(work: Path) -> tuple[Tensor, Tensor]:
     return states.view(*ids.shape, -1), empty
 
 
-def _v_loss(emoji: Emoji, work: Path) -> Loss:
-    latents, where, styles, factor = latent_pool(emoji, work)
-    (Path(work) / SCALING_FILE).write_text(json.dumps(factor))
-    states, empty = text_states(work)
+def v_loss(
+    latents: Tensor,
+    where: Tensor,
+    styles: Tensor,
+    states: Tensor,
+    empty: Tensor,
+    hints: Callable[[Tensor, torch.Generator], Tensor] | None = None,
+) -> Loss:
+    """v-prediction on a pool of latents, their pairs and sets, and the text of every caption.
+
+    `hints(rows, generator)` gives further input channels [batch, C, 8, 8] for the drawn rows of the pool.
+    """
     alphas = build_scheduler().alphas_cumprod
     snr = alphas / (1 - alphas)
     # min-SNR weighting with gamma 5 for v-prediction (arXiv:2303.09556, section 3.4)
@@ -110,7 +128,10 @@ def _v_loss(emoji: Emoji, work: Path) -> Loss:
         t = torch.randint(len(alphas), (BATCH,), generator=generator)
         noise = torch.randn(clean.shape, generator=generator)
         signal, level = (part[t].view(-1, 1, 1, 1) for part in (alphas.sqrt(), (1 - alphas).sqrt()))
-        predicted = unet(signal * clean + level * noise, t, encoder_hidden_states=text).sample.float()
+        noisy = signal * clean + level * noise
+        if hints is not None:
+            noisy = torch.cat([noisy, hints(rows, generator)], dim=1)
+        predicted = unet(noisy, t, encoder_hidden_states=text).sample.float()
         error = (predicted - (signal * noise - level * clean)).square().mean(dim=(1, 2, 3))
         return (weights[t] * error).mean()
 
@@ -149,7 +170,10 @@ def _draw(work: Path) -> Draw:
 
 def train_unet(emoji: Emoji, work: Path, recipe: Recipe = RECIPE) -> None:
     torch.manual_seed(recipe.seed)
-    fit("unet", build_unet(), _v_loss(emoji, work), recipe, work, on_picture=_draw(work))
+    latents, where, styles, factor = latent_pool(emoji, work)
+    (Path(work) / SCALING_FILE).write_text(json.dumps(factor))
+    loss = v_loss(latents, where, styles, *text_states(work))
+    fit("unet", build_unet(), loss, recipe, work, on_picture=_draw(work))
 
 
 def scaling_factor(work: Path) -> float:
