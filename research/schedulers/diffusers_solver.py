@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import math
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from research.sampling.noise import STEP, NoiseSource
 from research.sampling.plugs import Guided, StepOutput
 from research.sampling.prediction import Kind, convert
 from research.sampling.timeline import Stage, Timeline, build_timeline, kept_steps
+from research.schedulers.probing import is_deterministic, noise_levels, noised, user_steps
 
 STEP_ARGUMENTS_OF_THE_LOOP = {
     "self", "model_output", "timestep", "sample", "generator", "return_dict", "args", "kwargs"
@@ -49,10 +49,26 @@ class DiffusersSolver:
         of_pipelines = {"eta": 0.0} if parity and "eta" in accepted else {}
         self._kwargs: dict[str, Any] = {**of_pipelines, **step_options, "return_dict": False}
         self._numbers = type(scheduler).__name__ in _TAKE_NUMBERS
-        self.supports = frozenset({f"predicts:{kind}", *(["first-order"] if self.order == 1 else [])})
+        offers = {"first-order": self.order == 1}
+        offers["deterministic"] = is_deterministic(scheduler, self._kwargs, self._takes_generator)
+        self.supports = frozenset({f"predicts:{kind}", *(name for name, held in offers.items() if held)})
 
-    def timeline(self, steps: int, *, strength: float = 1.0, device: torch.device | str = "cpu") -> Timeline:
+    def timeline(
+        self,
+        steps: int,
+        *,
+        strength: float = 1.0,
+        device: torch.device | str = "cpu",
+        by_strength: bool = False,
+    ) -> Timeline:
         """Set the full schedule and slice it by strength.
+
+        Args:
+            steps: the user's steps of the full schedule.
+            strength: the part of them to keep, the last ones.
+            device: where the timesteps go.
+            by_strength: the pipeline of the task slices by strength, and so sets where the scheduler begins even if all is
+                kept; text-to-image pipelines do not. Of account with ``parity`` alone.
 
         Raises:
             ConfigError: more steps than the scheduler was trained with, or a count it cannot make.
@@ -66,10 +82,17 @@ class DiffusersSolver:
             raise ConfigError(
                 f"steps: scheduler {self.name} cannot make {steps} steps: they leave its {self._limit} timesteps."
             ) from error
+        # pipelines multiply what they leave out by the order that the class states; PNDM states 1 and has a stage more
+        first = min((steps - kept) * self.order, len(times)) if self.parity else None
         timeline = build_timeline(
-            times, user_steps(self.scheduler, steps, len(times)), levels, n_steps=steps, kept=kept
+            times,
+            user_steps(self.scheduler, steps, len(times)),
+            levels,
+            n_steps=steps,
+            kept=kept,
+            first=first,
         )
-        self._begin_at(timeline.first_stage)
+        self._begin_at(timeline.first_stage, by_strength)
         return timeline
 
     @property
@@ -91,9 +114,9 @@ class DiffusersSolver:
                 f"steps: scheduler {self.name} makes {len(self.scheduler.timesteps)} stages of {steps} steps; accepted are more."
             )
 
-    def _begin_at(self, stage: int) -> None:
-        # Without it a duplicated first timestep resolves to its second place. Pipelines that start at the top do not set it.
-        if hasattr(self.scheduler, "set_begin_index") and not (self.parity and stage == 0):
+    def _begin_at(self, stage: int, by_strength: bool) -> None:
+        # without it a duplicated first timestep resolves to its second place; text-to-image pipelines do not set it
+        if hasattr(self.scheduler, "set_begin_index") and (not self.parity or by_strength or stage > 0):
             self.scheduler.set_begin_index(stage)
 
     def start(self, noise: NoiseSource) -> None:
@@ -116,9 +139,24 @@ class DiffusersSolver:
         )
 
     def add_noise(self, clean: Tensor, noise: Tensor, stage: Stage | None) -> Tensor:
+        """Clean latents noised to the level of a stage, shapes [N or 1, C, h, w]; after the last stage (None) they stay clean.
+
+        With ``parity`` the scheduler is asked, as the pipelines do: a class that keeps count takes the level where it stands
+        (where it begins before the first step), whatever the stage.
+
+        Raises:
+            ConfigError: the scheduler has no noise levels that are known (IPNDM).
+        """
         if stage is None:
             return clean
-        return clean * stage.signal + noise * stage.noise
+        if math.isnan(stage.noise):
+            raise ConfigError(
+                f"scheduler: {self.name} cannot start from a picture: {type(self.scheduler).__name__} has no add_noise."
+            )
+        if self.parity:
+            return noised(self.scheduler, clean, noise, stage.t.reshape(1).repeat(len(noise)))
+        total = full_precision(clean) * stage.signal + full_precision(noise) * stage.noise
+        return total.to(clean.dtype)
 
     def step(self, guided: Guided, x: Tensor, stage: Stage, noise: NoiseSource) -> StepOutput:
         prediction = guided.prediction
@@ -129,47 +167,6 @@ class DiffusersSolver:
         return StepOutput(out[0], out[1] if len(out) > 1 else None)
 
 
-def user_steps(scheduler: Any, steps: int, evaluations: int) -> list[int]:
-    """The user's step that each model evaluation belongs to; a second-order step has two."""
-    if evaluations == steps:
-        return list(range(steps))
-    if type(scheduler).__name__.startswith("PNDM"):
-        # Runge-Kutta warm-up: four evaluations for each of the first three steps; without it, the first step has two
-        warm_up, each = (3, 4) if not scheduler.config.skip_prk_steps else (1, 2)
-        head = [i // each for i in range(warm_up * each)]
-        return (head + list(range(warm_up, steps)))[:evaluations]
-    order = max(1, math.ceil(evaluations / steps))
-    return [min(i // order, steps - 1) for i in range(evaluations)]
-
-
-def noise_levels(scheduler: Any, times: Tensor) -> list[tuple[float, float]]:
-    """``(signal, noise)`` of the latents at each evaluation, in the scheduler's own scaling.
-
-    Asked of the scheduler's public ``add_noise`` with unit samples, so that a class this project has never heard of works too.
-    """
-    # DPM2: every second evaluation is at a midpoint that add_noise does not know
-    if hasattr(scheduler, "sigmas_interpol"):
-        sigmas, middle = scheduler.sigmas.tolist(), scheduler.sigmas_interpol.tolist()
-        back = 1 if hasattr(scheduler, "sigmas_up") else 0  # the ancestral kind keeps them one place earlier
-        return [(1.0, middle[i - back] if i % 2 else sigmas[i]) for i in range(len(times))]
-    probe = cpu_copy(scheduler)
-    one, zero = torch.ones(len(times), 1), torch.zeros(len(times), 1)
-    at = times.cpu()
-    if hasattr(probe, "add_noise"):
-        signal, noise = probe.add_noise(one, zero, at), probe.add_noise(zero, one, at)
-    elif not hasattr(probe, "scale_noise"):
-        # nothing to ask (IPNDM): it samples, and whoever reads the levels sees that they are not known
-        return [(math.nan, math.nan)] * len(times)
-    else:
-        signal = torch.cat([probe.scale_noise(one[:1], t[None], zero[:1]) for t in at])
-        noise = torch.cat([probe.scale_noise(zero[:1], t[None], one[:1]) for t in at])
-    return list(zip(signal.flatten().double().tolist(), noise.flatten().double().tolist(), strict=True))
-
-
-def cpu_copy(scheduler: Any) -> Any:
-    """A copy to ask questions of: its tables on the CPU, and nothing done to it touches the original."""
-    probe = copy.deepcopy(scheduler)
-    for name, value in vars(probe).items():
-        if isinstance(value, Tensor):
-            setattr(probe, name, value.cpu())
-    return probe
+def full_precision(x: Tensor) -> Tensor:
+    """Half precision as fp32, anything wider as it is: sums of large terms lose the small ones."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

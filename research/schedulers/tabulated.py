@@ -13,7 +13,6 @@ on random inputs; where it does not (clipping, thresholding, noise that no gener
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +25,8 @@ from research.sampling.noise import STEP, NoiseSource
 from research.sampling.plugs import Guided, StepOutput
 from research.sampling.prediction import convert
 from research.sampling.timeline import Stage, Timeline
-from research.schedulers.diffusers_solver import DiffusersSolver, cpu_copy
+from research.schedulers.diffusers_solver import DiffusersSolver, full_precision
+from research.schedulers.probing import cpu_copy, settings_key
 
 _NEGLIGIBLE = 1e-10  # relative to the largest coefficient of an update; tables are read off in fp32 or better
 _MOST_TERMS = 48  # UniPC's corrector remembers all there was: past this its own step is cheaper
@@ -62,10 +62,17 @@ class TabulatedSolver(DiffusersSolver):
 
     table: Table | None = None
 
-    def timeline(self, steps: int, *, strength: float = 1.0, device: torch.device | str = "cpu") -> Timeline:
+    def timeline(
+        self,
+        steps: int,
+        *,
+        strength: float = 1.0,
+        device: torch.device | str = "cpu",
+        by_strength: bool = False,
+    ) -> Timeline:
         self._outputs: list[Tensor] = []
         self._latents: list[Tensor] = []
-        key = self._key(steps, strength, device)
+        key = settings_key(self.scheduler, self._kwargs, steps, strength, device)
         if key not in _KNOWN:
             timeline = super().timeline(steps, strength=strength, device=device)
             self.table = read_off(self.scheduler, timeline, self._takes_generator, self._kwargs)
@@ -78,17 +85,8 @@ class TabulatedSolver(DiffusersSolver):
         timeline, self.table, self._start_scale = _KNOWN[key]
         if self.table is None:  # with a table at hand the scheduler object is not needed at all
             self._set_timesteps(steps, device)
-            self._begin_at(timeline.first_stage)
+            self._begin_at(timeline.first_stage, by_strength)
         return timeline
-
-    def _key(self, *arguments: Any) -> tuple[type, str]:
-        """What decides timeline and table: class, config, options of the step, and the arguments of `timeline`."""
-        config = {
-            k: v.tolist() if hasattr(v, "tolist") else v for k, v in dict(self.scheduler.config).items()
-        }
-        # the class itself and not its name: a notebook defines the same name again and again
-        settings = json.dumps([config, self._kwargs, *arguments], sort_keys=True, default=str)
-        return type(self.scheduler), settings
 
     def scale_noise(self, noise: Tensor) -> Tensor:
         return noise * self._start_scale
@@ -109,7 +107,7 @@ class TabulatedSolver(DiffusersSolver):
         # newest first; summed in fp32 whatever the dtype, as half-precision sums of large terms lose the small ones
         outputs, latents = [prediction.value, *self._outputs], [x, *self._latents]
         (back, factor), *more = update.latents or ((0, 0.0),)
-        new = latents[back].float() * factor
+        new = full_precision(latents[back]) * factor
         for back, factor in more:
             new.add_(latents[back], alpha=factor)
         for back, factor in update.outputs:
