@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +89,10 @@ class BaseModel(ABC):
     def latent_shape(self, height: int | None, width: int | None) -> tuple[int, int, int]: ...
 
     @abstractmethod
+    def encode(self, run: Run, pixels: Tensor, stream: str) -> Tensor:
+        """Latents of pixels; see `research.sampling.plugs.Model`."""
+
+    @abstractmethod
     def decode(self, run: Run, latents: Tensor) -> list[Image.Image]: ...
 
     @abstractmethod
@@ -145,6 +149,12 @@ def pixels_to_images(pixels: Tensor) -> list[Image.Image]:
     array = (pixels / 2 + 0.5).clamp(0, 1).cpu().permute(0, 2, 3, 1).float().numpy()
     rounded = (array * 255).round().astype(np.uint8)
     return [Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image) for image in rounded]
+
+
+def images_to_pixels(images: Sequence[Image.Image]) -> Tensor:
+    """Pixels [N, 3, H, W] in [-1, 1] of RGB images of one size."""
+    arrays = np.stack([np.asarray(image.convert("RGB"), dtype=np.float32) for image in images])
+    return torch.from_numpy(arrays).permute(0, 3, 1, 2) / 127.5 - 1.0
 
 
 def _scheduler_config(directory: Path) -> dict[str, Any]:

@@ -62,5 +62,9 @@ class UnetPixelModel(BaseModel):
             )
         return self.unet.config.in_channels, own[0], own[1]
 
+    def encode(self, run: Run, pixels: Tensor, stream: str) -> Tensor:
+        """The pixels themselves, [N, C, H, W] in [-1, 1]."""
+        return pixels.to(self.device, self.dtype).expand(len(run.seeds), -1, -1, -1)
+
     def decode(self, run: Run, latents: Tensor) -> list[Image.Image]:
         return pixels_to_images(latents)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from research.errors import ConfigError, ModelError
 from research.models.base import BaseModel, pixels_to_images
+from research.models.depth import DepthEstimator
 from research.models.text import TextEncoder
 from research.models.unet_denoiser import UnetDenoiser
 from research.models.weights import whole
@@ -19,23 +20,41 @@ from research.sampling.run import Run
 
 
 class UnetTextModel(BaseModel):
-    """UNet, VAE and text encoder of a Stable Diffusion checkpoint."""
+    """UNet, VAE and text encoder of a Stable Diffusion checkpoint, with a depth estimator if the directory has one.
+
+    Attributes:
+        role: what the UNet's input channels are: "text" (the latents alone), "inpaint" (latents, mask, masked latents) or
+            "depth" (latents and a depth map).
+    """
 
     family = "unet-text"
     supports = frozenset({"text", "uncond", "latents"})
     weighted = ("unet", "vae", "text_encoder")
 
-    def __init__(self, *, unet: Any, vae: Any, text_encoder: Any, tokenizer: Any, **common: Any):
+    def __init__(
+        self,
+        *,
+        unet: Any,
+        vae: Any,
+        text_encoder: Any,
+        tokenizer: Any,
+        depth: DepthEstimator | None = None,
+        **common: Any,
+    ):
         super().__init__(**common)
-        self.unet, self.vae = unet, vae
+        self.unet, self.vae, self.depth = unet, vae, depth
         self.text = TextEncoder(tokenizer, text_encoder)
         self.scheduler_config = _mended(self.scheduler_config)
         self.vae_factor = 2 ** (len(vae.config.block_out_channels) - 1)
-        if unet.config.in_channels != vae.config.latent_channels:
+        latent = vae.config.latent_channels
+        roles = {latent: "text", 2 * latent + 1: "inpaint", latent + 1: "depth"}
+        if unet.config.in_channels not in roles:
+            accepted = ", ".join(f"{channels} ({role})" for channels, role in roles.items())
             raise ModelError(
                 f"model.path: the UNet of {self.path} takes {unet.config.in_channels} input channels and its VAE makes "
-                f"{vae.config.latent_channels}; accepted are UNets that take the latents alone."
+                f"{latent}; accepted are {accepted}."
             )
+        self.role = roles[unet.config.in_channels]
         if getattr(unet.config, "time_cond_proj_dim", None) is not None:
             raise ModelError(
                 f"model.path: the UNet of {self.path} embeds the guidance scale (time_cond_proj_dim); not supported yet."
@@ -59,6 +78,7 @@ class UnetTextModel(BaseModel):
 
         _check_tokenizer(directory / "tokenizer")
         return {
+            "depth": DepthEstimator.load(directory, dtype=dtype, safe=safe),
             "unet": load(UNet2DConditionModel, "unet", torch_dtype=dtype),
             "vae": load(AutoencoderKL, "vae", torch_dtype=dtype),
             "text_encoder": load(CLIPTextModel, "text_encoder", dtype=dtype),
@@ -72,7 +92,7 @@ class UnetTextModel(BaseModel):
         return self.unet
 
     def modules(self) -> list[torch.nn.Module]:
-        return [self.unet, self.vae, self.text.encoder]
+        return [self.unet, self.vae, self.text.encoder, *([self.depth.network] if self.depth else [])]
 
     def denoiser(self, run: Run) -> UnetDenoiser:
         return UnetDenoiser(self.unet, kind=run.solver.kind, text=True)
@@ -97,6 +117,22 @@ class UnetTextModel(BaseModel):
                 )
             sides.append(int(pixels) // self.vae_factor)
         return self.vae.config.latent_channels, sides[0], sides[1]
+
+    def encode(self, run: Run, pixels: Tensor, stream: str) -> Tensor:
+        """Latents [N, C, h, w] of pixels [N or 1, 3, H, W] in [-1, 1], drawn from the VAE's posterior.
+
+        Each picture is encoded by itself, as pipelines do with a generator an image, so that it does not depend on what it is
+        batched with. With parity there is a row for each row of ``pixels``, drawn in their order.
+        """
+        pixels = pixels.to(self.device, self.vae.dtype)
+        posteriors = [self.vae.encode(pixels[i : i + 1]).latent_dist for i in range(len(pixels))]
+        shift = getattr(self.vae.config, "shift_factor", None) or 0.0
+        if run.parity:
+            drawn = [p.sample(g) for p, g in zip(posteriors, run.noise.generators(stream), strict=False)]
+            return self.vae.config.scaling_factor * (torch.cat(drawn) - shift if shift else torch.cat(drawn))
+        mean, std = (torch.cat([getattr(p, name) for p in posteriors]) for name in ("mean", "std"))
+        latents = mean + std * run.noise.draw(stream, mean.shape[1:], mean.dtype)
+        return ((latents - shift) * self.vae.config.scaling_factor).to(self.dtype)
 
     def decode(self, run: Run, latents: Tensor) -> list[Image.Image]:
         shift = getattr(self.vae.config, "shift_factor", None) or 0.0

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from research.errors import ConfigError
+from research.strength import kept_steps
+
+__all__ = ["Stage", "Timeline", "build_timeline", "kept_steps"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,21 +55,6 @@ class Timeline:
     def steps_run(self) -> int:
         """The user's steps that are really taken, at most ``n_steps``."""
         return len({stage.step for stage in self.stages})
-
-
-def kept_steps(steps: int, strength: float, *, parity: bool = False) -> int:
-    """How many of ``steps`` user steps a strength in [0, 1] keeps.
-
-    The product is rounded down after binary noise is removed, so that 0.29 of 100 steps is 29. With ``parity`` it is
-    ``int(steps * strength)`` as in the diffusers Stable Diffusion pipelines (28).
-
-    Raises:
-        ConfigError: strength is not a number in [0, 1].
-    """
-    if isinstance(strength, bool) or not isinstance(strength, int | float) or not 0.0 <= strength <= 1.0:
-        raise ConfigError(f"strength: found {strength!r}; accepted is a number from 0 to 1.")
-    product = steps * strength
-    return min(int(product if parity else math.floor(product + 1e-9 * steps)), steps)
 
 
 def build_timeline(

@@ -23,6 +23,8 @@ class TextToImage(BaseTask):
         prompt: one sentence for all seeds, or a list with one a seed.
         negative_prompt: what guidance leads away from: None for the empty sentence, one for all, or a list with one a seed.
         height, width: pixels, multiples of the VAE's factor; the model's own size by default.
+        latents: start from this noise instead of the seeds': standard normal [N, C, h, w], one an image, or [1, C, h, w] for all
+            (as diffusers' ``latents``: the scheduler's scale is applied to it).
     """
 
     name = "text_to_image"
@@ -34,7 +36,9 @@ class TextToImage(BaseTask):
         negative_prompt: str | Sequence[str] | None = None,
         height: int | None = None,
         width: int | None = None,
+        latents: Tensor | None = None,
     ):
+        self.latents = latents
         self.prompts = _sentences("prompt", prompt)
         self.negative_prompt = (
             None if negative_prompt is None else _sentences("negative_prompt", negative_prompt)
@@ -48,6 +52,22 @@ class TextToImage(BaseTask):
                 raise ConfigError(
                     f"{key}: found {len(texts)} sentences for {n_images} seeds; accepted is one for all, or one a seed."
                 )
+
+        if self.latents is None:
+            return
+        shape = model.latent_shape(self.height, self.width)
+        found = tuple(getattr(self.latents, "shape", ()))
+        if found not in ((1, *shape), (n_images, *shape)):
+            raise ConfigError(
+                f"task.latents: found the shape {list(found)}; accepted is {[n_images, *shape]} or {[1, *shape]}."
+            )
+
+    def start(self, run: Run) -> Tensor:
+        if self.latents is None:
+            return super().start(run)
+        rows = self.latents[list(run.rows)] if len(self.latents) > 1 else self.latents
+        run.start_noise = rows.to(run.model.device, run.model.dtype).expand(len(run.rows), -1, -1, -1)
+        return run.solver.scale_noise(run.start_noise)
 
     def conditions(self, run: Run) -> Mapping[str, Condition]:
         negative = "" if self.negative_prompt is None else self.negative_prompt

@@ -1,0 +1,154 @@
+"""Depth to image: from a noised picture and its depth map, with a model that sees the map."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from research import pictures
+from research.errors import ConfigError
+from research.hooks.extra_channels import ExtraChannels
+from research.models.base import pixels_to_images
+from research.sampling.hooks import Hook
+from research.sampling.plugs import Model
+from research.sampling.run import Run
+from research.tasks.image_to_image import ImageToImage
+from research.tasks.sheets import side_by_side
+
+_KEY = "task.depth_map"
+_ACCEPTED = "a path, a PIL image, or an array or tensor [H, W] or [N, H, W] of finite numbers"
+
+
+class DepthToImage(ImageToImage):
+    """Images of sentences that keep the depth of a picture. The UNet takes a depth map as one further input channel.
+
+    Args:
+        prompt, image, strength, negative_prompt, height, width, on_no_steps: see `ImageToImage`.
+        depth_map: relative depth in any range, in the sense the model was trained with: a path, a PIL image, an array or tensor
+            [H, W] or [N, H, W]; one for all seeds or one a seed. By default the estimator of the model's directory makes it.
+            It is scaled to [-1, 1] picture by picture, and resized to the latents; its sides must be in the picture's ratio.
+
+    Raises:
+        ConfigError: a setting is out of range, a picture cannot be read, or the model has no estimator and no map is given.
+    """
+
+    name = "depth_to_image"
+    roles = ("depth",)
+
+    def __init__(
+        self,
+        prompt: str | Sequence[str],
+        image: Any,
+        depth_map: Any = None,
+        strength: float = 0.8,
+        negative_prompt: str | Sequence[str] | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        on_no_steps: str = "error",
+    ):
+        super().__init__(prompt, image, strength, negative_prompt, height, width, on_no_steps)
+        self.depth_map = depth_map
+        self._given = None if depth_map is None else _read(depth_map)
+
+    def check(self, model: Model, n_images: int) -> None:
+        super().check(model, n_images)
+        if self._given is None and getattr(model, "depth", None) is None:
+            raise ConfigError(
+                f"{_KEY}: found none, and {model.name} has no depth estimator; accepted is {_ACCEPTED}."
+            )
+        for depth in self._given or ():
+            self._check_size(depth)
+        if self._given is not None and len(self._given) not in (1, n_images):
+            raise ConfigError(
+                f"{_KEY}: found {len(self._given)} maps for {n_images} images; accepted is one for all, or one an image."
+            )
+
+    def start(self, run: Run) -> Tensor:
+        latent: tuple[int, int] = tuple(side // run.model.vae_factor for side in self._pixels.shape[2:])  # type: ignore[attr-defined]
+        self._depth = torch.cat([scaled(depth[None], latent, run) for depth in self._maps(run)])
+        depth = self._depth.to(run.model.device, run.model.dtype)
+        rows = depth[list(run.rows)] if len(depth) > 1 else depth.repeat(len(run.rows), 1, 1, 1)
+        run.kept["depth"] = rows
+        return super().start(run)
+
+    def hooks(self, run: Run) -> Sequence[Hook]:
+        return [ExtraChannels(run.kept["depth"])]
+
+    def pictures(self, images: Sequence[Any]) -> Mapping[str, Any]:
+        depth = pixels_to_images(self._depth.expand(-1, 3, -1, -1))
+        depths = [depth[k if len(depth) > 1 else 0] for k in range(len(images))]
+        return {
+            "before_depth_after": side_by_side(
+                list(zip(self.originals(range(len(images))), depths, images, strict=True))
+            )
+        }
+
+    def _maps(self, run: Run) -> list[Tensor]:
+        if self._given is None:
+            # from the pictures as they were given, like the pipeline
+            shown = [
+                i if isinstance(i, Image.Image) else pixels_to_images(i[None] * 2 - 1)[0]
+                for i in self._images
+            ]
+            return list(run.model.depth(shown))  # type: ignore[attr-defined]
+        height, width = self._pixels.shape[2:]
+        for shape in {tuple(depth.shape) for depth in self._given} - {(height, width)}:
+            run.warn(
+                f"{_KEY}: resized, it has {shape[1]} x {shape[0]} pixels and the picture {width} x {height}."
+            )
+        return self._given
+
+    def _check_size(self, depth: Tensor) -> None:
+        height, width = self._pixels.shape[2:]
+        # a pixel of the smaller of the two may be rounded away
+        tolerance = 1.0 / min(*depth.shape, height, width)
+        if abs(depth.shape[0] * width / (depth.shape[1] * height) - 1.0) > tolerance:
+            raise ConfigError(
+                f"{_KEY}: found {depth.shape[1]} x {depth.shape[0]} pixels for a picture of {width} x {height}; accepted is a "
+                "map of the picture's size, or with sides in the same ratio."
+            )
+
+
+def scaled(depth: Tensor, size: tuple[int, int], run: Run) -> Tensor:
+    """Depth maps [N, h, w] as channels [N, 1, *size] in [-1, 1], as the diffusers pipeline scales them.
+
+    A constant map, on which the pipeline divides by zero, says nothing about depth and becomes 0.
+    """
+    small = torch.nn.functional.interpolate(
+        depth[:, None].float(), size=size, mode="bicubic", align_corners=False
+    )
+    low, high = small.amin(dim=(1, 2, 3), keepdim=True), small.amax(dim=(1, 2, 3), keepdim=True)
+    flat = (high == low).expand_as(small)
+    if bool(flat.any()):
+        run.warn(f"{_KEY}: constant, so it says nothing about depth.")
+    return torch.where(flat, torch.zeros_like(small), 2.0 * (small - low) / (high - low) - 1.0)
+
+
+def _read(given: Any) -> list[Tensor]:
+    parts = given if isinstance(given, list | tuple) else [given]
+    return [depth for part in parts for depth in _maps_of(part)]
+
+
+def _maps_of(given: Any) -> list[Tensor]:
+    if isinstance(given, str | Path):
+        given = pictures.open_picture(_KEY, given)
+    if isinstance(given, Image.Image):
+        # 16-bit and float pictures keep their depth; colours are turned grey
+        deep = given.mode.startswith(("I", "F"))
+        given = np.asarray(given if deep else given.convert("L"), dtype=np.float32)
+    if not isinstance(given, np.ndarray | Tensor):
+        raise ConfigError(f"{_KEY}: found {type(given).__name__}; accepted is {_ACCEPTED}.")
+    depth = torch.as_tensor(given).detach().cpu()
+    if depth.ndim == 4 and depth.shape[1] == 1:
+        depth = depth[:, 0]
+    if depth.ndim not in (2, 3) or 0 in depth.shape or depth.is_complex():
+        raise ConfigError(f"{_KEY}: found the shape {list(depth.shape)}; accepted is {_ACCEPTED}.")
+    if not torch.isfinite(depth.float()).all():
+        raise ConfigError(f"{_KEY}: found NaN or infinite values; accepted is {_ACCEPTED}.")
+    return [depth.float()] if depth.ndim == 2 else list(depth.float())

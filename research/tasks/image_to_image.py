@@ -1,0 +1,115 @@
+"""Image to image: from a noised picture, by strength (SDEdit, arXiv:2108.01073)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from research import pictures
+from research.models.base import pixels_to_images
+from research.sampling.noise import ENCODE, INITIAL
+from research.sampling.plugs import Model, Solver
+from research.sampling.run import Run
+from research.sampling.timeline import Timeline
+from research.tasks.checks import check_steps, check_strength
+from research.tasks.sheets import side_by_side
+from research.tasks.text_to_image import TextToImage
+
+
+class ImageToImage(TextToImage):
+    """Images of sentences, started from a picture.
+
+    The picture is encoded and noised to the level where the last ``strength`` of the steps begins. At strength 1 it is
+    not used at all (with ``parity`` a trace of it stays, as in the pipeline); at strength 0 it comes back as it is.
+
+    Args:
+        prompt, negative_prompt: see `TextToImage`.
+        image: a path, "zoo:NAME", a PIL image, an array [H, W, 3] or tensor [3, H, W] (uint8, or floats from 0 to 1): one for all
+            seeds, or a list with one a seed. Resized as the diffusers pipeline does, to multiples of the VAE's factor.
+        strength: from 0 to 1, the part of the steps that is run.
+        height, width: pixels to resize the picture to; its own size by default.
+        on_no_steps: what to do if ``strength * steps`` is less than 1: "error", or "identity" to give the picture back.
+
+    Raises:
+        ConfigError: a setting is out of range, or the picture cannot be read.
+    """
+
+    name = "image_to_image"
+
+    def __init__(
+        self,
+        prompt: str | Sequence[str],
+        image: Any,
+        strength: float = 0.8,
+        negative_prompt: str | Sequence[str] | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        on_no_steps: str = "error",
+    ):
+        super().__init__(prompt, negative_prompt, height, width)
+        check_strength(strength, on_no_steps)
+        pictures.check("task.image", image)
+        self.image, self.strength, self.on_no_steps = image, strength, on_no_steps
+
+    def check(self, model: Model, n_images: int) -> None:
+        super().check(model, n_images)
+        self._images = pictures.read("task.image", self.image, n_images)
+        self._pixels = self._to_pixels(model)
+
+    def timeline(self, solver: Solver, steps: int, device: torch.device) -> Timeline:
+        check_steps(self.strength, steps, self.on_no_steps, parity=bool(getattr(solver, "parity", False)))
+        return super().timeline(solver, steps, device)
+
+    def start(self, run: Run) -> Tensor:
+        self._say_resized(run)
+        clean = self.clean_latents(run)
+        shape = clean.shape[1:] if clean is not None else self.latent_shape(run.model)
+        run.start_noise = noise = run.noise.draw(INITIAL, shape, run.model.dtype)
+        if clean is None:
+            return run.solver.scale_noise(noise)
+        return run.solver.add_noise(clean, noise, run.timeline[0]) if len(run.timeline) else clean
+
+    def clean_latents(self, run: Run) -> Tensor | None:
+        """Latents of the batch's pictures [N, C, h, w], or None where the start is pure noise."""
+        if self.strength == 1 and not run.parity:
+            return None
+        return run.model.encode(run, self.rows(self._pixels, run), ENCODE)
+
+    def finish(self, run: Run, latents: Tensor) -> list[Any]:
+        return super().finish(run, latents) if len(run.timeline) else self.originals(run.rows)
+
+    def pictures(self, images: Sequence[Any]) -> Mapping[str, Any]:
+        return {
+            "before_after": side_by_side(list(zip(self.originals(range(len(images))), images, strict=True)))
+        }
+
+    # -- for the tasks that start from a picture too
+
+    def originals(self, rows: Iterable[int]) -> list[Image.Image]:
+        """The pictures as they were used, of the images with these numbers."""
+        images = pixels_to_images(self._pixels)
+        return [images[row if len(images) > 1 else 0] for row in rows]
+
+    def rows(self, values: Tensor, run: Run) -> Tensor:
+        """The batch's part of values [K, ...] that are one for all images or one an image.
+
+        One for all stays one row, unless the pipelines repeat it before they draw the encoder's noise (with ``parity``).
+        """
+        if len(values) > 1:
+            return values[list(run.rows)]
+        return values.expand(len(run.rows), *values.shape[1:]) if run.parity else values
+
+    def latent_shape(self, model: Model) -> tuple[int, int, int]:
+        return model.latent_shape(*self._pixels.shape[2:])
+
+    def _say_resized(self, run: Run) -> None:
+        height, width = self._pixels.shape[2:]
+        for found in {pictures.size(image) for image in self._images} - {(width, height)}:
+            run.warn(f"task.image: resized from {found[0]} x {found[1]} to {width} x {height} pixels.")
+
+    def _to_pixels(self, model: Any) -> Tensor:
+        return pictures.to_pixels("task.image", self._images, model.vae_factor, self.height, self.width)

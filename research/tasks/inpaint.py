@@ -1,0 +1,150 @@
+"""Inpainting: new content where a mask is white, by compositing latents or with a model that sees the mask."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from research import pictures
+from research.hooks.extra_channels import ExtraChannels
+from research.hooks.mask_composite import MaskComposite, at_latent_size
+from research.sampling.hooks import Hook
+from research.sampling.noise import ENCODE
+from research.sampling.plugs import Model
+from research.sampling.run import Run
+from research.tasks.image_to_image import ImageToImage
+from research.tasks.sheets import side_by_side
+
+_KEPT_BELOW = 0.1  # greys darker than this do not hide a pixel from a 9-channel model
+
+
+class Inpaint(ImageToImage):
+    """Images of sentences that keep a picture outside a mask.
+
+    The model decides how: a UNet that takes the latents alone gets `MaskComposite`; one that takes the mask and the masked
+    picture's latents as well (9 channels in Stable Diffusion) gets them as further input channels.
+
+    Args:
+        prompt, negative_prompt, image, on_no_steps: see `ImageToImage`.
+        mask: a picture like ``image`` (one channel is enough), white where the model draws; of another size it is resized.
+            Greys mix picture and drawing. With ``parity`` it is cut at 0.5 as in the pipeline.
+        strength: from 0 to 1; 1 starts from pure noise.
+        height, width: pixels; the model's own size by default.
+        paste_back: pixels outside the mask are exactly the picture's. Not with ``parity``.
+
+    Raises:
+        ConfigError: a setting is out of range, or a picture cannot be read.
+    """
+
+    name = "inpaint"
+    roles = ("inpaint", "text")
+
+    def __init__(
+        self,
+        prompt: str | Sequence[str],
+        image: Any,
+        mask: Any,
+        strength: float = 1.0,
+        negative_prompt: str | Sequence[str] | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        on_no_steps: str = "error",
+        paste_back: bool = True,
+    ):
+        super().__init__(prompt, image, strength, negative_prompt, height, width, on_no_steps)
+        pictures.check("task.mask", mask)
+        self.mask, self.paste_back = mask, paste_back
+
+    def check(self, model: Model, n_images: int) -> None:
+        super().check(model, n_images)
+        self._masks = pictures.read("task.mask", self.mask, n_images, mask=True)
+
+    def start(self, run: Run) -> Tensor:
+        height, width = self._pixels.shape[2:]
+        factor = run.model.vae_factor  # type: ignore[attr-defined]
+        mask = pictures.to_masks(self._masks, factor, height, width, binary=run.parity)
+        self._say(run, mask)
+        x = super().start(run)
+        dtype, device = run.model.dtype, run.model.device
+        hidden = mask >= (0.5 if run.parity else _KEPT_BELOW)
+        small = at_latent_size(mask if run.model.role == "text" else hidden.float(), factor)  # type: ignore[attr-defined]
+        if run.parity:
+            small = torch.nn.functional.interpolate(mask, size=small.shape[2:])
+        # the rows that a batch needs of pictures and masks that are one for all or one an image
+        pixels, hidden, small = (
+            v[list(run.rows)] if len(v) > 1 else v for v in (self._pixels, hidden, small)
+        )
+        run.kept["mask"] = small.to(device, dtype).expand(len(run.rows), -1, -1, -1)
+        if run.parity or run.model.role == "inpaint":  # type: ignore[attr-defined]
+            # the pipeline encodes it for every model, and so moves the generators
+            masked = run.model.encode(run, pixels * ~hidden, f"{ENCODE}/masked")
+            run.kept["masked"] = masked.repeat(len(run.rows) // len(masked), 1, 1, 1)
+        return x
+
+    def clean_latents(self, run: Run) -> Tensor | None:
+        role = run.model.role  # type: ignore[attr-defined]
+        if self.strength == 1 and role == "inpaint":
+            return None
+        pixels = self._pixels[list(run.rows)] if len(self._pixels) > 1 else self._pixels
+        clean = run.model.encode(run, pixels, ENCODE)
+        run.kept["clean"] = clean.repeat(len(run.rows) // len(clean), 1, 1, 1)
+        return None if self.strength == 1 else run.kept["clean"]
+
+    def hooks(self, run: Run) -> Sequence[Hook]:
+        kept = run.kept
+        if run.model.role == "inpaint":  # type: ignore[attr-defined]
+            return [ExtraChannels(torch.cat([kept["mask"], kept["masked"]], dim=1))]
+        return [MaskComposite(kept["mask"], latents=kept["clean"], noise=run.start_noise)]
+
+    def finish(self, run: Run, latents: Tensor) -> list[Any]:
+        images = super().finish(run, latents)
+        if run.parity or not self.paste_back:
+            return images
+        pairs = zip(self.originals(run.rows), images, self.mask_images(run.rows), strict=True)
+        return [pasted(before, after, mask) for before, after, mask in pairs]
+
+    def pictures(self, images: Sequence[Any]) -> Mapping[str, Any]:
+        rows = range(len(images))
+        shown = zip(self.originals(rows), self.mask_images(rows), images, strict=True)
+        return {"before_mask_after": side_by_side(list(shown))}
+
+    def mask_images(self, rows: Sequence[int]) -> list[Image.Image]:
+        """The masks as grey pictures of the images' size, of the images with these numbers."""
+        height, width = self._pixels.shape[2:]
+        masks = (
+            (pictures.to_masks(self._masks, 1, height, width, binary=False)[:, 0] * 255)
+            .round()
+            .byte()
+            .numpy()
+        )
+        return [Image.fromarray(masks[row if len(masks) > 1 else 0]) for row in rows]
+
+    def _to_pixels(self, model: Any) -> Tensor:
+        """At the model's own size and not the picture's, as the inpainting pipeline does it."""
+        _, height, width = model.latent_shape(self.height, self.width)
+        factor = model.vae_factor
+        return pictures.to_pixels("task.image", self._images, factor, height * factor, width * factor)
+
+    def _say(self, run: Run, mask: Tensor) -> None:
+        for picture, shape in ((pictures.size(p), self._pixels.shape) for p in self._masks):
+            if picture != (shape[3], shape[2]):
+                run.warn(
+                    f"task.mask: resized from {picture[0]} x {picture[1]} to {shape[3]} x {shape[2]} pixels, as the picture."
+                )
+        white = mask.flatten(1)
+        if bool((white.amax(1) == 0).any()):
+            run.warn("task.mask: all black, nothing is drawn and the picture stays.")
+        if bool((white.amin(1) == 1).any()):
+            run.warn("task.mask: all white, nothing of the picture is kept.")
+
+
+def pasted(before: Image.Image, after: Image.Image, mask: Image.Image) -> Image.Image:
+    """``after`` where the mask is white, exactly ``before`` where it is black, mixed where it is grey; all of one size."""
+    part = np.asarray(mask, dtype=np.float32)[..., None] / 255
+    old, new = (np.asarray(image.convert("RGB"), dtype=np.float32) for image in (before, after))
+    return Image.fromarray((old * (1 - part) + new * part).round().astype(np.uint8))
