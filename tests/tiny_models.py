@@ -13,11 +13,20 @@ from diffusers import (
     DDIMScheduler,
     DDPMPipeline,
     DDPMScheduler,
+    StableDiffusionDepth2ImgPipeline,
+    StableDiffusionInpaintPipeline,
     StableDiffusionPipeline,
     UNet2DConditionModel,
     UNet2DModel,
 )
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTokenizer,
+    DPTConfig,
+    DPTForDepthEstimation,
+    DPTImageProcessor,
+)
 
 MAX_TOKENS = 16  # begin and end included; every letter is a token
 
@@ -37,9 +46,15 @@ def text_scheduler(prediction_type: str = "epsilon", **changes: Any) -> DDIMSche
 
 
 def save_tiny_sd(
-    folder: Path, *, prediction_type: str = "epsilon", seed: int = 0, odd_shape: bool = False
+    folder: Path,
+    *,
+    prediction_type: str = "epsilon",
+    seed: int = 0,
+    odd_shape: bool = False,
+    role: str = "text",
 ) -> Path:
-    """A `StableDiffusionPipeline` directory of 16 x 16 pixels.
+    """A Stable Diffusion directory of 16 x 16 pixels; ``role`` is "text", "inpaint" (9 channels) or "depth" (5 channels, with
+    an estimator).
 
     With ``odd_shape`` it differs in what a careless loop would take for granted: three latent channels, a VAE factor of
     4, a scaling factor, a sample size that is no square, other attention heads, and a text encoder that takes a mask.
@@ -48,7 +63,7 @@ def save_tiny_sd(
     channels = 3 if odd_shape else 4
     unet = UNet2DConditionModel(
         sample_size=(6, 10) if odd_shape else 8,
-        in_channels=channels,
+        in_channels=channels + {"text": 0, "inpaint": channels + 1, "depth": 1}[role],
         out_channels=channels,
         block_out_channels=(8, 8, 16) if odd_shape else (8, 16),
         layers_per_block=1,
@@ -84,17 +99,38 @@ def save_tiny_sd(
             **({"use_attention_mask": True} if odd_shape else {}),
         )
     )
-    StableDiffusionPipeline(
-        unet=unet,
-        vae=vae,
-        text_encoder=text_encoder,
-        tokenizer=CLIPTokenizer(vocab=ids, merges=[], model_max_length=MAX_TOKENS),
-        scheduler=text_scheduler(prediction_type),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    ).save_pretrained(folder)
+    parts = {
+        "unet": unet,
+        "vae": vae,
+        "text_encoder": text_encoder,
+        "tokenizer": CLIPTokenizer(vocab=ids, merges=[], model_max_length=MAX_TOKENS),
+        "scheduler": text_scheduler(prediction_type),
+    }
+    unchecked = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    if role == "depth":
+        StableDiffusionDepth2ImgPipeline(**parts, **tiny_depth_estimator()).save_pretrained(folder)
+    else:
+        pipeline = StableDiffusionInpaintPipeline if role == "inpaint" else StableDiffusionPipeline
+        pipeline(**parts, **unchecked).save_pretrained(folder)
     return folder
+
+
+def tiny_depth_estimator() -> dict[str, Any]:
+    """A DPT of some thousand weights for 16 x 16 pixels, and its image processor."""
+    config = DPTConfig(
+        hidden_size=16,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        intermediate_size=16,
+        image_size=16,
+        patch_size=4,
+        backbone_out_indices=[0, 1, 2, 3],
+        neck_hidden_sizes=[8, 8, 8, 8],
+        fusion_hidden_size=8,
+        reassemble_factors=[4, 2, 1, 0.5],
+    )
+    processor = DPTImageProcessor(size={"height": 16, "width": 16}, keep_aspect_ratio=False)
+    return {"depth_estimator": DPTForDepthEstimation(config), "feature_extractor": processor}
 
 
 def save_tiny_pixel(folder: Path, *, seed: int = 0, classes: int | None = None, channels: int = 3) -> Path:

@@ -101,7 +101,8 @@ class ImageToImage(TextToImage):
         """
         if len(values) > 1:
             return values[list(run.rows)]
-        return values.expand(len(run.rows), *values.shape[1:]) if run.parity else values
+        # copied and not expanded: the kernels of a convolution depend on the layout in memory
+        return torch.cat([values] * len(run.rows)) if run.parity and len(run.rows) > 1 else values
 
     def latent_shape(self, model: Model) -> tuple[int, int, int]:
         return model.latent_shape(*self._pixels.shape[2:])
