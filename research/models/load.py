@@ -5,12 +5,18 @@ from __future__ import annotations
 import importlib
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from research.errors import ConfigError, ModelError, nearest
+from research.hashing import sha256_files
 from research.models.base import BaseModel
+from research.models.inspect_hub import fetch, fetch_configs
+from research.models.inspect_parts import checked_parts
+from research.models.inspect_view import plain_view
 from research.models.locate import FAMILIES, locate, pipeline_class
+from research.models.single_file import as_safetensors, config_directory, open_file
 
 DTYPES = {
     "float32": torch.float32,
@@ -30,33 +36,76 @@ def load_model(
     allow_pickle: bool = False,
     offline: bool | None = None,
     attention_slicing: str | int | None = None,
+    config: str | os.PathLike[str] | None = None,
 ) -> BaseModel:
     """Load a model.
 
     Args:
-        path: a zoo name ("emoji"), a directory in diffusers layout, or a hub id ("owner/name").
+        path: a zoo name ("emoji"), a directory in diffusers layout, a single-file checkpoint of Stable Diffusion 1.x / 2.x
+            (``.safetensors``, or a pickled ``.ckpt`` with ``allow_pickle``), or a hub id ("owner/name").
         dtype: "float32", "float16" / "fp16", "bfloat16" / "bf16", a torch dtype, or "auto": float16 on a GPU, float32 on a CPU.
         device: "cpu", "cuda", "cuda:1", "mps", or "auto": a GPU where there is one.
         allow_pickle: read pickled weights (.bin) where there are no safetensors. They can run code: only if you trust them.
         offline: never use the network. By default as the variable HF_HUB_OFFLINE says.
         attention_slicing: None, "auto", "max" or a slice size: less memory for attention at some cost in speed.
+        config: for a single file, the diffusers directory (or zoo name) that gives component configs, tokenizer and
+            scheduler; its weights are not read. Without it, the one of the hub's model of that kind is used, if it is in the cache or online.
 
     Raises:
         ModelError: the model cannot be found, is broken, is pickled, or is of a family that is not supported.
-        ConfigError: dtype, device or attention_slicing is not one of the accepted.
+        ConfigError: dtype, device or attention_slicing is not one of the accepted, or config is given with no single file.
     """
     torch_dtype, torch_device = resolve_dtype_and_device(dtype, device)
     found = locate(path)
-    directory = found.directory or _fetch(str(found.hub_id), allow_pickle=allow_pickle, offline=offline)
-    module, _, name = FAMILIES[pipeline_class(directory)].partition(":")
-    family: type[BaseModel] = getattr(importlib.import_module(module), name)
-    model = family.from_directory(
-        directory, path=os.fspath(path), dtype=torch_dtype, allow_pickle=allow_pickle
-    )
+    if found.file is None and config is not None:
+        raise ConfigError(
+            f"model.config: found {config!r} with {path}, which is no single file; accepted is null there."
+        )
+    if found.file is not None:
+        model = _from_file(found.file, os.fspath(path), config, torch_dtype, allow_pickle, offline)
+    else:
+        directory = found.directory or fetch(str(found.hub_id), allow_pickle=allow_pickle, offline=offline)
+        model = _from_directory(directory, os.fspath(path), torch_dtype, allow_pickle)
     model.to(torch_device)
     if attention_slicing is not None:
         model.set_attention_slicing(attention_slicing)
     return model
+
+
+def _from_directory(directory: Path, path: str, dtype: torch.dtype, allow_pickle: bool) -> BaseModel:
+    module, _, name = FAMILIES[pipeline_class(directory)].partition(":")
+    family: type[BaseModel] = getattr(importlib.import_module(module), name)
+    parts = checked_parts(directory, allow_pickle=allow_pickle)
+    with plain_view(directory, next((part.variant for part in parts if part.variant), "")) as view:
+        try:
+            return family.from_directory(view, path=path, dtype=dtype, allow_pickle=allow_pickle)
+        except ModelError as error:
+            raise ModelError(str(error).replace(str(view), str(directory))) from error
+
+
+def _from_file(
+    file: Path, path: str, config: Any, dtype: torch.dtype, allow_pickle: bool, offline: bool | None
+) -> BaseModel:
+    from research.models.depth import DepthEstimator
+    from research.models.unet_text import UnetTextModel
+
+    if config is None:
+        with as_safetensors(file, allow_pickle=allow_pickle) as (_, kind):
+            directory = fetch_configs(file, kind, offline=offline)
+    else:
+        directory = config_directory(config)
+    opened, kind = open_file(file, config=directory, dtype=dtype, allow_pickle=allow_pickle)
+    depth = None
+    if kind.in_channels == opened.vae.config.latent_channels + 1 and (directory / "depth_estimator").is_dir():
+        checked_parts(directory, allow_pickle=False)
+        depth = DepthEstimator.load(directory, dtype=dtype, safe=True)
+    return UnetTextModel(
+        path=path,
+        weights_sha256=sha256_files([file]),
+        scheduler_config=opened.scheduler_config,
+        depth=depth,
+        **opened.parts,
+    )
 
 
 def resolve_dtype_and_device(
@@ -99,38 +148,3 @@ def resolve_dtype_and_device(
             f"model.dtype: found {dtype!r}; this GPU has no bfloat16, accepted: auto, float32, float16."
         )
     return DTYPES[dtype], chosen
-
-
-def _fetch(hub_id: str, *, allow_pickle: bool, offline: bool | None) -> Path:
-    """The local copy of a hub model, fetched if need be: only what the families read, and no pickles unless allowed."""
-    from huggingface_hub import constants, snapshot_download
-    from huggingface_hub.errors import (
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        OfflineModeIsEnabled,
-    )
-
-    parts = ("unet", "vae", "text_encoder", "tokenizer", "scheduler", "feature_extractor")
-    endings = ("json", "txt", "safetensors", "model", *(("bin",) if allow_pickle else ()))
-    patterns = ["model_index.json", *(f"{part}/*.{ending}" for part in parts for ending in endings)]
-    local_only = constants.HF_HUB_OFFLINE if offline is None else offline
-    try:
-        return Path(
-            snapshot_download(
-                hub_id,
-                allow_patterns=patterns,
-                ignore_patterns=["*.fp16.*", "*.non_ema.*"],
-                local_files_only=local_only,
-                etag_timeout=10,
-            )
-        )
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
-        why = "offline mode is on" if local_only else "the hub cannot be reached"
-        raise ModelError(
-            f"model.path: no directory {hub_id!r}, and as a hub id it cannot be fetched: it is not in the cache and {why}."
-        ) from error
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        raise ModelError(
-            f"model.path: hub model {hub_id!r} cannot be fetched: {str(error).splitlines()[0]}"
-        ) from error

@@ -1,19 +1,101 @@
-"""Weight files of a diffusers directory: which there are, whether they are whole and safe, and what they hash to."""
+"""Weight files of a diffusers directory: which there are, whether they are whole and safe. Needs no torch."""
 
 from __future__ import annotations
 
 import json
+import math
+import re
+from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from research.errors import ModelError
+from research.models.inspect_files import described, read_json, shown, sniff, unreadable
 
-_STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
-_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+HEADER_LIMIT = 100_000_000  # bytes; what the safetensors library accepts
+PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+# bits of the dtypes of the format
+BITS = {
+    "BOOL": 8,
+    "U8": 8,
+    "I8": 8,
+    "F8_E5M2": 8,
+    "F8_E4M3": 8,
+    "F8_E8M0": 8,
+    "F8_E4M3FNUZ": 8,
+    "F8_E5M2FNUZ": 8,
+    "F4": 4,
+    "F6_E2M3": 6,
+    "F6_E3M2": 6,
+    "I16": 16,
+    "U16": 16,
+    "F16": 16,
+    "BF16": 16,
+    "I32": 32,
+    "U32": 32,
+    "F32": 32,
+    "I64": 64,
+    "U64": 64,
+    "F64": 64,
+    "C64": 64,
+}
+_TRANSFORMERS = re.compile(r"text_encoder|image_encoder|safety_checker|depth_estimator")
+# tensors that checkpoints carry and their modules no longer have, or have in another class of the same weights
+_HARMLESS = re.compile(
+    r"position_ids$|^text_projection\.weight$|^logit_scale$|^vision_model\.|^visual_projection\."
+)
 
 
-def weight_files(component: Path, *, allow_pickle: bool) -> tuple[list[Path], bool]:
+@dataclass(frozen=True)
+class TensorInfo:
+    """A tensor as a safetensors header names it; ``start`` counts from the beginning of the file."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    nbytes: int
+
+    @property
+    def parameters(self) -> int:
+        return math.prod(self.shape)
+
+
+def stems(component: Path) -> tuple[str, str]:
+    """The names, less the ending, under which a component's safetensors and its pickles are read."""
+    if _TRANSFORMERS.match(component.name):
+        return "model", "pytorch_model"
+    return "diffusion_pytorch_model", "diffusion_pytorch_model"
+
+
+def variants(component: Path, *, pickled: bool = False) -> set[str]:
+    """The variants of weights there are: "" for plain names, "fp16" for ``model.fp16.safetensors``."""
+    stem, ending = (stems(component)[1], "bin") if pickled else (stems(component)[0], "safetensors")
+    pattern = _name_pattern(stem, ending)
+    found = (pattern.fullmatch(p.name) for p in component.iterdir())
+    return {m["a"] or m["b"] or m["c"] or "" for m in found if m}
+
+
+def plain_name(component: Path, name: str, variant: str) -> str | None:
+    """A file's name without the variant; None for weights of another variant. Shards keep the name that their index says."""
+    for stem, ending in zip(stems(component), ("safetensors", "bin"), strict=True):
+        if match := _name_pattern(stem, ending).fullmatch(name):
+            if (match["a"] or match["b"] or match["c"] or "") != variant:
+                return None
+            return name if match["shard"] else f"{stem}.{ending}{'.index.json' * bool(match['index'])}"
+    return name
+
+
+def _name_pattern(stem: str, ending: str) -> re.Pattern[str]:
+    """Weight files and their index, with the variant in any of the places where the libraries have put it."""
+    return re.compile(
+        rf"{stem}(?:\.(?P<a>[\w-]+?))?(?P<shard>-\d{{5}}-of-\d{{5}})?(?:\.(?P<b>\w+))?\.{ending}"
+        r"(?P<index>\.index(?:\.(?P<c>\w+))?\.json)?"
+    )
+
+
+def weight_files(component: Path, *, allow_pickle: bool, variant: str = "") -> tuple[list[Path], bool]:
     """The weight files that diffusers or transformers would read from one component's folder, and whether they are safetensors.
 
     Raises:
@@ -21,40 +103,80 @@ def weight_files(component: Path, *, allow_pickle: bool) -> tuple[list[Path], bo
     """
     if not component.is_dir():
         raise ModelError(f"model.path: component folder {component} is missing.")
-    for stem in _STEMS:
-        index = component / f"{stem}.safetensors.index.json"
-        single = component / f"{stem}.safetensors"
-        if index.is_file():
-            return _shards(index), True
-        if single.is_file():
-            return [single], True
-    pickles = sorted(p for pattern in _PICKLES for p in component.glob(pattern))
-    if pickles and allow_pickle:
-        return pickles, False
-    if pickles:
-        raise ModelError(
-            f"model.path: {component} has only pickled weights ({pickles[0].name}), which can run code when they are read; "
-            "accepted are safetensors, or set model.allow_pickle=true if you trust where they come from."
-        )
-    raise ModelError(f"model.path: {component} has no weights; accepted is a .safetensors file.")
+    safe_stem, pickle_stem = stems(component)
+    for stem, ending, safe in ((safe_stem, "safetensors", True), (pickle_stem, "bin", False)):
+        single = component / f"{stem}{'.' * bool(variant)}{variant}.{ending}"
+        indices = index_files(component, stem, ending, variant)
+        files = _shards(indices[0], ending) if indices else [single] if _there(single) else []
+        if not files:
+            continue
+        if not safe and not allow_pickle:
+            raise ModelError(
+                f"model.path: {component} has only pickled weights ({files[0].name}), which can run code when they are read; "
+                "accepted are safetensors, or set model.allow_pickle=true if you trust where they come from."
+            )
+        return files, safe
+    raise ModelError(_no_weights(component, variant))
+
+
+def index_files(component: Path, stem: str, ending: str, variant: str = "") -> list[Path]:
+    """The index of shards of a component, under either of the names that are in use for a variant."""
+    names = [f"{stem}.{ending}.index.json"]
+    if variant:
+        names = [f"{stem}.{ending}.index.{variant}.json", f"{stem}.{variant}.{ending}.index.json"]
+    return [component / name for name in names if _there(component / name)]
+
+
+def read_header(file: Path) -> dict[str, TensorInfo]:
+    """The tensors of a safetensors file, from its header alone, which is compared with the file's length.
+
+    Raises:
+        ModelError: it is no safetensors file, or a broken one.
+    """
+    if why := unreadable(file):
+        raise ModelError(f"model.path: {file} {why}.")
+    size = file.stat().st_size
+    broken = f"model.path: {file} is not a whole safetensors file ({size} bytes): "
+    if (kind := sniff(file)) not in ("safetensors", "unknown", "text"):
+        raise ModelError(f"{broken}it {described(file) if kind != 'pickle' else 'is a pickle'}.")
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        if size < 8 or length > size - 8:
+            raise ModelError(f"{broken}its header is said to have {length} bytes.")
+        if length > HEADER_LIMIT:
+            raise ModelError(f"{broken}its header has {length} bytes, more than {HEADER_LIMIT}.")
+        raw = stream.read(length)
+    try:
+        header = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique)
+        if not isinstance(header, dict):
+            raise ValueError(f"found a {type(header).__name__}")
+        tensors = {
+            name: _tensor(name, entry, 8 + length) for name, entry in header.items() if name != "__metadata__"
+        }
+        _check_places(tensors, 8 + length, size)
+    except (ValueError, RecursionError) as error:
+        what = "nested too deeply" if isinstance(error, RecursionError) else shown(error)
+        raise ModelError(f"{broken}header: {what}.") from error
+    if not tensors:
+        raise ModelError(f"model.path: {file} holds no tensors.")
+    return tensors
 
 
 def check_safetensors(file: Path) -> None:
-    """Read a safetensors file's header and compare it with the file's length.
+    """Read a safetensors file's header and compare it with the file's length, here and by the library that will load it.
 
     Raises:
         ModelError: the file is broken.
     """
     from safetensors import SafetensorError, safe_open
 
+    read_header(file)
     try:
         with safe_open(file, framework="numpy") as handle:
-            if not list(handle.keys()):
-                raise ModelError(f"model.path: {file} holds no tensors.")
+            handle.keys()
     except (SafetensorError, OSError, ValueError) as error:
-        size = file.stat().st_size if file.exists() else 0
         raise ModelError(
-            f"model.path: {file} is not a whole safetensors file ({size} bytes): {error}"
+            f"model.path: {file} is not a whole safetensors file ({file.stat().st_size} bytes): {shown(error)}"
         ) from error
 
 
@@ -62,21 +184,105 @@ def whole(loaded: tuple[Any, Mapping[str, Any]], component: Path) -> Any:
     """The module of ``from_pretrained(..., output_loading_info=True)``, ready for inference.
 
     Raises:
-        ModelError: the files leave weights out. The libraries only log it and go on with random ones.
+        ModelError: the files leave weights out, or hold some that the module has no place for. The libraries only log it,
+            and go on with random or without them.
     """
     module, info = loaded
-    if missing := sorted(info.get("missing_keys") or ()):
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise ModelError(f"model.path: the weights in {component} lack {missing[0]}{more}.")
+    if problem := misfit(info, component):
+        raise ModelError(problem)
     return module.eval()
 
 
-def _shards(index: Path) -> list[Path]:
+def misfit(info: Mapping[str, Any], component: Path) -> str | None:
+    """What of a component's weights does not fit its config, from the libraries' loading info."""
+    if wrong := sorted(info.get("mismatched_keys") or ()):
+        name, found, wanted = wrong[0]
+        return (
+            f"model.path: the weights in {component} do not fit its config.json: {shown(name)} has shape "
+            f"{list(found)}, accepted {list(wanted)}{_more(wrong)}."
+        )
+    if missing := sorted(info.get("missing_keys") or ()):
+        return f"model.path: the weights in {component} lack {shown(missing[0])}{_more(missing)}."
+    strange = sorted(k for k in info.get("unexpected_keys") or () if not _HARMLESS.search(k))
+    if strange:
+        return (
+            f"model.path: the weights in {component} do not fit its config.json: there is no place for "
+            f"{shown(strange[0])}{_more(strange)}."
+        )
+    return None
+
+
+def _more(found: list[Any]) -> str:
+    return f" and {len(found) - 1} more" if len(found) > 1 else ""
+
+
+def _there(file: Path) -> bool:
+    return file.is_symlink() or file.exists()
+
+
+def _no_weights(component: Path, variant: str) -> str:
+    stem = stems(component)[0]
+    inside = sorted(
+        p.name for p in component.iterdir() if p.suffix in (".safetensors", ".gguf", *PICKLE_SUFFIXES)
+    )
+    found = f" (found {shown(', '.join(inside[:4]))})" if inside else ""
+    wanted = f"{stem}{'.' * bool(variant)}{variant}.safetensors"
+    return f"model.path: {component} has no weights{found}; accepted is a .safetensors file, {wanted}."
+
+
+def _shards(index: Path, ending: str) -> list[Path]:
     try:
-        names = sorted({str(n) for n in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()})
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        names = set(read_json(index)["weight_map"].values())
+        if not names or not all(isinstance(n, str) for n in names):
+            raise TypeError("weight_map names no files")
+    except ModelError as error:
+        raise ModelError(f"{error} It should be an index of shards.") from error
+    except (KeyError, AttributeError, TypeError) as error:
         raise ModelError(f"model.path: {index} cannot be read as an index of shards: {error}") from error
-    files = [index.parent / name for name in names]
+    for name in sorted(names):
+        # the libraries join whatever stands there to the folder, and choose how to read it by its ending
+        if Path(name).name != name or not name.endswith(f".{ending}"):
+            raise ModelError(
+                f"model.path: {index} names {shown(name)!r}; accepted are .{ending} files of the same folder."
+            )
+    files = [index.parent / name for name in sorted(names)]
     if missing := [f.name for f in files if not f.is_file()]:
-        raise ModelError(f"model.path: {index} names {missing[0]}, which is missing.")
+        raise ModelError(f"model.path: {index} names {shown(missing[0])}, which is missing.")
     return files
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if twice := [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]:
+        raise ValueError(f"{twice[0]!r} stands there twice")
+    return dict(pairs)
+
+
+def _tensor(name: str, entry: Any, base: int) -> TensorInfo:
+    def whole_numbers(values: Any) -> bool:
+        return isinstance(values, list) and all(type(v) is int and 0 <= v < 2**63 for v in values)
+
+    if not isinstance(entry, dict) or not whole_numbers(entry.get("shape")):
+        raise ValueError(f"{name!r} has no shape")
+    places = entry.get("data_offsets")
+    if not whole_numbers(places) or len(places) != 2 or places[0] > places[1]:
+        raise ValueError(f"{name!r} has impossible data_offsets {places}")
+    if entry.get("dtype") not in BITS:
+        raise ValueError(f"{name!r} has an unknown dtype {entry.get('dtype')!r}")
+    bits = math.prod(entry["shape"]) * BITS[entry["dtype"]]
+    if bits != 8 * (places[1] - places[0]):
+        raise ValueError(
+            f"{name!r} has {places[1] - places[0]} bytes, its shape {entry['shape']} needs {bits // 8}"
+        )
+    return TensorInfo(entry["dtype"], tuple(entry["shape"]), base + places[0], places[1] - places[0])
+
+
+def _check_places(tensors: Mapping[str, TensorInfo], start: int, size: int) -> None:
+    end = start
+    for name, tensor in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].nbytes)):
+        if tensor.start != end:
+            raise ValueError(
+                f"{name!r} {'overlaps' if tensor.start < end else 'leaves a gap to'} the tensor before it"
+            )
+        end += tensor.nbytes
+    if end != size:
+        raise ValueError(f"its tensors end at byte {end}")

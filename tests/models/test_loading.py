@@ -197,7 +197,7 @@ def test_a_single_file(tmp_path):
     [
         ("{not json", "JSON"),
         ("", "JSON"),
-        ("[1, 2]", "_class_name"),
+        ("[1, 2]", "JSON object"),
         ("{}", "_class_name"),
         ('{"_class_name": 3}', "_class_name"),
         ('{"_class_name": "FluxPipeline"}', "FluxPipeline"),

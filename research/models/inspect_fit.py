@@ -1,0 +1,198 @@
+"""Whether the parts of a pipeline fit their configs and one another, tried without reading a weight.
+
+The libraries themselves are asked: each module is made on torch's meta device, where tensors have shapes and no contents.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from research.errors import ModelError, nearest
+from research.models.inspect_files import read_json, shown, unreadable
+from research.models.inspect_parts import Component
+from research.models.inspect_view import plain_view
+from research.models.weights import misfit
+
+MOST_TIMESTEPS = 100_000
+
+
+def fit_problems(parts: Sequence[Component]) -> list[str]:
+    """What keeps parts, each whole by itself, from working: shapes, names, classes, and one part with another."""
+    by_name = {part.name: part for part in parts if part.used}
+    problems, text = [], by_name.get("text_encoder")
+    for part in by_name.values():
+        if part.problems:
+            continue
+        if part.tensors:
+            found = _module_problem(part)
+        elif part.name == "scheduler":
+            found = scheduler_problem(part.folder)
+        elif part.name == "tokenizer":
+            found = tokenizer_problem(part.folder, text.config.get("vocab_size") if text else None)
+        elif part.name == "feature_extractor":
+            found = _processor_problem(part.folder)
+        else:
+            continue
+        if found:
+            part.problems.append(found)
+            problems.append(found)
+    if not any(part.problems for part in by_name.values()):
+        problems += channel_problems(
+            {name: part.config for name, part in by_name.items()}, parts[0].folder.parent
+        )
+    return problems
+
+
+def channel_problems(configs: Mapping[str, Mapping[str, Any]], directory: Path) -> list[str]:
+    """Where UNet, VAE and text encoder were not made for one another."""
+    unet, vae, text = (configs.get(name, {}) for name in ("unet", "vae", "text_encoder"))
+    if not vae:
+        return []
+    latent, entry, out = vae.get("latent_channels"), unet.get("in_channels"), unet.get("out_channels")
+    accepted = (
+        {latent: "text", 2 * latent + 1: "inpaint", latent + 1: "depth"} if isinstance(latent, int) else {}
+    )
+    if entry not in accepted or out != latent:
+        wanted = ", ".join(f"{channels} ({role})" for channels, role in accepted.items())
+        return [
+            f"model.path: the UNet of {directory} takes {entry} input channels and makes {out}, and its VAE has "
+            f"{latent}; accepted are {wanted} in and {latent} out."
+        ]
+    width, hidden = unet.get("cross_attention_dim"), text.get("hidden_size")
+    widths = set(width) if isinstance(width, list) else {width}
+    if unet.get("encoder_hid_dim_type") is None and isinstance(hidden, int) and widths != {hidden}:
+        return [
+            f"model.path: the UNet of {directory} takes texts of {width} numbers a token and its text encoder makes {hidden}."
+        ]
+    if unet.get("time_cond_proj_dim") is not None:
+        return [
+            f"model.path: the UNet of {directory} embeds the guidance scale (time_cond_proj_dim); not supported yet."
+        ]
+    return []
+
+
+def scheduler_problem(folder: Path) -> str | None:
+    """Why no scheduler can be made of a folder's config."""
+    file = folder / "scheduler_config.json"
+    try:
+        make_scheduler(read_json(file), file)
+    except ModelError as error:
+        return str(error)
+    return None
+
+
+def make_scheduler(config: Mapping[str, Any], file: Path) -> Any:
+    """The diffusers scheduler that a config describes.
+
+    Raises:
+        ModelError: its class is unknown, or does not take what the config says.
+    """
+    import diffusers
+
+    name = config.get("_class_name")
+    names = [n for n in dir(diffusers) if n.endswith("Scheduler")]
+    cls = getattr(diffusers, name, None) if isinstance(name, str) and name in names else None
+    if cls is None or not hasattr(cls, "set_timesteps"):
+        raise ModelError(
+            f"model.path: {file} names the scheduler class {shown(name)}, which diffusers {diffusers.__version__} does not "
+            f"have.{nearest(str(name), names)}"
+        )
+    steps = config.get("num_train_timesteps", 1000)
+    if type(steps) is not int or not 1 <= steps <= MOST_TIMESTEPS:
+        raise ModelError(
+            f"model.path: {file}: num_train_timesteps is {shown(steps)}; accepted is a whole number from 1 to {MOST_TIMESTEPS}."
+        )
+    try:
+        with quietly():
+            return cls.from_config(dict(config))
+    except Exception as error:  # what a strange value makes a constructor raise is no closed list
+        raise ModelError(f"model.path: {file} makes no {shown(name)}: {reason(error)}") from error
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Keep the libraries' logs and bars off the terminal."""
+    from transformers.utils import logging as bars
+
+    loggers = [logging.getLogger(name) for name in ("diffusers", "transformers", "accelerate", "torch")]
+    levels = [logger.level for logger in loggers]
+    shown_before = bars.is_progress_bar_enabled()
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        bars.disable_progress_bar()
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+        if shown_before:
+            bars.enable_progress_bar()
+
+
+def reason(error: BaseException) -> str:
+    """The first sentence of a library's error, on one line."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    text = lines[0].strip() if lines else type(error).__name__
+    return shown(re.split(r"\. (?=If you want|For more)", text)[0], 300)
+
+
+def _module_problem(part: Component) -> str | None:
+    try:
+        with quietly(), plain_view(part.folder, part.variant) as folder:
+            _, info = _loader(part).from_pretrained(
+                folder,
+                device_map="meta",
+                use_safetensors=True,
+                local_files_only=True,
+                output_loading_info=True,
+                **({"ignore_mismatched_sizes": True} if part.library == "transformers" else {}),
+            )
+    except Exception as error:  # what a broken file makes libraries raise is no closed list
+        return f"model.path: {part.folder} cannot be loaded: {reason(error).replace(str(folder), str(part.folder))}"
+    return misfit(info, part.folder)
+
+
+def _loader(part: Component) -> Any:
+    import diffusers
+    import transformers
+
+    name = "CLIPTextModel" if part.name == "text_encoder" else str(part.class_name)
+    return getattr(transformers if part.library == "transformers" else diffusers, name)
+
+
+def tokenizer_problem(folder: Path, rows: object) -> str | None:
+    """Why a folder has no tokenizer for a text encoder of so many rows (of any number if that is no int)."""
+    file = folder / "tokenizer.json"
+    has_words = unreadable(folder / "vocab.json") is None
+    if unreadable(file) is not None and not has_words:
+        return f"model.path: {folder} has no tokenizer; accepted is a tokenizer.json, or a vocab.json with merges.txt."
+    try:
+        for each in sorted(folder.glob("*.json")):
+            read_json(each)
+        if unreadable(file) is not None and (why := unreadable(folder / "merges.txt")):
+            return f"model.path: {folder / 'merges.txt'} {why}."
+        from transformers import CLIPTokenizer
+
+        with quietly():
+            tokenizer = CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
+            largest = max(tokenizer.get_vocab().values(), default=-1)
+    except ModelError as error:
+        return str(error)
+    except Exception as error:
+        return f"model.path: {folder} makes no tokenizer: {reason(error)}"
+    if largest < 0 or (isinstance(rows, int) and largest >= rows):
+        return f"model.path: {folder} has tokens up to number {largest}, and its text encoder knows {rows}."
+    return None
+
+
+def _processor_problem(folder: Path) -> str | None:
+    try:
+        read_json(folder / "preprocessor_config.json")
+    except ModelError as error:
+        return str(error)
+    return None

@@ -1,0 +1,229 @@
+"""Single-file checkpoints of Stable Diffusion, opened by diffusers' own ``from_single_file`` with configs from this disk."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from research.errors import ModelError
+from research.models.inspect_files import read_json, shown, sniff, unreadable
+from research.models.inspect_fit import quietly, reason, scheduler_problem, tokenizer_problem
+from research.models.inspect_kinds import CLIP, UNET, VAE, Kind, kind_of_file, kind_of_tensors
+from research.models.inspect_parts import TEXT_PARTS, config_problems, index_problems
+from research.models.inspect_pickle import check_pickle
+from research.models.locate import find, read_index
+from research.models.weights import TensorInfo, check_safetensors, read_header
+
+_KEPT = (UNET, *VAE, "cond_stage_model.")
+_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_CONFIGS = ("unet", "vae", "text_encoder")
+
+
+@dataclass(frozen=True)
+class Opened:
+    """The modules of a single-file checkpoint, on the CPU, with what is needed to drive or to save them."""
+
+    unet: Any
+    vae: Any
+    text_encoder: Any
+    tokenizer: Any
+    scheduler: Any
+    scheduler_config: dict[str, Any]
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("unet", "vae", "text_encoder", "tokenizer")}
+
+
+@contextlib.contextmanager
+def as_safetensors(file: Path, *, allow_pickle: bool) -> Iterator[tuple[Path, Kind]]:
+    """A checkpoint as a file whose name and content are safetensors', and what it is. Pickles are rewritten, tensors alone.
+
+    Raises:
+        ModelError: it is no checkpoint that can be opened, it is broken, or it is a pickle and pickles are not allowed.
+    """
+    with tempfile.TemporaryDirectory(prefix="research-") as scratch:
+        link = Path(scratch, "checkpoint.safetensors")
+        if sniff(file) == "safetensors" or file.suffix == ".safetensors":
+            check_safetensors(file)
+            link.symlink_to(file.absolute())
+        else:
+            kind = kind_of_file(file)
+            if kind.name != "pickle":
+                raise ModelError(f"model.path: {file} {kind.sentence()}")
+            if not allow_pickle:
+                raise ModelError(
+                    f"model.path: {file} is pickled, which can run code when it is read; accepted are safetensors, or set "
+                    "model.allow_pickle=true if you trust where it comes from."
+                )
+            check_pickle(file)
+            _rewrite(file, link)
+        kind = kind_of_tensors(read_header(link))
+        if not kind.loads:
+            raise ModelError(f"model.path: {file} {kind.sentence()}")
+        yield link, kind
+
+
+def open_file(
+    file: Path, *, config: Path, dtype: torch.dtype | None = None, allow_pickle: bool = False
+) -> tuple[Opened, Kind]:
+    """Open a checkpoint with the component configs, tokenizer and scheduler of a diffusers directory. No network is used.
+
+    Args:
+        config: the directory; weights in it are not read.
+        dtype: of the modules; None keeps the file's own, or takes float32 where it has several.
+
+    Raises:
+        ModelError: either is broken, or they do not fit.
+    """
+    from diffusers import StableDiffusionPipeline
+
+    scheduler_config = check_config(config)
+    with as_safetensors(file, allow_pickle=allow_pickle) as (link, kind), _plain_config(config) as configs:
+        tensors = read_header(link)
+        try:
+            with quietly():
+                pipe = StableDiffusionPipeline.from_single_file(
+                    str(link),
+                    config=str(configs),
+                    torch_dtype=dtype or own_dtype(tensors),
+                    local_files_only=True,
+                    safety_checker=None,
+                    feature_extractor=None,
+                    image_encoder=None,
+                )
+        except Exception as error:  # what a file that does not fit makes the library raise is no closed list
+            why = reason(error).replace(str(link), str(file)).replace(str(configs), str(config))
+            raise ModelError(
+                f"model.path: {file} cannot be opened with the configs of {config}: {why}"
+            ) from error
+    opened = Opened(pipe.unet, pipe.vae, pipe.text_encoder, pipe.tokenizer, pipe.scheduler, scheduler_config)
+    for name, prefixes in (("unet", (UNET,)), ("vae", VAE), ("text_encoder", (CLIP,))):
+        _check_all_used(
+            getattr(opened, name).eval(), name, prefixes, tensors, f"{file} and the configs of {config}"
+        )
+    return opened, kind
+
+
+def config_directory(config: Any) -> Path:
+    """The directory that a ``config`` argument means: a path or a zoo name.
+
+    Raises:
+        ModelError: there is no such directory.
+    """
+    try:
+        found = find(config)
+    except ModelError as error:
+        raise ModelError(str(error).replace("model.path", "model.config", 1)) from error
+    if found.directory is None:
+        raise ModelError(
+            f"model.config: {config} is no directory; accepted is a diffusers directory with component configs."
+        )
+    return found.directory
+
+
+def check_config(config: Path) -> dict[str, Any]:
+    """Make sure that a directory has what a checkpoint does not say of itself, and return its scheduler's config.
+
+    Raises:
+        ModelError: a config, the tokenizer or the scheduler is missing or broken.
+    """
+    problems = []
+    try:
+        index = read_index(config)
+        for name, classes in TEXT_PARTS.items():
+            problems += index_problems(config, name, index.get(name), classes)[:1]
+            if name in _CONFIGS and not problems:
+                file = config / name / "config.json"
+                problems += config_problems(file, read_json(file), index[name][1])
+    except ModelError as error:
+        problems.append(str(error))
+    if not problems:
+        vocabulary = read_json(config / "text_encoder" / "config.json").get("vocab_size")
+        found = (tokenizer_problem(config / "tokenizer", vocabulary), scheduler_problem(config / "scheduler"))
+        problems += [problem for problem in found if problem]
+    if problems:
+        raise ModelError(problems[0].replace("model.path", "model.config", 1))
+    return read_json(config / "scheduler" / "scheduler_config.json")
+
+
+def own_dtype(tensors: Mapping[str, TensorInfo]) -> torch.dtype:
+    """The dtype of a checkpoint's modules if they share one, else float32, which holds the others exactly."""
+    found = {
+        t.dtype for name, t in tensors.items() if name.startswith(_KEPT) and t.dtype.startswith(("F", "BF"))
+    }
+    return _DTYPES.get(found.pop(), torch.float32) if len(found) == 1 else torch.float32
+
+
+@contextlib.contextmanager
+def _plain_config(config: Path) -> Iterator[Path]:
+    """A copy of a directory's small files, with an index that names nothing but the five classes that are expected.
+
+    diffusers imports what an index names, whoever wrote it.
+    """
+    index = read_index(config)
+    with tempfile.TemporaryDirectory(prefix="research-") as scratch:
+        copy = Path(scratch)
+        named = {name: index[name] for name in TEXT_PARTS}
+        (copy / "model_index.json").write_text(
+            json.dumps({"_class_name": "StableDiffusionPipeline", **named})
+        )
+        for name in named:
+            (copy / name).mkdir()
+            for file in (config / name).iterdir():
+                if file.suffix in (".json", ".txt", ".model") and unreadable(file) is None:
+                    (copy / name / file.name).symlink_to(file.absolute())
+        yield copy
+
+
+def _rewrite(file: Path, target: Path) -> None:
+    """Write the tensors of a pickled checkpoint as safetensors, less what training left in it."""
+    from safetensors.torch import save_file
+
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ModelError(
+            f"model.path: {file} cannot be read as a pickle of tensors: {reason(error)}"
+        ) from error
+    for _ in range(3):
+        if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+            state = state["state_dict"]
+    found = {
+        name: tensor
+        for name, tensor in (state.items() if isinstance(state, dict) else ())
+        if isinstance(name, str) and isinstance(tensor, torch.Tensor)
+    }
+    if not found:
+        raise ModelError(f"model.path: {file} is a pickle that holds no tensors by name.")
+    kept = {name: tensor for name, tensor in found.items() if name.startswith(_KEPT)} or found
+    try:
+        save_file({name: tensor.detach().clone().contiguous() for name, tensor in kept.items()}, target)
+    except Exception as error:
+        raise ModelError(
+            f"model.path: {file} holds tensors that safetensors cannot: {reason(error)}"
+        ) from error
+
+
+def _check_all_used(
+    module: Any, name: str, prefixes: tuple[str, ...], tensors: Mapping[str, TensorInfo], which: str
+) -> None:
+    """The library leaves out what it finds no place or no tensor for, and says nothing."""
+    if lacking := [key for key, value in module.named_parameters() if value.is_meta]:
+        raise ModelError(f"model.path: {which} do not fit: the file lacks {shown(lacking[0])} of the {name}.")
+    given = sum(
+        t.parameters for key, t in tensors.items()
+        if key.startswith(prefixes) and not key.endswith("position_ids") and ".loss." not in key
+    )  # fmt: skip
+    taken = sum(value.numel() for value in module.parameters())
+    if given and given != taken:
+        raise ModelError(
+            f"model.path: {which} do not fit: the {name} of the file has {given} parameters, that of the configs {taken}."
+        )
