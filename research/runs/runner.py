@@ -39,6 +39,7 @@ class Job:
     config: dict[str, Any]
     point: list[str] = field(default_factory=list)
     id: str = ""
+    warnings: list[str] = field(default_factory=list)  # of the linter, for the record
 
     def __post_init__(self) -> None:
         self.id = self.id or job_id(self.config)
@@ -124,7 +125,7 @@ class _Record:
             "seeds": self.seeds,
             "images": [],
             "truncated": [],
-            "warnings": [],
+            "warnings": list(job.warnings),
             "weights_sha256": None,
             "versions": environment.versions(),
             "device": None,

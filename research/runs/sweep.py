@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from research.errors import ConfigError, UserError
 from research.runs import cache
 from research.runs.compose import Composer
+from research.runs.lint import lint_jobs
 from research.runs.overrides import as_written
 from research.runs.progress import Progress, configure_logging
 from research.runs.runner import Job, run_job
@@ -114,6 +115,7 @@ def run_in_worker(config: DictConfig) -> dict[str, Any]:
     extra = [str(key) for key in plain]  # the keys were checked where the sweep was planned
     point = [str(line) for line in HydraConfig.get().overrides.task]
     job = Job(validate({str(key): value for key, value in plain.items()}, extra_keys=extra), point)
+    lint_jobs([job])
     try:
         outcome = run_jobs([job], Progress("none", 1))
     finally:
@@ -122,7 +124,12 @@ def run_in_worker(config: DictConfig) -> dict[str, Any]:
 
 
 def prepare(jobs: Sequence[Job]) -> None:
-    """Make the folders that the jobs are kept in, once it is known that all of them can run."""
+    """Make the folders that the jobs are kept in, once it is known that all of them can run.
+
+    Raises:
+        ConfigError: a job's scheduler cannot work, or a folder cannot be written.
+    """
+    lint_jobs(jobs)
     for folder in dict.fromkeys(job.folder.path.parent for job in jobs):
         make_writable(folder)
 

@@ -1,0 +1,73 @@
+"""The scheduler config that a model comes with, read without its weights."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from research.errors import ModelError
+from research.models.inspect_files import read_json
+from research.models.locate import find
+
+_FILE = "scheduler_config.json"
+# families whose pipeline mends old settings on loading, and whose network works on latents
+_LATENT = ("StableDiffusion",)
+
+
+@dataclass(frozen=True)
+class ModelSchedule:
+    """What a model was trained with.
+
+    Attributes:
+        path: as it was given.
+        config: as `SolverFactory` takes it, mended as the model's pipeline does.
+        latent: whether the network works on latents (None: not known).
+    """
+
+    path: str
+    config: dict[str, Any]
+    latent: bool | None
+
+
+def scheduler_config(path: str | os.PathLike[str]) -> ModelSchedule | None:
+    """The schedule of a model: a zoo name, a directory in diffusers layout (of any pipeline), a folder or file with a
+    ``scheduler_config.json``, or a hub id in the local cache. The network is never asked.
+
+    Returns:
+        None for a hub model that is not in the cache, and for a checkpoint file, which has no scheduler config.
+
+    Raises:
+        ModelError: nothing is there, or it has no scheduler config that can be read.
+    """
+    name = os.fspath(path)
+    found = find(name)
+    if found.file is not None:
+        return ModelSchedule(name, read_json(found.file), None) if found.file.suffix == ".json" else None
+    directory = found.directory or _cached(str(found.hub_id))
+    if directory is None:
+        return None
+    if (directory / _FILE).is_file():
+        return ModelSchedule(name, read_json(directory / _FILE), None)
+    file = directory / "scheduler" / _FILE
+    if not file.is_file():
+        raise ModelError(
+            f"model.path: {name} has no scheduler; accepted is a directory with scheduler/{_FILE}."
+        )
+    config = read_json(file)
+    index = directory / "model_index.json"
+    pipeline = str(read_json(index).get("_class_name", "")) if index.is_file() else ""
+    if pipeline.startswith(_LATENT) and not pipeline.startswith("StableDiffusion3"):
+        from research.models.unet_text import _mended
+
+        return ModelSchedule(name, _mended(config), True)
+    latent = (directory / "vae").is_dir() if index.is_file() else None
+    return ModelSchedule(name, config, latent)
+
+
+def _cached(hub_id: str) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(hub_id, f"scheduler/{_FILE}")
+    return Path(found).parents[1] if isinstance(found, str) else None
