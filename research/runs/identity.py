@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from research.models.locate import locate
+from research import pictures
+from research.runs.contents import uses_prompts
 from research.runs.schema import NOT_IDENTITY
 from research.runs.targets import without_defaults
-from research.runs.validate import has_prompts
+from research.tasks.checks import PICTURES
 
 _LENGTH = 12  # hex digits: with a million jobs in one sweep, a collision has a chance of 1 in 500
 _WHOLE = 32 << 20  # files up to this size are hashed whole ...
@@ -40,7 +43,7 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     # the short name of a scheduler is a name for its class and options
     kept["scheduler"] = {key: value for key, value in config["scheduler"].items() if key != "name"}
     kept["runtime"] = {"parity": config["runtime"].get("parity", False)}
-    if not has_prompts(config):
+    if not uses_prompts(config):
         kept.pop("prompts")
     return canonical(kept)
 
@@ -49,17 +52,26 @@ _DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
 def canonical(value: Any) -> Any:
-    """A config value with one form for each meaning."""
+    """A config value with one form for each meaning. A picture is what is in its file, wherever that lies."""
     if isinstance(value, Mapping):
         node = without_defaults(dict(value))
         return {
-            str(key): canonical(inner) for key, inner in sorted(node.items(), key=lambda item: str(item[0]))
+            str(key): _picture(key, inner) if key in PICTURES else canonical(inner)
+            for key, inner in sorted(node.items(), key=lambda item: str(item[0]))
         }
     if isinstance(value, list | tuple):
         return [canonical(inner) for inner in value]
     if isinstance(value, float) and value.is_integer():
         return int(value)
     return value
+
+
+def _picture(key: str, value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_picture(key, inner) for inner in value]
+    if not isinstance(value, str):
+        return canonical(value)
+    return f"sha256:{hashlib.sha256(pictures.find(key, value).read_bytes()).hexdigest()}"
 
 
 def model_content(path: str) -> str:
@@ -70,10 +82,13 @@ def model_content(path: str) -> str:
 
 @lru_cache(maxsize=64)
 def _folder_hash(folder: Path) -> str:
+    # components may be links to those of another model
     files = [
-        f
-        for f in folder.rglob("*")
-        if f.is_file() and f.suffix in (".json", ".txt", ".safetensors", ".bin", ".model")
+        file
+        for place, _, names in os.walk(folder, followlinks=True)
+        for name in names
+        if (file := Path(place, name)).is_file()
+        and file.suffix in (".json", ".txt", ".safetensors", ".bin", ".model")
     ]
     digest = hashlib.sha256()
     for name, file in sorted((f.relative_to(folder).as_posix(), f) for f in files):

@@ -28,6 +28,21 @@ def save(image: Image.Image, path: Path, recipe: Mapping[str, Any]) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+def save_picture(picture: Image.Image | Sequence[Image.Image], path: Path) -> Path:
+    """Write a picture as PNG, or several as an animated GIF of five frames a second, and return its path with the ending."""
+    buffer = io.BytesIO()
+    if isinstance(picture, Image.Image):
+        path = path.with_suffix(".png")
+        picture.save(buffer, format="PNG")
+    else:
+        path = path.with_suffix(".gif")
+        first, *more = picture
+        first.save(buffer, format="GIF", save_all=True, append_images=more, duration=200, loop=0)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write(path, buffer.getvalue())
+    return path
+
+
 class Saved(Sequence[Image.Image]):
     """The images of a job as they were saved. Many or large ones are read back from their files when they are asked for."""
 

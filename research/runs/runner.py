@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import statistics
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,21 +12,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from research.errors import UserError
-from research.runs import cache, environment, images
+from research.runs import cache, contents, environment, images
 from research.runs.identity import job_id
 from research.runs.overrides import as_written
 from research.runs.plugs import build
-from research.runs.store import IMAGES, JobFolder, StoreError
+from research.runs.store import IMAGES, PICTURES, JobFolder, StoreError
 from research.runs.timing import Stopwatch, peak_memory_bytes, reset_peak_memory
-from research.runs.validate import has_prompts, image_count
 
 if TYPE_CHECKING:
     from research.sampling import SampleResult
 
 Observer = Callable[[int, int, str], None]
 
-# task settings that may hold one value an image; a batch gets its own part of them
-_ONE_AN_IMAGE = ("prompt", "negative_prompt", "class_label")
 # elements of latents sampled at once when batch_size is auto: 64 of the embedded model's, 4 of Stable Diffusion's 64x64x4
 _ELEMENTS_AT_ONCE, _LARGEST_BATCH = 65536, 64
 _default_threads: int | None = None
@@ -79,7 +77,7 @@ def run_job(job: Job, observer: Observer | None = None) -> dict[str, Any]:
         raise
     except Exception as error:
         record.folder.write_traceback(traceback.format_exc())
-        record.result.update(status="failed", error=one_line(error), images=[], n_images=0)
+        record.result.update(status="failed", error=one_line(error), images=[], pictures={}, n_images=0)
     record.finish()
     return record.result
 
@@ -102,11 +100,7 @@ class _Record:
         self.device: Any = None
         self.saved = images.Saved()
         self.trace: dict[str, Any] = {}
-        first, copies = self.config["seed"], self.config["images_per_prompt"]
-        self.seeds = [first + k for k in range(image_count(self.config))]
-        self.prompts = (
-            [p for p in self.config["prompts"] for _ in range(copies)] if has_prompts(self.config) else []
-        )
+        self.seeds, self.prompts = contents.seeds(self.config), contents.prompts(self.config)
         self.result: dict[str, Any] = {
             "job_id": job.id,
             "status": "failed",
@@ -124,6 +118,7 @@ class _Record:
             "n_images": len(self.seeds),
             "seeds": self.seeds,
             "images": [],
+            "pictures": {},
             "truncated": [],
             "warnings": list(job.warnings),
             "weights_sha256": None,
@@ -134,20 +129,29 @@ class _Record:
 
     def sample(self) -> None:
         sampler = self._sampler()
-        size = self._batch_size(sampler.model)
-        for first in range(0, len(self.seeds), size):
-            rows = range(first, min(first + size, len(self.seeds)))
-            result = sampler.sample(
-                self._task(rows),
-                seeds=[self.seeds[row] for row in rows],
-                steps=self.config["steps"],
-                progress=self._progress(first // size, -(-len(self.seeds) // size)),
-            )
-            self._keep(result, rows)
+        task = build(self.config["task"], "task", **contents.task_arguments(self.config))
+        task.check(sampler.model, len(self.seeds))
+        size = self._batch_size(sampler.model, task)
+        batches = sampler.batches(
+            task,
+            seeds=self.seeds,
+            steps=self.config["steps"],
+            batch_size=size,
+            progress=self._progress(size),
+        )
+        for place, result in enumerate(batches):
+            self._keep(result, range(place * size, place * size + len(result.images)))
+        for name, picture in task.pictures(self.saved).items():
+            file = images.save_picture(picture, self.folder.path / PICTURES / name)
+            self.result["pictures"][name] = file.relative_to(self.folder.path).as_posix()
 
     def score(self) -> None:
         spent = self.watch.seconds["encode"] + self.watch.seconds["denoise"] + self.watch.seconds["decode"]
         self.result["images_per_second"] = round(len(self.seeds) / spent, 4) if spent else None
+        measured = [entry["scores"] for entry in self.result["images"] if "scores" in entry]
+        for key in measured[0] if measured else ():  # by the task itself
+            self.result["metrics"][key] = statistics.fmean(scores[key] for scores in measured)
+            self.result["metrics_info"][key] = {"mean over images": len(measured)}
         for key, node in self.config["metrics"].items():
             self.observer(0, 0, f"scoring {key}")
             metric = build(node, f"metrics.{key}")
@@ -201,36 +205,32 @@ class _Record:
             parity=self.config["runtime"]["parity"],
         )
 
-    def _batch_size(self, model: Any) -> int:
+    def _batch_size(self, model: Any, task: Any) -> int:
         asked = self.config["batch_size"]
         if asked == "auto":
-            task = self.config["task"]
-            channels, height, width = model.latent_shape(task.get("height"), task.get("width"))
+            channels, height, width = task.latent_shape(model)
             asked = max(1, min(_ELEMENTS_AT_ONCE // (channels * height * width), _LARGEST_BATCH))
         return min(asked, len(self.seeds))
 
-    def _task(self, rows: range) -> Any:
-        node = dict(self.config["task"])
-        for key in _ONE_AN_IMAGE:
-            if isinstance(node.get(key), list) and len(node[key]) == len(self.seeds):
-                node[key] = [node[key][row] for row in rows]
-        prompts = {"prompt": [self.prompts[row] for row in rows]} if self.prompts else {}
-        return build(node, "task", **prompts)
+    def _progress(self, size: int) -> Callable[[int, int, Mapping[str, Any]], None]:
+        n_batches = -(-len(self.seeds) // size)
 
-    def _progress(self, batch: int, n_batches: int) -> Callable[[int, int, Mapping[str, Any]], None]:
-        where = f"batch {batch + 1} of {n_batches}"
-        return lambda done, total, info: self.observer(batch * total + done, n_batches * total, where)
+        def report(done: int, total: int, info: Mapping[str, Any]) -> None:
+            batch = info["rows"][0] // size
+            self.observer(batch * total + done, n_batches * total, f"batch {batch + 1} of {n_batches}")
+
+        return report
 
     def _keep(self, result: SampleResult, rows: range) -> None:
         """Write a batch's images, now that it is complete, and add its counts."""
         self.watch.add(result.timings)
         recipes = self._recipes(rows)
-        for row, image, recipe in zip(rows, result.images, recipes, strict=True):
+        for place, (row, image, recipe) in enumerate(zip(rows, result.images, recipes, strict=True)):
             name = f"{IMAGES}/{row:05d}_seed{self.seeds[row]}.png"
             digest = self.saved.add(image, self.folder.path / name, recipe)
-            self.result["images"].append(
-                {"file": name, "seed": self.seeds[row], "prompt": recipe["prompt"], "sha256": digest}
-            )
+            entry = {"file": name, "seed": self.seeds[row], "prompt": recipe["prompt"], "sha256": digest}
+            scores = {key: numbers[place] for key, numbers in result.scores.items()}
+            self.result["images"].append({**entry, **({"scores": scores} if scores else {})})
         by_branch = self.result["nfe_by_branch"]
         self.result["nfe_by_branch"] = {
             branch: max(by_branch.get(branch, 0), count) for branch, count in result.nfe_by_branch.items()

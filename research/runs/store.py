@@ -14,12 +14,13 @@ import yaml
 from research.errors import ConfigError, UserError
 from research.files import write_atomic
 
-RESULT, CONFIG, TRACE, TRACEBACK, IMAGES = (
+RESULT, CONFIG, TRACE, TRACEBACK, IMAGES, PICTURES = (
     "result.json",
     "config.yaml",
     "trace.json",
     "traceback.txt",
     "images",
+    "pictures",  # of all images together: strips, before and after
 )
 
 
@@ -32,7 +33,7 @@ class JobFolder:
 
     def __init__(self, path: Path):
         self.path = path
-        self.images = path / IMAGES
+        self.images, self.pictures = path / IMAGES, path / PICTURES
 
     def finished(self) -> dict[str, Any] | None:
         """The result of a job that is done and whole, or None: never run, cut short, failed, or images gone."""
@@ -48,9 +49,13 @@ class JobFolder:
         # the result first: should this be cut short too, a result without its images must not remain
         own = [self.path / name for name in (RESULT, TRACEBACK, TRACE, CONFIG)]
         unfinished = [
-            file for folder in (self.path, self.images) for file in folder.glob(".*") if file.is_file()
+            file
+            for folder in (self.path, self.images, self.pictures)
+            for file in folder.glob(".*")
+            if file.is_file()
         ]
-        for file in [*own, *self.images.glob("*.png"), *unfinished]:
+        made = [*self.images.glob("*.png"), *self.pictures.glob("*.png"), *self.pictures.glob("*.gif")]
+        for file in [*own, *made, *unfinished]:
             file.unlink(missing_ok=True)
 
     def write_config(self, config: Mapping[str, Any]) -> None:

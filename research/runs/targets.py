@@ -48,6 +48,12 @@ def takes(node: Mapping[str, Any], argument: str) -> bool:
     return found is None or argument in found.arguments or found.open_ended
 
 
+def needs(node: Mapping[str, Any], argument: str) -> bool:
+    """Whether a node's class cannot do without an argument."""
+    found = signature(str(node["_target_"]))
+    return found is not None and argument in found.required
+
+
 def without_defaults(node: dict[str, Any]) -> dict[str, Any]:
     """A node less the arguments that only repeat the class's default: the same object either way."""
     found = signature(str(node["_target_"])) if "_target_" in node else None

@@ -9,9 +9,11 @@ from typing import Any
 
 from research.errors import ConfigError, nearest
 from research.runs import cache, targets
+from research.runs.contents import check_frames, image_count
 from research.runs.model_check import check_model
 from research.runs.plugs import build
 from research.runs.schema import DTYPES, KEYS, ON_FAILURE, PROGRESS, SECTIONS
+from research.tasks.checks import check_settings
 
 _DEVICE = re.compile(r"^(auto|cpu|mps|(cuda|xpu)(:\d+)?)$")
 _FOLDER = re.compile(r"^[^/\\\0]+$")
@@ -38,6 +40,8 @@ def validate(config: Mapping[str, Any], *, extra_keys: Collection[str] = ()) -> 
             checked[section] = {**checked[section], name: read(key, checked[section][name])}
     _no_nan(checked, "")
     _check_plugs(checked)
+    check_settings(checked["task"], checked["steps"], parity=checked["runtime"].get("parity", False))
+    check_frames(checked)
     n_images = image_count(checked)
     if checked["seed"] + n_images > _LARGEST_SEED:
         raise ConfigError(
@@ -47,16 +51,6 @@ def validate(config: Mapping[str, Any], *, extra_keys: Collection[str] = ()) -> 
     _check_metrics(checked["metrics"], n_images)
     cache.tracker(checked["tracker"])  # its constructor checks its settings, and is cheap by contract
     return checked
-
-
-def has_prompts(config: Mapping[str, Any]) -> bool:
-    """Whether the job's task is conditioned on its prompts."""
-    return targets.takes(config["task"], "prompt")
-
-
-def image_count(config: Mapping[str, Any]) -> int:
-    """How many images a job makes."""
-    return int(config["images_per_prompt"]) * (len(config["prompts"]) if has_prompts(config) else 1)
 
 
 # -- keys

@@ -93,8 +93,12 @@ class BaseTask:
     def timeline(self, solver: Solver, steps: int, device: torch.device) -> Timeline:
         return solver.timeline(steps, strength=self.strength, device=device)
 
+    def latent_shape(self, model: Model) -> tuple[int, int, int]:
+        """Channels, height and width of the latents, once `check` has been called."""
+        return model.latent_shape(self.height, self.width)
+
     def start(self, run: Run) -> Tensor:
-        shape = run.model.latent_shape(self.height, self.width)
+        shape = self.latent_shape(run.model)
         run.start_noise = run.noise.draw(INITIAL, shape, run.model.dtype)
         return run.solver.scale_noise(run.start_noise)
 
