@@ -41,7 +41,10 @@ class Kind:
         return "; ".join(text for text in (what, self.advice, otherwise) if text) + "."
 
 
-_ADAPTER = "it changes a model and is none: merge it into one in diffusers (load_lora_weights, fuse_lora, save_pretrained) and load that"
+_ADAPTER = (
+    "it changes a model and is none: merge it into one in diffusers (load_lora_weights, fuse_lora, save_pretrained), "
+    "and load that"
+)
 _EXTRA = "it goes with a model and is none"
 _OTHER = "the models of this project are Stable Diffusion 1.x / 2.x and pixel UNets"
 _PART = "give the directory of the whole pipeline (with model_index.json), of which this is one part"
@@ -52,7 +55,7 @@ _SIGNS = (
         "lora",
         "a LoRA",
         _ADAPTER,
-        r"lora_(up|down|A|B|a|b|unet|te)\b|lora_(unet|te\d?)_|\.lora\.(up|down)\.|\.hada_w|\.lokr_w|_lora\.",
+        r"lora_(up|down|A|B|a|b)\b|lora_(unet|te\d?)_|\.lora\.(up|down)\.|\.hada_w|\.lokr_w|_lora\.",
     ),
     ("controlnet", "a ControlNet", _EXTRA, r"^control_model\.|input_hint_block|controlnet_cond_embedding"),
     ("ip-adapter", "an IP-Adapter", _EXTRA, r"^ip_adapter\.|^image_proj"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,11 @@ import torch
 from research.errors import ConfigError, ModelError, nearest
 from research.hashing import sha256_files
 from research.models.base import BaseModel
-from research.models.inspect_hub import fetch, fetch_configs
+from research.models.inspect_hub import fetch
 from research.models.inspect_parts import checked_parts
 from research.models.inspect_view import plain_view
 from research.models.locate import FAMILIES, locate, pipeline_class
-from research.models.single_file import as_safetensors, config_directory, open_file
+from research.models.single_file import single_file_config, write_file
 
 DTYPES = {
     "float32": torch.float32,
@@ -49,7 +50,7 @@ def load_model(
         offline: never use the network. By default as the variable HF_HUB_OFFLINE says.
         attention_slicing: None, "auto", "max" or a slice size: less memory for attention at some cost in speed.
         config: for a single file, the diffusers directory (or zoo name) that gives component configs, tokenizer and
-            scheduler; its weights are not read. Without it, the one of the hub's model of that kind is used, if it is in the cache or online.
+            scheduler; its weights are not read. Without it that of the hub's model of the kind is used, from the cache or online.
 
     Raises:
         ModelError: the model cannot be found, is broken, is pickled, or is of a family that is not supported.
@@ -86,26 +87,19 @@ def _from_directory(directory: Path, path: str, dtype: torch.dtype, allow_pickle
 def _from_file(
     file: Path, path: str, config: Any, dtype: torch.dtype, allow_pickle: bool, offline: bool | None
 ) -> BaseModel:
-    from research.models.depth import DepthEstimator
-    from research.models.unet_text import UnetTextModel
+    """By way of a temporary diffusers directory, so that a checkpoint gives the same bits as when it is converted.
 
-    if config is None:
-        with as_safetensors(file, allow_pickle=allow_pickle) as (_, kind):
-            directory = fetch_configs(file, kind, offline=offline)
-    else:
-        directory = config_directory(config)
-    opened, kind = open_file(file, config=directory, dtype=dtype, allow_pickle=allow_pickle)
-    depth = None
-    if kind.in_channels == opened.vae.config.latent_channels + 1 and (directory / "depth_estimator").is_dir():
-        checked_parts(directory, allow_pickle=False)
-        depth = DepthEstimator.load(directory, dtype=dtype, safe=True)
-    return UnetTextModel(
-        path=path,
-        weights_sha256=sha256_files([file]),
-        scheduler_config=opened.scheduler_config,
-        depth=depth,
-        **opened.parts,
-    )
+    Kernels round differently for weights that lie in memory at other offsets, as those of a mapped file do.
+    """
+    with tempfile.TemporaryDirectory(prefix="research-") as scratch:
+        with single_file_config(file, config, allow_pickle=allow_pickle, offline=offline) as directory:
+            write_file(file, directory, Path(scratch), allow_pickle=allow_pickle, needs_depth=False)
+        try:
+            model = _from_directory(Path(scratch), path, dtype, allow_pickle=False)
+        except ModelError as error:
+            raise ModelError(str(error).replace(scratch, str(file))) from error
+    model.weights_sha256 = sha256_files([file])
+    return model
 
 
 def resolve_dtype_and_device(

@@ -13,16 +13,19 @@ from typing import Any
 import torch
 
 from research.errors import ModelError
+from research.files import write_atomic
 from research.models.inspect_files import read_json, shown, sniff, unreadable
 from research.models.inspect_fit import quietly, reason, scheduler_problem, tokenizer_problem
+from research.models.inspect_hub import fetch_configs
 from research.models.inspect_kinds import CLIP, UNET, VAE, Kind, kind_of_file, kind_of_tensors
-from research.models.inspect_parts import TEXT_PARTS, config_problems, index_problems
+from research.models.inspect_parts import TEXT_PARTS, checked_parts, config_problems, index_problems
 from research.models.inspect_pickle import check_pickle
 from research.models.locate import find, read_index
 from research.models.weights import TensorInfo, check_safetensors, read_header
 
 _KEPT = (UNET, *VAE, "cond_stage_model.")
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_TEXT, _DEPTH = "StableDiffusionPipeline", "StableDiffusionDepth2ImgPipeline"
 _CONFIGS = ("unet", "vae", "text_encoder")
 
 
@@ -110,6 +113,72 @@ def open_file(
             getattr(opened, name).eval(), name, prefixes, tensors, f"{file} and the configs of {config}"
         )
     return opened, kind
+
+
+@contextlib.contextmanager
+def single_file_config(
+    file: Path, config: Any, *, allow_pickle: bool, offline: bool | None
+) -> Iterator[Path]:
+    """The directory of configs for a file: the one given (a path or a zoo name), or that of the hub's model of the kind.
+
+    Raises:
+        ModelError: there is none, or the file is no checkpoint.
+    """
+    if config is not None:
+        yield config_directory(config)
+        return
+    with as_safetensors(file, allow_pickle=allow_pickle) as (_, kind):
+        yield fetch_configs(file, kind, offline=offline)
+
+
+def write_file(
+    file: Path, config: Path, folder: Path, *, allow_pickle: bool, needs_depth: bool = True
+) -> None:
+    """Write a single-file checkpoint as a diffusers directory.
+
+    Args:
+        needs_depth: refuse a depth checkpoint without an estimator in ``config``, as its pipeline does; else leave it out.
+    """
+    import diffusers
+
+    opened, kind = open_file(file, config=config, allow_pickle=allow_pickle)
+    latent = opened.vae.config.latent_channels
+    name = {2 * latent + 1: "StableDiffusionInpaintPipeline", latent + 1: _DEPTH}.get(
+        kind.in_channels or latent, _TEXT
+    )
+    more: dict[str, Any] = {
+        "safety_checker": None,
+        "feature_extractor": None,
+        "requires_safety_checker": False,
+    }
+    if name == _DEPTH:
+        more = _depth_parts(file, config, needed=needs_depth) or more
+    cls = getattr(diffusers, _TEXT if name == _DEPTH and "depth_estimator" not in more else name)
+    with quietly():
+        cls(**opened.parts, scheduler=opened.scheduler, **more).save_pretrained(
+            folder, safe_serialization=True
+        )
+    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    write_atomic(folder / "model_index.json", json.dumps({**index, "_class_name": name}, indent=2) + "\n")
+    # the scheduler as its config says it, and not as the library mends it on reading
+    write_atomic(
+        folder / "scheduler" / "scheduler_config.json", json.dumps(opened.scheduler_config, indent=2) + "\n"
+    )
+
+
+def _depth_parts(file: Path, config: Path, *, needed: bool) -> dict[str, Any]:
+    from research.models.depth import DepthEstimator
+
+    if not (config / "depth_estimator").is_dir():
+        if not needed:
+            return {}
+        raise ModelError(
+            f"model.path: {file} takes a depth map, and no single file holds a depth estimator; accepted with it is a "
+            "--config DIR with the weights of one (depth_estimator)."
+        )
+    checked_parts(config, allow_pickle=False)
+    depth = DepthEstimator.load(config, dtype=torch.float32, safe=True)
+    return {"depth_estimator": depth.network, "feature_extractor": depth.processor} if depth else {}
 
 
 def config_directory(config: Any) -> Path:

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from research.errors import ModelError
 from research.models.inspect_files import described, read_json, shown, sniff, unreadable
@@ -258,7 +258,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _tensor(name: str, entry: Any, base: int) -> TensorInfo:
-    def whole_numbers(values: Any) -> bool:
+    def whole_numbers(values: Any) -> TypeGuard[list[int]]:
         return isinstance(values, list) and all(type(v) is int and 0 <= v < 2**63 for v in values)
 
     if not isinstance(entry, dict) or not whole_numbers(entry.get("shape")):
