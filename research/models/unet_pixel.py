@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from research.errors import ConfigError
 from research.models.base import BaseModel, pixels_to_images
+from research.models.outline import pixel_shape
 from research.models.unet_denoiser import UnetDenoiser
 from research.models.weights import whole
 from research.sampling.run import Run
@@ -55,12 +55,8 @@ class UnetPixelModel(BaseModel):
 
     def latent_shape(self, height: int | None = None, width: int | None = None) -> tuple[int, int, int]:
         size = self.unet.config.sample_size
-        own = (size, size) if isinstance(size, int) else tuple(size)
-        if (height, width) not in ((None, None), own):
-            raise ConfigError(
-                f"task.height, task.width: found {height} x {width}; this model makes {own[0]} x {own[1]}."
-            )
-        return self.unet.config.in_channels, own[0], own[1]
+        sides = (size, size) if isinstance(size, int) else tuple(size)
+        return pixel_shape((self.unet.config.in_channels, *sides), height, width)
 
     def encode(self, run: Run, pixels: Tensor, stream: str) -> Tensor:
         """The pixels themselves, [N, C, H, W] in [-1, 1]."""

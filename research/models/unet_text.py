@@ -10,9 +10,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from research.errors import ConfigError, ModelError
+from research.errors import ModelError
 from research.models.base import BaseModel, pixels_to_images
 from research.models.depth import DepthEstimator
+from research.models.outline import LatentGeometry
 from research.models.text import TextEncoder
 from research.models.unet_denoiser import UnetDenoiser
 from research.models.weights import whole
@@ -45,16 +46,9 @@ class UnetTextModel(BaseModel):
         self.unet, self.vae, self.depth = unet, vae, depth
         self.text = TextEncoder(tokenizer, text_encoder)
         self.scheduler_config = _mended(self.scheduler_config)
-        self.vae_factor = 2 ** (len(vae.config.block_out_channels) - 1)
-        latent = vae.config.latent_channels
-        roles = {latent: "text", 2 * latent + 1: "inpaint", latent + 1: "depth"}
-        if unet.config.in_channels not in roles:
-            accepted = ", ".join(f"{channels} ({role})" for channels, role in roles.items())
-            raise ModelError(
-                f"model.path: the UNet of {self.path} takes {unet.config.in_channels} input channels and its VAE makes "
-                f"{latent}; accepted are {accepted}."
-            )
-        self.role = roles[unet.config.in_channels]
+        self.geometry = LatentGeometry.of(unet.config, vae.config)
+        self.vae_factor = self.geometry.vae_factor
+        self.role = self.geometry.role(self.path)
         if getattr(unet.config, "time_cond_proj_dim", None) is not None:
             raise ModelError(
                 f"model.path: the UNet of {self.path} embeds the guidance scale (time_cond_proj_dim); not supported yet."
@@ -98,25 +92,8 @@ class UnetTextModel(BaseModel):
         return UnetDenoiser(self.unet, kind=run.solver.kind, text=True)
 
     def latent_shape(self, height: int | None = None, width: int | None = None) -> tuple[int, int, int]:
-        """Channels, height and width of the latents for an image of ``height`` x ``width`` pixels.
-
-        Raises:
-            ConfigError: a side is no positive multiple of what the VAE and the UNet halve.
-        """
-        size = self.unet.config.sample_size
-        default = (size, size) if isinstance(size, int) else tuple(size)
-        sides = []
-        for key, pixels, latent in (("height", height, default[0]), ("width", width, default[1])):
-            if pixels is None:
-                sides.append(latent)
-                continue
-            whole_number = hasattr(pixels, "__index__") and not isinstance(pixels, bool)
-            if not whole_number or pixels < 1 or pixels % self.vae_factor:
-                raise ConfigError(
-                    f"task.{key}: found {pixels!r}; accepted is a positive multiple of {self.vae_factor}, the factor of the VAE."
-                )
-            sides.append(int(pixels) // self.vae_factor)
-        return self.vae.config.latent_channels, sides[0], sides[1]
+        """See `LatentGeometry.latent_shape`."""
+        return self.geometry.latent_shape(height, width)
 
     def encode(self, run: Run, pixels: Tensor, stream: str) -> Tensor:
         """Latents [N, C, h, w] of pixels [N or 1, 3, H, W] in [-1, 1], drawn from the VAE's posterior.

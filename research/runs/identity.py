@@ -10,8 +10,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from research.models.locate import locate
 from research import pictures
+from research.models.locate import locate
 from research.runs.contents import uses_prompts
 from research.runs.schema import NOT_IDENTITY
 from research.runs.targets import without_defaults
@@ -76,8 +76,10 @@ def _picture(key: str, value: Any) -> Any:
 
 def model_content(path: str) -> str:
     """A model by its content if it is on this disk, wherever it lies, and by its name on the hub otherwise."""
-    directory = locate(path).directory
-    return f"hub:{path}" if directory is None else f"sha256:{_folder_hash(directory.resolve())}"
+    found = locate(path)
+    if found.file is not None:
+        return f"sha256:{_file_hash(found.file).hex()}"
+    return f"hub:{path}" if found.directory is None else f"sha256:{_folder_hash(found.directory.resolve())}"
 
 
 @lru_cache(maxsize=64)

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from research.errors import ConfigError, UserError
 from research.runs import cache
 from research.runs.compose import Composer
+from research.runs.fitting import check_fit
 from research.runs.lint import lint_jobs
 from research.runs.overrides import as_written
 from research.runs.progress import Progress, configure_logging
@@ -129,6 +130,7 @@ def prepare(jobs: Sequence[Job]) -> None:
     Raises:
         ConfigError: a job's scheduler cannot work, or a folder cannot be written.
     """
+    check_fit(jobs)
     lint_jobs(jobs)
     for folder in dict.fromkeys(job.folder.path.parent for job in jobs):
         make_writable(folder)

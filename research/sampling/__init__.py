@@ -1,7 +1,7 @@
 """The core: one denoising loop, and the interfaces of everything that plugs into it. Imports torch and nothing heavier."""
 
 from research.sampling.hooks import Hook
-from research.sampling.loop import LoopSampler
+from research.sampling.loop import LoopSampler, check_offers
 from research.sampling.noise import NoiseSource
 from research.sampling.plugs import (
     Branch,
@@ -41,6 +41,7 @@ __all__ = [
     "StepState",
     "Task",
     "Timeline",
+    "check_offers",
     "convert",
     "kept_steps",
     "to_epsilon",

@@ -13,7 +13,7 @@ from torch import Tensor
 from research.errors import ConfigError, SamplingError
 from research.sampling.hooks import Hook, HookSet
 from research.sampling.noise import NoiseSource
-from research.sampling.plugs import Guidance, Model, Task
+from research.sampling.plugs import Guidance, Model, Solver, Task
 from research.sampling.run import Run, StepState
 from research.sampling.sampler import Progress, SampleResult, gather, result_of
 
@@ -53,7 +53,7 @@ class LoopSampler:
             )
         self.parity = parity
         self._new_solver = model.solvers(scheduler, scheduler_options, parity=parity)
-        self._check_offers("guidance", self.guidance)
+        check_offers("guidance", self.guidance, model, self._new_solver())
 
     def sample(
         self,
@@ -96,21 +96,12 @@ class LoopSampler:
         """The same batch by batch, each given when it is ready. ``info["rows"]`` of ``progress`` says which images it has."""
         steps = _whole("steps", steps, at_least=1)
         seeds = _checked_seeds(task.seeds(seeds))
-        self._check_offers("task", task)
+        check_offers("task", task, self.model, self._new_solver())
         task.check(self.model, len(seeds))
         size = len(seeds) if batch_size is None else _whole("batch_size", batch_size, at_least=1)
         for first in range(0, len(seeds), size):
             run = self._prepare(task, seeds, tuple(range(first, min(first + size, len(seeds)))), steps)
             yield result_of(run, self._run(run, progress))
-
-    def _check_offers(self, key: str, plug: Guidance | Task) -> None:
-        solver = self._new_solver()
-        offers = self.model.supports | solver.supports
-        if missing := sorted(plug.requires - offers):
-            raise ConfigError(
-                f"{key}: {type(plug).__name__} needs {', '.join(missing)}; model {self.model.name} and scheduler "
-                f"{solver.name} offer {', '.join(sorted(offers))}."
-            )
 
     def _prepare(self, task: Task, seeds: Sequence[int], rows: tuple[int, ...], steps: int) -> Run:
         solver, device = task.solver(self._new_solver()), self.model.device
@@ -180,6 +171,24 @@ class LoopSampler:
             }
             for s, a, b in zip(run.timeline, ticks, ticks[1:], strict=False)
         ]
+
+
+def check_offers(key: str, plug: Guidance | Task, model: Model, solver: Solver) -> None:
+    """Check that model and scheduler offer what a guidance or task requires.
+
+    Raises:
+        ConfigError: something is missing; the message names it, and them.
+    """
+    offers = model.supports | solver.supports
+    if missing := sorted(plug.requires - offers):
+        raise ConfigError(
+            f"{key}: {type(plug).__name__} needs {', '.join(_NEEDS.get(name, name) for name in missing)}; model {model.name} "
+            f"and scheduler {solver.name} offer {', '.join(sorted(offers))}."
+        )
+
+
+# what a requirement means, where its name does not say it
+_NEEDS = {"deterministic": "a deterministic scheduler, one that adds no noise of its own"}
 
 
 def _checked_seeds(seeds: Sequence[int] | None) -> list[int]:
