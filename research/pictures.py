@@ -16,9 +16,11 @@ from research import zoo
 from research.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
-    Picture = Image.Image | Tensor  # a tensor is [C, H, W], floats in [0, 1]
+    # a tensor is [C, H, W], an array [H, W, 3], floats in [0, 1]
+    Picture = Image.Image | Tensor | np.ndarray
 
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB")
 _ACCEPTED = (
@@ -32,13 +34,14 @@ def read(key: str, given: Any, n_images: int, *, mask: bool = False) -> list[Pic
 
     Args:
         key: how messages call it ("task.image").
-        given: a path (or "zoo:NAME"), a PIL image, an array [H, W, 3] or [N, H, W, 3], a tensor [3, H, W] or [N, 3, H, W], or a
+        given: a path (or "zoo:NAME"), a PIL image, an array [H, W, 3] or [N, H, W, 3], a tensor [3, H, W] or [N, 3, H, W], a
             list of these. Arrays and tensors are uint8 from 0 to 255, or floats from 0 to 1.
         n_images: how many images are to be made.
         mask: one channel is enough, and booleans are accepted.
 
     Returns:
-        Pictures of 8 bits as PIL images (RGB unless they are masks), floats as tensors [3 or 1, H, W] in [0, 1].
+        Pictures of 8 bits as PIL images (RGB unless they are masks), floats as tensors [3 or 1, H, W] or arrays [H, W, 3] in [0, 1],
+        copied.
 
     Raises:
         ConfigError: no picture, a file that is missing or none, values out of range, or neither one nor ``n_images`` of them.
@@ -174,8 +177,12 @@ def _numbers(key: str, given: Any, mask: bool) -> Picture:
         raise ConfigError(
             f"{key}: found values from {low:g} to {high:g}; accepted are floats from 0 to 1{hint}, or uint8."
         )
+    # wider floats stay so until the picture is resized, as in the pipelines
+    wide = tensor if tensor.dtype == torch.float64 else tensor.float()
     # a copy: binarising works in place, and the numbers are the caller's
-    return tensor.float().expand(1 if mask else 3, -1, -1).clone()
+    copied = wide.expand(1 if mask else 3, -1, -1).clone()
+    # an array keeps its layout in memory, on which the kernels of the encoder depend
+    return copied.permute(1, 2, 0).contiguous().numpy() if is_array and not mask else copied
 
 
 def to_pixels(
@@ -203,7 +210,7 @@ def to_pixels(
         )
     # mixed kinds go in one by one; the processor takes a batch of one kind
     processor = _processor(factor)
-    return torch.cat([processor.preprocess(_batch(p), height=height, width=width) for p in pictures])
+    return torch.cat([processor.preprocess(_batch(p), height=height, width=width) for p in pictures]).float()
 
 
 def to_masks(pictures: Sequence[Picture], factor: int, height: int, width: int, *, binary: bool) -> Tensor:
@@ -211,17 +218,28 @@ def to_masks(pictures: Sequence[Picture], factor: int, height: int, width: int, 
     import torch
 
     processor = _processor(factor, do_normalize=False, do_binarize=binary, do_convert_grayscale=True)
-    return torch.cat([processor.preprocess(_batch(p), height=height, width=width) for p in pictures])
+    return torch.cat([processor.preprocess(_batch(p), height=height, width=width) for p in pictures]).float()
+
+
+def as_image(picture: Picture) -> Image.Image:
+    """A picture of `read` as an RGB image of 8 bits a channel."""
+    if isinstance(picture, Image.Image):
+        return picture
+    import numpy as np
+
+    array = picture if isinstance(picture, np.ndarray) else picture.permute(1, 2, 0).numpy()
+    return Image.fromarray((array * 255).round().astype(np.uint8))
 
 
 def size(picture: Picture) -> tuple[int, int]:
     """Width and height in pixels."""
     if isinstance(picture, Image.Image):
         return picture.size
-    return int(picture.shape[2]), int(picture.shape[1])
+    height, width = picture.shape[1:] if hasattr(picture, "permute") else picture.shape[:2]
+    return int(width), int(height)
 
 
-def _batch(picture: Picture) -> Picture:
+def _batch(picture: Picture) -> Any:
     return picture if isinstance(picture, Image.Image) else picture[None]
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["ZOO_DIR", "zoo_names", "zoo_path"]
+__all__ = ["PICTURES_DIR", "ZOO_DIR", "picture_names", "picture_path", "zoo_names", "zoo_path"]
 
 ZOO_DIR = Path(__file__).resolve().parent
+PICTURES_DIR = ZOO_DIR / "pictures"
 
 
 def zoo_names() -> list[str]:
@@ -26,3 +27,13 @@ def zoo_path(name: str) -> Path | None:
     directory = ZOO_DIR / name
     found = any((directory / marker).is_file() for marker in ("model_index.json", "config.json"))
     return directory if found else None
+
+
+def picture_names() -> list[str]:
+    """Names of the pictures that come with the package, sorted."""
+    return sorted(file.stem for file in PICTURES_DIR.glob("*.png"))
+
+
+def picture_path(name: str) -> Path | None:
+    """The file of a picture that comes with the package, or None if there is none of that name."""
+    return PICTURES_DIR / f"{name}.png" if name in picture_names() else None
