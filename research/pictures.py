@@ -40,8 +40,8 @@ def read(key: str, given: Any, n_images: int, *, mask: bool = False) -> list[Pic
         mask: one channel is enough, and booleans are accepted.
 
     Returns:
-        Pictures of 8 bits as PIL images (RGB unless they are masks), floats as tensors [3 or 1, H, W] or arrays [H, W, 3] in [0, 1],
-        copied.
+        Pictures of 8 bits as PIL images (RGB unless they are masks); floats as copies in [0, 1], tensors [3 or 1, H, W] or
+        arrays [H, W, 3].
 
     Raises:
         ConfigError: no picture, a file that is missing or none, values out of range, or neither one nor ``n_images`` of them.

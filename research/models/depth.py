@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from research.models.weights import check_safetensors, weight_files, whole
@@ -52,7 +51,7 @@ class DepthEstimator:
         return cls(whole(loaded, directory / "depth_estimator"), processor)
 
     @torch.no_grad()
-    def __call__(self, pictures: Sequence[Image.Image]) -> Tensor:
+    def __call__(self, pictures: Sequence[Any]) -> Tensor:
         """Relative depth [N, h, w] of pictures, larger is nearer (or farther: the model's own sense), in no fixed range.
 
         Batch norm in some estimators has no half-precision kernel, hence autocast there, as in the pipeline.

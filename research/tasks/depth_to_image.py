@@ -91,11 +91,8 @@ class DepthToImage(ImageToImage):
 
     def _maps(self, run: Run) -> list[Tensor]:
         if self._given is None:
-            # from the pictures as they were given, like the pipeline
-            shown = [
-                i if isinstance(i, Image.Image) else pixels_to_images(i[None] * 2 - 1)[0]
-                for i in self._images
-            ]
+            # from the pictures as they were given, like the pipeline, which also hands floats on as if they were bytes
+            shown = self._images if run.parity else [pictures.as_image(i) for i in self._images]
             return list(run.model.depth(shown))  # type: ignore[attr-defined]
         height, width = self._pixels.shape[2:]
         for shape in {tuple(depth.shape) for depth in self._given} - {(height, width)}:
