@@ -55,6 +55,11 @@ def noise_levels(scheduler: Any, times: Tensor) -> list[tuple[float, float]]:
         sigmas, middle = scheduler.sigmas.tolist(), scheduler.sigmas_interpol.tolist()
         back = 1 if hasattr(scheduler, "sigmas_up") else 0  # the ancestral kind keeps them one place earlier
         return [(1.0, middle[i - back] if i % 2 else sigmas[i]) for i in range(len(times))]
+    if hasattr(scheduler, "mid_point_sigma"):  # DPM-Solver++ SDE: its midpoints are geometric means
+        sigmas = scheduler.sigmas.tolist()
+        return [
+            (1.0, math.sqrt(sigmas[i - 1] * sigmas[i]) if i % 2 else sigmas[i]) for i in range(len(times))
+        ]
     ask = getattr(scheduler, "add_noise", None) or getattr(scheduler, "scale_noise", None)
     if ask is None:
         # nothing to ask (IPNDM): it samples, and whoever reads the levels sees that they are not known
@@ -66,6 +71,7 @@ def noise_levels(scheduler: Any, times: Tensor) -> list[tuple[float, float]]:
         levels = []
         for i in range(len(at)):
             probe.set_begin_index(i)
+            probe._step_index = None  # flow Heun goes by the first place it was asked for
             levels.append(
                 tuple(noised(probe, a[:1], b[:1], at[i : i + 1]) for a, b in ((one, zero), (zero, one)))
             )
