@@ -44,6 +44,7 @@ SAME_LEVEL = {
     ("zoo", "metrics"),
     ("zoo", "tasks"),
     ("metrics", "models"),
+    ("report", "models"),  # whose schedules are drawn
 }
 HEAVY = ("torch", "diffusers", "transformers", "wandb", "matplotlib", "torchmetrics", "numpy", "scipy")
 

@@ -32,14 +32,14 @@ def prediction_type_ignored(case: Case) -> Iterator[Finding]:
 
 def ignored_by_class(case: Case) -> Iterator[Finding]:
     """Settings of the model that mean something and that the class has no argument for."""
-    defaults = case.asked.get("_use_default_values") or ()
-    said = {key: value for key, value in case.asked.items() if key not in defaults}
-    missing = {key: value for key, value in said.items() if key not in case.parameters}
+    missing = {key: value for key, value in case.asked.items() if key not in case.parameters}
     cls = case.cls.__name__
 
     def found(level: Level, key: str, what: str) -> Finding:
         return Finding(
-            level, "ignored-by-class", f"{key}: found {said[key]!r} in the model's config, and {cls} {what}."
+            level,
+            "ignored-by-class",
+            f"{key}: found {case.asked[key]!r} in the model's config, and {cls} {what}.",
         )
 
     if not case.flow:
@@ -65,11 +65,11 @@ def ignored_by_class(case: Case) -> Iterator[Finding]:
     for key, other in (("shift", "flow_shift"), ("flow_shift", "shift")):
         if missing.get(key) not in (None, 1, 1.0):
             how = (
-                f"calls it {other}: give scheduler.options.{other}={said[key]!r} (it is {case.config(other)!r} now)"
+                f"calls it {other}: give scheduler.options.{other}={missing[key]!r} (it is {case.config(other)!r} now)"
                 if other in case.parameters
                 else "has no such shift"
             )
-            if case.config(other) != said[key]:
+            if case.config(other) != missing[key]:
                 yield found("warning", key, how)
     if missing.get("steps_offset"):
         yield found(
