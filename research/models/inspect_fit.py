@@ -14,9 +14,10 @@ from typing import Any
 
 from research.errors import ModelError, nearest
 from research.models.inspect_files import read_json, shown, unreadable
+from research.models.inspect_kinds import CLIP, UNET, VAE
 from research.models.inspect_parts import Component
 from research.models.inspect_view import plain_view
-from research.models.weights import misfit
+from research.models.weights import TensorInfo, misfit
 
 MOST_TIMESTEPS = 100_000
 
@@ -155,6 +156,55 @@ def _module_problem(part: Component) -> str | None:
     except Exception as error:  # what a broken file makes libraries raise is no closed list
         return f"model.path: {part.folder} cannot be loaded: {reason(error).replace(str(folder), str(part.folder))}"
     return misfit(info, part.folder)
+
+
+def module_sizes(directory: Path) -> dict[str, int]:
+    """Parameters of the modules that the configs of a Stable Diffusion directory describe.
+
+    Raises:
+        ModelError: a config from which no module can be made.
+    """
+    import torch
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    sizes = {}
+    for name in ("unet", "vae", "text_encoder"):
+        file = directory / name / "config.json"
+        config = read_json(file)
+        try:
+            with quietly(), torch.device("meta"):
+                if name == "text_encoder":
+                    module: Any = CLIPTextModel(CLIPTextConfig(**config))
+                else:
+                    module = (UNet2DConditionModel if name == "unet" else AutoencoderKL).from_config(config)
+        except Exception as error:  # what a strange value makes a constructor raise is no closed list
+            raise ModelError(f"model.config: {file} makes no {name}: {reason(error)}") from error
+        sizes[name] = sum(parameter.numel() for parameter in module.parameters())
+    return sizes
+
+
+def size_problem(file: Path, tensors: Mapping[str, TensorInfo], directory: Path) -> str | None:
+    """Whether the parts of a single-file checkpoint have as many parameters as the configs of a directory describe.
+
+    The library that opens it leaves out what it finds no place or no tensor for, and says nothing.
+
+    Raises:
+        ModelError: a config from which no module can be made.
+    """
+    prefixes = {"unet": (UNET,), "vae": VAE, "text_encoder": (CLIP,)}
+    for name, taken in module_sizes(directory).items():
+        given = sum(
+            tensor.parameters
+            for key, tensor in tensors.items()
+            if key.startswith(prefixes[name]) and not key.endswith("position_ids") and ".loss." not in key
+        )
+        if given and given != taken:  # nothing is given by the text encoder of 2.x, which has other names
+            return (
+                f"model.path: {file} and the configs of {directory} do not fit: the {name} of the file has {given} parameters, "
+                f"that of the configs {taken}."
+            )
+    return None
 
 
 def _loader(part: Component) -> Any:

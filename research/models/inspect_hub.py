@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from research.errors import ModelError
-from research.models.inspect_files import shown
+from research.models.inspect_files import read_json, shown
 from research.models.inspect_kinds import Kind
-from research.models.weights import variants
+from research.models.inspect_parts import (
+    WEIGHTED,
+    Component,
+    choose_variant,
+    config_problems,
+    entry_of,
+    index_problems,
+    wanted_parts,
+)
+from research.models.locate import read_index
+from research.models.weights import TensorInfo, variants, weight_files
 
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler", "feature_extractor", "depth_estimator")
 _SMALL = ("json", "txt", "model")
@@ -122,3 +134,90 @@ def asked(hub_id: str, offline: bool | None, ask: Callable[[bool], Any]) -> Any:
     except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise ModelError(f"model.path: hub model {hub_id!r} cannot be fetched: {shown(lines[0])}") from error
+
+
+def cached_snapshot(hub_id: str) -> Path | None:
+    """The local copy of a hub model, if all of what ``model_index.json`` needs may be there."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        index = try_to_load_from_cache(hub_id, "model_index.json")
+    except HFValidationError as error:
+        raise ModelError(f"model.path: {hub_id!r} is no hub id: {shown(error)}") from error
+    if not isinstance(index, str):
+        return None
+    folder = Path(index).parent
+    return folder if any(folder.glob("unet/*.safetensors")) or any(folder.glob("unet/*.bin")) else None
+
+
+def remote_parts(hub_id: str, *, offline: bool | None) -> tuple[Path, list[Component]]:
+    """The parts of a hub model from its small files, which are fetched, and from the headers of its weights, which are not.
+
+    Raises:
+        ModelError: offline, no network, or no diffusers model.
+    """
+    from huggingface_hub import HfApi, snapshot_download
+
+    if is_offline(offline):
+        raise ModelError(
+            f"model.path: no directory {hub_id!r}, and as a hub id it cannot be looked at: it is not in the cache and offline "
+            "mode is on."
+        )
+    patterns = ["model_index.json", *(f"*/*.{ending}" for ending in _SMALL)]
+    api = HfApi()
+    directory: Path = asked(
+        hub_id, False, lambda _: Path(snapshot_download(hub_id, allow_patterns=patterns, etag_timeout=10))
+    )
+    listed = asked(hub_id, False, lambda _: api.model_info(hub_id).siblings) or []
+    parts = _listed_parts(directory, [entry.rfilename for entry in listed])
+    for part in parts:
+        for file in part.files if part.safe else ():
+            header = asked(hub_id, False, partial(_header, api, hub_id, f"{part.name}/{file.name}"))
+            for key, tensor in header.tensors.items():
+                start, end = tensor.data_offsets
+                part.tensors[key] = TensorInfo(tensor.dtype, tuple(tensor.shape), start, end - start)
+    return directory, parts
+
+
+def _header(api: Any, hub_id: str, name: str, _: bool) -> Any:
+    return api.parse_safetensors_file_metadata(hub_id, name)
+
+
+def _listed_parts(directory: Path, names: list[str]) -> list[Component]:
+    """The parts of a model whose small files are here, and whose weights are names in a list."""
+    index = read_index(directory)
+    wanted = wanted_parts(index)
+    with tempfile.TemporaryDirectory(prefix="research-") as scratch:
+        for name in names:
+            folder, _, file = name.partition("/")
+            if folder in wanted and file and "/" not in file:
+                Path(scratch, folder).mkdir(exist_ok=True)
+                Path(scratch, folder, file).touch()
+                if (directory / name).is_file() and name.endswith(".json"):
+                    Path(scratch, folder, file).write_bytes((directory / name).read_bytes())
+        weighted = [name for name in wanted if name in WEIGHTED and Path(scratch, name).is_dir()]
+        variant = choose_variant(Path(scratch), weighted)
+        parts = []
+        for name, classes in wanted.items():
+            library, class_name = entry_of(index.get(name))
+            part = Component(name, library, class_name, directory / name, True, variant=variant)
+            part.problems += index_problems(directory, name, index.get(name), classes)
+            parts.append(part)
+            if name not in weighted or part.problems:
+                continue
+            try:
+                part.config = read_json(directory / name / "config.json")
+                part.problems += config_problems(directory / name / "config.json", part.config, class_name)
+                part.files, part.safe = weight_files(Path(scratch, name), allow_pickle=True, variant=variant)
+                if not part.safe:
+                    weight_files(Path(scratch, name), allow_pickle=False, variant=variant)
+            except ModelError as error:
+                part.problems.append(str(error).replace(scratch, hub_name(directory)))
+    return parts
+
+
+def hub_name(snapshot: Path) -> str:
+    """The hub id of a folder of the hub's cache, as its path says it."""
+    names = [parent.name for parent in snapshot.parents if parent.name.startswith("models--")]
+    return names[0].removeprefix("models--").replace("--", "/") if names else str(snapshot)

@@ -100,8 +100,8 @@ _COMPONENTS = (
 )
 
 
-def kind_of_tensors(tensors: Mapping[str, TensorInfo]) -> Kind:
-    """What a single file is, from the names and shapes of its tensors."""
+def kind_of_tensors(tensors: Mapping[str, TensorInfo | None]) -> Kind:
+    """What a single file is, from the names of its tensors, and their shapes where those are known."""
     names = list(tensors)
     for name, what, advice, pattern in _SIGNS:
         if any(re.search(pattern, tensor) for tensor in names):
@@ -114,7 +114,7 @@ def kind_of_tensors(tensors: Mapping[str, TensorInfo]) -> Kind:
     return Kind("unknown", "a file of tensors that are of no known model", _OTHER)
 
 
-def _checkpoint(tensors: Mapping[str, TensorInfo]) -> Kind:
+def _checkpoint(tensors: Mapping[str, TensorInfo | None]) -> Kind:
     entrance = tensors.get(f"{UNET}input_blocks.0.0.weight")
     channels = entrance.shape[1] if entrance and len(entrance.shape) == 4 else None
     clip = any(name.startswith(CLIP) for name in tensors)
@@ -123,7 +123,7 @@ def _checkpoint(tensors: Mapping[str, TensorInfo]) -> Kind:
     what = f"a single-file checkpoint of Stable Diffusion {version}".rstrip()
     absent = [] if clip or open_clip else ["text encoder"]
     absent += [] if any(name.startswith(VAE) for name in tensors) else ["VAE"]
-    absent += [] if entrance else ["first UNet layer"]
+    absent += [] if f"{UNET}input_blocks.0.0.weight" in tensors else ["first UNet layer"]
     if absent:
         return Kind(
             "sd-checkpoint-part", f"{what} without its {' and '.join(absent)}",
@@ -137,7 +137,9 @@ def kind_of_file(file: Path) -> Kind:
     content = sniff(file)
     if content == "gguf":
         return Kind("gguf", "a GGUF file (quantised weights)", "accepted are safetensors")
-    if content in ("zip", "pickle", "tar") or (content == "unknown" and file.suffix in PICKLE_SUFFIXES):
+    if content in ("zip", "pickle", "tar") or (
+        content in ("unknown", "text") and file.suffix in PICKLE_SUFFIXES
+    ):
         return Kind("pickle", "a pickled checkpoint", "accepted are safetensors")
     return Kind(content.replace(" ", "-"), f"a file that {described(file)}")
 
@@ -162,10 +164,10 @@ def kind_of_folder(folder: Path) -> Kind:
         return Kind("scheduler", "a scheduler's folder", _PART)
     if "tokenizer_config.json" in names:
         return Kind("tokenizer", "a tokenizer's folder", _PART)
-    if "model_index.json" not in names and any((folder / n / "config.json").is_file() for n in names):
-        parts = ", ".join(n for n in names if (folder / n).is_dir())
+    if parts := [n for n in names if (folder / n / "config.json").is_file()]:
         return Kind(
-            "no-index", "a directory of components without its model_index.json", f"found {shown(parts)}"
+            "no-index",
+            f"a directory of components ({shown(', '.join(parts[:6]))}) without its model_index.json",
         )
     weights = [n for n in names if Path(n).suffix in (".safetensors", ".gguf", *PICKLE_SUFFIXES)]
     kinds = {"gguf" if n.endswith(".gguf") else "weights" for n in weights}

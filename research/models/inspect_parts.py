@@ -74,7 +74,9 @@ class Component:
 
     @property
     def nbytes(self) -> int:
-        return sum(file.stat().st_size for file in self.files if file.is_file())
+        """Of the weights."""
+        tensors = sum(t.nbytes for t in self.tensors.values())
+        return tensors or sum(file.stat().st_size for file in self.files if file.is_file())
 
     @property
     def dtypes(self) -> dict[str, int]:
@@ -92,7 +94,7 @@ def wanted_parts(index: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
         return PIXEL_PARTS
     if not family:
         return {}
-    depth = _entry(index.get("depth_estimator"))[1] is not None
+    depth = entry_of(index.get("depth_estimator"))[1] is not None
     return {**TEXT_PARTS, **(DEPTH_PARTS if depth else {})}
 
 
@@ -126,7 +128,7 @@ def components_of(directory: Path, index: Mapping[str, Any], *, allow_pickle: bo
     found = []
     order = {name: place for place, name in enumerate(WEIGHTED)}
     for name in sorted({*names, *wanted}, key=lambda n: (order.get(n, len(order)), n)):
-        library, class_name = _entry(index.get(name))
+        library, class_name = entry_of(index.get(name))
         part = Component(name, library, class_name, directory / name, name in wanted)
         found.append(part)
         if name in wanted:
@@ -147,7 +149,7 @@ def components_of(directory: Path, index: Mapping[str, Any], *, allow_pickle: bo
     return found
 
 
-def _entry(value: Any) -> tuple[str | None, str | None]:
+def entry_of(value: Any) -> tuple[str | None, str | None]:
     """Library and class of an entry of model_index.json."""
     if isinstance(value, list) and len(value) == 2 and all(v is None or isinstance(v, str) for v in value):
         return value[0], value[1]
@@ -157,7 +159,7 @@ def _entry(value: Any) -> tuple[str | None, str | None]:
 def index_problems(directory: Path, name: str, entry: Any, classes: tuple[str, ...]) -> list[str]:
     """What is wrong with what ``model_index.json`` says of a part that is needed, and whether its folder is there."""
     where = directory / "model_index.json"
-    library, class_name = _entry(entry)
+    library, class_name = entry_of(entry)
     if class_name is None:
         return [f"model.path: {where} names no {name}, which its pipeline needs."]
     wanted = "diffusers" if name in _OF_DIFFUSERS else "transformers"

@@ -24,6 +24,7 @@ _PLAIN = re.compile(
     r"|torch\.storage (UntypedStorage|TypedStorage)"
     r"|torch\.nn\.parameter Parameter|torch\._tensor _rebuild_from_type_v2"
 )
+_TENSOR_NAME = re.compile(r"[\w.*<>-]*[._][\w.*<>-]*", re.ASCII)
 _STRINGS = ("UNICODE", "STRING")
 
 
@@ -35,11 +36,13 @@ class PickleReport:
         names: every function or class it names, as "module name".
         foreign: those that are no tensors or plain containers.
         problem: why it cannot be told, or why PyTorch could not read it; None if all is well.
+        texts: strings in it that look like names of tensors.
     """
 
     names: tuple[str, ...]
     foreign: tuple[str, ...]
     problem: str | None = None
+    texts: tuple[str, ...] = ()
 
 
 def report_pickle(file: Path) -> PickleReport:
@@ -51,14 +54,15 @@ def report_pickle(file: Path) -> PickleReport:
     except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
         return PickleReport((), (), shown(error))
     names: set[str] = set()
+    texts: set[str] = set()
     problem = None
     for data in streams:
         try:
-            names |= _names(data)
+            names |= _names(data, texts)
         except Exception as error:  # the bytes are anyone's, and so is what the parser makes of them
             problem = f"is no pickle that can be followed: {shown(error)}"
     foreign = sorted(n for n in names if not _PLAIN.fullmatch(n))
-    return PickleReport(tuple(sorted(names)), tuple(foreign), problem)
+    return PickleReport(tuple(sorted(names)), tuple(foreign), problem, tuple(sorted(texts)))
 
 
 def check_pickle(file: Path) -> None:
@@ -103,7 +107,7 @@ def _archived(file: Path) -> list[bytes]:
         return found
 
 
-def _names(data: bytes) -> set[str]:
+def _names(data: bytes, texts: set[str]) -> set[str]:
     """Every global that the opcodes name. A pickle of before PyTorch 1.6 is several, one after the other."""
     stream, names = io.BytesIO(data), set()
     for part in range(8):
@@ -111,7 +115,7 @@ def _names(data: bytes) -> set[str]:
         if part and data[start : start + 1] != b"\x80":
             break
         try:
-            names |= _names_of_one(stream)
+            names |= _names_of_one(stream, texts)
         except ValueError:
             # the old format goes on with raw storage after its pickles, and that may look like one
             if part < 5:
@@ -120,7 +124,7 @@ def _names(data: bytes) -> set[str]:
     return names
 
 
-def _names_of_one(stream: io.BytesIO) -> set[str]:
+def _names_of_one(stream: io.BytesIO, texts: set[str]) -> set[str]:
     names: set[str] = set()
     recent: list[str | None] = []  # what the stack holds, as far as strings go
     memo: dict[int, str | None] = {}
@@ -138,6 +142,8 @@ def _names_of_one(stream: io.BytesIO) -> set[str]:
             names.add(f"copyreg extension-{argument}")
         elif any(kind in name for kind in _STRINGS):
             recent.append(argument if isinstance(argument, str) else None)
+            if isinstance(argument, str) and _TENSOR_NAME.fullmatch(argument):
+                texts.add(argument)
         elif name == "MEMOIZE":
             memo[len(memo)] = recent[-1] if recent else None
         elif name in ("PUT", "BINPUT", "LONG_BINPUT"):

@@ -15,9 +15,9 @@ import torch
 from research.errors import ModelError
 from research.files import write_atomic
 from research.models.inspect_files import read_json, shown, sniff, unreadable
-from research.models.inspect_fit import quietly, reason, scheduler_problem, tokenizer_problem
+from research.models.inspect_fit import quietly, reason, scheduler_problem, size_problem, tokenizer_problem
 from research.models.inspect_hub import fetch_configs
-from research.models.inspect_kinds import CLIP, UNET, VAE, Kind, kind_of_file, kind_of_tensors
+from research.models.inspect_kinds import UNET, VAE, Kind, kind_of_file, kind_of_tensors
 from research.models.inspect_parts import TEXT_PARTS, checked_parts, config_problems, index_problems
 from research.models.inspect_pickle import check_pickle
 from research.models.locate import find, read_index
@@ -91,6 +91,8 @@ def open_file(
     scheduler_config = check_config(config)
     with as_safetensors(file, allow_pickle=allow_pickle) as (link, kind), _plain_config(config) as configs:
         tensors = read_header(link)
+        if problem := size_problem(file, tensors, config):
+            raise ModelError(problem)
         try:
             with quietly():
                 pipe = StableDiffusionPipeline.from_single_file(
@@ -108,10 +110,8 @@ def open_file(
                 f"model.path: {file} cannot be opened with the configs of {config}: {why}"
             ) from error
     opened = Opened(pipe.unet, pipe.vae, pipe.text_encoder, pipe.tokenizer, pipe.scheduler, scheduler_config)
-    for name, prefixes in (("unet", (UNET,)), ("vae", VAE), ("text_encoder", (CLIP,))):
-        _check_all_used(
-            getattr(opened, name).eval(), name, prefixes, tensors, f"{file} and the configs of {config}"
-        )
+    for name in _CONFIGS:
+        _check_all_there(getattr(opened, name).eval(), name, f"{file} and the configs of {config}")
     return opened, kind
 
 
@@ -281,18 +281,7 @@ def _rewrite(file: Path, target: Path) -> None:
         ) from error
 
 
-def _check_all_used(
-    module: Any, name: str, prefixes: tuple[str, ...], tensors: Mapping[str, TensorInfo], which: str
-) -> None:
-    """The library leaves out what it finds no place or no tensor for, and says nothing."""
+def _check_all_there(module: Any, name: str, which: str) -> None:
+    """The library leaves weights that it finds no tensor for without values, and says nothing."""
     if lacking := [key for key, value in module.named_parameters() if value.is_meta]:
         raise ModelError(f"model.path: {which} do not fit: the file lacks {shown(lacking[0])} of the {name}.")
-    given = sum(
-        t.parameters for key, t in tensors.items()
-        if key.startswith(prefixes) and not key.endswith("position_ids") and ".loss." not in key
-    )  # fmt: skip
-    taken = sum(value.numel() for value in module.parameters())
-    if given and given != taken:
-        raise ModelError(
-            f"model.path: {which} do not fit: the {name} of the file has {given} parameters, that of the configs {taken}."
-        )
