@@ -14,10 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DDPMPipeline, StableDiffusionInpaintPipeline, StableDiffusionPipeline
+from diffusers import (
+    DDPMPipeline,
+    StableDiffusionDepth2ImgPipeline,
+    StableDiffusionInpaintPipeline,
+    StableDiffusionPipeline,
+)
 from transformers import CLIPTextModel
 
-from research.zoo import ZOO_DIR, clip, inpaint, pixel, unet
+from research.zoo import ZOO_DIR, clip, depth, inpaint, pixel, unet
 from research.zoo.data import RESOLUTION
 from research.zoo.training import checkpoint_path
 from research.zoo.vae import load_vae
@@ -34,6 +39,19 @@ def build_inpaint_pipeline(work: Path, network: Any = None) -> Any:
     """The inpainting pipeline of a work folder's checkpoints; `network` in place of its UNet."""
     return StableDiffusionInpaintPipeline(
         unet=network if network is not None else inpaint.load_inpaint(work), **_parts(work)
+    )
+
+
+def build_depth_pipeline(work: Path, network: Any = None, estimator: Any = None) -> Any:
+    """The depth-to-image pipeline of a work folder's checkpoints; `network` and `estimator` in place of its own."""
+    parts = _parts(work)
+    for unused in ("safety_checker", "requires_safety_checker", "feature_extractor"):
+        parts.pop(unused)
+    return StableDiffusionDepth2ImgPipeline(
+        unet=network if network is not None else depth.load_depth_unet(work),
+        depth_estimator=estimator if estimator is not None else depth.load_estimator(work),
+        feature_extractor=depth.build_processor(),
+        **parts,
     )
 
 
@@ -58,9 +76,8 @@ def _parts(work: Path) -> dict[str, Any]:
 
 def export_ready(work: Path, out: Path) -> None:
     """Write every model whose stages have a checkpoint, finished or not."""
-    have = {
-        stage for stage in ("vae", "clip", "eval", "unet", "pixel") if checkpoint_path(work, stage).is_file()
-    }
+    stages = ("vae", "clip", "eval", "unet", "pixel", "inpaint", "depth", "estimator")
+    have = {stage for stage in stages if checkpoint_path(work, stage).is_file()}
     if {"vae", "clip", "unet"} <= have:
         _save(build_pipeline(work), out / "emoji")
     if "eval" in have:
@@ -70,13 +87,24 @@ def export_ready(work: Path, out: Path) -> None:
             DDPMPipeline(unet=pixel.load_pixel(work), scheduler=pixel.build_scheduler()), out / "emoji-pixel"
         )
 
+    if {"vae", "clip", "inpaint"} <= have:
+        _save(build_inpaint_pipeline(work), out / "emoji-inpaint", borrowed=out / "emoji")
+    if {"vae", "clip", "depth", "estimator"} <= have:
+        _save(build_depth_pipeline(work), out / "emoji-depth", borrowed=out / "emoji")
 
-def _save(pipeline: Any, target: Path) -> None:
+
+def _save(pipeline: Any, target: Path, borrowed: Path | None = None) -> None:
+    """Write a pipeline; components that are those of the `borrowed` one become links to its folders, if it is there."""
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         pipeline.to(torch.float16).save_pretrained(scratch, safe_serialization=True)
         config = Path(scratch) / "text_encoder" / "config.json"
         if config.is_file():
             _loads_as_float32(config)
+        for part in (
+            ("vae", "text_encoder", "tokenizer") if borrowed is not None and borrowed.is_dir() else ()
+        ):
+            shutil.rmtree(Path(scratch) / part)
+            (Path(scratch) / part).symlink_to(Path("..", borrowed.name, part), target_is_directory=True)
         _replace(Path(scratch), target)
 
 
@@ -118,14 +146,15 @@ def _loads_as_float32(config: Path) -> None:
 
 def _replace(scratch: Path, target: Path) -> None:
     """Puts a finished directory in place of an older one; a reader meets one or the other, never half of one."""
-    for folder in (scratch, *(p for p in scratch.rglob("*") if p.is_dir())):
+    inside = [p for p in scratch.rglob("*") if not p.is_symlink()]
+    for folder in (scratch, *(p for p in inside if p.is_dir())):
         folder.chmod(0o755)  # temporary folders are private
-    for file in (p for p in scratch.rglob("*") if p.is_file()):
+    for file in (p for p in inside if p.is_file()):
         file.chmod(0o644)
     fresh, old = (target.with_name(f".{target.name}.{suffix}") for suffix in ("new", "old"))
     for leftover in (fresh, old):
         shutil.rmtree(leftover, ignore_errors=True)
-    shutil.copytree(scratch, fresh)
+    shutil.copytree(scratch, fresh, symlinks=True)
     if target.exists():
         target.rename(old)
     fresh.rename(target)

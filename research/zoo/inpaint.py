@@ -6,29 +6,33 @@ of the picture without what the mask covers (4).
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from research.zoo.data import Emoji, contact_sheet
+from research.zoo.data import Emoji, contact_sheet, is_held_out, pairs
 from research.zoo.masks import latent_masks, random_masks, without
 from research.zoo.training import Draw, Recipe, fit, load_ema
 from research.zoo.unet import (
+    COPIES,
     LATENT_SIZE,
     build_unet,
-    latent_pool,
     load_unet,
     sample_prompts,
+    scaling_factor,
     text_states,
     v_loss,
 )
 from research.zoo.vae import load_vae
 
-MASKS = 8  # random masks of each latent of the pool
+MASKS = 4  # random masks of each picture of the pool
+OTHERS = 0.5  # how often another emoji is seen through the hole
+EMPTY_CAPTIONS = 0.25  # then only what is kept tells what is missing
 EXTRA = 5
-RECIPE = Recipe(steps=4800, lr=5e-4, seed=51, lr_end=0.02)
+RECIPE = Recipe(steps=4200, lr=5e-4, seed=51, lr_end=0.02)
 
 
 def build_inpaint() -> Any:
@@ -46,28 +50,57 @@ def widen(unet: Any) -> Any:
     return wide
 
 
+@dataclass(frozen=True)
+class MaskedPool:
+    """Pictures with holes; every tensor has one row a picture and mask.
+
+    Attributes:
+        latents: of the whole picture [N, 4, 8, 8], deviation 1.
+        where, styles: subject and background [N, 2] and set [N] of what is in the hole.
+        hints: the mask and the latents of what is outside [N, 5, 8, 8].
+    """
+
+    latents: Tensor
+    where: Tensor
+    styles: Tensor
+    hints: Tensor
+
+
 @torch.no_grad()
-def masked_pool(emoji: Emoji, work: Path) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor, Tensor]:
-    """The pool of latents with its pairs and sets, masks [N, MASKS, 1, 8, 8] and masked latents [N, MASKS, 4, 8, 8] (half)."""
-    vae = load_vae(work)
+def masked_pool(emoji: Emoji, work: Path) -> MaskedPool:
+    """Holes in all pictures of the pool. In half of them another emoji on the same background is seen through the hole.
+
+    Without those the caption tells all there is in a picture, and a network need not look at what is kept.
+    """
+    vae, factor = load_vae(work), scaling_factor(work)
     generator = torch.Generator().manual_seed(RECIPE.seed)
-    masks, covered = [], []
+    chosen = torch.tensor(pairs(held_out=False)).repeat(COPIES * MASKS, 1)
+    chosen = chosen[torch.randperm(len(chosen), generator=generator)]
+    subjects = len(emoji.rgba)
 
-    def mask(pictures: Tensor, *_: Tensor) -> None:
-        for _ in range(MASKS):
-            drawn = random_masks(len(pictures), generator)
-            posterior = vae.encode(without(pictures, drawn)).latent_dist
-            noise = torch.randn(posterior.mean.shape, generator=generator)
-            covered.append((posterior.mean + posterior.std * noise).half())
-            masks.append(latent_masks(drawn, LATENT_SIZE).half())
+    def encode(pictures: Tensor) -> Tensor:
+        posterior = vae.encode(pictures).latent_dist
+        noise = torch.randn(posterior.mean.shape, generator=generator)
+        return ((posterior.mean + posterior.std * noise) * factor).half()
 
-    latents, where, styles, factor = latent_pool(emoji, work, mask)
-    sizes = [len(part) for part in masks[::MASKS]]
-
-    def together(parts: list[Tensor]) -> Tensor:
-        return torch.cat([torch.stack(parts[MASKS * k : MASKS * (k + 1)], dim=1) for k in range(len(sizes))])
-
-    return (latents, where, styles), together(masks), (together(covered).float() * factor).half()
+    rows: list[tuple[Tensor, ...]] = []
+    for kept in chosen.split(256):
+        hole = kept.clone()
+        other = torch.rand(len(kept), generator=generator) < OTHERS
+        hole[other, 0] = torch.randint(subjects, (len(kept),), generator=generator)[other]
+        outside, style = emoji.batch(kept, generator)
+        held_out = torch.tensor([is_held_out(*pair) for pair in hole.tolist()])
+        other, hole = other & ~held_out, torch.where(held_out[:, None], kept, hole)
+        inside, style_inside = emoji.batch(hole, generator)
+        masks = random_masks(len(kept), generator)
+        # the picture's own hole shows the picture itself
+        inside = torch.where(other[:, None, None, None], inside, outside)
+        style = torch.where(other, style_inside, style)
+        whole = torch.where(masks >= 0.5, inside, outside)
+        hints = torch.cat([latent_masks(masks, LATENT_SIZE).half(), encode(without(whole, masks))], dim=1)
+        rows.append((encode(whole), hole, style, hints))
+    latents, where, styles, hints = (torch.cat(part) for part in zip(*rows, strict=True))
+    return MaskedPool(latents, where, styles, hints)
 
 
 def _draw(emoji: Emoji, work: Path) -> Draw:
@@ -107,13 +140,13 @@ def train_inpaint(emoji: Emoji, work: Path, recipe: Recipe = RECIPE) -> None:
     """Goes on from the text-to-image UNet of the same work folder."""
     torch.manual_seed(recipe.seed)
     unet: nn.Module = widen(load_unet(work)).requires_grad_(True)
-    (latents, where, styles), masks, covered = masked_pool(emoji, work)
+    pool = masked_pool(emoji, work)
 
     def hints(rows: Tensor, generator: torch.Generator) -> Tensor:
-        which = torch.randint(MASKS, rows.shape, generator=generator)
-        return torch.cat([masks[rows, which].float(), covered[rows, which].float()], dim=1)
+        return pool.hints[rows].float()
 
-    loss = v_loss(latents, where, styles, *text_states(work), hints)
+    states = text_states(work)
+    loss = v_loss(pool.latents, pool.where, pool.styles, *states, hints, empty_captions=EMPTY_CAPTIONS)
     fit("inpaint", unet, loss, recipe, work, on_picture=_draw(emoji, work))
 
 

@@ -12,7 +12,16 @@ import torch
 from research.zoo import ZOO_DIR
 from research.zoo.training import Recipe
 
-ALL = ("vae", "clip", "eval", "unet", "pixel", "inpaint")  # in the order `all` runs them
+ALL = (
+    "vae",
+    "clip",
+    "eval",
+    "unet",
+    "pixel",
+    "inpaint",
+    "depth",
+    "estimator",
+)  # in the order `all` runs them
 STAGES = (*ALL, "decoder")  # the decoder may be improved at any time later
 
 
@@ -55,6 +64,14 @@ def run_stage(stage: str, arguments: argparse.Namespace) -> None:
         from research.zoo import inpaint
 
         inpaint.train_inpaint(emoji, work, _recipe(inpaint.RECIPE, arguments))
+    elif stage == "depth":
+        from research.zoo import depth
+
+        depth.train_depth(emoji, work, _recipe(depth.RECIPE, arguments))
+    elif stage == "estimator":
+        from research.zoo import depth
+
+        depth.train_estimator(emoji, work, _recipe(depth.ESTIMATOR_RECIPE, arguments))
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -109,6 +109,7 @@ def v_loss(
     states: Tensor,
     empty: Tensor,
     hints: Callable[[Tensor, torch.Generator], Tensor] | None = None,
+    empty_captions: float = EMPTY_CAPTIONS,
 ) -> Loss:
     """v-prediction on a pool of latents, their pairs and sets, and the text of every caption.
 
@@ -121,9 +122,9 @@ def v_loss(
 
     def loss(unet: Any, generator: torch.Generator) -> Tensor:
         rows = torch.randint(len(latents), (BATCH,), generator=generator)
-        clean, pair, style = latents[rows], where[rows], styles[rows]
+        clean, pair, style = latents[rows].float(), where[rows], styles[rows]
         text = states[pair[:, 0], pair[:, 1], random_variant(style, generator)]
-        dropped = torch.rand(BATCH, generator=generator) < EMPTY_CAPTIONS
+        dropped = torch.rand(BATCH, generator=generator) < empty_captions
         text = torch.where(dropped[:, None, None], empty, text)
         t = torch.randint(len(alphas), (BATCH,), generator=generator)
         noise = torch.randn(clean.shape, generator=generator)
