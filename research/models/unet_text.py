@@ -109,7 +109,8 @@ class UnetTextModel(BaseModel):
             return self.vae.config.scaling_factor * (torch.cat(drawn) - shift if shift else torch.cat(drawn))
         mean, std = (torch.cat([getattr(p, name) for p in posteriors]) for name in ("mean", "std"))
         latents = mean + std * run.noise.draw(stream, mean.shape[1:], mean.dtype)
-        return ((latents - shift) * self.vae.config.scaling_factor).to(self.dtype)
+        # laid out as noise is: the kernels of the network depend on the layout in memory, and so the last bits
+        return ((latents - shift) * self.vae.config.scaling_factor).to(self.dtype).contiguous()
 
     def decode(self, run: Run, latents: Tensor) -> list[Image.Image]:
         shift = getattr(self.vae.config, "shift_factor", None) or 0.0
