@@ -103,13 +103,24 @@ class DepthToImage(ImageToImage):
 
     def _check_size(self, depth: Tensor) -> None:
         height, width = self._pixels.shape[2:]
-        # a pixel of the smaller of the two may be rounded away
-        tolerance = 1.0 / min(*depth.shape, height, width)
-        if abs(depth.shape[0] * width / (depth.shape[1] * height) - 1.0) > tolerance:
-            raise ConfigError(
-                f"{_KEY}: found {depth.shape[1]} x {depth.shape[0]} pixels for a picture of {width} x {height}; accepted is a "
-                "map of the picture's size, or with sides in the same ratio."
-            )
+        found = (depth.shape[1], depth.shape[0])
+        # a map made of the picture as it was given fits too
+        if any(_alike(found, wanted) for wanted in [(width, height), *map(pictures.size, self._images)]):
+            return
+        raise ConfigError(
+            f"{_KEY}: found {found[0]} x {found[1]} pixels for a picture of {width} x {height}; accepted is a "
+            "map of the picture's size, or with sides in the same ratio."
+        )
+
+
+def _alike(a: tuple[int, int], b: tuple[int, int]) -> bool:
+    """Whether sides are in one ratio, but for less than a pixel by which the smaller ones were rounded."""
+    for small, large in ((a, b), (b, a)):
+        low = max((side - 1) / other for side, other in zip(small, large, strict=True))
+        high = min((side + 1) / other for side, other in zip(small, large, strict=True))
+        if low < high:
+            return True
+    return False
 
 
 def scaled(depth: Tensor, size: tuple[int, int], run: Run) -> Tensor:
