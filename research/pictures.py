@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     # a tensor is [C, H, W], an array [H, W, 3], floats in [0, 1]
     Picture = Image.Image | Tensor | np.ndarray
 
-_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB")
+_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV")
 _ACCEPTED = (
     "a path, a PIL image, an array [H, W, 3] or a tensor [3, H, W] (uint8, or floats from 0 to 1), "
     "or a list with one an image"

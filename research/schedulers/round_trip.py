@@ -42,7 +42,9 @@ class RoundTripSolver:
 
     def timeline(self, steps: int, *, strength: float = 1.0, device: torch.device) -> Timeline:
         forth = list(self._solver.timeline(steps, strength=strength, device=device))
-        levels = [(stage.signal, stage.noise) for stage in forth] + [(1.0, 0.0)]
+        # ends where the scheduler itself does, so that its own walk from the noise gives the same
+        end = getattr(self._solver, "end_level", (1.0, 0.0))
+        levels = [(stage.signal, stage.noise) for stage in forth] + [end]
         # the stage that led down to a level leads up from it, told the same timestep
         back = [_at(stage, levels[i + 1], levels[i]) for i, stage in enumerate(forth)][::-1]
         stages = (

@@ -15,7 +15,7 @@ from research.sampling.run import Run
 from research.tasks.base import BaseTask, Conditions
 from research.tasks.checks import whole
 from research.tasks.sheets import enlarged, side_by_side
-from research.tasks.text_to_image import encode_texts
+from research.tasks.text_to_image import encode_texts, sentences
 
 
 class Interpolation(BaseTask):
@@ -55,11 +55,11 @@ class Interpolation(BaseTask):
             for name, seed in (("start_seed", start_seed), ("end_seed", end_seed))
         )
         self.frames = whole("task.frames", frames, least=2)
-        self.keys = [""] if prompt is None else [prompt] if isinstance(prompt, str) else list(prompt)
-        texts = [*self.keys, "" if negative_prompt is None else negative_prompt]
-        if not self.keys or not all(isinstance(text, str) for text in texts):
-            raise ConfigError(f"task.prompt: found {prompt!r}; accepted is a sentence, or a list of them.")
-        self.negative_prompt = texts[-1]
+        texts = sentences("task.prompt", "" if prompt is None else prompt)
+        self.keys = [texts] if isinstance(texts, str) else texts
+        if negative_prompt is not None and not isinstance(negative_prompt, str):
+            raise ConfigError(f"task.negative_prompt: found {negative_prompt!r}; accepted is a sentence.")
+        self.negative_prompt = negative_prompt or ""
         self.height, self.width = height, width
         self.prompts = (
             None if prompt is None else [self.keys[round(self._key(k))] for k in range(self.frames)]

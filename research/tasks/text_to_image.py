@@ -39,9 +39,9 @@ class TextToImage(BaseTask):
         latents: Tensor | None = None,
     ):
         self.latents = latents
-        self.prompts = _sentences("prompt", prompt)
+        self.prompts = sentences("prompt", prompt)
         self.negative_prompt = (
-            None if negative_prompt is None else _sentences("negative_prompt", negative_prompt)
+            None if negative_prompt is None else sentences("negative_prompt", negative_prompt)
         )
         self.height, self.width = height, width
 
@@ -112,7 +112,12 @@ def encode_texts(run: Run, texts: str | Sequence[str], *, together: bool) -> Con
     return Condition(embeds=one.repeat(1, len(mine), 1).view(len(mine), one.shape[1], -1))
 
 
-def _sentences(key: str, given: str | Sequence[str]) -> str | list[str]:
+def sentences(key: str, given: str | Sequence[str]) -> str | list[str]:
+    """One sentence as it is, or several as a list.
+
+    Raises:
+        ConfigError: it is neither.
+    """
     if isinstance(given, str):
         return given
     try:
