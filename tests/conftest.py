@@ -16,7 +16,12 @@ os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
 
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import (
+    StableDiffusionDepth2ImgPipeline,
+    StableDiffusionImg2ImgPipeline,
+    StableDiffusionInpaintPipeline,
+    StableDiffusionPipeline,
+)
 from tiny_models import save_tiny_pixel, save_tiny_sd
 
 from research import load_model
@@ -45,6 +50,18 @@ def sd_v_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def sd_odd_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Another shape: three latent channels, VAE factor 4, 24 x 40 pixels, an attention mask in the text encoder."""
     return save_tiny_sd(tmp_path_factory.mktemp("models") / "tiny-sd-odd", seed=2, odd_shape=True)
+
+
+@pytest.fixture(scope="session")
+def inpaint_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Stable Diffusion directory whose UNet takes nine channels."""
+    return save_tiny_sd(tmp_path_factory.mktemp("models") / "tiny-inpaint", seed=3, role="inpaint")
+
+
+@pytest.fixture(scope="session")
+def depth_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Stable Diffusion directory whose UNet takes five channels, with a depth estimator."""
+    return save_tiny_sd(tmp_path_factory.mktemp("models") / "tiny-depth", seed=4, role="depth")
 
 
 @pytest.fixture(scope="session")
@@ -81,6 +98,16 @@ def sd_odd(sd_odd_directory: Path) -> BaseModel:
 
 
 @pytest.fixture(scope="session")
+def sd_inpaint(inpaint_directory: Path) -> BaseModel:
+    return load_model(inpaint_directory, dtype="float32", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def sd_depth(depth_directory: Path) -> BaseModel:
+    return load_model(depth_directory, dtype="float32", device="cpu")
+
+
+@pytest.fixture(scope="session")
 def pixel(pixel_directory: Path) -> BaseModel:
     return load_model(pixel_directory, dtype="float32", device="cpu")
 
@@ -103,6 +130,28 @@ def sd_v_pipe(sd_v_directory: Path) -> StableDiffusionPipeline:
 @pytest.fixture(scope="session")
 def sd_odd_pipe(sd_odd_directory: Path) -> StableDiffusionPipeline:
     return quiet(StableDiffusionPipeline.from_pretrained(sd_odd_directory))
+
+
+@pytest.fixture(scope="session")
+def img2img_pipe(sd_directory: Path) -> StableDiffusionImg2ImgPipeline:
+    return quiet(StableDiffusionImg2ImgPipeline.from_pretrained(sd_directory))
+
+
+@pytest.fixture(scope="session")
+def inpaint_pipe(sd_directory: Path) -> StableDiffusionInpaintPipeline:
+    """On a UNet of four channels."""
+    return quiet(StableDiffusionInpaintPipeline.from_pretrained(sd_directory))
+
+
+@pytest.fixture(scope="session")
+def inpaint9_pipe(inpaint_directory: Path) -> StableDiffusionInpaintPipeline:
+    """On a UNet of nine channels."""
+    return quiet(StableDiffusionInpaintPipeline.from_pretrained(inpaint_directory))
+
+
+@pytest.fixture(scope="session")
+def depth_pipe(depth_directory: Path) -> StableDiffusionDepth2ImgPipeline:
+    return quiet(StableDiffusionDepth2ImgPipeline.from_pretrained(depth_directory))
 
 
 def quiet(pipe):
