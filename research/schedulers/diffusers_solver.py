@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from research.errors import ConfigError
+from research.errors import ConfigError, SamplingError
 from research.sampling.noise import STEP, NoiseSource
 from research.sampling.plugs import Guided, StepOutput
 from research.sampling.prediction import Kind, convert
 from research.sampling.timeline import Stage, Timeline, build_timeline, kept_steps
-from research.schedulers.probing import is_deterministic, noise_levels, noised, user_steps
+from research.schedulers.corrections import as_upstream, corrected, faults
+from research.schedulers.probing import end_level, is_deterministic, noised
 
 STEP_ARGUMENTS_OF_THE_LOOP = {
     "self", "model_output", "timestep", "sample", "generator", "return_dict", "args", "kwargs"
@@ -33,7 +35,14 @@ class DiffusersSolver:
         kind: what the model predicts for it.
         step_options: further arguments of its ``step`` (``eta``, ``s_churn``).
         parity: use the object exactly as the diffusers pipeline does.
+
+    Attributes:
+        end_level: ``(signal, noise)`` of the latents after the last step, known once the timeline is made.
+        notes: with ``parity``, the faults of upstream that the timeline has and that are reproduced, a sentence each.
     """
+
+    end_level = (1.0, 0.0)
+    notes: Sequence[str] = ()
 
     def __init__(
         self, scheduler: Any, *, name: str, kind: Kind, step_options: Mapping[str, Any], parity: bool
@@ -48,6 +57,7 @@ class DiffusersSolver:
         # the pipelines pass eta=0 to every scheduler that takes it, whatever its own default (TCD: 0.3)
         of_pipelines = {"eta": 0.0} if parity and "eta" in accepted else {}
         self._kwargs: dict[str, Any] = {**of_pipelines, **step_options, "return_dict": False}
+        self._arguments: Sequence[int] | None = None
         self._numbers = type(scheduler).__name__ in _TAKE_NUMBERS
         offers = {"first-order": self.order == 1}
         offers["deterministic"] = is_deterministic(scheduler, self._kwargs, self._takes_generator)
@@ -75,25 +85,27 @@ class DiffusersSolver:
         """
         kept = kept_steps(steps, strength, parity=self.parity)
         self._set_timesteps(steps, device)
-        times = self.scheduler.timesteps
+        # pipelines multiply what they leave out by the order that the class states; PNDM states 1 and has a stage more
+        count = len(self.scheduler.timesteps)
+        first = min((steps - kept) * self.order, count) if self.parity else None
+        self.end_level = end_level(self.scheduler, count)
         try:
-            levels = noise_levels(self.scheduler, times)
+            walk = as_upstream(self.scheduler, steps, kept, first)
         except IndexError as error:  # leading spacing with an offset: 1000 steps end beyond the last timestep
             raise ConfigError(
                 f"steps: scheduler {self.name} cannot make {steps} steps: they leave its {self._limit} timesteps."
             ) from error
-        # pipelines multiply what they leave out by the order that the class states; PNDM states 1 and has a stage more
-        first = min((steps - kept) * self.order, len(times)) if self.parity else None
-        timeline = build_timeline(
-            times,
-            user_steps(self.scheduler, steps, len(times)),
-            levels,
-            n_steps=steps,
-            kept=kept,
-            first=first,
-        )
-        self._begin_at(timeline.first_stage, by_strength)
-        return timeline
+        if self.parity:
+            self.notes = faults(self.scheduler, walk)
+        else:
+            walk = corrected(self.scheduler, walk, steps, kept)
+        self._arguments = walk.arguments
+        # without it a duplicated first timestep resolves to its second place; text-to-image pipelines do not set it
+        begins = not self.parity or by_strength or walk.first > 0
+        if walk.begin is not None and begins and hasattr(self.scheduler, "set_begin_index"):
+            self.scheduler.set_begin_index(walk.begin)
+        timeline = build_timeline(walk.times, walk.step_of, walk.levels, n_steps=steps, kept=kept, first=0)
+        return dataclasses.replace(timeline, first_stage=walk.first)
 
     @property
     def _limit(self) -> int | None:
@@ -114,11 +126,6 @@ class DiffusersSolver:
                 f"steps: scheduler {self.name} makes {len(self.scheduler.timesteps)} stages of {steps} steps; accepted are more."
             )
 
-    def _begin_at(self, stage: int, by_strength: bool) -> None:
-        # without it a duplicated first timestep resolves to its second place; text-to-image pipelines do not set it
-        if hasattr(self.scheduler, "set_begin_index") and (not self.parity or by_strength or stage > 0):
-            self.scheduler.set_begin_index(stage)
-
     def start(self, noise: NoiseSource) -> None:
         if self._takes_generator:
             self._kwargs["generator"] = noise.generators(STEP)
@@ -132,11 +139,12 @@ class DiffusersSolver:
         return noise * getattr(self.scheduler, "init_noise_sigma", 1.0)
 
     def scale_input(self, x: Tensor, stage: Stage) -> Tensor:
-        return (
-            self.scheduler.scale_model_input(x, stage.t)
-            if hasattr(self.scheduler, "scale_model_input")
-            else x
-        )
+        if not hasattr(self.scheduler, "scale_model_input"):
+            return x
+        try:
+            return self.scheduler.scale_model_input(x, stage.t)
+        except IndexError as error:
+            raise self._out_of_range(stage, error) from error
 
     def add_noise(self, clean: Tensor, noise: Tensor, stage: Stage | None) -> Tensor:
         """Clean latents noised to the level of a stage, shapes [N or 1, C, h, w]; after the last stage (None) they stay clean.
@@ -162,9 +170,21 @@ class DiffusersSolver:
         prediction = guided.prediction
         if prediction.kind != self.kind:
             prediction = convert(prediction, self.kind, x, stage)
-        t = int(stage.time) if self._numbers else stage.t
-        out = self.scheduler.step(prediction.value, t, x, **self._kwargs)
+        t: Any = int(stage.time) if self._numbers else stage.t
+        if self._arguments is not None:
+            t = self._arguments[stage.index]
+        try:
+            out = self.scheduler.step(prediction.value, t, x, **self._kwargs)
+        except IndexError as error:
+            raise self._out_of_range(stage, error) from error
         return StepOutput(out[0], out[1] if len(out) > 1 else None)
+
+    def _out_of_range(self, stage: Stage, error: IndexError) -> SamplingError:
+        """Classes that look their place up by the timestep lose count where one comes twice (cosine betas, Karras sigmas)."""
+        return SamplingError(
+            f"scheduler: {self.name} leaves its own table of noise levels at stage {stage.index}, step {stage.step + 1} of "
+            f"{stage.n_steps} (t = {stage.time:g}): {error}; another number of steps or other noise levels may do."
+        )
 
 
 def full_precision(x: Tensor) -> Tensor:

@@ -127,3 +127,23 @@ def _walk(scheduler: Any, kwargs: Mapping[str, Any], takes_generator: bool, seed
             except Exception:  # whatever a class raises at this count, another may do
                 continue
     return None
+
+
+def end_level(scheduler: Any, evaluations: int) -> tuple[float, float]:
+    """``(signal, noise)`` of the latents after the last step of the full schedule: not always clean.
+
+    Stable Diffusion's own config ends DDIM and PNDM at the level of timestep 0 (``set_alpha_to_one: false``), and
+    ``final_sigmas_type: sigma_min`` does the same to the multistep schedulers.
+    """
+    sigmas = getattr(scheduler, "sigmas", None)
+    if isinstance(sigmas, Tensor) and len(sigmas) > evaluations:
+        last = sigmas[-1].double()
+        if hasattr(scheduler, "_sigma_to_alpha_sigma_t"):
+            signal, noise = scheduler._sigma_to_alpha_sigma_t(last)
+            return float(signal), float(noise)
+        return 1.0, float(last)
+    bar = getattr(scheduler, "final_alpha_cumprod", None)
+    # LCM ends with its estimate of the clean latents and takes that level for none of its steps
+    if bar is None or type(scheduler).__name__.startswith("LCM"):
+        return 1.0, 0.0
+    return math.sqrt(float(bar)), math.sqrt(1.0 - float(bar))

@@ -53,7 +53,7 @@ class Table:
 
 
 _KNOWN: dict[
-    tuple[type, str], tuple[Timeline, Table | None, Any]
+    tuple[type, str], tuple[Timeline, Table | None, Any, tuple[float, float]]
 ] = {}  # of earlier runs with the same settings
 
 
@@ -75,18 +75,21 @@ class TabulatedSolver(DiffusersSolver):
         key = settings_key(self.scheduler, self._kwargs, steps, strength, device)
         if key not in _KNOWN:
             timeline = super().timeline(steps, strength=strength, device=device)
-            self.table = read_off(self.scheduler, timeline, self._takes_generator, self._kwargs)
+            self.table = read_off(self.scheduler, self._told(timeline), self._takes_generator, self._kwargs)
             if len(_KNOWN) >= _MOST_KNOWN:
                 _KNOWN.clear()
             # the scale of the start noise depends on the timesteps too (Euler's on their spacing)
             self._start_scale = getattr(self.scheduler, "init_noise_sigma", 1.0)
-            _KNOWN[key] = timeline, self.table, self._start_scale
+            _KNOWN[key] = timeline, self.table, self._start_scale, self.end_level
             return timeline
-        timeline, self.table, self._start_scale = _KNOWN[key]
+        timeline, self.table, self._start_scale, self.end_level = _KNOWN[key]
         if self.table is None:  # with a table at hand the scheduler object is not needed at all
-            self._set_timesteps(steps, device)
-            self._begin_at(timeline.first_stage, by_strength)
+            return super().timeline(steps, strength=strength, device=device)
         return timeline
+
+    def _told(self, timeline: Timeline) -> list[Any]:
+        """What the scheduler's ``step`` is given at each stage."""
+        return [s.t.cpu() for s in timeline] if self._arguments is None else list(self._arguments)
 
     def scale_noise(self, noise: Tensor) -> Tensor:
         return noise * self._start_scale
@@ -121,26 +124,29 @@ class TabulatedSolver(DiffusersSolver):
 
 
 def read_off(
-    scheduler: Any, timeline: Timeline, takes_generator: bool, kwargs: Mapping[str, Any]
+    scheduler: Any, times: Sequence[Any], takes_generator: bool, kwargs: Mapping[str, Any]
 ) -> Table | None:
-    """The table of a scheduler whose timesteps are set, or None where none reproduces it."""
+    """The table of a scheduler whose timesteps are set, or None where none reproduces it.
+
+    Args:
+        times: what its ``step`` is given at each stage.
+    """
     # Brownian trees are no stream of numbers
-    if len(timeline) > _MOST_STAGES or hasattr(scheduler, "noise_sampler_seed"):
+    if len(times) > _MOST_STAGES or hasattr(scheduler, "noise_sampler_seed"):
         return None
     try:
         # a scheduler that takes no generator may draw from the global one, which is the user's
         with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
             warnings.simplefilter("ignore")
-            return _read_off(scheduler, timeline, takes_generator, kwargs)
+            return _read_off(scheduler, times, takes_generator, kwargs)
     except (RuntimeError, ValueError, IndexError, TypeError, AttributeError, ZeroDivisionError):
         return None  # a step that cannot be driven with impulses (learned variance, say) is taken as it is
 
 
 def _read_off(
-    scheduler: Any, timeline: Timeline, takes_generator: bool, kwargs: Mapping[str, Any]
+    scheduler: Any, times: Sequence[Any], takes_generator: bool, kwargs: Mapping[str, Any]
 ) -> Table | None:
-    length = len(timeline)
-    times = [stage.t.cpu() for stage in timeline]
+    length = len(times)
 
     def drive(outputs: Tensor, latents: Tensor) -> _Driven:
         return _drive(scheduler, times, outputs, latents, takes_generator, kwargs)
@@ -202,7 +208,7 @@ class _Driven:
 
 def _drive(
     scheduler: Any,
-    times: Sequence[Tensor],
+    times: Sequence[Any],
     outputs: Tensor,
     latents: Tensor,
     takes_generator: bool,

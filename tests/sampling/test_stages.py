@@ -160,9 +160,10 @@ def test_a_slice_is_the_end_of_the_full_timeline(name, strength):
     assert part.steps_run == kept
     assert part.n_steps == 10
     tail = full.stages[part.first_stage :]
-    assert [(s.step, s.time, s.sigma, s.sigma_next) for s in part] == [
-        (s.step, s.time, s.sigma, s.sigma_next) for s in tail
-    ]
+    if name != "pndm":  # its slices get a warm-up of their own: tests/schedulers/test_corrections.py
+        assert [(s.step, s.time, s.sigma, s.sigma_next) for s in part] == [
+            (s.step, s.time, s.sigma, s.sigma_next) for s in tail
+        ]
     if kept:
         assert part[0].index == 0
         assert part.first_stage == 0 or full[part.first_stage - 1].last_of_step, "starts where a step starts"

@@ -10,7 +10,7 @@ from diffusers import DDIMScheduler, EulerDiscreteScheduler
 from tiny_models import text_scheduler
 
 from research import LoopSampler, config_dir
-from research.errors import ConfigError
+from research.errors import ConfigError, SamplingError
 from research.sampling import Guided, NoiseSource, Prediction
 from research.schedulers import DiffusersSolver, SchedulerSpec, SolverFactory, resolve, scheduler_names
 from research.tasks import TextToImage
@@ -115,7 +115,7 @@ def test_every_class_of_diffusers_either_works_or_says_why(sd):
             result = LoopSampler(sd, scheduler=name).sample(TextToImage("a"), seeds=[1], steps=4)
         except ConfigError as error:
             outcomes[name] = str(error)
-        except (TypeError, ValueError, AttributeError, NotImplementedError, RuntimeError, IndexError):
+        except (TypeError, ValueError, AttributeError, NotImplementedError, RuntimeError, SamplingError):
             outcomes[name] = "cannot be driven by a noise-predicting model"
         else:
             outcomes[name] = "works"

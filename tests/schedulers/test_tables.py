@@ -117,17 +117,18 @@ def test_the_table_gives_what_the_scheduler_gives(name, v):
 
 @pytest.mark.parametrize("name", DETERMINISTIC + STOCHASTIC)
 def test_also_where_latents_are_changed_between_steps(name):
-    compare(name, 6, disturb=True)
+    compare(name, 8, disturb=True)
 
 
-@pytest.mark.parametrize("name", DETERMINISTIC + STOCHASTIC)
+# upstream's slices of LMS and PNDM are wrong: test_corrections.py
+@pytest.mark.parametrize("name", sorted({*DETERMINISTIC, *STOCHASTIC} - {"lms", "pndm"}))
 def test_also_for_a_slice_by_strength(name):
     compare(name, 10, 0.5)
     compare(name, 10, 0.3, disturb=True)
 
 
 @given(
-    name=st.sampled_from([*DETERMINISTIC, "ddpm", "euler_a"]),
+    name=st.sampled_from(sorted({*DETERMINISTIC, "ddpm", "euler_a"} - {"ddim_trailing"})),
     steps=st.integers(1, 30),
     v=st.booleans(),
     disturb=st.booleans(),
@@ -225,13 +226,14 @@ def test_a_class_defined_again_under_the_same_name_is_another():
 # --- in the loop
 
 
-@pytest.mark.parametrize("name", DETERMINISTIC)
+# natively the model is told the timesteps of Karras's noise levels and not rounded ones: test_corrections.py
+@pytest.mark.parametrize("name", sorted({*DETERMINISTIC} - {"dpmpp_2m_karras"}))
 @pytest.mark.parametrize("kind", ["sd", "sd_v"])
 def test_native_agrees_with_parity(request, name, kind):
     model = request.getfixturevalue(kind)
     found, reference = (
         LoopSampler(model, scheduler=name, guidance=CFG(3.0), parity=parity).sample(
-            TextToImage("a cat", "dog"), seeds=[1, 2], steps=6
+            TextToImage("a cat", "dog"), seeds=[1, 2], steps=8
         )
         for parity in (False, True)
     )
