@@ -198,7 +198,7 @@ def _strips(figure: Any, schedules: Sequence[Schedule], image: str) -> None:
     picture = _pixels(image)
     noise = torch.randn(picture.shape, generator=torch.Generator().manual_seed(0))
     grid = figure.subplots(len(schedules), len(_SHARES), squeeze=False)
-    for row, one in zip(grid, schedules, strict=True):
+    for i, (row, one) in enumerate(zip(grid, schedules, strict=True)):
         last = len(one.curve.times) - 1
         for axes, share in zip(row, _SHARES, strict=True):
             place = round(share * last)
@@ -210,7 +210,7 @@ def _strips(figure: Any, schedules: Sequence[Schedule], image: str) -> None:
             axes.set_yticks([])
             for spine in axes.spines.values():
                 spine.set_visible(False)
-            if row is grid[0]:
+            if i == 0:
                 axes.set_title(f"t = {one.curve.times[place]:g}", fontsize=8, color=INK)
         row[0].set_ylabel(
             one.label.replace(", ", "\n"), fontsize=8, color=INK, rotation=0, ha="right", va="center"

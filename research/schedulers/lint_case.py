@@ -22,7 +22,7 @@ from research.schedulers.diffusers_solver import DiffusersSolver
 from research.schedulers.lint_drive import SHAPE, Road, drive, fix_noise
 from research.schedulers.names import SchedulerSpec, resolve
 
-_MOST_STAGES = 300  # driven; more take longer than anybody waits for a warning
+MOST_STAGES = 300  # driven; more take longer than anybody waits for a warning
 
 
 Level = Literal["note", "warning", "error"]
@@ -182,6 +182,6 @@ class Case:
         # learned variances stand in further output channels, and preconditioned networks (EDM, consistency models) put
         # out mixtures that no prediction type names: what a perfect one would say is not known here
         special = str(self.config("variance_type")).startswith("learned") or "sigma_data" in self.parameters
-        if not known or special or not 0 < len(timeline) <= _MOST_STAGES:
+        if not known or special or not 0 < len(timeline) <= MOST_STAGES:
             return Road(timeline)
         return drive(solver, timeline)

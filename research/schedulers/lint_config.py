@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from research.errors import ConfigError
-from research.schedulers.lint_case import Case, Finding, Level
+from research.schedulers.lint_case import MOST_STAGES, Case, Finding, Level
 
 _BETAS = ("beta_schedule", "beta_start", "beta_end", "trained_betas")
 _SPACED = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")
@@ -83,7 +83,7 @@ def ignored_by_class(case: Case) -> Iterator[Finding]:
 def option_without_effect(case: Case) -> Iterator[Finding]:
     """Options that were given and change nothing: seen by running the scheduler with and without them."""
     for key, value in case.given.items():
-        if key in _RUN_ALONE or case.problem is not None:
+        if key in _RUN_ALONE or case.problem is not None or len(case.full) > MOST_STAGES:
             continue
         if key == "solver_order" and case.road.timeline.steps_run < value:
             continue  # has a finding of its own

@@ -84,7 +84,8 @@ def _walk(
             solver.scale_input(x, stage)  # some schedulers count on it
             x = solver.step(Guided(perfect), x, stage, source).x
         except Exception as error:  # whatever a class raises at these settings, it would in a run
-            raise _Failed(stage.step, error) from error
+            cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
+            raise _Failed(stage.step, cause) from error
         ends.append(x.flatten().double())
     return torch.stack(ends)
 

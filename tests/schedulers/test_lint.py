@@ -12,9 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny_models import text_scheduler
 
+from research.errors import ConfigError
 from research.schedulers import SchedulerSpec, scheduler_names
 from research.schedulers.lint import RULES, lint
-from research.schedulers.lint_case import Finding
+from research.schedulers.lint_case import Case, Finding
 from research.zoo import zoo_path
 
 SD = dict(text_scheduler().config)
@@ -211,34 +212,24 @@ def test_rule(case):
 
 def test_every_rule_has_a_case():
     """A rule that none of the cases sets off is one that nobody would miss."""
-    set_off = {
-        rule
-        for arguments, more, *_ in CASES.values()
-        for rule in RULES
-        if list(_findings(rule, arguments, more))
-    }
+    set_off = set()
+    for arguments, more, *_ in CASES.values():
+        scheduler, options, base, steps, *strength = arguments
+        try:
+            case = Case(
+                scheduler,
+                options,
+                base,
+                steps,
+                *(strength or [1.0]),
+                parity=more.get("parity", False),
+                latent=None,
+                notes=False,
+            )
+        except ConfigError:
+            continue
+        set_off |= {rule for rule in RULES if rule not in set_off and list(rule(case))}
     assert set_off == set(RULES)
-
-
-def _findings(rule, arguments, more):
-    from research.errors import ConfigError
-    from research.schedulers.lint_case import Case
-
-    scheduler, options, base, steps, *strength = arguments
-    try:
-        case = Case(
-            scheduler,
-            options,
-            base,
-            steps,
-            *(strength or [1.0]),
-            parity=more.get("parity", False),
-            latent=None,
-            notes=True,
-        )
-    except ConfigError:
-        return []
-    return rule(case)
 
 
 @pytest.mark.parametrize("name", [n for n in scheduler_names() if n not in ("flow_euler", "flow_heun")])
