@@ -32,7 +32,7 @@ MASKS = 4  # random masks of each picture of the pool
 OTHERS = 0.5  # how often another emoji is seen through the hole
 EMPTY_CAPTIONS = 0.25  # then only what is kept tells what is missing
 EXTRA = 5
-RECIPE = Recipe(steps=4200, lr=5e-4, seed=51, lr_end=0.02)
+RECIPE = Recipe(steps=4600, lr=5e-4, seed=51, lr_end=0.02)
 
 
 def build_inpaint() -> Any:

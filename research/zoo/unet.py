@@ -119,6 +119,9 @@ def v_loss(
     snr = alphas / (1 - alphas)
     # min-SNR weighting with gamma 5 for v-prediction (arXiv:2303.09556, section 3.4)
     weights = snr.clamp(max=5) / (snr + 1)
+    if hints is not None:
+        # that weight is near 0 where noise hides all: there the hints alone tell what is kept, and must be learnt too
+        weights = weights.clamp(min=0.3)
 
     def loss(unet: Any, generator: torch.Generator) -> Tensor:
         rows = torch.randint(len(latents), (BATCH,), generator=generator)
