@@ -18,6 +18,7 @@ from research.report.rows import Row, Sweep
 
 SHEET_BYTES_AT_MOST = 2_500_000
 SHEET_WIDTH_AT_MOST = 1600
+PICTURES_BYTES_AT_MOST = 8_000_000
 TRACEBACKS_AT_MOST = 20
 
 
@@ -31,6 +32,7 @@ def write_html(sweep: Sweep, path: Path, *, sheet: Path | None, plots: Sequence[
             _head(sweep),
             _section("Figures", _figures(plots)),
             _section("Contact sheet", _contact_sheet(sheet)),
+            _section("Pictures of the tasks", _pictures(sweep)),
             _section("Jobs", _table(sweep)),
             _section("What failed", _problems(sweep)),
             _section("Settings that all jobs share", _definitions(fixed_settings(sweep))),
@@ -107,6 +109,24 @@ def _contact_sheet(sheet: Path | None) -> str:
     with Image.open(sheet) as opened:
         wide = " wide" if opened.width > SHEET_WIDTH_AT_MOST else ""  # scrolls; what is a little wide shrinks
     return f'<figure class="sheet{wide}">{image}<figcaption>{caption}</figcaption></figure>'
+
+
+def _pictures(sweep: Sweep) -> str:
+    """What tasks made of all images of a job: before and after, strips, animations."""
+    shown: list[str] = []
+    left = PICTURES_BYTES_AT_MOST
+    for row in sweep.done:
+        for name, file in row.pictures.items():
+            if not file.is_file() or (left := left - file.stat().st_size) < 0:
+                continue
+            caption = escape(f"{_where(sweep, row) or row.job_id}: {name.replace('_', ' ')}")
+            kind = "image/gif" if file.suffix == ".gif" else "image/png"
+            source = _data_uri(kind, file.read_bytes())
+            shown.append(
+                f'<figure><img alt="{caption}" src="{source}"><figcaption>{caption}</figcaption></figure>'
+            )
+    more = "<p>Further pictures are in the jobs' folders.</p>" if left < 0 else ""
+    return f'<div class="figures pictures">\n{"".join(shown)}\n</div>{more}' if shown else ""
 
 
 def _smaller(sheet: Path) -> bytes:

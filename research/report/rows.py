@@ -65,6 +65,12 @@ class Row:
         found = self.record.get("images")
         return [i for i in found if isinstance(i, dict) and "file" in i] if isinstance(found, list) else []
 
+    @property
+    def pictures(self) -> dict[str, Path]:
+        """Files of the pictures that the task made of all images together, by name."""
+        found = self.record.get("pictures")
+        return {str(k): self.folder / str(v) for k, v in found.items()} if isinstance(found, dict) else {}
+
     def image_path(self, image: Mapping[str, Any]) -> Path:
         """The file of an image, whether the record names it with or without its folder."""
         path = self.folder / str(image["file"])
