@@ -41,6 +41,16 @@ class MaskComposite(Hook):
                 "hooks.mask_composite: found neither or both of image and latents; accepted is one of them."
             )
         self.mask, self.image, self.latents, self.noise = mask, image, latents, noise
+        for name, tensor in (
+            ("latents", latents),
+            ("noise", noise),
+            ("mask", None if latents is None else mask),
+        ):
+            if tensor is not None and not isinstance(tensor, Tensor):
+                beside = " beside latents" if name == "mask" else ""
+                raise ConfigError(
+                    f"hooks.mask_composite.{name}: found {type(tensor).__name__}; accepted{beside} is a tensor."
+                )
         if image is not None:
             pictures.check("hooks.mask_composite.image", image)
             pictures.check("hooks.mask_composite.mask", mask)

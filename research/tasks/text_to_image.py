@@ -56,7 +56,9 @@ class TextToImage(BaseTask):
         if self.latents is None:
             return
         shape = model.latent_shape(self.height, self.width)
-        found = tuple(getattr(self.latents, "shape", ()))
+        if not isinstance(self.latents, Tensor):
+            raise ConfigError(f"task.latents: found {type(self.latents).__name__}; accepted is a tensor.")
+        found = tuple(self.latents.shape)
         if found not in ((1, *shape), (n_images, *shape)):
             raise ConfigError(
                 f"task.latents: found the shape {list(found)}; accepted is {[n_images, *shape]} or {[1, *shape]}."

@@ -108,6 +108,9 @@ def test_noise_of_ones_own(sd):
         ({"mask": MASK, "image": picture(), "latents": clean()}, "neither or both"),
         ({"mask": "missing.png", "image": picture()}, r"mask: the file 'missing\.png' does not exist"),
         ({"mask": left_half(), "image": "missing.png"}, "image: the file"),
+        ({"mask": left_half(), "latents": clean()}, "mask: found Image; accepted beside latents is a tensor"),
+        ({"mask": MASK, "latents": clean().numpy()}, "latents: found ndarray; accepted is a tensor"),
+        ({"mask": MASK, "latents": clean(), "noise": [1]}, "noise: found list; accepted is a tensor"),
     ],
 )
 def test_what_it_refuses_when_it_is_made(arguments, found):

@@ -108,6 +108,12 @@ def test_latents_of_another_shape(sd, shape):
         run(sd, TextToImage("a", latents=torch.zeros(shape)))
 
 
+@pytest.mark.parametrize("latents", [torch.zeros(1, 4, 8, 8).numpy(), [[0.0]], 3, "noise"])
+def test_latents_that_are_none(sd, latents):
+    with pytest.raises(ConfigError, match=r"task\.latents: found .*accepted is a tensor"):
+        run(sd, TextToImage("a", latents=latents))
+
+
 def test_latents_are_for_all_or_one_an_image(sd):
     latents = torch.randn((2, 4, 8, 8), generator=torch.Generator().manual_seed(0))
     before = latents.clone()
