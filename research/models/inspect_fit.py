@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,10 @@ from research.models.inspect_view import plain_view
 from research.models.weights import TensorInfo, misfit
 
 MOST_TIMESTEPS = 100_000
+_CHOICES = {
+    "prediction_type": ("epsilon", "v_prediction", "sample", "flow_prediction"),
+    "timestep_spacing": ("leading", "trailing", "linspace"),
+}
 
 
 def fit_problems(parts: Sequence[Component]) -> list[str]:
@@ -63,6 +68,17 @@ def channel_problems(configs: Mapping[str, Mapping[str, Any]], directory: Path) 
         return [
             f"model.path: the UNet of {directory} takes {entry} input channels and makes {out}, and its VAE has "
             f"{latent}; accepted are {wanted} in and {latent} out."
+        ]
+    scale = vae.get("scaling_factor", 1.0)
+    if isinstance(scale, bool) or not isinstance(scale, int | float) or not math.isfinite(scale) or not scale:
+        return [
+            f"model.path: {directory / 'vae' / 'config.json'}: scaling_factor is {shown(scale)}; accepted is a number."
+        ]
+    size = unet.get("sample_size")
+    sides = size if isinstance(size, list) and len(size) == 2 else [size]
+    if not all(type(side) is int and side > 0 for side in sides):
+        return [
+            f"model.path: {directory / 'unet' / 'config.json'}: sample_size is {shown(size)}; accepted is a whole number or two."
         ]
     width, hidden = unet.get("cross_attention_dim"), text.get("hidden_size")
     widths = set(width) if isinstance(width, list) else {width}
@@ -108,6 +124,11 @@ def make_scheduler(config: Mapping[str, Any], file: Path) -> Any:
         raise ModelError(
             f"model.path: {file}: num_train_timesteps is {shown(steps)}; accepted is a whole number from 1 to {MOST_TIMESTEPS}."
         )
+    for key, accepted in _CHOICES.items():
+        if config.get(key, accepted[0]) not in accepted:
+            raise ModelError(
+                f"model.path: {file}: {key} is {shown(config[key])}; accepted: {', '.join(accepted)}."
+            )
     try:
         with quietly():
             return cls.from_config(dict(config))
@@ -143,6 +164,12 @@ def reason(error: BaseException) -> str:
 
 
 def _module_problem(part: Component) -> str | None:
+    if not any("F" in dtype for dtype in part.dtypes):
+        said = ", ".join(part.dtypes)
+        return f"model.path: the weights in {part.folder} are whole numbers ({said}), as if quantised; accepted are floats."
+    kind = part.config.get("model_type")
+    if part.name == "text_encoder" and kind is not None and not str(kind).startswith("clip"):
+        return f"model.path: {part.folder / 'config.json'} is of a {shown(kind)} model; accepted is a CLIP text encoder."
     try:
         with quietly(), plain_view(part.folder, part.variant) as folder:
             _, info = _loader(part).from_pretrained(

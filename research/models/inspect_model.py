@@ -52,7 +52,7 @@ def inspect_model(
             _hub(found, place, deep, offline)
     except ModelError as error:
         refuse(found, str(error))
-    except (OSError, RecursionError, MemoryError) as error:
+    except (OSError, ValueError, RecursionError, MemoryError) as error:
         refuse(found, f"{type(error).__name__}: {error}")
     found.kind = found.kind if found.what else "missing"
     found.what = found.what or "nothing that can be looked at"

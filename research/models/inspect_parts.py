@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -48,10 +49,8 @@ class Component:
 
     Attributes:
         used: whether this project reads it.
-        files: its weight files, as they would be read; ``safe`` if they are safetensors.
-        variant: of the weights, "" for plain names.
-        pickles: pickled files in its folder, read or not.
-        tensors: of all its safetensors.
+        files: its weight files, as they would be read, of one variant ("" for plain names); ``safe`` if they are safetensors.
+        pickles: pickled files in its folder, read or not; tensors: of all its safetensors.
         problems: what keeps it from being loaded, one line each.
     """
 
@@ -126,6 +125,12 @@ def components_of(directory: Path, index: Mapping[str, Any], *, allow_pickle: bo
     wanted = wanted_parts(index)
     names = [key for key, value in index.items() if not key.startswith("_") and isinstance(value, list)]
     found = []
+    for name in names:
+        if not re.fullmatch(r"\w[\w.-]{0,99}", name, re.ASCII):
+            where = directory / "model_index.json"
+            raise ModelError(
+                f"model.path: {where} names a part {shown(name, 40)!r}; accepted are names of folders beside it."
+            )
     order = {name: place for place, name in enumerate(WEIGHTED)}
     for name in sorted({*names, *wanted}, key=lambda n: (order.get(n, len(order)), n)):
         library, class_name = entry_of(index.get(name))

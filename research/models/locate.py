@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from dataclasses import dataclass
@@ -61,6 +62,10 @@ def find(path: str | os.PathLike[str]) -> Located:
         raise ModelError(
             "model.path: found an empty name; accepted is a zoo name, a directory, a file or a hub id."
         )
+    if not _can_be_a_path(name):
+        raise ModelError(
+            f"model.path: a name of {len(name)} characters that no file can have does not exist: {shown(name, 60)}"
+        )
     if (known := zoo_path(name)) is not None:
         return Located(known)
     there = _expanded(name)
@@ -76,6 +81,14 @@ def find(path: str | os.PathLike[str]) -> Located:
         f"model.path: {name!r} does not exist.{nearest(name, zoo_names())} Accepted: a zoo model "
         f"({', '.join(zoo_names())}), a directory in diffusers layout, a checkpoint file, or a hub id such as 'owner/name'."
     )
+
+
+def _can_be_a_path(name: str) -> bool:
+    try:
+        os.lstat(name)
+    except (ValueError, OSError) as error:  # characters, or a length, that no file's name can have
+        return isinstance(error, OSError) and error.errno != errno.ENAMETOOLONG
+    return True
 
 
 def _expanded(name: str) -> Path:
