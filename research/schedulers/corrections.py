@@ -7,6 +7,7 @@ touched: what a class of somebody else's does is theirs to know.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -54,12 +55,14 @@ def as_upstream(scheduler: Any, steps: int, kept: int, first: int | None = None)
     return Walk(times[first:], step_of[first:], noise_levels(scheduler, times)[first:], first, first)
 
 
-def corrected(scheduler: Any, walk: Walk, steps: int, kept: int) -> Walk:
-    """The walk put right; the scheduler, whose timesteps are set, is changed for it."""
+def corrected(scheduler: Any, walk: Walk, steps: int, kept: int) -> tuple[Any, Walk]:
+    """The walk put right, and the scheduler for it: the same where nothing is wrong, or a copy that was changed."""
+    own = scheduler
     for correction in _CORRECTIONS:
         if len(walk.times) and correction.applies(scheduler) and correction.fault(scheduler, walk):
+            scheduler = copy.deepcopy(scheduler) if scheduler is own else scheduler
             walk = correction.mend(scheduler, walk, steps, kept)
-    return walk
+    return scheduler, walk
 
 
 def faults(scheduler: Any, walk: Walk) -> list[str]:
@@ -181,6 +184,21 @@ def _lms_mend(scheduler: Any, walk: Walk, steps: int, kept: int) -> Walk:
     return dataclasses.replace(walk, begin=0)
 
 
+# -- DPM++ 3M: Karras's or exponential sigmas end at the smallest level, and final_sigmas_type sigma_min there once more
+
+
+def _standstill_fault(scheduler: Any, walk: Walk) -> str | None:
+    if scheduler.config.solver_order < 3 or not bool(scheduler.sigmas[-1] == scheduler.sigmas[-2] > 0):
+        return None
+    return "DPM-Solver of order 3 divides by zero in its last step, which leads from the smallest noise level to the same"
+
+
+def _standstill_mend(scheduler: Any, walk: Walk, steps: int, kept: int) -> Walk:
+    """The last step is one of first order: it stands still, as it should."""
+    scheduler.register_to_config(euler_at_final=True)
+    return walk
+
+
 # -- Sigmas of one's own (Karras, exponential, beta, Lu, flow) with timesteps rounded to whole ones (#12771)
 
 _ROUNDED_BY = 0.02  # timesteps; below it is rounding of the interpolation itself
@@ -223,5 +241,6 @@ _CORRECTIONS = (
     ),
     _Correction(("PNDMScheduler",), ("_timesteps",), _pndm_fault, _pndm_mend),
     _Correction(("LMSDiscreteScheduler",), ("sigmas",), _lms_fault, _lms_mend),
+    _Correction(("DPMSolverMultistepScheduler",), ("sigmas",), _standstill_fault, _standstill_mend),
     _Correction((), ("sigmas", "alphas_cumprod", "begin_index"), _rounded_fault, _rounded_mend),
 )

@@ -47,7 +47,7 @@ class DiffusersSolver:
     def __init__(
         self, scheduler: Any, *, name: str, kind: Kind, step_options: Mapping[str, Any], parity: bool
     ):
-        self.scheduler = scheduler
+        self.scheduler = self._given = scheduler
         self.name = name
         self.kind: Kind = kind
         self.parity = parity
@@ -84,6 +84,7 @@ class DiffusersSolver:
             ConfigError: more steps than the scheduler was trained with, or a count it cannot make.
         """
         kept = kept_steps(steps, strength, parity=self.parity)
+        self.scheduler = self._given  # and not one that was corrected for another timeline
         self._set_timesteps(steps, device)
         # pipelines multiply what they leave out by the order that the class states; PNDM states 1 and has a stage more
         count = len(self.scheduler.timesteps)
@@ -98,7 +99,7 @@ class DiffusersSolver:
         if self.parity:
             self.notes = faults(self.scheduler, walk)
         else:
-            walk = corrected(self.scheduler, walk, steps, kept)
+            self.scheduler, walk = corrected(self.scheduler, walk, steps, kept)
         self._arguments = walk.arguments
         # without it a duplicated first timestep resolves to its second place; text-to-image pipelines do not set it
         begins = not self.parity or by_strength or walk.first > 0

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import text_scheduler
 
+from research.errors import SamplingError
 from research.sampling import Guided, NoiseSource, Prediction
 from research.sampling.timeline import kept_steps
 from research.schedulers import SolverFactory
@@ -211,3 +212,23 @@ def test_nothing_is_said_where_nothing_is_wrong(name):
     solver = solver_of(name, parity=True)
     solver.timeline(20)
     assert not solver.notes
+
+
+# --- on the whole
+
+
+def test_the_third_order_survives_a_last_step_of_no_length():
+    options = {"use_karras_sigmas": True, "final_sigmas_type": "sigma_min", "solver_order": 3}
+    with pytest.raises(SamplingError, match="not finite"):
+        error(WIDE, "dpmpp_2m", 20, options=options, parity=True)
+    assert error(WIDE, "dpmpp_2m", 20, options=options).path < 0.01
+
+
+@pytest.mark.parametrize("name", ["ddim", "pndm", "lms"])
+def test_a_solver_can_make_another_timeline(name):
+    """What was changed for the first does not reach into the second."""
+    again, fresh = solver_of(name, timestep_spacing="linspace"), solver_of(name, timestep_spacing="linspace")
+    again.timeline(20, strength=0.4)
+    first, second = again.timeline(7, strength=0.9), fresh.timeline(7, strength=0.9)
+    assert [(s.time, s.sigma, s.step) for s in first] == [(s.time, s.sigma, s.step) for s in second]
+    assert again.table == fresh.table
