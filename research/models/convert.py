@@ -8,8 +8,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -156,20 +156,20 @@ def _tensors(file: Path, safe: bool) -> dict[str, torch.Tensor]:
 def _whole_or_not_at_all(target: Path) -> Iterator[Path]:
     """A scratch folder beside a place, moved there if all went well and if what is in it can be loaded."""
     made: list[Path] = []
-    scratch = None
+    # names are noted before they are made: an interruption may come right after
+    scratch = target.parent / f".{target.name}.{secrets.token_hex(4)}"
     try:
         for folder in reversed([target.parent, *target.parent.parents]):
             if not folder.exists():
-                folder.mkdir()
                 made.append(folder)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+                folder.mkdir()
+        scratch.mkdir(mode=0o700)
         yield scratch
         checked_parts(scratch, allow_pickle=False)
         scratch.chmod(0o777 & ~_umask())
         scratch.rename(target)
     except BaseException as error:
-        if scratch is not None:
-            shutil.rmtree(scratch, ignore_errors=True)
+        shutil.rmtree(scratch, ignore_errors=True)
         for folder in reversed(made):
             with contextlib.suppress(OSError):
                 folder.rmdir()
