@@ -144,7 +144,7 @@ class DiffusersSolver:
             return x
         try:
             return self.scheduler.scale_model_input(x, stage.t)
-        except IndexError as error:
+        except (IndexError, AssertionError) as error:  # UniPC asserts that it has steps left
             raise self._out_of_range(stage, error) from error
 
     def add_noise(self, clean: Tensor, noise: Tensor, stage: Stage | None) -> Tensor:
@@ -176,15 +176,16 @@ class DiffusersSolver:
             t = self._arguments[stage.index]
         try:
             out = self.scheduler.step(prediction.value, t, x, **self._kwargs)
-        except IndexError as error:
+        except (IndexError, AssertionError) as error:  # UniPC asserts that it has steps left
             raise self._out_of_range(stage, error) from error
         return StepOutput(out[0], out[1] if len(out) > 1 else None)
 
-    def _out_of_range(self, stage: Stage, error: IndexError) -> SamplingError:
+    def _out_of_range(self, stage: Stage, error: Exception) -> SamplingError:
         """Classes that look their place up by the timestep lose count where one comes twice (cosine betas, Karras sigmas)."""
+        reason = str(error) or "no steps are left"
         return SamplingError(
             f"scheduler: {self.name} leaves its own table of noise levels at stage {stage.index}, step {stage.step + 1} of "
-            f"{stage.n_steps} (t = {stage.time:g}): {error}; another number of steps or other noise levels may do."
+            f"{stage.n_steps} (t = {stage.time:g}): {reason}; another number of steps or other noise levels may do."
         )
 
 
