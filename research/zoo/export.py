@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import filecmp
 import json
 import shutil
 import tempfile
@@ -26,6 +27,8 @@ from research.zoo import ZOO_DIR, clip, depth, inpaint, pixel, unet
 from research.zoo.data import RESOLUTION
 from research.zoo.training import checkpoint_path
 from research.zoo.vae import load_vae
+
+SHARED = ("vae", "text_encoder", "tokenizer")  # of the latent models: stored once, in `emoji`
 
 
 def build_pipeline(work: Path, network: Any = None) -> Any:
@@ -86,7 +89,6 @@ def export_ready(work: Path, out: Path) -> None:
         _save(
             DDPMPipeline(unet=pixel.load_pixel(work), scheduler=pixel.build_scheduler()), out / "emoji-pixel"
         )
-
     if {"vae", "clip", "inpaint"} <= have:
         _save(build_inpaint_pipeline(work), out / "emoji-inpaint", borrowed=out / "emoji")
     if {"vae", "clip", "depth", "estimator"} <= have:
@@ -94,17 +96,22 @@ def export_ready(work: Path, out: Path) -> None:
 
 
 def _save(pipeline: Any, target: Path, borrowed: Path | None = None) -> None:
-    """Write a pipeline; components that are those of the `borrowed` one become links to its folders, if it is there."""
+    """Write a pipeline; files of shared components that equal those of the `borrowed` directory beside it become links.
+
+    Single files and not folders are linked: wheels hold what a linked file contains, but leave linked folders out.
+    """
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         pipeline.to(torch.float16).save_pretrained(scratch, safe_serialization=True)
         config = Path(scratch) / "text_encoder" / "config.json"
         if config.is_file():
             _loads_as_float32(config)
-        for part in (
-            ("vae", "text_encoder", "tokenizer") if borrowed is not None and borrowed.is_dir() else ()
-        ):
-            shutil.rmtree(Path(scratch) / part)
-            (Path(scratch) / part).symlink_to(Path("..", borrowed.name, part), target_is_directory=True)
+        if borrowed is not None:
+            for part in SHARED:
+                for file in (Path(scratch) / part).iterdir():
+                    theirs = borrowed / part / file.name
+                    if theirs.is_file() and filecmp.cmp(file, theirs, shallow=False):
+                        file.unlink()
+                        file.symlink_to(Path("..", "..", borrowed.name, part, file.name))
         _replace(Path(scratch), target)
 
 

@@ -84,12 +84,12 @@ def all_pictures(emoji: Emoji) -> dict[str, Image.Image]:
     """Every picture by its name."""
     found = {name: emoji_picture(emoji, *what) for name, what in _EMOJI.items()}
     found |= {f"depth_{name}": depth_picture(emoji, _EMOJI[name][0]) for name in ("pizza", "cat", "penguin")}
-    for name, draw, ground in (
-        ("sketch_pizza", _pizza, "blue"),
-        ("sketch_face", _face, "purple"),
-        ("sketch_flower", _flower, "pink"),
-    ):
-        found[name] = drawn(draw, ground)
+    sketches: dict[str, tuple[Draw, str]] = {
+        "sketch_pizza": (_pizza, "blue"),
+        "sketch_face": (_face, "purple"),
+        "sketch_flower": (_flower, "pink"),
+    }
+    found |= {name: drawn(draw, ground) for name, (draw, ground) in sketches.items()}
     masks = {
         "mask_half": _mask("rectangle", 16, 0, 32, 32),
         "mask_lower": _mask("rectangle", 0, 16, 32, 32),
