@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from research.zoo.training import Loss, Recipe, fit, load_ema
 BATCH = 128
 MAX_TOKENS = 16
 WIDTH = 128
+TOKENIZER_FILE = "tokenizer.json"  # beside the checkpoints; both CLIP models of a work folder use it
 START, END = "<|startoftext|>", "<|endoftext|>"
 RECIPE = Recipe(steps=800, lr=2e-3, seed=21, weight_decay=0.05, betas=(0.9, 0.98), ema=0.99)
 EVAL_RECIPE = Recipe(steps=500, lr=2e-3, seed=91, weight_decay=0.05, betas=(0.9, 0.98), ema=0.99)
@@ -51,6 +53,28 @@ def build_tokenizer() -> CLIPTokenizer:
     ]
     vocab = {word: index for index, word in enumerate(dict.fromkeys(words))}
     return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=MAX_TOKENS)
+
+
+def load_tokenizer(work: Path) -> CLIPTokenizer:
+    """The tokenizer of a work folder.
+
+    Building it again does not do: pieces that are equally frequent come in another order in each process, and a word
+    whose number has changed is another word to the models trained before.
+    """
+    path = Path(work) / TOKENIZER_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"no {TOKENIZER_FILE} in {work}: train the stage 'clip' or 'eval' first")
+    model = json.loads(path.read_text())
+    merges: Any = [tuple(pair) for pair in model["merges"]]
+    return CLIPTokenizer(vocab=model["vocab"], merges=merges, model_max_length=MAX_TOKENS)
+
+
+def keep_tokenizer(tokenizer: CLIPTokenizer, work: Path) -> None:
+    """Write a tokenizer for `load_tokenizer`, all of the file or nothing."""
+    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    scratch = Path(work) / f"{TOKENIZER_FILE}.tmp"
+    scratch.write_text(json.dumps({"vocab": model["vocab"], "merges": model["merges"]}))
+    os.replace(scratch, Path(work) / TOKENIZER_FILE)
 
 
 def build_clip(tokenizer: CLIPTokenizer) -> CLIPModel:
@@ -116,11 +140,13 @@ def _contrastive(emoji: Emoji, ids: Tensor) -> Loss:
 
 def train_clip(emoji: Emoji, work: Path, name: str, recipe: Recipe) -> None:
     torch.manual_seed(recipe.seed)
-    tokenizer = build_tokenizer()
+    if not (Path(work) / TOKENIZER_FILE).is_file():
+        keep_tokenizer(build_tokenizer(), work)
+    tokenizer = load_tokenizer(work)
     fit(name, build_clip(tokenizer), _contrastive(emoji, caption_ids(tokenizer)), recipe, work)
 
 
 def load_clip(work: Path, name: str) -> tuple[CLIPModel, CLIPTokenizer]:
     """The trained model `name` ("clip" or "eval") with its EMA weights, and its tokenizer."""
-    tokenizer = build_tokenizer()
+    tokenizer = load_tokenizer(work)
     return load_ema(build_clip(tokenizer), work, name), tokenizer
