@@ -12,7 +12,7 @@ from torch import Tensor
 from research.models.gaussian import GaussianModel
 from research.sampling.hooks import Hook
 from research.sampling.loop import LoopSampler
-from research.sampling.noise import INITIAL, NoiseSource
+from research.sampling.noise import INITIAL, NoiseSource, stream_seed
 from research.sampling.plugs import Condition, Solver
 from research.sampling.run import Run
 from research.sampling.timeline import Timeline
@@ -56,7 +56,8 @@ class GaussianTask:
 
     def start(self, run: Run) -> Tensor:
         model: Any = run.model
-        source = NoiseSource(run.seeds)  # of its own: with parity the run's streams are all one
+        # of its own: with parity the run's streams are all one, and the steps' noise must not be the start's once more
+        source = NoiseSource([stream_seed(seed, self.name) for seed in run.seeds])
         noise = source.draw(INITIAL, model.shape, model.dtype)
         if self.pure_noise:
             x = run.solver.scale_noise(noise)
