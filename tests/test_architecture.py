@@ -193,6 +193,9 @@ def test_every_module_says_what_it_is(path):
     [
         "research",
         "research.cli",
+        "research.models.inspect_cli",
+        "research.models.inspect_files",
+        "research.models.inspect_parts",
         "research.models.locate",
         "research.models.weights",
         "research.schedulers",

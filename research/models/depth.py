@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from research.models.inspect_files import read_json
 from research.models.weights import check_safetensors, weight_files, whole
 
 
@@ -29,7 +29,7 @@ class DepthEstimator:
     @classmethod
     def load(cls, directory: Path, *, dtype: torch.dtype, safe: bool | None) -> DepthEstimator | None:
         """The estimator of a diffusers directory, or None where ``model_index.json`` names none."""
-        index = json.loads((directory / "model_index.json").read_text(encoding="utf-8"))
+        index = read_json(directory / "model_index.json")
         if (index.get("depth_estimator") or [None])[0] is None:
             return None
         from transformers import DPTForDepthEstimation, DPTImageProcessor

@@ -38,6 +38,8 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     model = config["model"]
     kept["model"] = {
         "content": model_content(model["path"]),
+        # a checkpoint file has its scheduler and tokenizer from there
+        **({"config": model_content(model["config"])} if model.get("config") else {}),
         "dtype": _DTYPES.get(model["dtype"], model["dtype"]),
     }
     # the short name of a scheduler is a name for its class and options

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from research.errors import ConfigError, ModelError
+from research.models.inspect_parts import choose_variant
 from research.models.locate import locate, read_index
 from research.models.weights import check_safetensors, weight_files
 
-_WEIGHTED = ("unet", "vae", "text_encoder", "transformer")
+_WEIGHTED = ("unet", "vae", "text_encoder", "transformer", "depth_estimator")
 
 
 def check_model(config: Mapping[str, Any]) -> None:
@@ -38,11 +39,12 @@ def check_model(config: Mapping[str, Any]) -> None:
 @lru_cache(maxsize=64)
 def _check_files(directory: Path, allow_pickle: bool) -> None:
     index = read_index(directory)
-    for part in _WEIGHTED:
-        if isinstance(index.get(part), list) and index[part][0] is not None:
-            files, safe = weight_files(directory / part, allow_pickle=allow_pickle)
-            for file in files if safe else ():
-                check_safetensors(file)
+    parts = [name for name in _WEIGHTED if isinstance(index.get(name), list) and index[name][0] is not None]
+    variant = choose_variant(directory, parts)
+    for part in parts:
+        files, safe = weight_files(directory / part, allow_pickle=allow_pickle, variant=variant)
+        for file in files if safe else ():
+            check_safetensors(file)
 
 
 def _check_size(directory: Path, task: Mapping[str, Any]) -> None:

@@ -42,7 +42,7 @@ KEYS = (
 
 # sections with fixed keys; the others hold the arguments of the class that their _target_ names
 SECTIONS = {
-    "model": ("path", "dtype", "device", "allow_pickle", "offline", "attention_slicing"),
+    "model": ("path", "config", "dtype", "device", "allow_pickle", "offline", "attention_slicing"),
     "scheduler": ("name", "class_name", "options"),
     "runtime": ("threads", "progress", "parity"),
 }

@@ -19,7 +19,8 @@ def show_job(job: Job, outcome: Outcome) -> None:
         )
         return
     for warning in result["warnings"]:
-        print(f"warning: {warning}", file=sys.stderr)
+        if warning not in job.warnings:  # those were said before the job started
+            print(f"warning: {warning}", file=sys.stderr)
     timings = result["timings"]
     scores = [f"{name} {value:.4g}" for name, value in result["metrics"].items()]
     cost = f"{result['nfe']} NFE, {timings['denoise']:.2f} s denoising, {timings['total']:.1f} s in all"

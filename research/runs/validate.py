@@ -126,6 +126,10 @@ def _text(key: str, value: Any) -> str:
     return str(value)
 
 
+def _text_or_none(key: str, value: Any) -> str | None:
+    return None if value is None else _text(key, value)
+
+
 def _folder(key: str, value: Any) -> str:
     name = _text(key, value)
     if not _FOLDER.match(name) or name in (".", ".."):
@@ -165,6 +169,7 @@ _READERS: dict[str, Callable[[str, Any], Any]] = {
     "on_failure": _one_of(ON_FAILURE),
     "resume": _one_of((True, False)),
     "model.path": _text,
+    "model.config": _text_or_none,
     "model.dtype": _one_of(DTYPES),
     "model.device": _device,
     "model.allow_pickle": _one_of((True, False)),

@@ -127,6 +127,8 @@ class LoopSampler:
             run.x = run.task.start(run)
             run.denoiser = self.model.denoiser(run)
             run.solver.start(run.noise)
+            for note in run.solver.notes:
+                run.warn(note)
         with run.timed("denoise"):
             hooks = HookSet([*run.task.hooks(run), *self.hooks])
             hooks.on_start(run)

@@ -90,6 +90,7 @@ class Solver(Protocol):
     supports: frozenset[str]
     name: str
     kind: Kind  # the kind of prediction the model makes for it
+    notes: Sequence[str]  # what the user should know about its timeline; the result's warnings hold it
 
     def timeline(self, steps: int, *, strength: float = 1.0, device: torch.device) -> Timeline: ...
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -38,6 +39,7 @@ class RoundTripSolver:
             )
         self._solver, self._back_only = solver, back_only
         self.name, self.kind, self.supports = solver.name, solver.kind, solver.supports
+        self.notes: Sequence[str] = ()
         self._after: list[tuple[float, float]] = []  # signal and noise that each stage leads to
 
     def timeline(self, steps: int, *, strength: float = 1.0, device: torch.device) -> Timeline:
