@@ -46,7 +46,7 @@ def check_frames(config: Mapping[str, Any]) -> None:
         )
     if uses_prompts(config) and len(config["prompts"]) > config["task"]["frames"]:
         raise ConfigError(
-            f"task.frames: found {config['task']['frames']} for {len(config['prompts'])} prompts; accepted: one a prompt or more."
+            f"task.frames: found {config['task']['frames']} for {len(config['prompts'])} prompts; accepted is at least one each."
         )
 
 
