@@ -52,7 +52,7 @@ def as_upstream(scheduler: Any, steps: int, kept: int, first: int | None = None)
     step_of = user_steps(scheduler, steps, len(times))
     if first is None:
         first = next((i for i, step in enumerate(step_of) if step >= steps - kept), len(step_of))
-    return Walk(times[first:], step_of[first:], noise_levels(scheduler, times)[first:], first, first)
+    return Walk(times[first:], step_of[first:], noise_levels(scheduler, times, first), first, first)
 
 
 def corrected(scheduler: Any, walk: Walk, steps: int, kept: int) -> tuple[Any, Walk]:

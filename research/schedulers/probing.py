@@ -45,32 +45,34 @@ def user_steps(scheduler: Any, steps: int, evaluations: int) -> list[int]:
     return [min(i // order, steps - 1) for i in range(evaluations)]
 
 
-def noise_levels(scheduler: Any, times: Tensor) -> list[tuple[float, float]]:
-    """``(signal, noise)`` of the latents at each evaluation, in the scheduler's own scaling.
+def noise_levels(scheduler: Any, times: Tensor, first: int = 0) -> list[tuple[float, float]]:
+    """``(signal, noise)`` of the latents at each evaluation from ``first`` on, in the scheduler's own scaling.
 
     Asked of the scheduler's public ``add_noise`` with unit samples, so that a class this project has never heard of works too.
     """
+    places = range(first, len(times))
+    if not places:
+        return []
     # DPM2: every second evaluation is at a midpoint that add_noise does not know
     if hasattr(scheduler, "sigmas_interpol"):
         sigmas, middle = scheduler.sigmas.tolist(), scheduler.sigmas_interpol.tolist()
         back = 1 if hasattr(scheduler, "sigmas_up") else 0  # the ancestral kind keeps them one place earlier
-        return [(1.0, middle[i - back] if i % 2 else sigmas[i]) for i in range(len(times))]
+        return [(1.0, middle[i - back] if i % 2 else sigmas[i]) for i in places]
     if hasattr(scheduler, "mid_point_sigma"):  # DPM-Solver++ SDE: its midpoints are geometric means
         sigmas = scheduler.sigmas.tolist()
-        return [
-            (1.0, math.sqrt(sigmas[i - 1] * sigmas[i]) if i % 2 else sigmas[i]) for i in range(len(times))
-        ]
+        return [(1.0, math.sqrt(sigmas[i - 1] * sigmas[i]) if i % 2 else sigmas[i]) for i in places]
     ask = getattr(scheduler, "add_noise", None) or getattr(scheduler, "scale_noise", None)
     if ask is None:
         # nothing to ask (IPNDM): it samples, and whoever reads the levels sees that they are not known
-        return [(math.nan, math.nan)] * len(times)
-    probe, at = cpu_copy(scheduler), times.cpu()
-    one, zero = torch.ones(len(times), 1), torch.zeros(len(times), 1)
+        return [(math.nan, math.nan)] * len(places)
+    # what a slice leaves out may be no timestep of the scheduler at all
+    probe, at = cpu_copy(scheduler), times[first:].cpu()
+    one, zero = torch.ones(len(at), 1), torch.zeros(len(at), 1)
     if hasattr(probe, "set_begin_index"):
         # by place: schedulers that look a timestep up find another level where a timestep stands twice
         levels = []
-        for i in range(len(at)):
-            probe.set_begin_index(i)
+        for i, place in enumerate(places):
+            probe.set_begin_index(place)
             probe._step_index = None  # flow Heun goes by the first place it was asked for
             levels.append(
                 tuple(noised(probe, a[:1], b[:1], at[i : i + 1]) for a, b in ((one, zero), (zero, one)))

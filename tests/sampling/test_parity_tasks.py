@@ -173,6 +173,12 @@ def test_the_rounding_of_the_pipelines(pairs):
     assert found.nfe == 28
 
 
+def test_a_first_timestep_that_is_none_but_is_left_out(pairs):
+    """With an offset of 1, 1000 steps begin at timestep 1000 of 0 to 999; a slice does not look at it."""
+    for name in ("ddim", "euler"):
+        assert_equal(("image", *pairs["image"]), name, picture(), strength=0.003, steps=1000, scale=1.0)
+
+
 def test_steps_that_change_a_solver(pairs):
     """DPM++ falls back to first order at the end of fewer than 15 steps: of the full schedule and not of the slice."""
     for steps in (14, 15):
