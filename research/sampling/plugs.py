@@ -92,7 +92,11 @@ class Solver(Protocol):
     kind: Kind  # the kind of prediction the model makes for it
     notes: Sequence[str]  # what the user should know about its timeline; the result's warnings hold it
 
-    def timeline(self, steps: int, *, strength: float = 1.0, device: torch.device) -> Timeline: ...
+    def timeline(
+        self, steps: int, *, strength: float = 1.0, device: torch.device, by_strength: bool = False
+    ) -> Timeline:
+        """The schedule of ``steps`` steps, or its last part; ``by_strength`` says that the task slices, if only at strength 1."""
+        ...
 
     def start(self, noise: NoiseSource) -> None:
         """Before the first step, once the timeline is made."""

@@ -42,7 +42,9 @@ class RoundTripSolver:
         self.notes: Sequence[str] = ()
         self._after: list[tuple[float, float]] = []  # signal and noise that each stage leads to
 
-    def timeline(self, steps: int, *, strength: float = 1.0, device: torch.device) -> Timeline:
+    def timeline(
+        self, steps: int, *, strength: float = 1.0, device: torch.device, by_strength: bool = False
+    ) -> Timeline:
         forth = list(self._solver.timeline(steps, strength=strength, device=device))
         # ends where the scheduler itself does, so that its own walk from the noise gives the same
         end = getattr(self._solver, "end_level", (1.0, 0.0))

@@ -62,7 +62,7 @@ class ImageToImage(TextToImage):
 
     def timeline(self, solver: Solver, steps: int, device: torch.device) -> Timeline:
         check_steps(self.strength, steps, self.on_no_steps, parity=bool(getattr(solver, "parity", False)))
-        return super().timeline(solver, steps, device)
+        return solver.timeline(steps, strength=self.strength, device=device, by_strength=True)
 
     def start(self, run: Run) -> Tensor:
         self._say_resized(run)
