@@ -21,7 +21,7 @@ from research.zoo.training import Draw, Recipe, fit, load_ema
 from research.zoo.unet import LATENT_SIZE, latent_pool, sample_prompts, text_states, v_loss
 
 # narrow, so that all weights of the zoo stay under 40 MB
-RECIPE = Recipe(steps=6000, lr=2e-3, seed=61, lr_end=0.02)
+RECIPE = Recipe(steps=4000, lr=2e-3, seed=61, lr_end=0.02)
 ESTIMATOR_RECIPE = Recipe(steps=1500, lr=2e-3, seed=62, lr_end=0.02)
 BATCH = 64
 

@@ -102,9 +102,10 @@ def _save(pipeline: Any, target: Path, borrowed: Path | None = None) -> None:
     """
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         pipeline.to(torch.float16).save_pretrained(scratch, safe_serialization=True)
-        config = Path(scratch) / "text_encoder" / "config.json"
-        if config.is_file():
-            _loads_as_float32(config)
+        for part in ("text_encoder", "depth_estimator"):  # of transformers
+            config = Path(scratch) / part / "config.json"
+            if config.is_file():
+                _loads_as_float32(config)
         if borrowed is not None:
             for part in SHARED:
                 for file in (Path(scratch) / part).iterdir():
