@@ -1,7 +1,8 @@
 """Embedded models: small, genuine diffusers directories that run in seconds on a CPU.
 
-`emoji` is a text-to-image latent diffusion model, `emoji-pixel` an unconditional pixel-space model, and
-`emoji-eval` the CLIP model that scores pictures and never conditions them.  How they were made is in TRAINING.md.
+`emoji` is a text-to-image latent diffusion model, `emoji-inpaint` and `emoji-depth` are its relatives for inpainting and
+depth-to-image, `emoji-pixel` is an unconditional pixel-space model, and `emoji-eval` the CLIP model that scores pictures and
+never conditions them.  Pictures to start from come along.  How they were made is in TRAINING.md.
 This module imports nothing heavy, so that asking for a path costs nothing.
 """
 
