@@ -22,7 +22,7 @@ from diffusers import (
     StableDiffusionInpaintPipeline,
     StableDiffusionPipeline,
 )
-from tiny_models import save_tiny_pixel, save_tiny_sd
+from tiny_models import quiet, save_tiny_pixel, save_tiny_sd
 
 from research import load_model
 from research.models import BaseModel
@@ -152,11 +152,6 @@ def inpaint9_pipe(inpaint_directory: Path) -> StableDiffusionInpaintPipeline:
 @pytest.fixture(scope="session")
 def depth_pipe(depth_directory: Path) -> StableDiffusionDepth2ImgPipeline:
     return quiet(StableDiffusionDepth2ImgPipeline.from_pretrained(depth_directory))
-
-
-def quiet(pipe):
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
 
 
 @pytest.fixture

@@ -156,3 +156,9 @@ def edit_json(file: Path, **changes: Any) -> None:
     """Change entries of a JSON file; None removes one."""
     content = {**json.loads(file.read_text()), **changes}
     file.write_text(json.dumps({k: v for k, v in content.items() if v is not None}))
+
+
+def quiet(pipe: Any) -> Any:
+    """A pipeline without its progress bar."""
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
