@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from typing import Any
 
 from research.errors import ConfigError
@@ -27,12 +28,12 @@ def steps_needed(strength: float) -> int:
 
 
 def checked(strength: Any, key: str = "strength") -> float:
-    """A strength as it was given.
+    """A strength as a float, be it Python's or numpy's.
 
     Raises:
         ConfigError: it is no number from 0 to 1; ``key`` is how the message calls it.
     """
-    number = not isinstance(strength, bool) and isinstance(strength, int | float)
+    number = not isinstance(strength, bool) and isinstance(strength, numbers.Real)
     if not number or not 0.0 <= strength <= 1.0:  # NaN fails the comparison as well
         raise ConfigError(f"{key}: found {strength!r}; accepted is a number from 0 to 1.")
-    return strength
+    return float(strength)

@@ -33,15 +33,16 @@ def check_settings(task: Mapping[str, Any], steps: int, *, parity: bool = False)
             whole(f"task.{key}", task[key], least=0)
 
 
-def check_strength(strength: Any, on_no_steps: Any) -> None:
-    """Check a strength and the policy for one that keeps no step.
+def check_strength(strength: Any, on_no_steps: Any) -> float:
+    """The strength as a float, once it and the policy for one that keeps no step are checked.
 
     Raises:
         ConfigError: strength is no number from 0 to 1, or the policy is unknown.
     """
-    checked(strength, "task.strength")
+    strength = checked(strength, "task.strength")
     if on_no_steps not in ON_NO_STEPS:
         raise ConfigError(f"task.on_no_steps: found {on_no_steps!r}; accepted: {', '.join(ON_NO_STEPS)}.")
+    return strength
 
 
 def check_steps(strength: float, steps: int, on_no_steps: str, *, parity: bool = False) -> None:

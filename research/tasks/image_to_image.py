@@ -51,9 +51,9 @@ class ImageToImage(TextToImage):
         on_no_steps: str = "error",
     ):
         super().__init__(prompt, negative_prompt, height, width)
-        check_strength(strength, on_no_steps)
+        self.strength = check_strength(strength, on_no_steps)
         pictures.check("task.image", image)
-        self.image, self.strength, self.on_no_steps = image, strength, on_no_steps
+        self.image, self.on_no_steps = image, on_no_steps
 
     def check(self, model: Model, n_images: int) -> None:
         super().check(model, n_images)
