@@ -20,7 +20,7 @@ lint: .venv/.ready
 	$(BIN)/mypy
 
 test: .venv/.ready lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 bench: .venv/.ready
 	$(BIN)/python benchmarks/loop.py
