@@ -18,7 +18,6 @@ from research.sampling.plugs import Guided
 from research.sampling.prediction import Prediction
 from research.sampling.timeline import Timeline
 from research.schedulers.build import SolverFactory
-from research.schedulers.diffusers_solver import DiffusersSolver
 from research.schedulers.lint_drive import SHAPE, Road, drive, fix_noise
 from research.schedulers.names import SchedulerSpec, resolve
 
@@ -67,7 +66,7 @@ class Case:
         self.parameters = set(inspect.signature(self.cls.__init__).parameters) - {"self"}
         # an object brings a config of its own, and the model's is not asked
         self.asked = dict(scheduler.config) if hasattr(scheduler, "config") else self.base
-        self.fresh = self._untouched(self.factory).scheduler
+        self.fresh = self.factory().scheduler
         self.latent = self.base.get("beta_schedule") == "scaled_linear" if latent is None else latent
 
     @property
@@ -110,7 +109,7 @@ class Case:
     @cached_property
     def full(self) -> Timeline:
         """The timeline of all steps, whatever the strength."""
-        return self._untouched(self.factory).timeline(self.steps)
+        return self.factory().timeline(self.steps)
 
     @cached_property
     def road(self) -> Road:
@@ -147,14 +146,14 @@ class Case:
             for cached in ("given", "problem", "full", "road", "whole_road", "upstream"):
                 less.__dict__.pop(cached, None)
             less.factory = less._factory(parity=self.parity)
-            less.fresh = less._untouched(less.factory).scheduler
+            less.fresh = less.factory().scheduler
         except ConfigError:
             return None
         return less
 
     def behaviour(self) -> torch.Tensor | None:
         """Timesteps, levels and results of a run on made-up outputs: two cases that do the same have the same."""
-        solver = self._untouched(self.factory)
+        solver = self.factory()
         timeline = solver.timeline(self.steps, strength=self.strength)
         random = torch.Generator().manual_seed(1)
         x = solver.scale_noise(3 * torch.randn(SHAPE, generator=random))
@@ -170,10 +169,6 @@ class Case:
 
     def _factory(self, *, parity: bool) -> SolverFactory:
         return SolverFactory(self._scheduler, self._options, self.base, parity=parity)
-
-    @staticmethod
-    def _untouched(factory: SolverFactory) -> DiffusersSolver:
-        return factory()
 
     def _drive(self, factory: SolverFactory, strength: float) -> Road:
         solver = factory()

@@ -12,8 +12,8 @@ from torch import Tensor
 from research.errors import ConfigError
 from research.sampling.noise import NoiseSource
 from research.sampling.plugs import Guided, Solver, StepOutput
-from research.sampling.prediction import to_epsilon, to_x0
 from research.sampling.timeline import Stage, Timeline
+from research.schedulers.steps import ddim_step
 
 
 class RoundTripSolver:
@@ -80,10 +80,7 @@ class RoundTripSolver:
 
     def step(self, guided: Guided, x: Tensor, stage: Stage, noise: NoiseSource) -> StepOutput:
         signal, level = self._after[stage.index]
-        x0 = to_x0(guided.prediction, x, stage)
-        # at a clean end there is no noise to tell from x0
-        epsilon = to_epsilon(guided.prediction, x, stage)
-        return StepOutput(signal * x0 + level * epsilon, x0)
+        return StepOutput(ddim_step(x, guided.prediction, stage, signal, level))
 
 
 def _at(stage: Stage, level: tuple[float, float], after: tuple[float, float]) -> Stage:

@@ -72,7 +72,7 @@ class TabulatedSolver(DiffusersSolver):
     ) -> Timeline:
         self._outputs: list[Tensor] = []
         self._latents: list[Tensor] = []
-        key = settings_key(self.scheduler, self._kwargs, steps, strength, device)
+        key = settings_key(self._given, self._kwargs, steps, strength, device)
         if key not in _KNOWN:
             timeline = super().timeline(steps, strength=strength, device=device)
             self.table = read_off(self.scheduler, self._told(timeline), self._takes_generator, self._kwargs)

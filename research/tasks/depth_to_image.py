@@ -18,7 +18,7 @@ from research.models.base import pixels_to_images
 from research.sampling.hooks import Hook
 from research.sampling.plugs import Model
 from research.sampling.run import Run
-from research.tasks.image_to_image import ImageToImage
+from research.tasks.image_to_image import ImageToImage, of_batch
 from research.tasks.sheets import side_by_side
 
 _KEY = "task.depth_map"
@@ -73,8 +73,8 @@ class DepthToImage(ImageToImage):
         latent: tuple[int, int] = tuple(side // run.model.vae_factor for side in self._pixels.shape[2:])  # type: ignore[attr-defined]
         self._depth = torch.cat([scaled(depth[None], latent, run) for depth in self._maps(run)])
         depth = self._depth.to(run.model.device, run.model.dtype)
-        rows = depth[list(run.rows)] if len(depth) > 1 else depth.repeat(len(run.rows), 1, 1, 1)
-        run.kept["depth"] = rows
+        rows = of_batch(depth, run)
+        run.kept["depth"] = rows.repeat(len(run.rows) // len(rows), 1, 1, 1)
         return super().start(run)
 
     def hooks(self, run: Run) -> Sequence[Hook]:

@@ -99,8 +99,9 @@ class ImageToImage(TextToImage):
 
         One for all stays one row, unless the pipelines repeat it before they draw the encoder's noise (with ``parity``).
         """
+        values = of_batch(values, run)
         if len(values) > 1:
-            return values[list(run.rows)]
+            return values
         # copied and not expanded: the kernels of a convolution depend on the layout in memory
         return torch.cat([values] * len(run.rows)) if run.parity and len(run.rows) > 1 else values
 
@@ -114,3 +115,8 @@ class ImageToImage(TextToImage):
 
     def _to_pixels(self, model: Any) -> Tensor:
         return pictures.to_pixels("task.image", self._images, model.vae_factor, self.height, self.width)
+
+
+def of_batch(values: Tensor, run: Run) -> Tensor:
+    """The batch's rows of values [K, ...] that are one an image; what is one for all images stays as it is."""
+    return values[list(run.rows)] if len(values) > 1 else values

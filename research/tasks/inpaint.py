@@ -17,7 +17,7 @@ from research.sampling.hooks import Hook
 from research.sampling.noise import ENCODE
 from research.sampling.plugs import Model
 from research.sampling.run import Run
-from research.tasks.image_to_image import ImageToImage
+from research.tasks.image_to_image import ImageToImage, of_batch
 from research.tasks.sheets import side_by_side
 
 _KEPT_BELOW = 0.1  # greys darker than this do not hide a pixel from a 9-channel model
@@ -76,9 +76,7 @@ class Inpaint(ImageToImage):
         if run.parity:
             small = torch.nn.functional.interpolate(mask, size=small.shape[2:])
         # the rows that a batch needs of pictures and masks that are one for all or one an image
-        pixels, hidden, small = (
-            v[list(run.rows)] if len(v) > 1 else v for v in (self._pixels, hidden, small)
-        )
+        pixels, hidden, small = (of_batch(values, run) for values in (self._pixels, hidden, small))
         run.kept["mask"] = small.to(device, dtype).expand(len(run.rows), -1, -1, -1)
         if run.parity or run.model.role == "inpaint":  # type: ignore[attr-defined]
             # the pipeline encodes it for every model, and so moves the generators
@@ -90,8 +88,7 @@ class Inpaint(ImageToImage):
         role = run.model.role  # type: ignore[attr-defined]
         if self.strength == 1 and role == "inpaint":
             return None
-        pixels = self._pixels[list(run.rows)] if len(self._pixels) > 1 else self._pixels
-        clean = run.model.encode(run, pixels, ENCODE)
+        clean = run.model.encode(run, of_batch(self._pixels, run), ENCODE)
         run.kept["clean"] = clean.repeat(len(run.rows) // len(clean), 1, 1, 1)
         return None if self.strength == 1 else run.kept["clean"]
 

@@ -15,7 +15,7 @@ from research.sampling.run import Run
 from research.tasks.base import BaseTask, Conditions
 from research.tasks.checks import whole
 from research.tasks.sheets import enlarged, side_by_side
-from research.tasks.text_to_image import encode_texts, sentences
+from research.tasks.text_to_image import encode_texts, note_dropped, sentences
 
 
 class Interpolation(BaseTask):
@@ -117,8 +117,9 @@ class Interpolation(BaseTask):
         return frame / (self.frames - 1) * (len(self.keys) - 1)
 
     def _embeds(self, run: Run) -> Tensor:
-        keys: Any = run.model
-        encoded = torch.cat([encode_texts_once(run, keys, text) for text in self.keys])
+        model: Any = run.model
+        note_dropped(run, self.keys)
+        encoded = model.text.encode(self.keys)
         rows = []
         for row in run.rows:
             place = self._key(row)
@@ -126,11 +127,6 @@ class Interpolation(BaseTask):
             after = min(before + 1, len(self.keys) - 1)
             rows.append(slerp(encoded[before], encoded[after], place - before, each=-1))
         return torch.stack(rows)
-
-
-def encode_texts_once(run: Run, model: Any, text: str) -> Tensor:
-    """The embedding [1, tokens, dim] of one text, whatever the size of the batch."""
-    return model.text.encode([text])
 
 
 def slerp(first: Tensor, last: Tensor, part: float, *, each: int | None = None) -> Tensor:

@@ -100,18 +100,24 @@ def encode_texts(run: Run, texts: str | Sequence[str], *, together: bool) -> Con
     """
     model: UnetTextModel = run.model  # type: ignore[assignment]
     mine = [texts] * len(run.seeds) if isinstance(texts, str) else [texts[row] for row in run.rows]
-    for text in dict.fromkeys(mine):
-        if (rest := model.text.dropped(text)) is not None:
-            entry = {"prompt": text, "dropped": rest}
-            if entry not in run.truncated:
-                run.truncated.append(entry)
-                run.warn(f"prompt: longer than {model.text.max_tokens} tokens, dropped {rest!r}.")
+    note_dropped(run, mine)
     if not run.parity:
         return Condition(embeds=model.text.encode(mine))
     if together or not isinstance(texts, str):
         return Condition(embeds=model.text.encode_together(mine))
     one = model.text.encode_together([texts])
     return Condition(embeds=one.repeat(1, len(mine), 1).view(len(mine), one.shape[1], -1))
+
+
+def note_dropped(run: Run, texts: Sequence[str]) -> None:
+    """Keep in the run's record what of each text is longer than the text encoder takes."""
+    model: UnetTextModel = run.model  # type: ignore[assignment]
+    for text in dict.fromkeys(texts):
+        if (rest := model.text.dropped(text)) is not None:
+            entry = {"prompt": text, "dropped": rest}
+            if entry not in run.truncated:
+                run.truncated.append(entry)
+                run.warn(f"prompt: longer than {model.text.max_tokens} tokens, dropped {rest!r}.")
 
 
 def sentences(key: str, given: str | Sequence[str]) -> str | list[str]:

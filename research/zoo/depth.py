@@ -9,16 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import UNet2DConditionModel
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import DPTConfig, DPTForDepthEstimation, DPTImageProcessor
 
-from research.zoo.clip import WIDTH
 from research.zoo.data import COLOURS, RESOLUTION, Emoji, contact_sheet, random_pairs
 from research.zoo.depth_maps import depth_maps
 from research.zoo.training import Draw, Recipe, fit, load_ema
-from research.zoo.unet import LATENT_SIZE, latent_pool, sample_prompts, text_states, v_loss
+from research.zoo.unet import LATENT_SIZE, build_unet, latent_pool, sample_prompts, text_states, v_loss
 
 # narrow, so that all weights of the zoo stay under 40 MB
 RECIPE = Recipe(steps=4000, lr=2e-3, seed=61, lr_end=0.02)
@@ -27,18 +25,7 @@ BATCH = 64
 
 
 def build_depth_unet() -> Any:
-    return UNet2DConditionModel(
-        sample_size=LATENT_SIZE,
-        in_channels=5,
-        out_channels=4,
-        block_out_channels=(28, 48),
-        layers_per_block=1,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        cross_attention_dim=WIDTH,
-        attention_head_dim=3,  # diffusers reads this as the number of heads: three of 16 channels
-        norm_num_groups=4,
-    )
+    return build_unet(in_channels=5, channels=(28, 48), heads=3, groups=4)
 
 
 def build_estimator() -> Any:

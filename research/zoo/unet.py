@@ -34,18 +34,20 @@ SAMPLE_SUBJECTS = (
 )
 
 
-def build_unet(in_channels: int = 4) -> Any:
+def build_unet(
+    in_channels: int = 4, channels: tuple[int, int] = (96, 160), heads: int = 5, groups: int = 16
+) -> Any:
     return UNet2DConditionModel(
         sample_size=LATENT_SIZE,
         in_channels=in_channels,
         out_channels=4,
-        block_out_channels=(96, 160),
+        block_out_channels=channels,
         layers_per_block=1,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
         cross_attention_dim=WIDTH,
-        attention_head_dim=5,  # diffusers reads this as the number of heads: five of 32 channels
-        norm_num_groups=16,
+        attention_head_dim=heads,  # diffusers reads this as the number of heads
+        norm_num_groups=groups,
     )
 
 
