@@ -165,6 +165,7 @@ def test_only_the_denoisers_call_the_unet_at_a_timestep():
     callers = {caller for caller in callers if not caller.startswith("zoo")}
     assert callers == {
         str(Path("hooks/feature_cache.py")),  # hands on what it is asked for
+        str(Path("guidance/scales.py")),  # the same
         str(Path("models/gaussian_conditional.py")),  # around the denoisers of two Gaussians
         str(Path("models/unet_denoiser.py")),
         str(Path("sampling/branches.py")),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -10,15 +11,17 @@ from torch import Tensor
 from research.errors import ConfigError
 from research.guidance.checks import checked_scale
 from research.guidance.modifier import Modifier
-from research.sampling.plugs import Guidance, Guided
+from research.sampling.plugs import Branch, Condition, Denoiser, Guidance, Guided
 from research.sampling.prediction import Prediction, convert
 from research.sampling.run import Run, StepState
+from research.sampling.timeline import Stage
 
 _HALF = (torch.float16, torch.bfloat16)
 
 
 class Scales(Modifier):
-    """A scale an image: vectorised guidance. An image comes out as with the guidance at its own scale alone, to rounding.
+    """A scale an image: vectorised guidance. An image comes out as with the guidance at its own scale alone, to rounding. What
+    images of one seed have in common before scales make a difference is computed once.
 
     The guidance inside must say that it can (`Guidance.vectorises`), at each of the scales. Images are counted in the order asked
     for: with ``sampler.batches(task, seeds=[0, 1], rows=[0, 1, 0, 1], ...)`` and four scales both seeds are made at two.
@@ -55,9 +58,17 @@ class Scales(Modifier):
         dtype = torch.promote_types(run.model.dtype, torch.float32)
         mine = [self.scales[place] for place in run.places]
         self._mine = torch.tensor(mine, dtype=dtype, device=run.model.device).reshape(-1, 1, 1, 1)
+        self._once: _Once | None = None
+
+    def branches(self, state: StepState) -> Sequence[Branch]:
+        if self._once is None:  # the run has its denoiser only now
+            state.run.denoiser = self._once = _Once(state.run.denoiser, state.run.rows)
+        return super().branches(state)
 
     def combine(self, state: StepState, predictions: Mapping[str, Prediction]) -> Guided:
         own, self.scale = self.scale, self._mine  # type: ignore[assignment]
+        if len(predictions) > 1 and self._once is not None:
+            self._once.alike = False  # from here on scales make a difference
         try:
             half = next(iter(predictions.values())).value.dtype
             if half not in _HALF:
@@ -70,6 +81,43 @@ class Scales(Modifier):
             return Guided(_narrow(state, guided.prediction, kind, half), renoise)
         finally:
             self.scale = own
+
+
+class _Once:
+    """A denoiser around another that evaluates an image's copies once, as long as they are alike.
+
+    Copies of an image have its noise and its conditions: they part at the first stage at which guidance combines predictions.
+    """
+
+    def __init__(self, denoiser: Denoiser, rows: Sequence[int]):
+        self.denoiser = denoiser
+        different = list(dict.fromkeys(rows))
+        self.alike = len(different) < len(rows)
+        self._first = [rows.index(row) for row in different]
+        self._copies = [different.index(row) for row in rows]
+        self._conditions: dict[
+            int, tuple[Condition, Condition]
+        ] = {}  # held, so that no other comes to have the id
+
+    def predict(self, x: Tensor, stage: Stage, branches: Sequence[Branch]) -> dict[str, Prediction]:
+        if not self.alike or any(branch.condition.extra for branch in branches):
+            return self.denoiser.predict(x, stage, branches)
+        found = self.denoiser.predict(x[self._first], stage, [self._of_few(branch) for branch in branches])
+        return {name: Prediction(p.value[self._copies], p.kind) for name, p in found.items()}
+
+    def _of_few(self, branch: Branch) -> Branch:
+        condition = branch.condition
+        if id(condition) not in self._conditions:
+            embeds, labels, channels = (
+                None if value is None else value[self._first]
+                for value in (condition.embeds, condition.class_labels, condition.channels)
+            )
+            few = Condition(embeds, labels, channels)
+            self._conditions[id(condition)] = condition, few
+        time = branch.time
+        if time is not None and time.ndim:
+            time = time[self._first]
+        return replace(branch, condition=self._conditions[id(condition)][1], time=time)
 
 
 def _narrow(state: StepState, prediction: Prediction, kind: str, dtype: torch.dtype) -> Prediction:

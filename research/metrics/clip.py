@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from research.caches import MIB, Cache
 from research.errors import ConfigError
 from research.hashing import sha256_files
+from research.lazy import uncollected
 from research.metrics.locate import locate_clip
 
 if TYPE_CHECKING:
@@ -126,9 +127,10 @@ def load_clip(name: str, *, device: str = "cpu", key: str = "metrics.clip_score.
 
 
 def _load(directory: Path, name: str, device: str, key: str) -> Clip:
-    return _models.get(
-        (directory, name, device), lambda: _read(directory, name, device, key), lambda clip: clip.nbytes
-    )
+    with uncollected():
+        return _models.get(
+            (directory, name, device), lambda: _read(directory, name, device, key), lambda clip: clip.nbytes
+        )
 
 
 def _read(directory: Path, name: str, device: str, key: str) -> Clip:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from research.errors import ConfigError
+from research.lazy import uncollected
 from research.metrics.base import MetricResult, check_whole, library_versions
 from research.metrics.inception import INCEPTION, check_inception
 from research.metrics.locate import locate_clip, locate_reference
@@ -60,7 +61,8 @@ class FID:
 
     def add_up(self, images: Sequence[Image.Image], *, device: str | torch.device = "cpu") -> Any:
         """Sums over images, of which several processes may take a part each; see `parts` and `conclude`."""
-        from torchmetrics.image.fid import FrechetInceptionDistance
+        with uncollected():
+            from torchmetrics.image.fid import FrechetInceptionDistance
 
         from research.metrics.features import load_features
         from research.metrics.images import batches

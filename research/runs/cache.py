@@ -13,28 +13,29 @@ from collections.abc import Mapping
 from typing import Any
 
 from research.caches import Cache
+from research.lazy import uncollected
 from research.runs.mirror import Mirror
 from research.runs.plugs import build
 
 _log = logging.getLogger(__name__)
-_models = Cache(
-    "models", 0
-)  # one at a time: a sweep goes through them one after the other, and two may not fit a GPU
+# one at a time: a sweep goes through them one after the other, and two may not fit a GPU
+_models = Cache("models", 0)
 _trackers: dict[str, Any] = {}
 _default_threads: int | None = None
 
 
 def libraries() -> Any:
     """Import torch, diffusers and transformers, which takes seconds, and return `LoopSampler`."""
-    if "torch" not in sys.modules:
+    if new := "torch" not in sys.modules:
         _log.info("loading torch and diffusers")
-    from research.sampling import LoopSampler
+    with uncollected(keep=new):
+        from research.sampling import LoopSampler
 
-    importlib.import_module("research.models.load")
-    for name in ("diffusers", "transformers"):
-        # their bars for reading a checkpoint would run through ours, and fill log files
-        logging_of = importlib.import_module(f"{name}.utils.logging")
-        logging_of.disable_progress_bar()
+        importlib.import_module("research.models.load")
+        for name in ("diffusers", "transformers"):
+            # their bars for reading a checkpoint would run through ours, and fill log files
+            logging_of = importlib.import_module(f"{name}.utils.logging")
+            logging_of.disable_progress_bar()
     return LoopSampler
 
 
@@ -51,7 +52,8 @@ def _load(settings: Mapping[str, Any]) -> Any:
 
     _log.info("loading model %s", settings["path"])
     arguments = dict(settings)
-    return load_model(arguments.pop("path"), **arguments)
+    with uncollected():
+        return load_model(arguments.pop("path"), **arguments)
 
 
 def _bytes(model: Any) -> int:

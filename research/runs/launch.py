@@ -35,10 +35,10 @@ def launch(jobs: Sequence[Job], master: DictConfig) -> Outcome:
         KeyboardInterrupt: asked to stop; workers that submitit started are told to.
     """
     left, closed, _ = waiting(jobs)
-    if left:
-        _Launch(left, master).run()
-    found = [read_result(job.folder.path) or _lost(job) for job in jobs]
-    return Outcome(results=found, reused=len(closed))
+    left_out = {job.folder.path for job in (_Launch(left, master).run() if left else [])}
+    asked = [job for job in jobs if job.folder.path not in left_out]
+    found = [read_result(job.folder.path) or _lost(job) for job in asked]
+    return Outcome(results=found, reused=len(closed), left_out=len(left_out))
 
 
 class _Launch:
@@ -52,6 +52,7 @@ class _Launch:
         self.jobs = list(jobs)
         self.before = {job.folder.path: standing(job) for job in jobs}
         self.open, self.told, self.told_at = self.jobs, len(jobs), 0.0  # for the log
+        self.barren = 0  # workers in a row that ended before they began a job
         self.deaths: Counter[str] = Counter()
         self.master = copy.deepcopy(master)
         with open_dict(self.master):
@@ -68,7 +69,8 @@ class _Launch:
         context = HydraContext(config_loader=_Planned(), callbacks=Callbacks(self.master))  # type: ignore[arg-type]
         self.launcher = Plugins.instance().instantiate_launcher(context, workers.run_chunk, self.master)
 
-    def run(self) -> None:
+    def run(self) -> list[Job]:
+        """Run the jobs; return those that ``on_failure=stop`` leaves."""
         dealt = chunks.chunks(self.jobs, self.count)
         _log.info(
             "%s: %d jobs in %d chunk%s for %d worker%s",
@@ -85,19 +87,30 @@ class _Launch:
             current = dealt
 
             def redo(place: int, current: list[list[Job]] = current) -> Sequence[str] | None:
-                current[place] = self._left_of(current[place])
+                chunk, left = current[place], self._unfinished(current[place])
+                if left:
+                    _log.info(
+                        "a worker ended with %d of its %d jobs left; they go to another",
+                        len(left),
+                        len(chunk),
+                    )
+                current[place] = self._again(left, chunk)
                 return self._point(current[place]) if current[place] else None
 
             points = [self._point(chunk) for chunk in dealt]
             said = engines.run(self.name, self.launcher, points, self.count, redo, self._look)
-            before, left = sum(map(len, dealt)), self._unfinished(self.jobs)
+            left = self._unfinished(self.jobs)
             for line in dict.fromkeys(said):
                 _log.warning("%s", line)
-            dealt = self._dealt_again(left) if left else []
-            if dealt and len(left) == before and said and not any(self.deaths.values()):
-                raise UserError(f"{self.name}: {said[0]}")
+            if left and self._stops():
+                return left
+            dealt = self._dealt_again(left, [job for chunk in dealt for job in chunk]) if left else []
+            if self.barren >= _LIVES:
+                why = said[-1] if said else "they said nothing"
+                raise UserError(f"{self.name}: workers end before they begin a job: {why}")
         for folder in {job.folder.path.parent for job in self.jobs}:
             chunks.tidy(folder)
+        return []
 
     def _look(self) -> None:
         """Say how far the sweep is, now and then; a glance at each job that is not known to have ended."""
@@ -120,24 +133,31 @@ class _Launch:
                 found.append(job)
         return found
 
-    def _left_of(self, chunk: Sequence[Job]) -> list[Job]:
-        """What is to be run again of a chunk whose worker has ended: what it was at comes last, so that it harms no other."""
-        left = self._unfinished(chunk)
+    def _again(self, left: Sequence[Job], given: Sequence[Job]) -> list[Job]:
+        """What is to be run again of what dead workers left: what they were at comes last, so that it harms no other."""
         begun = [job for job in left if (job.folder.path / CONFIG).is_file()]
         self.deaths.update(job.id for job in begun)
-        again = [
-            job for job in [*(j for j in left if j not in begun), *begun] if self.deaths[job.id] < _LIVES
-        ]
-        if again:
-            _log.info("a worker ended with %d of its %d jobs left; they go to another", len(left), len(chunk))
-        return again
+        self.barren = self.barren + 1 if left and not begun and len(left) >= len(given) else 0
+        if self.barren >= _LIVES or (left and self._stops()):
+            return []
+        return [job for job in [*(j for j in left if j not in begun), *begun] if self.deaths[job.id] < _LIVES]
 
-    def _dealt_again(self, left: Sequence[Job]) -> list[list[Job]]:
-        """Chunks of what workers left that died: what they were at, one by one, and the rest as at first."""
-        left = self._left_of(left)
-        begun = [job for job in left if self.deaths[job.id]]
-        others = [job for job in left if not self.deaths[job.id]]
-        return [*(chunks.chunks(others, self.count) if others else []), *([job] for job in begun)]
+    def _dealt_again(self, left: Sequence[Job], given: Sequence[Job]) -> list[list[Job]]:
+        """Chunks of what is left where an engine gave up: a job at which two workers died gets one of its own."""
+        _log.info("workers ended with %d of %d jobs left; they go to others", len(left), len(self.jobs))
+        again = self._again(left, given)
+        alone = [job for job in again if self.deaths[job.id] > 1]
+        others = [job for job in again if self.deaths[job.id] <= 1]
+        return [*(chunks.chunks(others, self.count) if others else []), *([job] for job in alone)]
+
+    def _stops(self) -> bool:
+        """Whether a job of this launch has failed and is to stop the sweep; workers end the chunks they have begun."""
+        for job in self.jobs:
+            if job.config["on_failure"] == "stop" and _stamp(job) != self.before[job.folder.path].stamp:
+                result = read_result(job.folder.path)
+                if result is not None and result.get("status") == "failed":
+                    return True
+        return False
 
 
 class _Planned:

@@ -111,9 +111,8 @@ class Record:
         try:
             self.checkpoint.begin()
         except OSError as error:
-            raise StoreError(
-                f"output_dir: {self.folder.path} cannot be written: {error.strerror or error}."
-            ) from error
+            said = error.strerror or error
+            raise StoreError(f"output_dir: {self.folder.path} cannot be written: {said}.") from error
 
     def conclude(self, sample: Callable[[], None]) -> dict[str, Any]:
         """Sample, score and keep the result; see `run_job`."""
@@ -239,10 +238,9 @@ class Record:
     def batch_size(self, sampler: LoopSampler, task: Any, count: int) -> int:
         """Images at a time, of ``count``."""
         asked = self.config["batch_size"]
-        found = asked
         if asked == "auto":
-            found = best_batch_size(sampler, task, self.seeds, self.config["steps"], count)
-        self.result["batch_size"] = found = min(found, count)
+            asked = best_batch_size(sampler, task, self.seeds, self.config["steps"], count)
+        self.result["batch_size"] = found = min(asked, count)
         return found
 
     def _progress(self, size: int) -> Callable[[int, int, Mapping[str, Any]], None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from research.lazy import uncollected
 from research.runs.runner import Job
 from research.runs.sweep import Outcome, folders
 
@@ -30,10 +31,11 @@ def show_job(job: Job, outcome: Outcome) -> None:
 
 def show_sweep(jobs: Sequence[Job], outcome: Outcome) -> None:
     """The table of a sweep, its pictures, and the jobs that failed."""
-    from research.report import build_report
+    with uncollected():
+        from research.report import build_report
 
-    for folder in folders(jobs):
-        paths = build_report(folder)
+        reports = [build_report(folder) for folder in folders(jobs)]
+    for paths in reports:
         print(f"contact sheet: {paths.contact_sheet}")
         print(f"report:        {paths.report_html}")
     for result in outcome.failed:

@@ -9,6 +9,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from research.lazy import uncollected
 from research.runs import cache
 from research.runs.fitting import check_fit
 from research.runs.job import Job
@@ -44,8 +45,9 @@ def prepare(jobs: Sequence[Job]) -> None:
     Raises:
         ConfigError: a job's scheduler cannot work, or a folder cannot be written, or it is of a later version of the project.
     """
-    check_fit(jobs)
-    lint_jobs(jobs)
+    with uncollected(keep=True):
+        check_fit(jobs)
+        lint_jobs(jobs)
     for folder in folders(jobs):
         make_writable(folder)
         mark(folder, [job.id for job in jobs if job.folder.path.parent == folder])
