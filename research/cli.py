@@ -112,7 +112,7 @@ def _over_ranks(jobs: Sequence[Any], *, single: bool = False) -> int:
 def _sweep(composer: Composer, master: DictConfig, lines: list[str]) -> int:
     from research.runs.launch import launch
     from research.runs.plan_view import duplicates_note
-    from research.runs.planning import plan_all
+    from research.runs.planning import leave_out, plan_all
     from research.runs.sweep import prepare, run_in_worker, run_jobs
 
     if master.hydra.sweeper._target_ != _PRODUCT:
@@ -121,6 +121,11 @@ def _sweep(composer: Composer, master: DictConfig, lines: list[str]) -> int:
             composer.hydra.multirun(composer.config_name, run_in_worker, [*lines, "hydra.mode=MULTIRUN"])
         return OK
     made = plan_all(composer, master, composer.points(master, lines))
+    note = None
+    if settings_of(master).impossible == "skip":
+        leave_out(made)
+        if made.impossible:
+            note = f"{len(made.impossible)} of {made.points} points cannot run and were left out; --plan=full lists them"
     jobs = made.accepted()
     if environment.world() > 1:
         from research.runs.ranks import check_launcher
@@ -129,15 +134,14 @@ def _sweep(composer: Composer, master: DictConfig, lines: list[str]) -> int:
         return _over_ranks(jobs)
     prepare(jobs)
     _log.info("sweep of %d jobs", len(jobs))
-    if note := duplicates_note(made):
-        _log.info("%s", note)
-    if master.hydra.launcher._target_ == _IN_PROCESS:
-        return _finish(jobs, lambda: run_jobs(jobs))
-    return _finish(jobs, lambda: launch(jobs, master))
+    if duplicates := duplicates_note(made):
+        _log.info("%s", duplicates)
+    in_process = master.hydra.launcher._target_ == _IN_PROCESS
+    return _finish(jobs, lambda: run_jobs(jobs) if in_process else launch(jobs, master), note=note)
 
 
-def _finish(jobs: Sequence[Any], work: Any, *, single: bool = False) -> int:
-    """Run, then show what came of it."""
+def _finish(jobs: Sequence[Any], work: Any, *, single: bool = False, note: str | None = None) -> int:
+    """Run, then show what came of it, and a note of the plan's."""
     from research.runs import cache
     from research.runs.summary import show_job, show_sweep
 
@@ -152,6 +156,8 @@ def _finish(jobs: Sequence[Any], work: Any, *, single: bool = False) -> int:
         show_job(jobs[0], outcome)
     else:
         show_sweep(jobs, outcome)
+    if note:
+        print(f"warning: {note}", file=sys.stderr)
     return FAILED if outcome.failed else OK
 
 
@@ -173,13 +179,14 @@ def _plan(
         points = composer.sweep_points(master, lines)
         made = plan_all(composer, master, points.found)
         made.left_out = points.excluded
+        made.skips = settings_of(master).impossible == "skip"
     else:
         made = plan_all(composer, master, [_own(lines)])
     full = args.plan == "full"
     if full:
         full_checks(made)
     print(as_json(made, full=full) if args.json else as_text(made, full=full))
-    return BAD_INPUT if made.impossible else OK
+    return OK if not made.impossible or (made.skips and made.jobs) else BAD_INPUT
 
 
 def _refuse_sweep(lines: Sequence[str], master: DictConfig | None = None) -> None:

@@ -14,7 +14,7 @@ from research.runs.signals import Interrupted
 from research.runs.store import PARTIAL
 
 # of a result: what grows with the batches, and what it must have been made with
-_GROWN = ("images", "nfe", "nfe_by_branch", "truncated", "warnings", "out_of_memory")
+_GROWN = ("images", "nfe", "nfe_by_branch", "truncated", "warnings", "out_of_memory", "together")
 _SAME = ("device", "weights_sha256")
 _SECONDS_BETWEEN = 60.0
 _log = logging.getLogger(__name__)
@@ -65,12 +65,13 @@ class Checkpoint:
         try:
             check(self._folder.path)
         except Interrupted:
-            self._note(record)
+            self.note(record)
             raise
-        if len(record.saved) < len(record.seeds) and time.monotonic() - self._noted >= _SECONDS_BETWEEN:
-            self._note(record)
+        if time.monotonic() - self._noted >= _SECONDS_BETWEEN:
+            self.note(record)
 
-    def _note(self, record: Any) -> None:
+    def note(self, record: Any) -> None:
+        """Write down what is complete."""
         if self._job.config["hooks"]:
             return
         kept = {key: record.result[key] for key in (*_GROWN, *_SAME, "identity", "versions")}

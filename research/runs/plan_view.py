@@ -130,9 +130,12 @@ def _summary(made: Plan, lines: Sequence[Line], *, full: bool) -> list[str]:
     if notes:
         said.append(notes)
     if made.impossible:
-        said.append(
-            f"{len(made.impossible)} of {made.points} points cannot run, and the sweep does not start with them"
+        does = (
+            "the sweep does without them"
+            if made.skips and made.jobs
+            else "the sweep does not start with them"
         )
+        said.append(f"{len(made.impossible)} of {made.points} points cannot run, and {does}")
     if not full:
         said.append(QUICK)
     return said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -17,6 +18,8 @@ from research.runs.validate import validate
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -40,6 +43,7 @@ class Plan:
     impossible: list[Impossible] = field(default_factory=list)
     points: int = 0
     left_out: int = 0  # by sweep.exclude, before they were composed
+    skips: bool = False  # sweep.impossible=skip: the points that can run do without the others
     ids: list[tuple[list[str], str]] = field(
         default_factory=list
     )  # each point that is a job, with the job's id
@@ -50,12 +54,12 @@ class Plan:
         return self.points - len(self.jobs) - len(self.impossible)
 
     def accepted(self) -> list[Job]:
-        """The jobs, if all points can run.
+        """The jobs, if all points can run, or may be left out.
 
         Raises:
             UserError: one cannot, the first of them with the overrides that lead to it; or there are none.
         """
-        if self.impossible:
+        if self.impossible and not (self.skips and self.jobs):
             raise refusal(self)
         if not self.jobs:
             raise ConfigError("sweep: has no points; an axis without values was found.")
@@ -120,6 +124,14 @@ def full_checks(made: Plan) -> None:
         except UserError as error:
             made.impossible.append(Impossible(job.point, error))
     made.jobs = kept
+
+
+def leave_out(made: Plan) -> None:
+    """Look at everything that keeps a job from running, and do without the points that cannot; the log names them."""
+    full_checks(made)
+    made.skips = True
+    for each in made.impossible:
+        _log.warning("left out: %s: %s", " ".join(each.overrides), each.error)
 
 
 def refusal(made: Plan) -> UserError:

@@ -23,6 +23,7 @@ class SweepSettings:
     sample: int | None = None
     seed: int = 0
     max_points: int = MAX_POINTS
+    impossible: str = "stop"
 
     @property
     def given(self) -> str | None:
@@ -51,6 +52,9 @@ def settings_of(master: DictConfig) -> SweepSettings:
     settings["sample"] = None if given.get("sample") is None else _whole("sample", given["sample"], 1)
     settings["seed"] = _whole("seed", given.get("seed", 0), 0)
     settings["max_points"] = _whole("max_points", given.get("max_points", MAX_POINTS), 1)
+    settings["impossible"] = given.get("impossible", "stop")
+    if settings["impossible"] not in ("stop", "skip"):
+        raise ConfigError(f"sweep.impossible: found {settings['impossible']!r}; accepted: stop, skip.")
     return SweepSettings(**{str(name): value for name, value in settings.items()})
 
 

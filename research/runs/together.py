@@ -196,6 +196,7 @@ def _complete(records: Sequence[Record]) -> Iterator[tuple[Any, Any, Record]]:
     for places, result in batches:
         spent = time.perf_counter() - start
         of_jobs = range(places.start // n_images, (places.stop - 1) // n_images + 1)
+        whole: list[Record] = []
         for k in of_jobs:
             mine = range(max(places.start, k * n_images), min(places.stop, (k + 1) * n_images))
             within = slice(mine.start - places.start, mine.stop - places.start)
@@ -207,9 +208,14 @@ def _complete(records: Sequence[Record]) -> Iterator[tuple[Any, Any, Record]]:
                 record.result["together"] += [o for o in others if o not in record.result["together"]]
             record.watch.pause()
             if mine.stop == (k + 1) * n_images:
-                if record is not head:  # what was loaded for all of them stands in the first one's record
-                    record.caches = caches.counts()
-                yield sampler, task, record
+                whole.append(record)
+        for record in whole:
+            # a kill between the first result and the last loses none, and no image is made in another batch
+            record.checkpoint.note(record)
+        for record in whole:
+            if record is not head:  # what was loaded for all of them stands in the first one's record
+                record.caches = caches.counts()
+            yield sampler, task, record
         _between([record for record in records if len(record.saved) < n_images])
         start = time.perf_counter()
 

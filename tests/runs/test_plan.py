@@ -128,6 +128,28 @@ def test_all_impossible_points_are_listed(
     assert not list(here.iterdir())
 
 
+def test_impossible_points_may_be_left_out(
+    here: Path, base: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Those that the plan finds, and those that only a look at plugs and model finds."""
+    axes = ["scheduler=ddim,heun", "guidance=cfg_plus_plus", "steps=3,0", "sweep.impossible=skip"]
+    sweep = ["-m", *base, *axes]
+    assert run(["--plan=full", *sweep]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("cannot run: ") == 3
+    assert "3 of 4 points cannot run, and the sweep does without them" in shown
+    assert run(sweep) == 0
+    said = capsys.readouterr().err
+    assert said.count("left out: ") == 3
+    assert said.endswith("warning: 3 of 4 points cannot run and were left out; --plan=full lists them\n")
+    assert len(list(here.glob("outputs/*/*/result.json"))) == 1
+    # nothing is left
+    assert run(["-m", *base, "steps=0,1001", "sweep.impossible=skip"]) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("error: ")
+    assert run(["-m", *base, "steps=3,4", "sweep.impossible=maybe"]) == 2
+    assert "accepted: stop, skip" in capsys.readouterr().err
+
+
 def test_duplicates_are_said(here: Path, base: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     axes = ["prompt_set=emoji_8,heldout_16", "guidance.scale=1,1.0,2"]
     assert run(["--plan", "-m", *base, *axes]) == 0

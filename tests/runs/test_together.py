@@ -14,6 +14,7 @@ from PIL import Image
 from research import caches
 from research.cli import run
 from research.runs.job import Job
+from research.runs.store import JobFolder
 from research.runs.together import by_cost, units
 
 PLUGS = """
@@ -127,6 +128,36 @@ def test_the_time_is_shared_out(here: Path, base: list[str]) -> None:
     first, second = (together[scale]["caches"] for scale in (1.5, 6))
     assert first["models"]["misses"] == 1
     assert "models" not in second or second["models"]["misses"] == 0
+
+
+def test_a_kill_between_the_results_of_a_batch(
+    here: Path, base: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was sampled with the others stays, so that no image is made in another batch, bit by bit."""
+    lines = ["-m", *base, "guidance.scale=2,3,5"]
+    assert run([*lines, "sweep_name=whole"]) == 0
+    real, written = JobFolder.write_result, []
+
+    def killed_at_the_second(self: JobFolder, result: dict[str, Any]) -> None:
+        if written:
+            raise KeyboardInterrupt
+        written.append(self.path)
+        real(self, result)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(JobFolder, "write_result", killed_at_the_second)
+        assert run([*lines, "sweep_name=cut"]) == 130
+    assert len(results("cut")) == 1
+    made = {file: file.stat().st_mtime_ns for file in here.glob("outputs/cut/*/images/*.png")}
+    assert len(made) == 6
+    assert run([*lines, "sweep_name=cut"]) == 0
+    whole, cut = results("whole"), results("cut")
+    assert {file: file.stat().st_mtime_ns for file in made} == made
+    assert not list(here.glob("outputs/cut/*/partial.json"))
+    for scale, result in whole.items():
+        assert [e["sha256"] for e in result["images"]] == [e["sha256"] for e in cut[scale]["images"]]
+        assert result["together"] == cut[scale]["together"]
+        assert result["nfe"] == cut[scale]["nfe"]
 
 
 def test_batches_smaller_than_the_unit(here: Path, base: list[str]) -> None:
