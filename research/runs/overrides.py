@@ -22,7 +22,7 @@ _PLUGIN_PACKAGES = {
     "submitit_local": ("hydra-submitit-launcher", _EXTRA.format("slurm")),
     "submitit_slurm": ("hydra-submitit-launcher", _EXTRA.format("slurm")),
     "ray": ("hydra-ray-launcher", _EXTRA.format("ray")),
-    "optuna": ("hydra-optuna-sweeper", "pip install hydra-optuna-sweeper"),
+    "optuna": ("hydra-optuna-sweeper", "pip install hydra-optuna-sweeper"),  # the only sweeper
 }
 
 
@@ -94,13 +94,22 @@ def _check_choices(override: Override, groups: Groups) -> None:
     for choice in _choices(override):
         if choice not in options:
             short = group.removeprefix("hydra/")
-            hint = nearest(choice, options)
+            more = _missing(options) if group == "hydra/launcher" else []
+            hint = nearest(choice, [*options, *more])
             if choice in _PLUGIN_PACKAGES:
                 package, install = _PLUGIN_PACKAGES[choice]
                 hint = f" It comes with the package {package}, which is not installed: {install}."
             raise ConfigError(
-                f"{group}: unknown {short} '{choice}'.{hint} Accepted: {', '.join(sorted(options))}."
+                f"{group}: unknown {short} '{choice}'.{hint} Accepted: {', '.join(sorted(options))}{_to_install(more)}."
             )
+
+
+def _missing(launchers: Sequence[str]) -> list[str]:
+    return [name for name in _PLUGIN_PACKAGES if name not in (*launchers, "optuna")]
+
+
+def _to_install(names: Sequence[str]) -> str:
+    return f"; with a package to install: {', '.join(sorted(names))}" if names else ""
 
 
 def _choices(override: Override) -> list[str]:
