@@ -13,6 +13,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any, NoReturn
 
 from hydra._internal.utils import get_args_parser
@@ -111,6 +112,7 @@ def _over_ranks(jobs: Sequence[Any], *, single: bool = False) -> int:
 
 def _sweep(composer: Composer, master: DictConfig, lines: list[str]) -> int:
     from research.runs.launch import launch
+    from research.runs.places import place
     from research.runs.plan_view import duplicates_note
     from research.runs.planning import leave_out, plan_all
     from research.runs.sweep import prepare, run_in_worker, run_jobs
@@ -132,12 +134,13 @@ def _sweep(composer: Composer, master: DictConfig, lines: list[str]) -> int:
 
         check_launcher(master.hydra.launcher._target_, _IN_PROCESS)
         return _over_ranks(jobs)
-    prepare(jobs)
-    _log.info("sweep of %d jobs", len(jobs))
-    if duplicates := duplicates_note(made):
-        _log.info("%s", duplicates)
     in_process = master.hydra.launcher._target_ == _IN_PROCESS
-    return _finish(jobs, lambda: run_jobs(jobs) if in_process else launch(jobs, master), note=note)
+    with place(jobs) if in_process else nullcontext():
+        prepare(jobs)
+        _log.info("sweep of %d jobs", len(jobs))
+        if duplicates := duplicates_note(made):
+            _log.info("%s", duplicates)
+        return _finish(jobs, lambda: run_jobs(jobs) if in_process else launch(jobs, master), note=note)
 
 
 def _finish(jobs: Sequence[Any], work: Any, *, single: bool = False, note: str | None = None) -> int:

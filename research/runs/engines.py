@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -13,6 +12,7 @@ from omegaconf import OmegaConf
 
 from research.errors import ConfigError
 from research.runs import signals
+from research.runs.places import cpus
 
 _log = logging.getLogger(__name__)
 _LEAST = 4  # jobs that are worth starting a worker of their own on a cluster
@@ -58,13 +58,13 @@ def workers(name: str, settings: Any, asked: int | str, n_jobs: int, devices: Se
     """
     if isinstance(asked, int):
         return asked
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    here = cpus()
     if name == "joblib":
         given = int(settings.n_jobs)
         # joblib counts back from all: -1 is every CPU, -2 all but one
-        return given if given > 0 else len(devices) or max(1, cpus + 1 + given)
+        return given if given > 0 else len(devices) or max(1, here + 1 + given)
     if name == "submitit_local":
-        return len(devices) or cpus
+        return len(devices) or here
     if name == "submitit_slurm":
         return min(int(settings.array_parallelism), -(-n_jobs // _LEAST))
     if name == "ray":

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, open_dict
 from research.errors import UserError
 from research.runs import chunks, engines, workers
 from research.runs.job import Job
+from research.runs.places import visible_devices
 from research.runs.standing import standing
 from research.runs.store import CONFIG, RESULT, read_result
 from research.runs.work import Outcome, waiting
@@ -60,7 +61,7 @@ class _Launch:
             self.master.hydra.sweep.dir = os.path.abspath(self.master.hydra.sweep.dir)
         settings = self.master.hydra.launcher
         self.name = engines.name_of(settings._target_)
-        self.devices = workers.visible_devices() if self.name in engines.SAME_MACHINE else []
+        self.devices = visible_devices() if self.name in engines.SAME_MACHINE else []
         asked = jobs[0].config["runtime"].get("workers", "auto")
         self.count = engines.workers(self.name, settings, asked, len(jobs), self.devices)
         if self.name == "joblib":

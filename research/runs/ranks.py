@@ -23,11 +23,11 @@ from research.runs.collective import Failed, add, broadcast, connect, together
 from research.runs.faults import batches_that_fit, check
 from research.runs.images import Saved
 from research.runs.job import Job
+from research.runs.places import VISIBLE, visible_devices
 from research.runs.plugs import build, guidance_of
 from research.runs.runner import Observer, Record
 from research.runs.store import write
 from research.runs.work import Outcome
-from research.runs.workers import VISIBLE, visible_devices
 
 _NOTE = ".batch-"  # beginning of the names of notes, in a job's folder
 _GROWN = ("images", "nfe", "nfe_by_branch", "truncated", "warnings", "out_of_memory")

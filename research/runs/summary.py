@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from research.lazy import uncollected
+from research.runs.places import alone
 from research.runs.runner import Job
 from research.runs.sweep import Outcome, folders
+
+if TYPE_CHECKING:
+    from research.report import ReportPaths
 
 
 def show_job(job: Job, outcome: Outcome) -> None:
@@ -32,9 +38,7 @@ def show_job(job: Job, outcome: Outcome) -> None:
 def show_sweep(jobs: Sequence[Job], outcome: Outcome) -> None:
     """The table of a sweep, its pictures, and the jobs that failed."""
     with uncollected():
-        from research.report import build_report
-
-        reports = [build_report(folder) for folder in folders(jobs)]
+        reports = [_report(folder) for folder in folders(jobs)]
     for paths in reports:
         print(f"contact sheet: {paths.contact_sheet}")
         print(f"report:        {paths.report_html}")
@@ -46,3 +50,15 @@ def show_sweep(jobs: Sequence[Job], outcome: Outcome) -> None:
         )
     if outcome.left_out:
         print(f"error: on_failure=stop left {outcome.left_out} jobs unrun", file=sys.stderr)
+
+
+def _report(folder: Path) -> ReportPaths:
+    """The report of a sweep, built unless it is there already; several processes that end a sweep build it once."""
+    from research.report import build_report, print_table, read_sweep
+    from research.report.current import current_report
+
+    with alone(f"report {folder.absolute()}"):
+        if (paths := current_report(folder)) is None:
+            return build_report(folder)
+    print_table(read_sweep(folder))
+    return paths

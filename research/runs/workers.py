@@ -18,14 +18,14 @@ from omegaconf import DictConfig
 from research.errors import UserError
 from research.runs import cache, environment
 from research.runs.chunks import Chunk
+from research.runs.places import VISIBLE, take
 from research.runs.progress import configure_logging
 from research.runs.standing import standing
 from research.runs.work import run_jobs
 
 _log = logging.getLogger(__name__)
 _device: str | None = None  # the one that this process took
-_places: list[socket.socket] = []
-VISIBLE = "CUDA_VISIBLE_DEVICES"
+_held: list[socket.socket] = []
 
 
 def run_chunk(config: DictConfig) -> dict[str, Any]:
@@ -105,15 +105,6 @@ def _placed(chunk: Chunk) -> Iterator[None]:
 # -- one device for each worker of this machine
 
 
-def visible_devices() -> list[str]:
-    """The GPUs that processes of this machine may use, as ``CUDA_VISIBLE_DEVICES`` names them. Torch is not imported."""
-    named = os.environ.get(VISIBLE)
-    if named is not None:
-        return [name.strip() for name in named.split(",") if name.strip() not in ("", "-1", "NoDevFiles")]
-    gpus = Path("/proc/driver/nvidia/gpus")
-    return [str(k) for k in range(len(list(gpus.iterdir())))] if gpus.is_dir() else []
-
-
 def take_device(devices: list[str], sweep: str) -> str:
     """Make one of the devices the only one that this process sees: no two live workers of a sweep have the same, unless there
     are more workers than devices on this machine.
@@ -122,25 +113,12 @@ def take_device(devices: list[str], sweep: str) -> str:
     """
     global _device
     if _device is None:
-        place = next(place for place in itertools.count() if _take(f"{sweep}-{place}"))
+        free = ((k, taken) for k in itertools.count() if (taken := take(f"{sweep}-{k}")))
+        place, held = next(free)
+        _held.append(held)
         _device = devices[place % len(devices)]
         torch = sys.modules.get("torch")
         if torch is not None and torch.cuda.is_initialized():
             _log.warning("worker %d: CUDA was set up before a device could be chosen", os.getpid())
     os.environ[VISIBLE] = _device
     return _device
-
-
-def _take(place: str) -> bool:
-    """Whether a place on this machine was free, and is now this process's.
-
-    A place is a socket name without a file, which the kernel gives to one process and takes back when that ends, however it ends.
-    """
-    taken = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-    try:
-        taken.bind(f"\0research-{place}")
-    except OSError:
-        taken.close()
-        return False
-    _places.append(taken)
-    return True

@@ -106,8 +106,8 @@ def test_how_many_workers(name: str, settings: Any, asked: Any, devices: list[st
 
 DEVICE = """
 import sys
-from research.runs import workers
-print(workers.take_device(workers.visible_devices(), sys.argv[1]), flush=True)
+from research.runs import places, workers
+print(workers.take_device(places.visible_devices(), sys.argv[1]), flush=True)
 sys.stdin.read()
 """
 

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from forks import Forks
 
+from research.runs.places import cpus
+
 PLUGS = """
 import os
 import numpy
@@ -141,7 +143,7 @@ def test_four_processes_share_a_sweep(
     assert essence(here / "outputs" / "shared") == expected
     counted = (here / "counted").read_text().split()
     assert len(counted) == 12  # no job was done twice
-    assert len(set(counted)) > 1
+    assert len(set(counted)) > 1 or cpus() == 1
     assert not list((here / "outputs" / "shared").rglob(".*"))
     for k in range(4):  # each of them ends with all results, and shows them
         assert "contact sheet" in (here / f"shared{k}.log").read_text()
