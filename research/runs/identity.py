@@ -149,7 +149,6 @@ def model_content(path: str) -> str:
     return f"hub:{path}" if found.directory is None else f"sha256:{_folder_hash(found.directory.resolve())}"
 
 
-@lru_cache(maxsize=64)
 def _folder_hash(folder: Path) -> str:
     # components may be links to those of another model
     files = [
@@ -159,9 +158,16 @@ def _folder_hash(folder: Path) -> str:
         if (file := Path(place, name)).is_file()
         and file.suffix in (".json", ".txt", ".safetensors", ".bin", ".model")
     ]
+    named = sorted((file.relative_to(folder).as_posix(), file, file.stat()) for file in files)
+    return _hash_of(tuple((name, file, stat.st_size, stat.st_mtime_ns) for name, file, stat in named))
+
+
+@lru_cache(maxsize=64)
+def _hash_of(files: tuple[tuple[str, Path, int, int], ...]) -> str:
+    """Of names and contents; files are read again when size or time of modification is another."""
     digest = hashlib.sha256()
-    for name, file in sorted((f.relative_to(folder).as_posix(), f) for f in files):
-        digest.update(f"{name}\0{file.stat().st_size}\0".encode())
+    for name, file, size, _ in files:
+        digest.update(f"{name}\0{size}\0".encode())
         digest.update(_file_hash(file))
     return digest.hexdigest()
 

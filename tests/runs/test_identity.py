@@ -117,6 +117,9 @@ def test_a_model_is_its_content(
     content[-1] ^= 1
     weights.write_bytes(content)
     assert identify(*base, f"model.path={changed}") != identify(*base)
+    # in the place of one that was asked for before, too
+    shutil.copyfile(weights, copied / "unet" / weights.name)
+    assert identify(*base, f"model.path={copied}") == identify(*base, f"model.path={changed}")
 
 
 def test_a_second_model_is_its_content(
