@@ -36,6 +36,7 @@ test-engines: .venv/.engines
 
 bench: .venv/.ready
 	$(BIN)/python benchmarks/loop.py
+	$(BIN)/python benchmarks/sweep.py
 
 clean:
 	rm -rf .venv outputs build dist *.egg-info
