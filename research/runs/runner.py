@@ -94,6 +94,7 @@ class Record:
             "out_of_memory": [],  # batches that did not fit
             "weights_sha256": None,
             "versions": environment.versions(),
+            "git_commit": environment.git_commit(),
             "device": None,
             "worker": environment.worker,  # null where no launcher started this process
             "peak_memory_bytes": None,
