@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from research.metrics.features import load_features
-from research.metrics.reference import accumulate_reference, save_reference
+from research.metrics.reference import VECTORS, accumulate_reference, save_reference
 from research.zoo import ZOO_DIR
 from research.zoo.data import COLOURS, PACKAGES, RESOLUTION, SETS, SUBJECTS, Emoji, load_emoji, to_uint8
 
@@ -41,7 +41,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=DEFAULT)
     arguments = parser.parse_args(argv)
     emoji = load_emoji(arguments.data)
-    reference = accumulate_reference(pictures(emoji), load_features(arguments.features), batch_size=256)
+    features = load_features(arguments.features)
+    reference = accumulate_reference(pictures(emoji), features, batch_size=256, vectors=VECTORS)
     provenance = {
         "name": arguments.out.stem,
         "pictures": "all subjects x sets x backgrounds, unshifted",
@@ -56,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "command": f"python -m research.zoo.reference --features {arguments.features}",
         "versions": {name: version(name) for name in ("torch", "transformers", "pillow")},
     }
-    save_reference(arguments.out, reference, provenance)
+    save_reference(arguments.out, reference, provenance, sidecar=True)
     print(f"{reference.num_samples} pictures, {len(reference.feature_sum)} features: {arguments.out}")
 
 

@@ -45,7 +45,7 @@ def test_names_and_paths() -> None:
 
 def test_weights_fit_into_the_repository() -> None:
     files = [file for file in ZOO_DIR.rglob("*.safetensors") if not file.is_symlink()]
-    assert sum(file.stat().st_size for file in files) < 40_000_000
+    assert sum(file.stat().st_size for file in files) < 41_000_000
 
 
 @pytest.mark.parametrize("name", zoo_names())
