@@ -13,8 +13,8 @@ from sweep_samples import PROMPTS, write_job
 
 from research.errors import ConfigError
 from research.tracking import WandbTracker
+from research.tracking.fields import run_name
 from research.tracking.scrub import scrub, scrub_text
-from research.tracking.wandb_run import run_name
 
 
 @pytest.fixture(autouse=True)
