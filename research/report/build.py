@@ -37,6 +37,7 @@ def build_report(sweep_dir: Path, *, console: Console | None = None) -> ReportPa
     from research.report.html import write_html
     from research.report.plots import draw_plots
     from research.report.sheet import write_contact_sheet
+    from research.report.thumbs import choose_images, encode_thumbs
 
     sweep_dir = Path(sweep_dir)
     sweep = read_sweep(sweep_dir)
@@ -46,5 +47,5 @@ def build_report(sweep_dir: Path, *, console: Console | None = None) -> ReportPa
     sheet = write_contact_sheet(sweep, sweep_dir / "contact_sheet.png")
     plots = draw_plots(sweep, sweep_dir / "plots")
     page = sweep_dir / "report.html"
-    write_html(sweep, page, sheet=sheet, plots=plots)
+    write_html(sweep, page, plots=plots, thumbs=encode_thumbs(sweep.done, choose_images(sweep.done)))
     return ReportPaths(results, sheet, [p.file for p in plots], page)
