@@ -76,12 +76,13 @@ class FID(SetMetric):
     def add_up(self, images: Sequence[Image.Image], *, device: str | torch.device = "cpu") -> Sums:
         """Sums over images, of which several processes may take a part each; see `parts` and `conclude`."""
         from research.metrics.features import extract, load_features
-        from research.metrics.reference import Sums
+        from research.metrics.reference import Sums, chosen
 
         features = load_features(self.features, device=device, key=f"{self.key}.features")
         whole = self.extrapolate or kept.fits(len(images), features.num_features)
         # fresh sums each time: one job's images never enter the next job's score
-        sums = Sums(features.num_features, len(images) if whole else 0)
+        sums = Sums(features.num_features, chosen(len(images), len(images) if whole else 0))
+        sums.size = images[0].size if len(images) else None
         for vectors in extract(images, features, self.batch_size):
             sums.add(vectors)
         return sums
@@ -125,6 +126,7 @@ class FID(SetMetric):
                 )
             else:
                 values[f"{self.name}_infinity"] = extrapolated(vectors, reference.gaussian)
+        warnings += self.other_size(sums.size, reference)
         info = self.info(DEFINITION, features, reference, n_images, warnings)
         if bias is not None:
             info["bias_estimate"] = float(f"{bias:.4g}")

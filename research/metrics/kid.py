@@ -75,7 +75,8 @@ class KID(SetMetric):
                 "estimator": f"unbiased, mean over {self.subsets} subsets of {self.subset_size}, seed {self.seed}"
             }
         definition = "KID (arXiv:1801.01401): MMD^2, kernel (x.y/D + 1)^3, not scaled"
-        info = self.info(definition, features, reference, len(images), [], **settings)
+        warnings = self.other_size(images[0].size, reference)
+        info = self.info(definition, features, reference, len(images), warnings, **settings)
         return MetricResult(values, info, self.kept(vectors, features))
 
     def _fits(self, count: int, what: str) -> None:
@@ -161,7 +162,8 @@ class CMMD(SetMetric):
         vectors = self.vectors(images, features)
         found = discrepancy(normalize(vectors.double(), dim=1), real, gaussian(self.bandwidth))
         definition = f"CMMD (arXiv:2401.09603): 1000 x MMD^2 of normalised features, Gaussian kernel of {self.bandwidth:g}"
-        info = self.info(definition, features, reference, len(images), [], estimator=self.estimator)
+        warnings = self.other_size(images[0].size, reference)
+        info = self.info(definition, features, reference, len(images), warnings, estimator=self.estimator)
         values = (
             {self.name: 1000 * found.biased}
             if self.estimator == "biased"

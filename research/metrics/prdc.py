@@ -73,7 +73,7 @@ class PRDC(SetMetric):
                 f"{self.key}.k: found {self.k} with {len(real)} reference images; accepted is fewer than there are."
             )
         ours, real = self._balanced(vectors, real)
-        warnings = []
+        warnings = self.other_size(images[0].size, reference)
         if len(ours) < 10 * self.k:
             warnings.append(
                 f"{self.name}: {len(ours)} images for neighbourhoods of {self.k}: all four numbers are rough"

@@ -29,7 +29,7 @@ from research.metrics.locate import IMAGE_SUFFIXES, locate_reference
 # what makes feature vectors comparable; the name is not part of it, since a copy may lie elsewhere
 _COMPARED = ("weights_sha256", "layer", "dimension", "preprocess")
 _references = Cache("references", 512 * MIB)
-VECTORS = 50_000  # of which a reference keeps the features themselves, unless told otherwise
+VECTORS = 10_000  # images of which a reference keeps the features themselves, unless told otherwise
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +42,7 @@ class Reference:
         num_samples: N.
         features: provenance of the extractor (see `research.metrics.features`).
         info: ``name``, ``sha256`` and ``data`` for the record; plain JSON values.
-        vectors: the features of the first M images ``[M, D]``, or None.
+        vectors: the features of M of the images ``[M, D]``, or None.
     """
 
     feature_sum: Tensor
@@ -76,23 +76,48 @@ class Reference:
         return self.vectors.float()
 
 
-class Sums:
-    """Sums of features as they stream by, in float64; the first vectors themselves are kept if asked."""
+def chosen(count: int, vectors: int, seed: int = 0) -> Tensor:
+    """Of which images to keep the features themselves: all of them, or so many drawn at random. Booleans [N]."""
+    wanted = torch.zeros(count, dtype=torch.bool)
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    wanted[order[:vectors]] = True
+    return wanted
 
-    def __init__(self, dimension: int, vectors: int = 0) -> None:
+
+class Sums:
+    """Sums of features as they stream by, in float64; vectors themselves are kept as asked.
+
+    Args:
+        dimension: D.
+        wanted: of which images to keep the vectors, booleans [N]; none by default.
+    """
+
+    def __init__(self, dimension: int, wanted: Tensor | None = None) -> None:
         self.feature_sum = torch.zeros(dimension, dtype=torch.float64)
         self.outer_sum = torch.zeros(dimension, dimension, dtype=torch.float64)
         self.count = torch.zeros(1, dtype=torch.int64)
-        self._wanted, self.kept = vectors, list[Tensor]()
+        self._wanted = torch.zeros(0, dtype=torch.bool) if wanted is None else wanted
+        self.kept: list[Tensor] = []
+        self.size: tuple[int, int] | None = None  # width and height of the images, where that is known
 
     def add(self, vectors: Tensor) -> None:
         """Vectors [n, D]."""
         wide = vectors.double()
         self.feature_sum += wide.sum(0)
         self.outer_sum += wide.T @ wide
-        if (room := self._wanted - int(self.count)) > 0:
-            self.kept.append(vectors[:room].float())
+        first = int(self.count)
+        wanted = self._wanted[first : first + len(vectors)]
+        if bool(wanted.any()):
+            self.kept.append(vectors[: len(wanted)][wanted].float())
         self.count += len(vectors)
+
+    def state(self) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+        """A copy of what is summed, to go back to; see `restore`."""
+        return self.feature_sum.clone(), self.outer_sum.clone(), self.count.clone(), list(self.kept)
+
+    def restore(self, feature_sum: Tensor, outer_sum: Tensor, count: Tensor, kept: list[Tensor]) -> None:
+        """Go back to a state."""
+        self.feature_sum, self.outer_sum, self.count, self.kept = feature_sum, outer_sum, count, kept
 
     @property
     def vectors(self) -> Tensor | None:
@@ -112,7 +137,7 @@ def accumulate_reference(
     *,
     batch_size: int = 64,
     info: dict[str, Any] | None = None,
-    vectors: int = 0,
+    wanted: Tensor | None = None,
 ) -> Reference:
     """Streams images through an extractor and sums in float64; memory does not grow with their number.
 
@@ -121,12 +146,12 @@ def accumulate_reference(
         features: from `load_features`.
         batch_size: images at a time.
         info: kept with the result.
-        vectors: of how many images, the first ones, to keep the features themselves.
+        wanted: of which images to keep the features themselves, booleans [N] (see `chosen`); none by default.
 
     Raises:
         ConfigError: fewer than 2 images, or images of another range.
     """
-    sums = Sums(features.num_features, vectors)
+    sums = Sums(features.num_features, wanted)
     for found in extract(images, features, batch_size):
         sums.add(found)
     return sums.reference(dict(features.provenance), info or {})
@@ -217,8 +242,10 @@ def _from_images(directory: Path, features: Features, batch_size: int, key: str)
         "num_samples": len(files),
         "data": "a directory of images",
     }
-    images = open_all(files, key)
-    return accumulate_reference(images, features, batch_size=batch_size, info=info, vectors=VECTORS)
+    wanted = chosen(len(files), VECTORS)
+    return accumulate_reference(
+        open_all(files, key), features, batch_size=batch_size, info=info, wanted=wanted
+    )
 
 
 def image_files(directory: Path) -> list[Path]:

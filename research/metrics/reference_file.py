@@ -1,4 +1,4 @@
-"""The file of reference statistics: safetensors whose metadata holds a hash of the tensors and what made them."""
+"""The file of reference statistics: safetensors whose metadata says what made them, sealed by a hash of both."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _METADATA = "reference"
 
 
 def encode(reference: Reference, data: dict[str, Any]) -> tuple[bytes, dict[str, Any]]:
-    """The file's content, and what it says of itself: ``num_samples``, ``features``, ``data``, ``tensors_sha256``."""
+    """The file's content, and what it says of itself: ``num_samples``, ``features``, ``data``, ``seal``."""
     from safetensors.torch import save
 
     tensors = {
@@ -38,8 +38,8 @@ def encode(reference: Reference, data: dict[str, Any]) -> tuple[bytes, dict[str,
         "num_vectors": 0 if reference.vectors is None else len(reference.vectors),
         "features": reference.features,
         "data": data,
-        "tensors_sha256": tensors_sha256(tensors),
     }
+    told["seal"] = _seal(tensors, told)
     return save(tensors, {_METADATA: json.dumps(told, ensure_ascii=False)}), told
 
 
@@ -58,24 +58,27 @@ def read(path: Path, key: str) -> tuple[dict[str, Tensor], dict[str, Any], str]:
     except (SafetensorError, OSError, ValueError) as error:
         raise ConfigError(f"{key}: {path.name} is damaged, or no file of statistics: {error}") from error
     sha256 = sha256_files([path])
-    told = json.loads(metadata[_METADATA]) if _METADATA in metadata else _sidecar(path, sha256, key)
+    try:
+        told = json.loads(metadata[_METADATA]) if _METADATA in metadata else _sidecar(path, sha256, key)
+    except ValueError as error:
+        raise ConfigError(f"{key}: {path.name} is damaged: what it says of itself cannot be read.") from error
     if missing := {"feature_sum", "feature_outer_sum", "num_samples"} - tensors.keys():
         raise ConfigError(
             f"{key}: {path.name} holds no reference statistics: {sorted(missing)[0]} is missing."
         )
-    claimed, found = told.get("tensors_sha256"), tensors_sha256(tensors)
-    if claimed is not None and claimed != found:
+    if _METADATA in metadata and (found := _seal(tensors, told)) != told.get("seal"):
         raise ConfigError(
-            f"{key}: {path.name} is damaged: the sha256 of its numbers is {found[:12]}, it says {str(claimed)[:12]}."
+            f"{key}: {path.name} is damaged: the sha256 of what it holds is {found[:12]}, it says {str(told.get('seal'))[:12]}."
         )
     if not isinstance(told.get("features"), dict):
         raise ConfigError(f"{key}: {path.name} does not say which features it is of.")
     return tensors, told, sha256
 
 
-def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names and contents of tensors."""
-    digest = hashlib.sha256()
+def _seal(tensors: Mapping[str, Tensor], told: Mapping[str, Any]) -> str:
+    """SHA-256 over what the file says of itself, and over names and contents of its tensors."""
+    rest = {name: value for name, value in told.items() if name != "seal"}
+    digest = hashlib.sha256(json.dumps(rest, sort_keys=True, ensure_ascii=True).encode())
     for name, tensor in sorted(tensors.items()):
         shape = f"{tensor.dtype}{list(tensor.shape)}"
         digest.update(f"{name}\0{shape}\0".encode() + tensor.contiguous().numpy().tobytes())

@@ -80,6 +80,17 @@ class SetMetric:
             return None
         return kept.KeptFeatures(vectors, dict(features.provenance))
 
+    def other_size(self, size: tuple[int, int] | None, reference: Reference) -> list[str]:
+        """A warning for images of a size that none of the reference's has, where it says its sizes."""
+        data = reference.info.get("data")
+        sizes = data.get("sizes") if isinstance(data, dict) else None
+        if size is None or not sizes or f"{size[0]}x{size[1]}" in sizes:
+            return []
+        return [
+            f"{self.name}: images of {size[0]}x{size[1]} against a reference of {', '.join(list(sizes)[:3])}: "
+            "both are resized for the features, and what that blurs counts as difference"
+        ]
+
     def info(
         self,
         definition: str,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from research.metrics.features import load_features
-from research.metrics.reference import VECTORS, accumulate_reference, save_reference
+from research.metrics.reference import accumulate_reference, chosen, save_reference
 from research.zoo import ZOO_DIR
 from research.zoo.data import COLOURS, PACKAGES, RESOLUTION, SETS, SUBJECTS, Emoji, load_emoji, to_uint8
 
@@ -42,7 +42,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     emoji = load_emoji(arguments.data)
     features = load_features(arguments.features)
-    reference = accumulate_reference(pictures(emoji), features, batch_size=256, vectors=VECTORS)
+    count = len(SUBJECTS) * len(SETS) * len(COLOURS)
+    wanted = chosen(count, count)
+    reference = accumulate_reference(pictures(emoji), features, batch_size=256, wanted=wanted)
     provenance = {
         "name": arguments.out.stem,
         "pictures": "all subjects x sets x backgrounds, unshifted",

@@ -113,7 +113,7 @@ def test_damaged_reference_is_refused(tiny_clip, reference, tmp_path):
     assert load_reference(str(copy), features).num_samples == 60
     whole = copy.read_bytes()
     copy.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    with pytest.raises(ConfigError, match=r"real\.safetensors is damaged: the sha256 of its numbers"):
+    with pytest.raises(ConfigError, match=r"real\.safetensors is damaged: the sha256 of what it holds"):
         load_reference(str(copy), features)
     copy.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ConfigError, match="is damaged, or no file of statistics"):
