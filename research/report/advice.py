@@ -68,6 +68,7 @@ def principal(rows: Sequence[Row]) -> tuple[Measure | None, Measure | None]:
 def advise(sweep: Sweep) -> Advice | None:
     """The advice over a sweep; None if fewer than two settings have a metric that says which is better."""
     found = [m for m in principal(sweep.done) if m is not None]
+    found += _more(sweep.done, found)
     rows = _comparable(sweep, found) if found else []
     if len(rows) < 2:
         return None
@@ -169,6 +170,18 @@ def _doubts(sweep: Sweep, rows: list[Row], found: list[Measure], sure: list[Meas
             "Some jobs shared batches: their seconds are their share of the batch, not times measured alone."
         )
     return doubts[:8]
+
+
+def _more(rows: Sequence[Row], found: Sequence[Measure]) -> list[Measure]:
+    """Where the metric of a set has no interval (FID), another of its kind that has one in all jobs (KID) helps to decide."""
+    sets = [m for m in quality(rows) if m.key in _SETS]
+    if not any(m.key in _SETS and m.interval(r) is None for m in found for r in rows):
+        return []
+    return [
+        m
+        for m in sets
+        if m.key not in {f.key for f in found} and all(m.interval(r) is not None for r in rows)
+    ][:1]
 
 
 def _comparable(sweep: Sweep, found: Sequence[Measure]) -> list[Row]:
