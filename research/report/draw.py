@@ -47,7 +47,8 @@ def draw(sweep: Sweep, panels: Panels) -> Figure:
             own = [r for r in rows if _key(r, hues) == key]
             if own:
                 place = styles.index(_key(own[0], styled))
-                handles.setdefault(place, _draw_series(axes, own, panels, place, sweep))
+                look = _look(own[0], styled, styles)
+                handles.setdefault(place, _draw_series(axes, own, panels, look, sweep))
         _draw_front(axes, [r for r in front if r in rows], panels, joined=facet is None)
         _style(axes)
         if facet is not None:
@@ -96,16 +97,17 @@ def svg(figure: Figure, sweep: Sweep, panels: Panels) -> str:
     text = re.sub(r"<style.*?</style>|<g id=\"[^\"]*\"/>", "", text, flags=re.DOTALL)
     text = re.sub(r"\s*\n\s*", " ", text)
     label = escape(panels.caption)
-    return text.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
+    width = figure.get_figwidth() * 72
+    return text.replace("<svg ", f'<svg role="img" aria-label="{label}" style="--w: {width:.0f}" ', 1)
 
 
-def _draw_series(axes: Any, rows: Sequence[Row], panels: Panels, place: int, sweep: Sweep) -> Any:
+def _draw_series(axes: Any, rows: Sequence[Row], panels: Panels, look: tuple[str, str], sweep: Sweep) -> Any:
     points = panels.drawn(rows)
     if panels.path is not None:
         key, order = panels.path.key, panels.path.values
         points.sort(key=lambda r: order.index(r.settings.get(key)))
     alike = {r.job_id for r in panels.alike(sweep.done)}
-    colour, marker = COLOURS[place % len(COLOURS)], MARKERS[(place + place // len(COLOURS)) % len(MARKERS)]
+    colour, marker = look
     xs, ys = [panels.x(r) for r in points], [panels.y.value(r) or 0.0 for r in points]
     if panels.path is not None:
         axes.plot(xs, ys, "-", color=colour, linewidth=1.2, alpha=0.75, zorder=2)
@@ -138,6 +140,18 @@ def _draw_series(axes: Any, rows: Sequence[Row], panels: Panels, place: int, swe
         markersize=5,
         linewidth=1.2,
     )[0]
+
+
+def _look(row: Row, styled: Sequence[Axis], styles: Sequence[tuple[Any, ...]]) -> tuple[str, str]:
+    """Colour and shape: the first axis has the colour, the same one in every figure, and the others the shape."""
+    place = styles.index(_key(row, styled))
+    if not styled or len(styled[0].values) > len(COLOURS):
+        return COLOURS[place % len(COLOURS)], MARKERS[(place + place // len(COLOURS)) % len(MARKERS)]
+    first = styled[0].values.index(row.settings.get(styled[0].key))
+    if len(styled) == 1:
+        return COLOURS[first], MARKERS[first]
+    others = list(dict.fromkeys(key[1:] for key in styles))
+    return COLOURS[first], MARKERS[others.index(_key(row, styled)[1:]) % len(MARKERS)]
 
 
 def _draw_interval(axes: Any, row: Row, x: float, y: float, panels: Panels, colour: str) -> None:

@@ -35,7 +35,8 @@ def advice_section(sweep: Sweep, advice: Advice | None) -> str:
 def figures_section(plots: Sequence[Plot]) -> str:
     """Every figure as SVG, with its caption."""
     shown = "".join(
-        f'<figure id="fig-{plot.name}">{plot.svg}<figcaption>{escape(plot.caption)}</figcaption></figure>'
+        f'<figure id="fig-{plot.name}"{" class=wide" if plot.wide else ""}><div>{plot.svg}</div>'
+        f"<figcaption>{escape(plot.caption)}</figcaption></figure>"
         for plot in plots
     )
     return f'<div class="figures">\n{shown}\n</div>' if shown else ""

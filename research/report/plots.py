@@ -18,6 +18,7 @@ from research.report.palette import MARKERS as MARKERS
 from research.report.pareto import front
 from research.report.rows import Row, Sweep
 
+WIDE = 6.0  # inches; such a figure has a line of the page for itself
 Value = Callable[[Row], Any]
 
 
@@ -29,6 +30,7 @@ class Plot:
     caption: str
     file: Path
     svg: str
+    wide: bool = False
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,8 @@ def draw_plots(sweep: Sweep, directory: Path) -> list[Plot]:
         figure = draw(sweep, panels)
         write_atomic(file, png(figure))
         caption = panels.caption + _told(sweep.done, panels)
-        plots.append(Plot(panels.name, caption, file, svg(figure, sweep, panels)))
+        wide = figure.get_figwidth() > WIDE
+        plots.append(Plot(panels.name, caption, file, svg(figure, sweep, panels), wide))
     kept = {plot.file for plot in plots}
     for stale in directory.glob("*.png"):
         if stale not in kept:
