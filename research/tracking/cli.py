@@ -162,7 +162,7 @@ def _parser() -> argparse.ArgumentParser:
         default = getattr(Options, name)
         option = f"--{name.replace('_', '-')}"
         one.add_argument(
-            option, type=_seconds, default=default, metavar="SECONDS", help=f"for {what} (%(default)g)"
+            option, type=seconds, default=default, metavar="SECONDS", help=f"for {what} (%(default)g)"
         )
     one.add_argument(
         "--retries", type=_count, default=Options.retries, help="of a request that failed (%(default)s)"
@@ -170,11 +170,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _seconds(text: str) -> float:
-    seconds = _number(text)
-    if not 0 < seconds < float("inf"):
+def seconds(text: str) -> float:
+    """An argument that is a number of seconds."""
+    found = _number(text)
+    if not 0 < found < float("inf"):
         raise argparse.ArgumentTypeError(f"found {text!r}; accepted is a number of seconds above 0")
-    return seconds
+    return found
 
 
 def _count(text: str) -> int:

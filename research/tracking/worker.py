@@ -46,6 +46,11 @@ def _answer(request: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str
                 settings["project"], settings["entity"], request["groups"], settings["request_timeout"]
             )
             return {"ok": True, "runs": [dataclasses.asdict(run) for run in found]}
+        if "dashboard" in request:
+            from research.tracking.dashboard_save import save
+
+            urls = save(Path(request["dashboard"]), request["asked"], settings["request_timeout"])
+            return {"ok": True, "urls": urls}
         from research.tracking.wandb_run import log_run
 
         return {"ok": True, "warning": log_run(Path(request["job"]), settings)}

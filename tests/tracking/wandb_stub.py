@@ -28,6 +28,7 @@ class Stub:
         self.trouble = trouble
         self.runs: dict[str, dict[str, Any]] = {}
         self.artifacts: dict[str, dict[str, Any]] = {}
+        self.views: dict[str, dict[str, Any]] = {}
         self.requests: list[str] = []
         self.bodies: list[bytes] = []
         self.dead = False
@@ -135,6 +136,9 @@ class _Handler(BaseHTTPRequestHandler):
                 "CreateArtifactManifest": ("artifact", lambda given: self._manifest("create", given)),
                 "UpdateArtifactManifest": ("artifact", lambda given: self._manifest("update", given)),
                 "CreateArtifactFiles": ("artifact", self._artifact_files),
+                "GetProjects": ("projects", self._projects),
+                "UpsertView2": ("view", self._view),
+                "upsertView": ("view", self._view),
                 "CommitArtifact": ("artifact", self._commit),
                 "UpdateArtifact": ("artifact", self._commit),
             }
@@ -279,6 +283,36 @@ class _Handler(BaseHTTPRequestHandler):
                 "runs": {"edges": edges, "pageInfo": {"endCursor": None, "hasNextPage": False}},
             }
         }
+
+    def _projects(self, _: dict[str, Any]) -> Any:
+        node = {"__typename": "Project", "id": "p", "name": "research", "entityName": ENTITY}
+        more = {"createdAt": "2026-01-01T00:00:00Z", "isBenchmark": False, "user": None}
+        page = {"__typename": "PageInfo", "endCursor": None, "hasNextPage": False}
+        return {"models": {"pageInfo": page, "edges": [{"node": {**node, **more}}]}}
+
+    def _view(self, given: dict[str, Any]) -> Any:
+        """A workspace or a report; one with an id replaces that one."""
+        views = self.server_stub.views
+        if given.get("id") and given["id"] not in views:
+            return {"upsertView": None}
+        name = given.get("id") or f"view{len(views)}"
+        views[name] = {
+            "type": given["type"],
+            "title": given["displayName"],
+            "spec": json.loads(given["spec"]),
+        }
+        view = {
+            "id": name,
+            "name": given["name"],
+            "type": given["type"],
+            "displayName": given["displayName"],
+            "description": given.get("description"),
+            "spec": given["spec"],
+            "project": {"id": "p", "name": given["projectName"], "entityName": given["entityName"]},
+            "createdAt": "2026-01-01T00:00:00Z",
+            "updatedAt": "2026-01-01T00:00:00Z",
+        }
+        return {"upsertView": {"view": view, "inserted": True}}
 
     def _artifact(self, given: dict[str, Any]) -> Any:
         """A version is known by its digest: sent again, it is the same one, and asks for nothing more."""
