@@ -91,8 +91,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="research-dashboard",
         description="A W&B workspace and a report over the jobs of a folder: FID against CLIP score by guidance, quality "
         "against seconds and NFE, parallel coordinates over the axes, curves over log-SNR, images. With a key they are saved to "
-        "the server, over those saved before; without one they go to FOLDER/dashboard.json. Send the runs with research-wandb sync.",
-        epilog="Exit codes: 0 saved or written, 1 the server did not take them (the file is written), 2 the input cannot be used.",
+        "the server, over those saved before; without one they go to FOLDER/dashboard.json. research-wandb sync sends the runs.",
+        epilog="Exit codes: 0 saved or written, 1 the server did not take them (a file is written), 2 the input cannot be used.",
     )
     parser.add_argument("folder", help="of a sweep, or one that holds sweeps")
     parser.add_argument("--project", help="W&B project; that of the jobs' tracker section unless said")

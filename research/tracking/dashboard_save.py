@@ -10,14 +10,13 @@ from typing import Any
 
 from research.files import write_atomic
 from research.tracking import dashboard, sync
+from research.tracking.dashboard_contents import Contents, contents
 from research.tracking.wandb_check import reach, server
 
 _KEPT = Path("wandb") / "dashboards.json"  # in the folder: what was saved where
 
 
-def build(
-    folder: Path, asked: Mapping[str, Any]
-) -> tuple[dashboard.Contents, dict[str, Any], dict[str, str]]:
+def build(folder: Path, asked: Mapping[str, Any]) -> tuple[Contents, dict[str, Any], dict[str, str]]:
     """The boards over a folder's jobs.
 
     Args:
@@ -31,7 +30,7 @@ def build(
         UserError: no jobs, none done, or wandb-workspaces is not installed.
     """
     made = sync.plan(folder, sync.Options(project=asked.get("project"), entity=asked.get("entity")))
-    found = dashboard.contents([entry.record for entry in made.entries])
+    found = contents([entry.record for entry in made.entries])
     first = made.entries[0].settings
     target = {
         "project": str(first["project"]),
