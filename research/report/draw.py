@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 FACETS_AT_MOST = 4
 STYLES_AT_MOST = 21
+TITLES_AT_MOST = 300
 PANEL = (3.5, 2.9)  # inches
 
 
@@ -39,7 +40,7 @@ def draw(sweep: Sweep, panels: Panels) -> Figure:
     figure.patch.set_alpha(0.0)
     shared = not panels.tradeoff
     grid_of_axes = figure.subplots(1, len(values), sharex=shared, sharey=shared, squeeze=False)[0]
-    front = panels.front(sweep.done)
+    front, alike = panels.front(sweep.done), set(panels.alike(sweep.done))
     handles: dict[int, Any] = {}
     for number, (axes, value) in enumerate(zip(grid_of_axes, values, strict=True)):
         rows = [r for r in sweep.done if facet is None or r.settings.get(facet.key) == value]
@@ -48,7 +49,7 @@ def draw(sweep: Sweep, panels: Panels) -> Figure:
             if own:
                 place = styles.index(_key(own[0], styled))
                 look = _look(own[0], styled, styles)
-                handles.setdefault(place, _draw_series(axes, own, panels, look, sweep))
+                handles.setdefault(place, _draw_series(axes, own, panels, look, alike))
         _draw_front(axes, [r for r in front if r in rows], panels, joined=facet is None)
         _style(axes)
         if facet is not None:
@@ -75,15 +76,12 @@ def svg(figure: Figure, sweep: Sweep, panels: Panels) -> str:
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     rows = {row.job_id: row for row in sweep.done}
-
-    def point(match: re.Match[str]) -> str:
-        row = rows.get(match[1])
-        if row is None:
-            return match[0]
-        said = f"{where(sweep, row)}: {panels.y.label} {panels.y.text(row)}"
-        return f'<g class="pt" data-job="{escape(row.job_id)}"><title>{escape(said)}</title>'
-
-    text = re.sub(r'<g id="job-([^"]+)">', point, text)
+    text = re.sub(
+        r'<g id="marks:([^"]+)">.*?(?=<g id=|</svg>)',
+        lambda m: _named(m, rows, sweep, panels),
+        text,
+        flags=re.DOTALL,
+    )
     text = re.sub(r'<g id="[^"]*">', "<g>", text)
     name = panels.name
     text = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', text)
@@ -101,24 +99,47 @@ def svg(figure: Figure, sweep: Sweep, panels: Panels) -> str:
     return text.replace("<svg ", f'<svg role="img" aria-label="{label}" style="--w: {width:.0f}" ', 1)
 
 
-def _draw_series(axes: Any, rows: Sequence[Row], panels: Panels, look: tuple[str, str], sweep: Sweep) -> Any:
+def _named(match: re.Match[str], rows: dict[str, Row], sweep: Sweep, panels: Panels) -> str:
+    """The marks of a line, each in a group that says whose it is."""
+    jobs = iter(match[1].split(","))
+
+    def one(mark: re.Match[str]) -> str:
+        row = rows.get(next(jobs, ""))
+        if row is None:
+            return mark[0]
+        said = f"<title>{escape(f'{where(sweep, row)}: {panels.y.label} {panels.y.text(row)}')}</title>"
+        said = said if len(rows) <= TITLES_AT_MOST else ""  # the script says it then
+        return f'<g class="pt" data-job="{escape(row.job_id)}">{said}{mark[0]}</g>'
+
+    return re.sub(r"<use [^>]*/>", one, match[0])
+
+
+def _draw_series(
+    axes: Any, rows: Sequence[Row], panels: Panels, look: tuple[str, str], alike: Collection[Row]
+) -> Any:
     points = panels.drawn(rows)
     if panels.path is not None:
         key, order = panels.path.key, panels.path.values
         points.sort(key=lambda r: order.index(r.settings.get(key)))
-    alike = {r.job_id for r in panels.alike(sweep.done)}
     colour, marker = look
     xs, ys = [panels.x(r) for r in points], [panels.y.value(r) or 0.0 for r in points]
     if panels.path is not None:
         axes.plot(xs, ys, "-", color=colour, linewidth=1.2, alpha=0.75, zorder=2)
-    for row, x, y in zip(points, xs, ys, strict=True):
-        _draw_interval(axes, row, x, y, panels, colour)
-        inside = colour if row.job_id in alike else PAPER
-        (mark,) = axes.plot(
-            [x], [y], marker, color=colour, markerfacecolor=inside, markersize=5, clip_on=False, zorder=4
-        )
-        mark.set_gid(f"job-{row.job_id}")
-        mark.set_in_layout(False)
+    _draw_intervals(axes, points, panels, colour)
+    for inside in (colour, PAPER):
+        marked = [r for r in points if (r in alike) == (inside == colour)]
+        if marked:
+            where_, height = [panels.x(r) for r in marked], [panels.y.value(r) for r in marked]
+            style = {
+                "color": colour,
+                "markerfacecolor": inside,
+                "markersize": 5,
+                "clip_on": False,
+                "zorder": 4,
+            }
+            (marks,) = axes.plot(where_, height, marker, **style)
+            marks.set_gid(f"marks:{','.join(r.job_id for r in marked)}")
+            marks.set_in_layout(False)
     if panels.tradeoff and panels.path is not None and len(points) <= 12:
         for row, x, y in zip(points, xs, ys, strict=True):
             text = value_label(row.settings.get(panels.path.key))
@@ -154,12 +175,25 @@ def _look(row: Row, styled: Sequence[Axis], styles: Sequence[tuple[Any, ...]]) -
     return COLOURS[first], MARKERS[others.index(_key(row, styled)[1:]) % len(MARKERS)]
 
 
-def _draw_interval(axes: Any, row: Row, x: float, y: float, panels: Panels, colour: str) -> None:
-    style = {"color": colour, "linewidth": 0.8, "alpha": 0.35, "zorder": 1, "in_layout": False}
-    if (sure := panels.y.interval(row)) is not None:
-        axes.plot([x, x], [sure.low, sure.high], "-", **style)
-    if panels.x_measure is not None and (sure := panels.x_measure.interval(row)) is not None:
-        axes.plot([sure.low, sure.high], [y, y], "-", **style)
+def _draw_intervals(axes: Any, rows: Sequence[Row], panels: Panels, colour: str) -> None:
+    style = {"colors": colour, "linewidth": 0.8, "alpha": 0.35, "zorder": 1}
+    drawn = []
+    found = [(panels.x(r), i) for r in rows if (i := panels.y.interval(r)) is not None]
+    if found:
+        drawn.append(
+            axes.vlines([x for x, _ in found], [i.low for _, i in found], [i.high for _, i in found], **style)
+        )
+    across = panels.x_measure
+    if across is not None:
+        pairs = [(panels.y.value(r), i) for r in rows if (i := across.interval(r)) is not None]
+        if pairs:
+            drawn.append(
+                axes.hlines(
+                    [y for y, _ in pairs], [i.low for _, i in pairs], [i.high for _, i in pairs], **style
+                )
+            )
+    for lines in drawn:
+        lines.set_in_layout(False)
 
 
 def _draw_front(axes: Any, rows: Sequence[Row], panels: Panels, *, joined: bool) -> None:

@@ -52,6 +52,13 @@ if (table) {
     return select;
   });
   const points = [...document.querySelectorAll('svg .pt')];
+  document.addEventListener('pointerover', (event) => {
+    const point = event.target.closest?.('svg .pt');
+    if (!point || point.querySelector('title')) return;
+    const said = document.createElementNS('http://www.w3.org/2000/svg', 'title');
+    said.textContent = title(jobs.get(point.dataset.job));
+    point.prepend(said);
+  });
   const filter = () => {
     const words = [...$('filter').value.toLowerCase().matchAll(/"([^"]*)"|(\S+)/g)].map((m) => m[1] ?? m[2]).filter(Boolean);
     const rules = words.map(rule);
