@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from research.metrics.job import ScoredJob as ScoredJob
     from research.metrics.kid import CMMD as CMMD
     from research.metrics.kid import KID as KID
-    from research.metrics.measure import check_metric as check_metric
-    from research.metrics.measure import measure as measure
-    from research.metrics.measure import per_image as per_image
+    from research.metrics.measuring import check_metric as check_metric
+    from research.metrics.measuring import measure as measure
+    from research.metrics.measuring import per_image as per_image
     from research.metrics.order import fit_order as fit_order
     from research.metrics.perceptual import PerceptualDistance as PerceptualDistance
     from research.metrics.prdc import PRDC as PRDC
@@ -49,11 +49,11 @@ _LAZY = {
     "SSIM": "research.metrics.similarity",
     "ScoredJob": "research.metrics.job",
     "SolverError": "research.metrics.solver_error",
-    "check_metric": "research.metrics.measure",
+    "check_metric": "research.metrics.measuring",
     "fit_order": "research.metrics.order",
     "load_features": "research.metrics.features",
-    "measure": "research.metrics.measure",
-    "per_image": "research.metrics.measure",
+    "measure": "research.metrics.measuring",
+    "per_image": "research.metrics.measuring",
 }
 
 __all__ = [

@@ -1,14 +1,13 @@
-"""Scores of people's taste: an aesthetic predictor behind the extra ``aesthetic``, and preference models that are CLIPModels."""
+"""Scores of people's taste: preference models that are CLIPModels, and aesthetic heads on one."""
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from research.errors import ConfigError
+from research.hashing import sha256_files
 from research.metrics.base import (
     MetricResult,
     check_count,
@@ -17,13 +16,11 @@ from research.metrics.base import (
     library_versions,
     mean_over_images,
 )
-from research.metrics.clip import fetch, load_clip, locate_clip
+from research.metrics.clip import load_clip, locate_clip
 
 if TYPE_CHECKING:
     import torch
     from PIL import Image
-
-_PACKAGE = "aesthetics_predictor"
 
 
 class PreferenceScore:
@@ -83,28 +80,28 @@ class PreferenceScore:
 
 
 class AestheticScore:
-    """``aesthetic``: LAION's aesthetic predictor, about 1 to 10, from a CLIP image tower and a head trained on ratings.
+    """``aesthetic``: LAION's aesthetic predictor, about 1 to 10: a linear head on normalised CLIP embeddings.
 
     Args:
-        model: a directory or a hub id of the package simple-aesthetics-predictor (the extra ``aesthetic``).
+        head: the head's file: ``weight`` [1, D] and ``bias`` [1], as .safetensors, or as the .pth of LAION's aesthetic-predictor
+            (sa_0_4_vit_l_14_linear.pth), which is read as plain tensors.
+        model: a zoo name, a directory or a hub id of the CLIPModel that the head was trained on.
         batch_size: images at a time.
     """
 
     name = "aesthetic"
 
-    def __init__(
-        self, model: str = "shunk031/aesthetics-predictor-v1-vit-large-patch14", batch_size: int = 32
-    ) -> None:
-        self.model, self.batch_size = model, batch_size
+    def __init__(self, head: str, model: str = "openai/clip-vit-large-patch14", batch_size: int = 32) -> None:
+        self.head, self.model, self.batch_size = head, model, batch_size
 
     def check(self, *, n_images: int) -> None:
-        """Raises ConfigError for a missing extra, an unknown model, or no images."""
+        """Raises ConfigError for a missing head, an unknown model, or no images."""
         key = "metrics.aesthetic"
         check_whole(f"{key}.batch_size", self.batch_size)
-        if importlib.util.find_spec(_PACKAGE) is None:
+        if not isinstance(self.head, str) or not Path(self.head).expanduser().is_file():
             raise ConfigError(
-                f"{key}: needs simple-aesthetics-predictor, which is not installed. Install the extra "
-                "(pip install 'diffusion-sampling-research[aesthetic]')."
+                f"{key}.head: the file {self.head!r} does not exist; accepted is a linear head with weight and bias, as "
+                "sa_0_4_vit_l_14_linear.pth of github.com/LAION-AI/aesthetic-predictor."
             )
         locate_clip(self.model, f"{key}.model")
         check_count(key, n_images)
@@ -118,48 +115,50 @@ class AestheticScore:
     ) -> MetricResult:
         """Scores image by image; prompts play no part."""
         import torch
+        from torch.nn.functional import normalize
 
         from research.metrics.images import batches
 
         self.check(n_images=len(images))
-        directory = locate_clip(self.model, "metrics.aesthetic.model")
-        local = fetch(self.model, "metrics.aesthetic.model") if directory is None else directory.resolve()
-        model, preprocess, made_with = _predictor(local, str(device))
-        scores: list[float] = []
-        for batch in batches(images, self.batch_size):
-            with torch.no_grad():
-                found = model(pixel_values=preprocess(batch).to(device)).logits
-            scores += found.flatten().double().cpu().tolist()
-        definition = "aesthetic predictor, mean over images"
+        clip = load_clip(self.model, device=str(device), key="metrics.aesthetic.model")
+        weight, bias = self._head(clip.dimension)
+        seen = torch.cat([clip.embed_images(batch).cpu() for batch in batches(images, self.batch_size)])
+        scores = (normalize(seen.double(), dim=1) @ weight + bias).tolist()
+        definition = "linear aesthetic head on normalised CLIP embeddings, mean over images"
+        made_with = {
+            "weights_sha256": clip.weights_sha256,
+            "head_sha256": sha256_files([Path(self.head).expanduser()]),
+            "preprocess": clip.preprocess.describe(),
+        }
         info = {
             "definition": definition,
-            "model": self.model if directory is None else local.name,
+            "model": clip.name,
             **made_with,
             "comparable": comparable(definition, made_with),
-            "versions": library_versions("torch", "transformers", "pillow", "simple-aesthetics-predictor"),
+            "versions": library_versions("torch", "transformers", "pillow"),
             "warnings": [],
         }
         return mean_over_images(self.name, scores, info)
 
+    def _head(self, dimension: int) -> tuple[torch.Tensor, float]:
+        import torch
+        from safetensors.torch import load_file
 
-@lru_cache(maxsize=2)
-def _predictor(directory: Path, device: str) -> tuple[Any, Any, dict[str, Any]]:
-    import aesthetics_predictor
-
-    from research.hashing import sha256_files
-    from research.metrics.features import weight_files
-    from research.metrics.images import Preprocess
-
-    if not (weights := weight_files(directory)):
-        raise ConfigError(
-            f"metrics.aesthetic.model: {directory.name} has no safetensors weights; pickled weights are not read, as they can "
-            "run code."
-        )
-    try:
-        model = aesthetics_predictor.AestheticsPredictorV1.from_pretrained(directory, use_safetensors=True)
-    except Exception as error:  # transformers raises a dozen kinds for broken folders
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ConfigError(f"metrics.aesthetic.model: {directory.name} cannot be read: {line}") from error
-    preprocess = Preprocess.from_config(directory / "preprocessor_config.json")
-    made_with = {"weights_sha256": sha256_files(weights), "preprocess": preprocess.describe()}
-    return model.float().to(device).eval(), preprocess, made_with
+        file = Path(self.head).expanduser()
+        try:
+            if file.suffix == ".safetensors":
+                found = load_file(file)
+            else:  # a pickle, but read as plain tensors and nothing else
+                found = torch.load(file, map_location="cpu", weights_only=True)
+            weight, bias = found["weight"].double().flatten(), found["bias"].double().flatten()
+        except Exception as error:  # a pickle may fail in any way
+            raise ConfigError(
+                f"metrics.aesthetic.head: {file.name} cannot be read ({type(error).__name__}); "
+                "accepted is a file with weight and bias."
+            ) from error
+        if weight.shape != (dimension,) or bias.shape != (1,):
+            raise ConfigError(
+                f"metrics.aesthetic.head: {file.name} is for {len(weight)} features, and {self.model} has {dimension}; "
+                "accepted is the head of that model."
+            )
+        return weight, float(bias)

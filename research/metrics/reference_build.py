@@ -69,7 +69,7 @@ class Build:
         self.sizes = Counter(told["sizes"])
         return self.done
 
-    def run(self, progress: Callable[[int], None] = lambda done: None) -> Reference:
+    def run(self, progress: Callable[[int], object] = lambda done: None) -> Reference:
         """Sum the rest, write the file, and return what it holds.
 
         Raises:

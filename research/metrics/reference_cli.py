@@ -107,7 +107,7 @@ def _build(args: argparse.Namespace) -> int:
         with tqdm(
             total=len(source.names), initial=before, unit="image", disable=None, file=sys.stderr
         ) as bar:
-            reference = build.run(lambda done: bar.update(done - bar.n) and None)
+            reference = build.run(lambda done: bar.update(done - bar.n))
     except KeyboardInterrupt:
         print(
             f"\ninterrupted after {build.done} of {len(source.names)} images; the same command goes on from there",

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from research.errors import ConfigError, nearest
-from research.metrics.measure import check_metric
+from research.metrics.measuring import check_metric
 from research.runs import targets
 from research.runs.memo import Memo
 from research.runs.plugs import build

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from research.metrics.job import ScoredJob
-from research.metrics.measure import measure
+from research.metrics.measuring import measure
 from research.runs import cache, contents
 from research.runs.plugs import build, guidance_of
 
