@@ -23,6 +23,7 @@ class SweepSettings:
     sample: int | None = None
     seed: int = 0
     max_points: int = MAX_POINTS
+    optimise: list[str] = field(default_factory=list)  # of a search
 
     @property
     def given(self) -> str | None:
@@ -51,6 +52,7 @@ def settings_of(master: DictConfig) -> SweepSettings:
     settings["sample"] = None if given.get("sample") is None else _whole("sample", given["sample"], 1)
     settings["seed"] = _whole("seed", given.get("seed", 0), 0)
     settings["max_points"] = _whole("max_points", given.get("max_points", MAX_POINTS), 1)
+    settings["optimise"] = _names(given.get("optimise"))
     return SweepSettings(**{str(name): value for name, value in settings.items()})
 
 
@@ -77,6 +79,15 @@ def _exclude(given: Any) -> list[Any]:
     if given is None:
         return []
     return list(given) if isinstance(given, list) else [given]
+
+
+def _names(given: Any) -> list[str]:
+    names = [] if given is None else [given] if isinstance(given, str) else given
+    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
+        raise ConfigError(
+            f"sweep.optimise: found {given!r}; accepted are names of numbers: fid, or [fid,nfe]."
+        )
+    return names
 
 
 def _path(given: Any) -> str | None:
