@@ -15,6 +15,7 @@ from research.errors import ConfigError
 from research.hashing import sha256_files
 from research.lazy import uncollected
 from research.metrics.locate import locate_clip
+from research.metrics.spill import remembered
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -75,7 +76,9 @@ class Clip:
 
         batch = hashlib.sha256(whole.cpu().numpy().tobytes()).digest()
         key = self.weights_sha256, self.preprocess, self.device, tuple(images.shape), batch
-        return seen_images.get(key, embed, lambda made: made.nbytes).to(images.device)
+        return seen_images.get(key, lambda: remembered(key, embed), lambda made: made.nbytes).to(
+            images.device
+        )
 
     def embed_texts(self, prompts: Sequence[str]) -> Tensor:
         """Projected, unnormalised embeddings ``[N, D]`` on the CPU; each different prompt is encoded once.

@@ -16,6 +16,7 @@ from research.metrics.efficientnet import EFFICIENTNET, check_efficientnet
 from research.metrics.images import batches, to_uint8
 from research.metrics.inception import DIMENSION, INCEPTION, check_inception, inception_network
 from research.metrics.locate import locate_features
+from research.metrics.spill import remembered
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -56,7 +57,9 @@ class Features(nn.Module):
             tuple(whole.shape),
             batch,
         )
-        return seen_images.get(key, made, lambda found: found.nbytes).to(images.device)
+        return seen_images.get(key, lambda: remembered(key, made), lambda found: found.nbytes).to(
+            images.device
+        )
 
 
 class ClipFeatures(Features):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from research.errors import ConfigError
 from research.metrics import kept
+from research.metrics.spill import spilling
 
 if TYPE_CHECKING:
     import torch
@@ -42,10 +43,23 @@ def measure(
     device: str | torch.device,
     job: ScoredJob | None = None,
     folder: Path | None = None,
+    last: bool = True,
 ) -> MetricResult:
-    """Score a job's images; features that the metric keeps go into the job's folder, if one is given."""
+    """Score a job's images; features that the metric keeps go into the job's folder, if one is given.
+
+    Scoring that takes long leaves notes in that folder until it is done, and goes on from them if it was interrupted.
+
+    Args:
+        metric: of one's own or the project's, see `research.metrics.base.Metric`.
+        images, prompts: one prompt an image.
+        device: where networks run.
+        job: for metrics that need more than the images.
+        folder: the job's.
+        last: no more metrics of the job follow, so that the notes can go.
+    """
     more = {"job": job} if getattr(metric, "needs_job", False) else {}
-    result: MetricResult = metric.compute(images, prompts, device=device, **more)
+    with spilling(folder, last=last):
+        result: MetricResult = metric.compute(images, prompts, device=device, **more)
     if folder is None or getattr(result, "features", None) is None:
         return result
     try:

@@ -67,7 +67,8 @@ class Checkpoint:
         except Interrupted:
             self._note(record)
             raise
-        if len(record.saved) < len(record.seeds) and time.monotonic() - self._noted >= _SECONDS_BETWEEN:
+        # after the last batch too: scoring many images may take long, and be interrupted
+        if time.monotonic() - self._noted >= _SECONDS_BETWEEN:
             self._note(record)
 
     def _note(self, record: Any) -> None:

@@ -145,7 +145,7 @@ def _rescored(folder: JobFolder, definitions: Definitions, again: bool) -> Resco
         return Rescored(target.path, "busy", "another process is at work on it")
     try:
         pictures = _pictures(folder, record)
-        found = _computed(metrics, record, pictures, config, target.path)
+        found = _computed(metrics, record, pictures, others, target)
         if not same:
             _copy(folder, target, record)
             record = {
@@ -176,7 +176,7 @@ def _computed(
     record: Mapping[str, Any],
     pictures: Sequence[Image.Image],
     config: Mapping[str, Any],
-    folder: Path,
+    folder: JobFolder,
 ) -> dict[str, Any]:
     cache.libraries()
     from research.models.load import resolve_dtype_and_device
@@ -194,7 +194,7 @@ def _computed(
     start = time.perf_counter()
     for key, node in metrics.items():
         metric = build(node, f"metrics.{key}")
-        found = ask(metric, pictures, prompts, config, record["seeds"], device, folder)
+        found = ask(config, key, metric, pictures, prompts, record["seeds"], device, folder)
         values.update(found.values)
         info[getattr(metric, "name", key)] = found.info
         warnings += [line for line in found.info.get("warnings", []) if line not in warnings]

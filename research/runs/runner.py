@@ -177,7 +177,7 @@ class Record:
 
     def measure(self, name: str, metric: Any) -> Any:
         """What a metric says of all images."""
-        return ask(metric, self.saved, self.prompts, self.config, self.seeds, self.device, self.folder.path)
+        return ask(self.config, name, metric, self.saved, self.prompts, self.seeds, self.device, self.folder)
 
     def finish(self) -> None:
         """Write the trace and, last, the result; then let the tracker mirror the files."""

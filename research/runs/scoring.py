@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from research.metrics.job import ScoredJob
@@ -16,24 +15,27 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from research.metrics.base import MetricResult
+    from research.runs.store import JobFolder
 
 
 def ask(
+    config: Mapping[str, Any],
+    name: str,
     metric: Any,
     images: Sequence[Image.Image],
     prompts: Sequence[str],
-    config: Mapping[str, Any],
     seeds: Sequence[int],
     device: Any,
-    folder: Path,
+    folder: JobFolder,
 ) -> MetricResult:
     """What a metric says of a job's images; its model is loaded again only for a metric that samples again.
 
     Args:
-        metric: built from the config.
+        config: the composed job.
+        name: of the metric in the config.
+        metric: built from it.
         images, seeds: one each an image.
         prompts: one an image, or none at all.
-        config: the composed job.
         device: where networks run.
         folder: the job's, for features that are kept.
     """
@@ -42,7 +44,9 @@ def ask(
         return _latents(config, seeds, steps, scheduler)
 
     job = ScoredJob(config, seeds, sample)
-    return measure(metric, images, prompts or [""] * len(images), device=device, job=job, folder=folder)
+    last = name == list(config["metrics"])[-1]
+    texts = prompts or [""] * len(images)
+    return measure(metric, images, texts, device=device, job=job, folder=folder.path, last=last)
 
 
 def _latents(config: Mapping[str, Any], seeds: Sequence[int], steps: int, scheduler: str | None) -> Tensor:
