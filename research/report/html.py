@@ -83,7 +83,8 @@ def frame(title: str, nav: str, body: str) -> str:
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n{LIVE}<style>\n{_file('page.css')}</style>\n</head>\n<body>\n"
+        f'<link rel="icon" href="data:,">\n<title>{escape(title)}</title>\n{LIVE}'
+        f"<style>\n{_file('page.css')}</style>\n</head>\n<body>\n"
         '<a class="skip" href="#main">Skip to the report</a>\n'
         f'<nav aria-label="Sections"><div>{nav}<button type="button" id="theme" class="js" aria-label="Light or dark">◐</button>'
         "</div></nav>\n"

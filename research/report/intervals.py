@@ -57,8 +57,8 @@ def _interval(row: Row, key: str) -> Interval | None:
         return None
     if (said := _said(row, key)) is not None:
         return said
-    scores = list(row.scores.get(key, {}).values())
-    if len(scores) > 1 and math.isclose(statistics.fmean(scores), value, rel_tol=1e-3, abs_tol=1e-6):
+    scores = list(_summands(row, key).values())
+    if len(scores) > 1:
         return Interval(*_around(value, statistics.stdev(scores) / math.sqrt(len(scores)), len(scores)))
     error = row.metrics.get(f"{key}_se")
     if error is None or not math.isfinite(error):
@@ -68,7 +68,7 @@ def _interval(row: Row, key: str) -> Interval | None:
 
 def difference(a: Row, b: Row, key: str) -> Difference | None:
     """`a` less `b`, paired; None if fewer than two images share prompt and seed."""
-    first, second = a.scores.get(key, {}), b.scores.get(key, {})
+    first, second = _summands(a, key), _summands(b, key)
     gaps = [score - second[image] for image, score in first.items() if image in second]
     if len(gaps) < 2:
         return None
@@ -90,6 +90,18 @@ def told_apart(a: Row, b: Row, key: str) -> bool | None:
     if one is None or other is None:
         return None
     return one.high < other.low or other.high < one.low
+
+
+def _summands(row: Row, key: str) -> Mapping[tuple[str, Any], float]:
+    """Scores of the images whose mean the metric is; none where it is no such mean."""
+    scores, value = row.scores.get(key, {}), row.metrics.get(key)
+    if (
+        not scores
+        or value is None
+        or not math.isclose(statistics.fmean(scores.values()), value, rel_tol=1e-3, abs_tol=1e-6)
+    ):
+        return {}
+    return scores
 
 
 def _around(mean: float, error: float, n: int) -> tuple[float, float]:

@@ -19,11 +19,17 @@ if ($('cmp-a') && done.length > 1) {
     const found = images(one).flatMap(([, p, seed], k) => (places.has(`${p} ${seed}`) ? [[k, places.get(`${p} ${seed}`)]] : []));
     return found.length ? [found, true] : [images(one).flatMap((_, k) => (k < images(two).length ? [[k, k]] : [])), false];
   };
+  // scores of single images count only where the metric is their mean
+  const summands = (m, i, job) => {
+    const list = job.sc[m.key]?.filter((x) => x != null) ?? [];
+    const mean = list.reduce((x, y) => x + y, 0) / list.length;
+    return list.length && Math.abs(mean - job.v[i]) <= Math.max(1e-6, 1e-3 * Math.abs(mean)) ? job.sc[m.key] : null;
+  };
   const verdict = (m, i, one, two, pairs, paired) => {
     if (one.v[i] == null || two.v[i] == null) return '';
     if (one.k[i] !== two.k[i]) return 'not comparable: computed with different things';
-    const sc = [one.sc[m.key], two.sc[m.key]];
-    const gaps = paired && sc[0] && sc[1] ? pairs.map(([k, l]) => sc[0][k] - sc[1][l]).filter(Number.isFinite) : [];
+    const sc = [summands(m, i, one), summands(m, i, two)];
+    const gaps = paired && sc[0] && sc[1] ? pairs.filter(([k, l]) => sc[0][k] != null && sc[1][l] != null).map(([k, l]) => sc[0][k] - sc[1][l]) : [];
     if (gaps.length > 1) {
       const mean = gaps.reduce((x, y) => x + y) / gaps.length;
       const half = quantile(gaps.length - 1) * Math.sqrt(gaps.reduce((x, g) => x + (g - mean) ** 2, 0) / (gaps.length - 1) / gaps.length);

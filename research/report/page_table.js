@@ -45,7 +45,7 @@ if (table) {
   };
   const picks = data.axes.map((axis, a) => {
     if (axis.values.length > 60) return null;
-    const select = el('select', { 'data-axis': a }, option('', 'any'), ...axis.values.map((value, v) => option(v, short(value, 40))));
+    const select = el('select', { 'aria-label': `Only ${axis.label}` }, option('', 'any'), ...axis.values.map((value, v) => option(v, short(value, 40))));
     $('axis-filters').append(el('label', {}, `${short(axis.label, 24)} `, select));
     select.value = state.get(`f${a}`) ?? '';
     select.addEventListener('change', () => { keep(`f${a}`, select.value); filter(); });
@@ -73,6 +73,10 @@ if (table) {
     $('count').textContent = kept.size === rows.length ? `${rows.length} jobs` : `${kept.size} of ${rows.length} jobs`;
     for (const point of points) point.classList.toggle('off', !kept.has(point.dataset.job));
     for (const cell of document.querySelectorAll('#sheet td[data-job]')) cell.classList.toggle('off', !kept.has(cell.dataset.job));
+    for (const row of document.querySelectorAll('#sheet tbody tr')) {
+      const cells = [...row.querySelectorAll('td[data-job]')];
+      row.hidden = cells.length > 0 && cells.every((cell) => cell.classList.contains('off'));
+    }
   };
   let waiting;
   $('filter').addEventListener('input', () => { clearTimeout(waiting); waiting = setTimeout(() => { keep('q', $('filter').value); filter(); }, 60); });

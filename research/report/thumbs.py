@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 PER_CELL = 8
 PIXELS_AT_MOST = 40_000_000
-PAGE_BYTES_AT_MOST = 2_800_000  # of all thumbnails in a page, in base64
+PAGE_BYTES_AT_MOST = 3_100_000  # of all thumbnails in a page, in base64
 PAGE_SIDES = (96, 64, 48, 32)  # pixels; the largest that leaves room for a picture of each job
 Encoded = dict[tuple[str, int], tuple[str, int, int]]
 
