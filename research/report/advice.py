@@ -78,7 +78,7 @@ def advise(sweep: Sweep) -> Advice | None:
         among_best = set(level(m, rows))
         good = [r for r in good if r in among_best]
     by = next((m for m in reversed(found) if m in sure), found[-1])
-    cards = _cards(found, rows)
+    cards = _merged(_cards(found, rows))
     doubts = _doubts(sweep, rows, found, sure)
     ladder = _ladder(by, rows)
     if not sure:
@@ -94,7 +94,7 @@ def advise(sweep: Sweep) -> Advice | None:
         ]
         return Advice(None, line, pairs, doubts, cards, ladder, by)
     use = min(good, key=lambda r: _cost(r, found))
-    cards.insert(0, ("use this", use))
+    cards = _merged([("use this", use), *cards])
     reasons = _reasons(sweep, use, good, rows, found, sure)
     return Advice(use, f"Use {where(sweep, use)}.", reasons, doubts, cards, ladder, by)
 
@@ -155,10 +155,10 @@ def _doubts(sweep: Sweep, rows: list[Row], found: list[Measure], sure: list[Meas
     outside = [r for r in sweep.done if r not in rows]
     if outside:
         doubts.append(
-            f"{len(outside)} done jobs are left out here: they lack one of these numbers, or it was computed with something else."
+            f"{count(len(outside), 'done job')} left out here: without one of these numbers, or with one computed otherwise."
         )
     if sweep.failed:
-        doubts.append(f"{len(sweep.failed)} settings failed and were not compared.")
+        doubts.append(f"{count(len(sweep.failed), 'setting')} failed and not compared.")
     if len({tuple(r.settings.get("prompts") or ()) for r in rows}) > 1:
         doubts.append("The settings were given different prompts, so their scores differ for that too.")
     for warning in dict.fromkeys(
@@ -209,13 +209,15 @@ def _ladder(by: Measure, rows: Sequence[Row]) -> list[Rung]:
             continue
         apart = told_apart(row, rungs[-1].row, by.key)
         gap = difference(row, rungs[-1].row, by.key)
-        size = f" ({number(by.better * gap.mean, 2)} better)" if gap else ""
+        size = f", by {number(by.better * gap.mean, 2)}" if gap else ""
         rungs.append(
             Rung(
                 row,
-                {True: f"better{size}", False: f"not told apart{size}", None: "no interval to judge by"}[
-                    apart
-                ],
+                {
+                    True: f"better{size}",
+                    False: f"measured better{size}, but not told apart",
+                    None: "no interval to judge by",
+                }[apart],
             )
         )
     return rungs
@@ -223,6 +225,19 @@ def _ladder(by: Measure, rows: Sequence[Row]) -> list[Rung]:
 
 def _cards(found: Sequence[Measure], rows: Sequence[Row]) -> list[tuple[str, Row]]:
     return [(f"{_end(m)} {m.label}", _best(m, rows)) for m in found]
+
+
+def _merged(cards: Sequence[tuple[str, Row]]) -> list[tuple[str, Row]]:
+    """One card a setting, under all its titles."""
+    titles: dict[Row, list[str]] = {}
+    for title, row in cards:
+        titles.setdefault(row, []).append(title)
+    return [(" · ".join(found), row) for row, found in titles.items()]
+
+
+def count(n: int, word: str) -> str:
+    """A number of things: "1 job", "2 jobs"."""
+    return f"{n} {word}{'' if n == 1 else 's'}"
 
 
 def _best(m: Measure, rows: Sequence[Row]) -> Row:

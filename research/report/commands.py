@@ -15,8 +15,8 @@ ALONE = "images_per_prompt=1 metrics=none tracker=none sweep_name=again"
 
 
 def job_command(row: Row) -> str:
-    """The whole job."""
-    return " ".join(["research", *(_word(o) for o in _overrides(row))])
+    """The whole job, to be kept in a folder of whoever runs it."""
+    return " ".join(["research", *(_word(o) for o in _overrides(row) if not o.startswith("output_dir="))])
 
 
 def image_prefix(row: Row) -> str:

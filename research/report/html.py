@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from research.files import write_atomic
-from research.report.advice import advise, fronts, where
+from research.report.advice import advise, count, fronts, where
 from research.report.axes import Axis, value_label
 from research.report.measures import measures
 from research.report.notes import notes, provenance_notes
@@ -117,7 +117,7 @@ def _parts(name: str, content: str) -> str:
 def _head(sweep: Sweep) -> str:
     seconds = sum(row.timings.get("total", 0.0) for row in sweep.rows)
     images = sum(row.n_images for row in sweep.done)
-    facts = [f"{len(sweep.done)} jobs done", f"{images} images", f"{seconds:.0f} s of computing"]
+    facts = [f"{count(len(sweep.done), 'job')} done", count(images, "image"), f"{seconds:.0f} s of computing"]
     devices = sorted({str(r.record["device"]) for r in sweep.rows if r.record.get("device")})
     dates = sorted(str(r.record["created"])[:10] for r in sweep.rows if r.record.get("created"))
     facts += [f"on {d}" for d in devices] + list(dict.fromkeys((dates or [""])[:1] + (dates or [""])[-1:]))
@@ -132,8 +132,8 @@ def _head(sweep: Sweep) -> str:
     }
     with_what = [f"model {m}" for m in sorted(model)[:3]]
     same = ", the same in every job" if len(sweep.rows) > 1 else ""
-    if len(counts) == 1 and (count := counts.pop())[0]:
-        with_what.append(f"{count[0]} prompts × {count[1]} images each{same}")
+    if len(counts) == 1 and (each := counts.pop())[0]:
+        with_what.append(f"{count(each[0], 'prompt')} × {count(int(each[1]), 'image')}{same}")
     said = f'<p class="muted">With {escape(", ".join(with_what))}.</p>' if with_what else ""
     name = f"<h1><bdi>{escape(sweep.name)}</bdi></h1>"
     return f'<header>\n{name}\n<p class="muted">{line}</p>\n<div id="progress">{PROGRESS}</div>\n{varied}\n{said}\n</header>'

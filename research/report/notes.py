@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from research.report.advice import count
 from research.report.measures import Measure
 from research.report.rows import Row, Sweep
 
@@ -20,17 +21,17 @@ def notes(sweep: Sweep) -> list[str]:
     missing = {row.job_id: gone for row in sweep.done if (gone := _missing(row))}
     if missing:
         found.append(
-            f"{sum(missing.values())} images that the records name are not in their folders ({_few(list(missing))}); "
+            f"{count(sum(missing.values()), 'image')} named in the records, but not in their folders ({_few(list(missing))}); "
             "their numbers are shown, their pictures cannot be."
         )
     sizes = Counter(size for row in sweep.done if (size := _size(row)) is not None)
     if len(sizes) > 1:
-        text = ", ".join(f"{w}×{h} in {n} jobs" for (w, h), n in sizes.most_common(_SHOWN + 1))
+        text = ", ".join(f"{w}×{h} in {count(n, 'job')}" for (w, h), n in sizes.most_common(_SHOWN + 1))
         found.append(f"Images are of different sizes ({text}): scores of one size say little about another.")
     unfinished = [folder.name for folder in _without_record(sweep.directory)]
     if unfinished:
         found.append(
-            f"{len(unfinished)} job folders hold no result.json ({_few(unfinished)}): interrupted, or half deleted."
+            f"{count(len(unfinished), 'job folder')} without a result.json ({_few(unfinished)}): interrupted, or half deleted."
         )
     return found
 
@@ -44,7 +45,7 @@ def provenance_notes(rows: Sequence[Row], columns: Sequence[Measure]) -> list[st
             continue
         counts = Counter(kinds[measure.provenance(r)] for r in rows if measure.value(r) is not None)
         text = ", ".join(
-            f"{letter}: {n} jobs ({_meant(rows, measure, kinds, letter)})"
+            f"{letter}: {count(n, 'job')} ({_meant(rows, measure, kinds, letter)})"
             for letter, n in sorted(counts.items())
         )
         found.append(

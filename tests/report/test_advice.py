@@ -55,7 +55,7 @@ def test_the_cheapest_of_what_is_not_told_apart_from_the_best(tmp_path):
     assert interval(a, "clip_score").high > interval(b, "clip_score").low
     assert told_apart(a, b, "clip_score")
     assert not told_apart(read_row(middle), b, "clip_score")
-    assert [r.gain.split(" (")[0] for r in advice.ladder][:2] == ["the cheapest measured", "better"]
+    assert [r.gain.split(",")[0] for r in advice.ladder][:2] == ["the cheapest measured", "better"]
 
 
 def test_fid_without_an_interval_decides_nothing_and_is_said_to(tmp_path):

@@ -355,6 +355,7 @@ def test_a_page_of_a_thousand_jobs_opens_fast(visit, tmp_path):
 
 @pytest.mark.slow
 def test_the_command_makes_the_same_picture_again(tmp_path):
+    import numpy as np
     from PIL import Image
 
     prompt = 'fox, "red" background $x'
@@ -378,7 +379,10 @@ def test_the_command_makes_the_same_picture_again(tmp_path):
         f"{sys.executable} -m research {command}", shell=True, cwd=tmp_path, check=True, capture_output=True
     )
     (again,) = (tmp_path / "outputs" / "again").glob("*/images/*.png")
-    assert Image.open(again).tobytes() == Image.open(row.image_path(image)).tobytes()
+    made, was = (np.asarray(Image.open(f)).astype(int) for f in (again, row.image_path(image)))
+    assert (
+        abs(made - was).max() <= 1
+    )  # the noise is the same to the bit; kernels round otherwise in a batch of another size
 
 
 def test_the_server_shows_the_sweep_and_nothing_else(sweep, tmp_path):

@@ -69,7 +69,7 @@ def test_the_live_page_waits_follows_and_ends_without_asking_for_news(tmp_path):
     assert report.look()
     text = page.read_text()
     assert '<meta name="live"' in text
-    assert "1 jobs done" in text
+    assert "1 job done" in text
     assert not report.look()  # nothing new, nothing built
     report.close()
     text = page.read_text()
@@ -135,8 +135,8 @@ def test_a_half_deleted_folder_is_reported_with_what_is_missing(tmp_path, capsys
     write_job(tmp_path, steps=25, prompts=PROMPTS[:2], number=9)
     assert main([str(tmp_path)]) == 0
     page = (tmp_path / "report.html").read_text()
-    assert "3 images that the records name are not in their folders" in page
-    assert f"1 job folders hold no result.json ({folders[2].name})" in page
+    assert "3 images named in the records, but not in their folders" in page
+    assert f"1 job folder without a result.json ({folders[2].name})" in page
     assert f"{folders[3].name}/result.json cannot be read" in page
 
 
