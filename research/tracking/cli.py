@@ -17,8 +17,8 @@ from typing import Any, NoReturn
 
 from research.errors import UserError
 from research.tracking import sync
+from research.tracking.server import server
 from research.tracking.sync import Entry, Options, Plan
-from research.tracking.wandb_check import server
 
 OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 

@@ -18,7 +18,7 @@ from research.errors import UserError
 from research.files import write_atomic
 from research.tracking.cli import BAD_INPUT, FAILED, INTERRUPTED, OK, seconds
 from research.tracking.scrub import scrub_text
-from research.tracking.wandb_check import server
+from research.tracking.server import server
 from research.tracking.worker_process import WorkerProcess
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from research.files import write_atomic
 from research.tracking import dashboard, sync
 from research.tracking.dashboard_contents import Contents, contents
-from research.tracking.wandb_check import reach, server
+from research.tracking.server import reach, server
 
 _KEPT = Path("wandb") / "dashboards.json"  # in the folder: what was saved where
 

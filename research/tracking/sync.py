@@ -13,7 +13,7 @@ from typing import Any
 
 from research.errors import UserError
 from research.tracking.records import Record, RecordError, read_record, read_result
-from research.tracking.wandb_check import server
+from research.tracking.server import server
 from research.tracking.worker_process import WorkerProcess
 
 NEW, CHANGED, CURRENT, UNKNOWN = "new", "changed", "up to date", "unknown"

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import functools
 import json
-import os
-import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
-from urllib.request import getproxies, proxy_bypass
 
 from research.tracking.pixels import pixels
 from research.tracking.records import DIGEST, Record
+from research.tracking.server import reach
 
 _PAGE = 500
 
@@ -80,6 +77,8 @@ def confirm(path: str, job: Path, record: Record, scratch: Path, timeout: float)
     if record.has_media:
         _complete(run, job, record, summary, scratch)
     run.summary[DIGEST] = record.digest
+    if rows and "_step" not in summary:  # which a client that has no row left to send takes away
+        run.summary["_step"] = held - 1
     run.summary.update()
 
 
@@ -97,12 +96,7 @@ def _complete(run: Any, job: Path, record: Record, summary: Mapping[str, Any], s
             run.upload_file(str(file), root=str(scratch))
     if table and table not in held:
         file = _place(scratch, str(table))
-        content = {
-            "columns": record.columns,
-            "data": record.samples,
-            "ncols": len(record.columns),
-            "nrows": len(record.samples),
-        }
+        content = {"columns": record.columns, "data": record.samples}
         file.write_text(json.dumps(content), encoding="utf-8")
         run.upload_file(str(file), root=str(scratch))
 
@@ -126,29 +120,6 @@ def _api(timeout: float) -> Any:
     import wandb
 
     return wandb.Api(timeout=max(1, round(timeout)))
-
-
-def reach(timeout: float) -> None:
-    """See that the server takes a connection: W&B's own client goes on trying where none is taken.
-
-    Raises:
-        ConnectionError: it does not.
-    """
-    base = server()
-    address = urlparse(base)
-    if address.scheme in getproxies() and not proxy_bypass(address.hostname or ""):
-        return  # it is for the proxy to reach it
-    port = address.port or (443 if address.scheme == "https" else 80)
-    try:
-        with socket.create_connection((address.hostname or "", port), timeout=timeout):
-            pass
-    except OSError as error:
-        raise ConnectionError(f"{base} cannot be reached ({error.strerror or error})") from error
-
-
-def server() -> str:
-    """The server that is spoken to."""
-    return os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai"
 
 
 def _runs(path: str, filters: Mapping[str, Any], timeout: float) -> list[Any]:

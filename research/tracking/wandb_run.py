@@ -14,7 +14,8 @@ from urllib.parse import urlparse
 
 from research.tracking.pixels import pixels
 from research.tracking.records import DIGEST, MEDIA, Record, read_record
-from research.tracking.wandb_check import confirm, reach, server
+from research.tracking.server import reach, server
+from research.tracking.wandb_check import confirm
 
 
 def log_run(job: Path, settings: Mapping[str, Any]) -> str | None:

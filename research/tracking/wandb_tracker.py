@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from research.errors import ConfigError, nearest
+from research.tracking.server import answers
 from research.tracking.worker_process import WorkerProcess
 
 _log = logging.getLogger(__name__)
 MODES = ("offline", "online")
 FAILURES_AT_MOST = 2  # in a row; then online runs are written offline, and the rest of the sweep is no longer mirrored offline
+SILENT_AT_MOST = 3  # looks in a row at a server that gives no answer, at the end of a sweep
 
 
 class WandbTracker:
@@ -56,7 +58,7 @@ class WandbTracker:
         time_limit: float | None = None,
         request_timeout: float = 10.0,
         retries: int = 2,
-        close_limit: float = 60.0,
+        close_limit: float = 30.0,
         directory: str | None = None,
     ) -> None:
         if mode not in MODES:
@@ -106,7 +108,7 @@ class WandbTracker:
         if self._thread is None:
             return
         self._jobs.put(None)
-        self._thread.join(self.close_limit)
+        self._wait(self._thread)
         if self._thread.is_alive():
             self._stopped = True
             left = self._jobs.qsize()  # the one under way, for the end of the queue
@@ -116,6 +118,19 @@ class WandbTracker:
         if (worker := self._worker) is not None:
             worker.kill()
         self._thread = None
+
+    def _wait(self, thread: threading.Thread) -> None:
+        """Wait for the thread; a server that has gone silent is not waited for, and what is left is written offline."""
+        deadline, silent = time.monotonic() + self.close_limit, 0
+        while thread.is_alive() and (left := deadline - time.monotonic()) > 0:
+            thread.join(min(left, 1.0))
+            if self._settings["mode"] != "online" or self._given_up["online"] >= FAILURES_AT_MOST:
+                continue
+            silent = 0 if not thread.is_alive() or answers(2.0) else silent + 1
+            if silent >= SILENT_AT_MOST:
+                self._given_up["online"] = FAILURES_AT_MOST
+                if (worker := self._worker) is not None:
+                    worker.stop()
 
     def _run(self) -> None:
         while (job := self._jobs.get()) is not None:

@@ -84,10 +84,14 @@ class WorkerProcess:
             self._process.wait(_TO_END)
         self.kill()
 
-    def kill(self) -> None:
-        """Ends the process and what it started (W&B's own service), and removes what they had in hand."""
+    def stop(self) -> None:
+        """Ends the process and what it started (W&B's own service); whoever waits for its answer is told. From any thread."""
         with contextlib.suppress(OSError):
             os.killpg(self._process.pid, signal.SIGKILL)
+
+    def kill(self) -> None:
+        """The same, and removes what they had in hand."""
+        self.stop()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(5)
         for stream in (self._process.stdin, self._process.stdout):

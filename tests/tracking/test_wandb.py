@@ -17,15 +17,6 @@ from research.tracking.fields import run_name
 from research.tracking.scrub import scrub, scrub_text
 
 
-@pytest.fixture(autouse=True)
-def no_key(monkeypatch, tmp_path):
-    for name in list(os.environ):
-        if name.startswith("WANDB_"):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-
-
 def mirror(*jobs: Path, **settings) -> None:
     tracker = WandbTracker(**settings)
     for job in jobs:

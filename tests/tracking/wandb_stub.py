@@ -99,14 +99,15 @@ class _Handler(BaseHTTPRequestHandler):
         with stub.lock:
             self._send(200, json.dumps(answer()).encode())
 
-    do_GET = do_POST = do_PUT = _handle
+    do_HEAD = do_GET = do_POST = do_PUT = _handle
 
     def _send(self, status: int, content: bytes) -> None:
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
-        self.wfile.write(content)
+        if self.command != "HEAD":
+            self.wfile.write(content)
 
     def _find(self, body: bytes) -> tuple[str, Callable[[], Any]]:
         stub, path = self.server_stub, self.path.split("?")[0]
