@@ -53,6 +53,10 @@ class FID(SetMetric):
 
     def check(self, *, n_images: int) -> None:
         """Raises ConfigError for unknown features or reference, a missing extra, or fewer than 2 images."""
+        if not isinstance(self.extrapolate, bool):
+            raise ConfigError(
+                f"{self.key}.extrapolate: found {self.extrapolate!r}; accepted is true or false."
+            )
         if n_images >= 2:
             super().check(n_images=n_images)
             return
@@ -92,6 +96,12 @@ class FID(SetMetric):
         ``[D, D]``, in float64, and the number of images."""
         return sums.feature_sum, sums.outer_sum, sums.count
 
+    @staticmethod
+    def _quick(n_images: int, dimension: int) -> bool:
+        """Whether the bias matters, and can be estimated within seconds."""
+        small = n_images <= dimension or dimension <= 1024
+        return small and _LEAST_FOR_BIAS <= n_images < 10 * dimension
+
     def conclude(self, sums: Sums, *, device: str | torch.device = "cpu") -> MetricResult:
         """The distance, from the sums of one image or more."""
         from research.metrics.frechet import Gaussian, bias_at, extrapolated, frechet_distance
@@ -103,7 +113,7 @@ class FID(SetMetric):
         # where several processes made the sums, each has only its own vectors
         vectors = sums.vectors if sums.vectors is not None and len(sums.vectors) == n_images else None
         bias = None
-        if vectors is not None and _LEAST_FOR_BIAS <= n_images < 10 * dimension and dimension <= 1024:
+        if vectors is not None and self._quick(n_images, dimension):
             bias = bias_at(vectors, reference.gaussian)
         warnings = [
             f"{self.name}: {count} {what} for {dimension} features: covariance not of full rank, value biased upward{more}"

@@ -166,7 +166,12 @@ def brute(generated: np.ndarray, real: np.ndarray, k: int) -> dict[str, float]:
 @given(n=st.integers(6, 50), m=st.integers(6, 50), k=st.integers(1, 5), seed=st.integers(0, 2**31))
 def test_prdc_equals_brute_force(n, m, k, seed):
     x, y = normal(n, 3, seed, shift=0.3), normal(m, 3, seed + 1)
-    assert prdc(x, y, k) == pytest.approx(brute(x.numpy(), y.numpy(), k))
+    expected = pytest.approx(brute(x.numpy(), y.numpy(), k))
+    assert prdc(x, y, k) == expected
+    with pytest.MonkeyPatch.context() as patch:  # as large sets are compared
+        patch.setattr("research.metrics.prdc._EXACT", 0)
+        assert prdc(x + 50, y + 50, k) == expected
+        assert prdc(y, y, k) == pytest.approx(brute(y.numpy(), y.numpy(), k))
 
 
 def test_prdc_of_equal_of_far_and_of_collapsed_sets():
