@@ -9,11 +9,13 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import re
 import sys
 import traceback
 import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any, NoReturn
 
 from hydra._internal.utils import get_args_parser
@@ -32,6 +34,7 @@ from research.runs.sweep_settings import settings_of
 _log = logging.getLogger(__name__)
 OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 _IN_PROCESS = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
+_SEARCHES = re.compile("optuna|nevergrad|ax_sweeper", re.IGNORECASE)
 _PRODUCT = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 
 
@@ -119,8 +122,19 @@ def _sweep(composer: Composer, master: DictConfig, lines: list[str]) -> int:
 
     if master.hydra.sweeper._target_ != _PRODUCT:
         # a search (Optuna, say) draws its points as it goes: they cannot be planned
-        with explained():
-            composer.hydra.multirun(composer.config_name, run_in_worker, [*lines, "hydra.mode=MULTIRUN"])
+        from research.runs import cache
+        from research.runs.summary import show_search
+
+        if not settings_of(master).optimise and _SEARCHES.search(master.hydra.sweeper._target_):
+            raise ConfigError(
+                "sweep.optimise: says nothing; a search needs a number to improve: sweep.optimise=fid."
+            )
+        try:
+            with explained():
+                composer.hydra.multirun(composer.config_name, run_in_worker, [*lines, "hydra.mode=MULTIRUN"])
+        finally:
+            cache.close_trackers()
+        show_search(Path(master.hydra.sweep.dir))
         return OK
     made = plan_all(composer, master, composer.points(master, lines))
     note = None

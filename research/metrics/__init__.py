@@ -1,4 +1,4 @@
-"""Metrics of a set of generated images: CLIP score, FID, and what they are computed with.
+"""Metrics of a set of generated images, and of each image; with what they are computed with.
 
 Names are imported on first use: naming a metric in a config costs no torch import.
 """
@@ -10,21 +10,74 @@ from typing import TYPE_CHECKING
 from research.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from research.metrics.aesthetic import AestheticScore as AestheticScore
+    from research.metrics.aesthetic import PreferenceScore as PreferenceScore
     from research.metrics.base import Metric as Metric
     from research.metrics.base import MetricResult as MetricResult
     from research.metrics.clip_score import CLIPScore as CLIPScore
+    from research.metrics.directional import DirectionalSimilarity as DirectionalSimilarity
     from research.metrics.features import load_features as load_features
     from research.metrics.fid import FID as FID
+    from research.metrics.inception_score import InceptionScore as InceptionScore
+    from research.metrics.job import ScoredJob as ScoredJob
+    from research.metrics.kid import CMMD as CMMD
+    from research.metrics.kid import KID as KID
+    from research.metrics.measuring import check_metric as check_metric
+    from research.metrics.measuring import measure as measure
+    from research.metrics.measuring import per_image as per_image
+    from research.metrics.order import fit_order as fit_order
+    from research.metrics.perceptual import PerceptualDistance as PerceptualDistance
+    from research.metrics.prdc import PRDC as PRDC
+    from research.metrics.similarity import PSNR as PSNR
+    from research.metrics.similarity import SSIM as SSIM
+    from research.metrics.solver_error import SolverError as SolverError
 
 _LAZY = {
+    "AestheticScore": "research.metrics.aesthetic",
+    "CLIPScore": "research.metrics.clip_score",
+    "CMMD": "research.metrics.kid",
+    "DirectionalSimilarity": "research.metrics.directional",
+    "FID": "research.metrics.fid",
+    "InceptionScore": "research.metrics.inception_score",
+    "KID": "research.metrics.kid",
     "Metric": "research.metrics.base",
     "MetricResult": "research.metrics.base",
-    "CLIPScore": "research.metrics.clip_score",
-    "FID": "research.metrics.fid",
+    "PRDC": "research.metrics.prdc",
+    "PSNR": "research.metrics.similarity",
+    "PerceptualDistance": "research.metrics.perceptual",
+    "PreferenceScore": "research.metrics.aesthetic",
+    "SSIM": "research.metrics.similarity",
+    "ScoredJob": "research.metrics.job",
+    "SolverError": "research.metrics.solver_error",
+    "check_metric": "research.metrics.measuring",
+    "fit_order": "research.metrics.order",
     "load_features": "research.metrics.features",
+    "measure": "research.metrics.measuring",
+    "per_image": "research.metrics.measuring",
 }
 
-__all__ = ["FID", "CLIPScore", "Metric", "MetricResult", "load_features"]
-
+__all__ = [
+    "CMMD",
+    "FID",
+    "KID",
+    "PRDC",
+    "PSNR",
+    "SSIM",
+    "AestheticScore",
+    "CLIPScore",
+    "DirectionalSimilarity",
+    "InceptionScore",
+    "Metric",
+    "MetricResult",
+    "PerceptualDistance",
+    "PreferenceScore",
+    "ScoredJob",
+    "SolverError",
+    "check_metric",
+    "fit_order",
+    "load_features",
+    "measure",
+    "per_image",
+]
 
 __getattr__ = lazy_names(__name__, _LAZY)

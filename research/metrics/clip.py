@@ -15,6 +15,7 @@ from research.errors import ConfigError
 from research.hashing import sha256_files
 from research.lazy import uncollected
 from research.metrics.locate import locate_clip
+from research.metrics.spill import remembered
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,7 +26,7 @@ _HUB_FILES = ["*.json", "*.txt", "*.safetensors"]
 PROMPTS_AT_ONCE = 64
 _models = Cache("metric models", 8192 * MIB)
 _lengths = Cache("metric text lengths", 16 * MIB, 16384)
-_seen = Cache("image features", 64 * MIB)
+seen_images = Cache("image features", 64 * MIB)
 _read_texts = Cache("metric texts", 64 * MIB)
 
 
@@ -75,7 +76,9 @@ class Clip:
 
         batch = hashlib.sha256(whole.cpu().numpy().tobytes()).digest()
         key = self.weights_sha256, self.preprocess, self.device, tuple(images.shape), batch
-        return _seen.get(key, embed, lambda made: made.nbytes).to(images.device)
+        return seen_images.get(key, lambda: remembered(key, embed), lambda made: made.nbytes).to(
+            images.device
+        )
 
     def embed_texts(self, prompts: Sequence[str]) -> Tensor:
         """Projected, unnormalised embeddings ``[N, D]`` on the CPU; each different prompt is encoded once.
@@ -121,7 +124,7 @@ def load_clip(name: str, *, device: str = "cpu", key: str = "metrics.clip_score.
     """
     directory = locate_clip(name, key)
     if directory is None:
-        return _load(_fetch(name, key), name, str(device), key)
+        return _load(fetch(name, key), name, str(device), key)
     # the folder's own name, since records must not carry paths of the machine
     return _load(directory.resolve(), directory.resolve().name, str(device), key)
 
@@ -149,7 +152,7 @@ def _read(directory: Path, name: str, device: str, key: str) -> Clip:
         config = CLIPConfig.from_pretrained(directory, local_files_only=True)
         if config.model_type != "clip":
             raise ValueError(f"its model_type is {config.model_type!r}")
-        with _no_progress_bar():
+        with no_progress_bar():
             model = CLIPModel.from_pretrained(
                 directory, config=config, local_files_only=True, use_safetensors=True
             )
@@ -163,7 +166,12 @@ def _read(directory: Path, name: str, device: str, key: str) -> Clip:
 
 
 @lru_cache(maxsize=8)
-def _fetch(hub_id: str, key: str) -> Path:
+def fetch(hub_id: str, key: str) -> Path:
+    """The directory of a model of the hub, fetched if it is not in the cache; safetensors weights only.
+
+    Raises:
+        ConfigError: it cannot be fetched.
+    """
     from huggingface_hub import snapshot_download
 
     try:
@@ -176,7 +184,8 @@ def _fetch(hub_id: str, key: str) -> Path:
 
 
 @contextmanager
-def _no_progress_bar() -> Iterator[None]:
+def no_progress_bar() -> Iterator[None]:
+    """transformers loads without a bar."""
     # a bar for a model that loads in milliseconds would tear the runner's own
     from transformers.utils import logging
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from research.errors import ConfigError
-from research.metrics.base import MetricResult, check_whole, library_versions
+from research.metrics.base import MetricResult, check_whole, comparable, library_versions
 from research.metrics.clip import load_clip, locate_clip
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ class CLIPScore:
         values = {"clip_score": statistics.fmean(scores)}
         if len(scores) > 1:
             values["clip_score_se"] = statistics.stdev(scores) / math.sqrt(len(scores))
+        made_with = {"weights_sha256": clip.weights_sha256, "preprocess": clip.preprocess.describe()}
         truncated = clip.truncated(prompts)
         warnings = []
         if truncated:
@@ -75,8 +76,8 @@ class CLIPScore:
         info = {
             "definition": DEFINITION,
             "model": clip.name,
-            "weights_sha256": clip.weights_sha256,
-            "preprocess": clip.preprocess.describe(),
+            **made_with,
+            "comparable": comparable(DEFINITION, made_with),
             "n_images": len(scores),
             "n_prompts": len(set(prompts)),
             "truncated_prompts": len(truncated),

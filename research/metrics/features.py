@@ -2,27 +2,64 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from research.metrics.clip import Clip, load_clip
-from research.metrics.images import to_uint8
+from research.metrics.clip import Clip, fetch, load_clip, seen_images
+from research.metrics.efficientnet import EFFICIENTNET, check_efficientnet
+from research.metrics.images import batches, to_uint8
 from research.metrics.inception import DIMENSION, INCEPTION, check_inception, inception_network
+from research.metrics.locate import locate_features
+from research.metrics.spill import remembered
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 class Features(nn.Module):
     """Maps uint8 images ``[N, 3, H, W]`` (or floats in [0, 1]) to float32 ``[N, D]`` on the images' device.
 
+    Subclasses write `embed`. What a batch gave is kept for a while, as several metrics look at the same images.
+
     Attributes:
         num_features: D, the length of a feature vector (the attribute that torchmetrics asks for).
         provenance: ``name``, ``weights_sha256``, ``layer``, ``dimension``, ``preprocess``; plain JSON values.
+        device: where the network runs.
     """
 
     num_features: int
     provenance: dict[str, Any]
+    device: str = "cpu"
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Vectors [N, D] of uint8 images [N, 3, H, W], without a cache."""
+        raise NotImplementedError
+
+    def forward(self, images: Tensor) -> Tensor:
+        """An image gives the same vector in batches of any size, to within 1e-4 of its norm."""
+        whole = to_uint8(images).contiguous()
+
+        def made() -> Tensor:
+            with torch.no_grad():
+                return self.embed(whole).float()
+
+        batch = hashlib.sha256(whole.cpu().numpy().tobytes()).digest()
+        key = (
+            self.provenance["weights_sha256"],
+            self.provenance["layer"],
+            self.device,
+            tuple(whole.shape),
+            batch,
+        )
+        return seen_images.get(key, lambda: remembered(key, made), lambda found: found.nbytes).to(
+            images.device
+        )
 
 
 class ClipFeatures(Features):
@@ -31,6 +68,7 @@ class ClipFeatures(Features):
     def __init__(self, clip: Clip) -> None:
         super().__init__()
         self.clip = clip
+        self.device = clip.device
         self.num_features = clip.dimension
         self.provenance = {
             "name": clip.name,
@@ -42,7 +80,7 @@ class ClipFeatures(Features):
 
     def forward(self, images: Tensor) -> Tensor:
         """An image gives the same vector in batches of any size, to within 1e-4 of its norm."""
-        return self.clip.embed_images(images)
+        return self.clip.embed_images(images)  # which keeps what it has seen itself, for CLIP score too
 
 
 class InceptionFeatures(Features):
@@ -55,15 +93,14 @@ class InceptionFeatures(Features):
         self.num_features = DIMENSION
         self.provenance = {
             "name": INCEPTION,
-            "weights_sha256": _state_sha256(self.network),
+            "weights_sha256": state_sha256(self.network),
             "layer": "pool 2048",
             "dimension": DIMENSION,
             "preprocess": "299x299, bilinear, antialiased (torchmetrics)",
         }
 
-    def forward(self, images: Tensor) -> Tensor:
-        with torch.no_grad():
-            return self.network(to_uint8(images).to(self.device)).to(images.device)
+    def embed(self, images: Tensor) -> Tensor:
+        return self.network(images.to(self.device))
 
 
 def load_features(
@@ -72,8 +109,8 @@ def load_features(
     """A feature extractor: uint8 images ``[N, 3, H, W]`` to float features ``[N, D]``.
 
     Args:
-        name_or_path: a zoo name, a directory or a hub id of a CLIPModel, or ``inception``; local ones need no
-            network.
+        name_or_path: a zoo name, a directory or a hub id of a CLIPModel (projected embedding) or of a vision transformer such as
+            DINOv2 (class token); ``inception`` or ``efficientnet``, which come with extras. Local ones need no network.
         device: where the network runs; features come back on the images' device.
         key: the config key named in errors.
 
@@ -86,13 +123,37 @@ def load_features(
     if name_or_path == INCEPTION:
         check_inception(key)
         return _inception(str(device))
-    return _clip(load_clip(name_or_path, device=str(device), key=key))
+    if name_or_path == EFFICIENTNET:
+        check_efficientnet(key)
+        return _efficientnet(str(device))
+    from research.metrics.vision import is_clip, load_vision
+
+    directory = locate_features(name_or_path, key)
+    local = fetch(name_or_path, key) if directory is None else directory.resolve()
+    if is_clip(local, key):
+        return _clip(load_clip(name_or_path, device=str(device), key=key))
+    # the folder's own name, since records must not carry paths of the machine
+    return load_vision(local, name_or_path if directory is None else local.name, str(device), key)
+
+
+def extract(images: Iterable[Image.Image | Tensor], features: Features, batch_size: int) -> Iterator[Tensor]:
+    """Vectors [n, D] in float32 on the CPU, batch by batch in the images' order; memory does not grow with their number."""
+    for batch in batches(images, batch_size):
+        yield features(batch).float().cpu()
 
 
 # one module for each network, so that what is cached by it (a directory's statistics) is found again
 @lru_cache(maxsize=2)
 def _inception(device: str) -> Features:
-    return InceptionFeatures(device)
+    return InceptionFeatures(device).eval()
+
+
+@lru_cache(maxsize=2)
+def _efficientnet(device: str) -> Features:
+    from research.metrics.efficientnet import load_network
+    from research.metrics.efficientnet_features import EfficientNetFeatures
+
+    return EfficientNetFeatures(load_network(device), device).eval()
 
 
 @lru_cache(maxsize=8)
@@ -100,11 +161,15 @@ def _clip(clip: Clip) -> Features:
     return ClipFeatures(clip).eval()
 
 
-def _state_sha256(module: nn.Module) -> str:
-    # the weight file's place depends on torch-fidelity's cache, so the tensors themselves are hashed
-    import hashlib
-
+def state_sha256(module: nn.Module) -> str:
+    """The SHA-256 of a network's tensors, for weights whose file is a library's own affair."""
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(name.encode() + b"\0" + tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+def weight_files(directory: Path) -> list[Path]:
+    """The safetensors files of a model's directory; other files beside them (half-precision variants) are not read."""
+    single = directory / "model.safetensors"
+    return [single] if single.is_file() else sorted(directory.glob("model-*-of-*.safetensors"))

@@ -3,50 +3,68 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from research.errors import ConfigError
-from research.lazy import uncollected
-from research.metrics.base import MetricResult, check_whole, library_versions
-from research.metrics.inception import INCEPTION, check_inception
-from research.metrics.locate import locate_clip, locate_reference
+from research.metrics import kept
+from research.metrics.base import MetricResult
+from research.metrics.set_metric import SetMetric
 
 if TYPE_CHECKING:
     import torch
     from PIL import Image
 
+    from research.metrics.reference import Sums
 
-class FID:
-    """Fréchet distance (``fid``) with torchmetrics' arithmetic, in any feature space.
+DEFINITION = "Frechet distance of Gaussians (arXiv:1706.08500), unbiased covariances"
+_LEAST_FOR_BIAS = 8
 
-    It is biased upward at small counts: compare only numbers of equal counts, features and reference.
+
+class FID(SetMetric):
+    """Fréchet distance (``fid``) in any feature space: torchmetrics' number, in float64 to the end.
+
+    It is biased upward at small counts: compare only numbers of equal counts, features and reference. Where the images are fewer
+    than ten times the features, the record says by about how much (``bias_estimate``, from the distances at n and n / 2).
 
     Args:
-        features: whose features: a zoo name, a directory or a hub id of a CLIPModel, or ``inception``.
-        reference: statistics that ship with the zoo by name, a file of statistics, or a directory of images.
+        features: whose features: a zoo name, a directory or a hub id of a CLIPModel or a vision transformer (DINOv2),
+            ``inception`` or ``efficientnet``.
+        reference: statistics that ship with the zoo by name, a file of ``research-reference``, or a directory of images.
         batch_size: images at a time; values agree across batch sizes to a relative 1e-3.
+        name: how the number is called, for distances in several feature spaces: ``fd_dinov2``.
+        extrapolate: also give ``<name>_infinity``, the distance extrapolated to unlimited images (arXiv:1911.07023). Wants more
+            images than features, twice as many at least; all their features are held in memory.
+        keep_features: leave the images' features in the job's folder, for comparisons that resample them; up to 64 MiB.
     """
 
     name = "fid"
 
-    def __init__(self, features: str = "emoji-eval", reference: str = "emoji", batch_size: int = 64) -> None:
-        self.features = features
-        self.reference = reference
-        self.batch_size = batch_size
+    def __init__(
+        self,
+        features: str = "emoji-eval",
+        reference: str = "emoji",
+        batch_size: int = 64,
+        name: str = "fid",
+        extrapolate: bool = False,
+        keep_features: bool = True,
+    ) -> None:
+        super().__init__(features, reference, batch_size, name, keep_features)
+        self.extrapolate = extrapolate
 
     def check(self, *, n_images: int) -> None:
         """Raises ConfigError for unknown features or reference, a missing extra, or fewer than 2 images."""
-        check_whole("metrics.fid.batch_size", self.batch_size)
-        if self.features == INCEPTION:
-            check_inception("metrics.fid.features")
-        else:
-            locate_clip(self.features, "metrics.fid.features")
-        locate_reference(self.reference, "metrics.fid.reference")
-        if n_images < 2:
+        if not isinstance(self.extrapolate, bool):
             raise ConfigError(
-                f"metrics.fid: found {n_images} image{'s' * (n_images != 1)}; accepted is at least 2 "
-                "(more prompts, or a larger images_per_prompt; metrics=clip_score scores single images)."
+                f"{self.key}.extrapolate: found {self.extrapolate!r}; accepted is true or false."
             )
+        if n_images >= 2:
+            super().check(n_images=n_images)
+            return
+        super().check(n_images=2)
+        raise ConfigError(
+            f"{self.key}: found {n_images} image{'s' * (n_images != 1)}; accepted is at least 2 "
+            "(more prompts, or a larger images_per_prompt; metrics=clip_score scores single images)."
+        )
 
     def compute(
         self,
@@ -59,49 +77,68 @@ class FID:
         self.check(n_images=len(images))
         return self.conclude(self.add_up(images, device=device), device=device)
 
-    def add_up(self, images: Sequence[Image.Image], *, device: str | torch.device = "cpu") -> Any:
+    def add_up(self, images: Sequence[Image.Image], *, device: str | torch.device = "cpu") -> Sums:
         """Sums over images, of which several processes may take a part each; see `parts` and `conclude`."""
-        with uncollected():
-            from torchmetrics.image.fid import FrechetInceptionDistance
+        from research.metrics.features import extract, load_features
+        from research.metrics.reference import Sums, chosen
 
-        from research.metrics.features import load_features
-        from research.metrics.images import batches
+        features = load_features(self.features, device=device, key=f"{self.key}.features")
+        whole = self.extrapolate or kept.fits(len(images), features.num_features)
+        # fresh sums each time: one job's images never enter the next job's score
+        sums = Sums(features.num_features, chosen(len(images), len(images) if whole else 0))
+        sums.size = images[0].size if len(images) else None
+        for vectors in extract(images, features, self.batch_size):
+            sums.add(vectors)
+        return sums
 
-        # a fresh accumulator each time: one job's images never enter the next job's score
-        distance = FrechetInceptionDistance(feature=load_features(self.features, device=device))
-        for batch in batches(images, self.batch_size):
-            distance.update(batch, real=False)
-        return distance
-
-    def parts(self, sums: Any) -> tuple[torch.Tensor, ...]:
+    def parts(self, sums: Sums) -> tuple[torch.Tensor, ...]:
         """What of the sums of several processes is to be added, in place: of the features ``[D]`` and of their outer products
         ``[D, D]``, in float64, and the number of images."""
-        return sums.fake_features_sum, sums.fake_features_cov_sum, sums.fake_features_num_samples
+        return sums.feature_sum, sums.outer_sum, sums.count
 
-    def conclude(self, sums: Any, *, device: str | torch.device = "cpu") -> MetricResult:
+    @staticmethod
+    def _quick(n_images: int, dimension: int) -> bool:
+        """Whether the bias matters, and can be estimated within seconds."""
+        small = n_images <= dimension or dimension <= 1024
+        return small and _LEAST_FOR_BIAS <= n_images < 10 * dimension
+
+    def conclude(self, sums: Sums, *, device: str | torch.device = "cpu") -> MetricResult:
         """The distance, from the sums of one image or more."""
-        import torch
+        from research.metrics.frechet import Gaussian, bias_at, extrapolated, frechet_distance
 
-        from research.metrics.features import load_features
-        from research.metrics.reference import load_reference
-
-        features = load_features(self.features, device=device)
-        reference = load_reference(self.reference, features, batch_size=self.batch_size)
-        distance, n_images = sums, int(sums.fake_features_num_samples)
-        distance.real_features_sum = reference.feature_sum.clone()
-        distance.real_features_cov_sum = reference.feature_outer_sum.clone()
-        distance.real_features_num_samples = torch.tensor(reference.num_samples)
-        dimension = features.num_features
+        features, reference = self.load(device)
+        n_images, dimension = int(sums.count), features.num_features
+        ours = Gaussian.of_sums(sums.feature_sum, sums.outer_sum, n_images)
+        values = {self.name: frechet_distance(ours, reference.gaussian)}
+        # where several processes made the sums, each has only its own vectors
+        vectors = sums.vectors if sums.vectors is not None and len(sums.vectors) == n_images else None
+        bias = None
+        if vectors is not None and self._quick(n_images, dimension):
+            bias = bias_at(vectors, reference.gaussian)
         warnings = [
-            f"fid: {count} {what} for {dimension} features: covariance not of full rank, value biased upward"
-            for count, what in ((n_images, "images"), (reference.num_samples, "reference images"))
+            f"{self.name}: {count} {what} for {dimension} features: covariance not of full rank, value biased upward{more}"
+            for count, what, more in (
+                (
+                    n_images,
+                    "images",
+                    "" if bias is None else f", by roughly {bias:.3g} of {values[self.name]:.3g}",
+                ),
+                (reference.num_samples, "reference images", ""),
+            )
             if count <= dimension
         ]
-        info = {
-            "features": features.provenance,
-            "reference": reference.info,
-            "n_images": n_images,
-            "versions": library_versions("torch", "torchmetrics", "transformers", "pillow"),
-            "warnings": warnings,
-        }
-        return MetricResult({"fid": float(distance.compute())}, info)
+        if self.extrapolate:
+            if vectors is None:
+                warnings.append(f"{self.name}_infinity: left out, since several processes hold the features")
+            elif n_images < 2 * dimension:
+                warnings.append(
+                    f"{self.name}_infinity: left out, {n_images} images for {dimension} features; it wants at least twice as many"
+                )
+            else:
+                values[f"{self.name}_infinity"] = extrapolated(vectors, reference.gaussian)
+        warnings += self.other_size(sums.size, reference)
+        info = self.info(DEFINITION, features, reference, n_images, warnings)
+        if bias is not None:
+            info["bias_estimate"] = float(f"{bias:.4g}")
+            info["bias_method"] = "distance at n/2 less distance at n, 4 random halvings"
+        return MetricResult(values, info, self.kept(vectors, features))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from research.errors import ConfigError
 
@@ -28,3 +28,21 @@ def inception_network(device: str) -> nn.Module:
     from torchmetrics.image.fid import NoTrainInceptionV3
 
     return NoTrainInceptionV3(name="inception-v3-compat", features_list=[str(DIMENSION)]).to(device).eval()
+
+
+def logits_network(device: str) -> tuple[nn.Module, dict[str, Any]]:
+    """Logits without bias, as the Inception Score has them: uint8 ``[N, 3, H, W]`` to ``[N, 1008]``; and what they come from."""
+    from torchmetrics.image.fid import NoTrainInceptionV3
+
+    from research.metrics.features import state_sha256
+
+    network = (
+        NoTrainInceptionV3(name="inception-v3-compat", features_list=["logits_unbiased"]).to(device).eval()
+    )
+    made_with = {
+        "name": INCEPTION,
+        "weights_sha256": state_sha256(network),
+        "layer": "softmax of logits_unbiased",
+        "preprocess": "299x299, bilinear, antialiased (torchmetrics)",
+    }
+    return network, made_with

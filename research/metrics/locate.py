@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 
 from research.errors import ConfigError, nearest
+from research.metrics.efficientnet import EFFICIENTNET, check_efficientnet
+from research.metrics.inception import INCEPTION, check_inception
 from research.zoo import ZOO_DIR, zoo_path
 
 REFERENCES_DIR = ZOO_DIR / "references"
@@ -35,6 +37,21 @@ def locate_clip(name: str, key: str) -> Path | None:
     if _HUB_ID.match(name):
         return None
     raise ConfigError(f"{key}: {name!r} does not exist.{_accepted_clip(name)}")
+
+
+def locate_features(name: str, key: str) -> Path | None:
+    """The directory of a feature extractor; None for a hub id, or for one that comes with an extra.
+
+    Raises:
+        ConfigError: nothing is there, or an extra is not installed.
+    """
+    if name == INCEPTION:
+        check_inception(key)
+        return None
+    if name == EFFICIENTNET:
+        check_efficientnet(key)
+        return None
+    return locate_clip(name, key)
 
 
 def locate_reference(name: str, key: str) -> Path:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from research.report.csv_file import write_csv
-from research.report.rows import read_sweep
+from research.report.rows import Sweep, read_sweep
 from research.report.table import print_table
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from research.report.plots import Plot
+    from research.report.thumbs import Encoded
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,16 @@ class ReportPaths:
     report_html: Path
 
 
+@dataclass(frozen=True)
+class Parts:
+    """What the page is made of, and the files beside it."""
+
+    results_csv: Path
+    contact_sheet: Path | None
+    plots: list[Plot]
+    thumbs: Encoded
+
+
 def build_report(sweep_dir: Path, *, console: Console | None = None) -> ReportPaths:
     """Prints the table of a sweep and writes ``results.csv``, ``contact_sheet.png``, ``plots/*.png``, ``report.html``.
 
@@ -32,19 +45,32 @@ def build_report(sweep_dir: Path, *, console: Console | None = None) -> ReportPa
     Raises:
         UserError: the folder does not exist or holds no job with a record.
     """
+    from research.report.html import write_html
+
+    sweep = read_sweep(Path(sweep_dir))
+    parts = write_parts(sweep, console=console)
+    page = sweep.directory / "report.html"
+    write_html(sweep, page, plots=parts.plots, thumbs=parts.thumbs)
+    return ReportPaths(parts.results_csv, parts.contact_sheet, [p.file for p in parts.plots], page)
+
+
+def write_parts(
+    sweep: Sweep, kept: dict[Any, tuple[str, int, int]] | None = None, *, console: Console | None = None
+) -> Parts:
+    """Prints the table and writes everything but the page.
+
+    Args:
+        kept: thumbnails of an earlier call, see `encode_thumbs`.
+    """
     from rich.console import Console
 
-    from research.report.html import write_html
     from research.report.plots import draw_plots
     from research.report.sheet import write_contact_sheet
+    from research.report.thumbs import choose_images, encode_thumbs
 
-    sweep_dir = Path(sweep_dir)
-    sweep = read_sweep(sweep_dir)
     print_table(sweep, console=console or Console())
-    results = sweep_dir / "results.csv"
+    results = sweep.directory / "results.csv"
     write_csv(sweep, results)
-    sheet = write_contact_sheet(sweep, sweep_dir / "contact_sheet.png")
-    plots = draw_plots(sweep, sweep_dir / "plots")
-    page = sweep_dir / "report.html"
-    write_html(sweep, page, sheet=sheet, plots=plots)
-    return ReportPaths(results, sheet, [p.file for p in plots], page)
+    sheet = write_contact_sheet(sweep, sweep.directory / "contact_sheet.png")
+    plots = draw_plots(sweep, sweep.directory / "plots")
+    return Parts(results, sheet, plots, encode_thumbs(sweep.done, choose_images(sweep.done), kept))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,26 +13,67 @@ from research.errors import UserError
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns 0, or 2 after one line on stderr that says what is wrong with the folder."""
-    parser = argparse.ArgumentParser(
-        prog="research-report",
-        description="(Re)build results.csv, plots, contact sheet and report.html of a sweep.",
-    )
-    parser.add_argument("sweep_dir", type=Path, metavar="DIR", help="a sweep's folder: outputs/<sweep_name>")
-    directory: Path = parser.parse_args(argv).sweep_dir
-    from research.report.build import build_report
-
+    arguments = _parser().parse_args(argv)
+    directory: Path = arguments.sweep_dir
     try:
-        paths = build_report(directory)
+        if arguments.watch or arguments.serve is not None:
+            return _live(directory, arguments)
+        return _once(directory)
     except UserError as error:
         print(f"research-report: {error}", file=sys.stderr)
         return 2
     except OSError as error:
         print(f"research-report: {directory}: the report cannot be written: {error}", file=sys.stderr)
         return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="research-report",
+        description="(Re)build results.csv, plots, contact sheet and report.html of a sweep, once or as it runs.",
+    )
+    parser.add_argument("sweep_dir", type=Path, metavar="DIR", help="a sweep's folder: outputs/<sweep_name>")
+    parser.add_argument(
+        "--watch", action="store_true", help="keep report.html up to date while the sweep runs"
+    )
+    parser.add_argument(
+        "--serve",
+        nargs="?",
+        type=int,
+        const=8000,
+        metavar="PORT",
+        help="the same, and serve it on this machine alone, at http://127.0.0.1:PORT (8000; 0 takes a free one)",
+    )
+    parser.add_argument(
+        "--until-finished",
+        action="store_true",
+        help="with --watch or --serve: end when every job has its result",
+    )
+    return parser
+
+
+def _once(directory: Path) -> int:
+    from research.report.build import build_report
+
+    paths = build_report(directory)
     named = {"results": paths.results_csv, "contact sheet": paths.contact_sheet, "report": paths.report_html}
     for label, path in named.items():
         if path is not None:
             print(f"{label:>13}  {path}")
+    return 0
+
+
+def _live(directory: Path, arguments: argparse.Namespace) -> int:
+    from research.report.live import watch
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)  # ends as Ctrl-C does, with a page that is whole
+    try:
+        watch(directory, until_finished=arguments.until_finished, port=arguments.serve)
+    finally:
+        signal.signal(signal.SIGTERM, before)
     return 0
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from research.report import comparable
+from research.report.directions import LABELS, direction, is_companion, label
+from research.report.intervals import Interval, interval
 from research.report.rows import Row
-
-_LABELS = {"clip_score": "CLIP score", "fid": "FID", "kid": "KID", "cmmd": "CMMD"}
-_HIGHER = {"clip_score", "precision", "recall", "density", "coverage", "inception_score", "ssim", "psnr"}
-_LOWER = {"fid", "kid", "cmmd", "lpips"}
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,7 @@ class Measure:
 
     Attributes:
         better: +1 if higher is better, -1 if lower is, 0 if neither is said.
+        provenance: a word for what the number was computed with; only numbers of one provenance are ranked.
     """
 
     key: str
@@ -26,6 +27,8 @@ class Measure:
     better: int
     value: Callable[[Row], float | None]
     error: Callable[[Row], float | None] = lambda row: None
+    interval: Callable[[Row], Interval | None] = lambda row: None
+    provenance: Callable[[Row], str] = lambda row: ""
 
     def text(self, row: Row) -> str:
         """The value, with its standard error where there is one; a dash where there is no value."""
@@ -33,37 +36,54 @@ class Measure:
         return number(value) + (f" ± {number(error, 2)}" if value is not None and error is not None else "")
 
     def best(self, rows: Iterable[Row]) -> Row | None:
-        """The best job, if there is a choice of at least two."""
-        found = [(v, r) for r in rows if (v := self.value(r)) is not None]
+        """The best job of the commonest provenance, if there is a choice of at least two."""
+        found = self.alike(rows)
         if not self.better or len(found) < 2:
             return None
-        return max(found, key=lambda pair: self.better * pair[0])[1]
+        return max(found, key=lambda row: self.better * (self.value(row) or 0.0))
+
+    def alike(self, rows: Iterable[Row]) -> list[Row]:
+        """The jobs that have this number, computed with what most of them were."""
+        found = [r for r in rows if self.value(r) is not None]
+        words = Counter(self.provenance(r) for r in found)
+        return [r for r in found if self.provenance(r) == words.most_common(1)[0][0]]
+
+    def kinds(self, rows: Iterable[Row]) -> dict[str, str]:
+        """A letter for each provenance that occurs, the commonest first."""
+        return comparable.kinds([self.provenance(r) for r in rows if self.value(r) is not None])
 
 
-def metric(key: str) -> Measure:
+def metric(key: str, better: int | None = None) -> Measure:
     """A metric by its name in ``metrics``; ``<name>_se`` is its standard error."""
-    better = 1 if key in _HIGHER else -1 if key in _LOWER else 0
-    label = _LABELS.get(key, key.replace("_", " "))
     return Measure(
         key,
-        label,
-        better,
+        label(key),
+        direction(key) if better is None else better,
         lambda row: _finite(row.metrics.get(key)),
         lambda row: _finite(row.metrics.get(f"{key}_se")),
+        lambda row: interval(row, key),
+        lambda row: comparable.fingerprint(row, key),
     )
 
 
 NFE = Measure("nfe", "NFE", 0, lambda row: _finite(row.record.get("nfe")))
-SECONDS = Measure("seconds_per_image", "s / image", -1, lambda row: _finite(row.seconds_per_image))
+SECONDS = Measure(
+    "seconds_per_image",
+    "s / image",
+    -1,
+    lambda row: _finite(row.seconds_per_image),
+    provenance=comparable.device,
+)
 TOTAL = Measure("total", "total s", 0, lambda row: _finite(row.timings.get("total")))
 
 
 def quality(rows: Sequence[Row]) -> list[Measure]:
     """The metrics that any of the jobs has; CLIP score and FID first."""
     keys = {key for row in rows for key in row.metrics}
-    keys -= {key for key in keys if key.endswith("_se") and key.removesuffix("_se") in keys}
-    first = list(_LABELS)
-    return [metric(k) for k in sorted(keys, key=lambda k: (first.index(k) if k in first else len(first), k))]
+    keys -= {key for key in keys if is_companion(key, keys)}
+    first = list(LABELS)
+    ordered = sorted(keys, key=lambda k: (first.index(k) if k in first else len(first), k))
+    return [metric(k, direction(k, next((i for r in rows if (i := r.info(k))), None))) for k in ordered]
 
 
 def measures(rows: Sequence[Row]) -> list[Measure]:

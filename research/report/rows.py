@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +14,21 @@ from research.errors import UserError
 from research.report.axes import Axis, find_axes, flatten
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Row:
-    """One job.
+    """One job; two rows are equal only if they are the same one.
 
     Attributes:
         folder: where its files are.
         record: the content of ``result.json``.
         settings: the composed config, flat.
+        memo: what was worked out from the record before.
     """
 
     folder: Path
     record: Mapping[str, Any]
     settings: Mapping[str, Any]
+    memo: dict[tuple[str, str], Any] = field(default_factory=dict, repr=False)
 
     @property
     def job_id(self) -> str:
@@ -40,11 +44,11 @@ class Row:
         lines = str(self.record.get("error") or "").strip().splitlines()
         return lines[0] if lines else ""
 
-    @property
+    @cached_property
     def metrics(self) -> dict[str, float]:
         return _numbers(self.record.get("metrics"))
 
-    @property
+    @cached_property
     def timings(self) -> dict[str, float]:
         """Seconds: load, encode, denoise, decode, metrics, total."""
         return _numbers(self.record.get("timings"))
@@ -59,11 +63,41 @@ class Row:
         spent = sum(self.timings.get(part, 0.0) for part in ("encode", "denoise", "decode"))
         return spent / self.n_images if self.n_images and spent else None
 
-    @property
+    @cached_property
     def images(self) -> list[dict[str, Any]]:
         """``file`` (relative to the folder), ``seed``, ``prompt`` of each image."""
         found = self.record.get("images")
         return [i for i in found if isinstance(i, dict) and "file" in i] if isinstance(found, list) else []
+
+    @cached_property
+    def scores(self) -> dict[str, dict[tuple[str, Any], float]]:
+        """Scores of single images, ``{metric: {(prompt, seed): score}}``; empty where the job kept none.
+
+        They are read from ``images[*].scores``, or else from ``metrics_info.<metric>.per_image``, a list in the images' order.
+        """
+        found: dict[str, dict[tuple[str, Any], float]] = {}
+        keys = [(str(i.get("prompt") or ""), i.get("seed")) for i in self.images]
+        for key, image in zip(keys, self.images, strict=True):
+            for name, score in _numbers(image.get("scores")).items():
+                if math.isfinite(score):
+                    found.setdefault(name, {})[key] = score
+        for name, info in _mapping(self.record.get("metrics_info")).items():
+            listed = _mapping(info).get("per_image")
+            if name in found or not isinstance(listed, list) or len(listed) != len(keys):
+                continue
+            numbers = _numbers(dict(enumerate(listed)))
+            if len(numbers) == len(keys):
+                found[name] = dict(zip(keys, numbers.values(), strict=True))
+        return found
+
+    def info(self, metric: str) -> Mapping[str, Any]:
+        """What a metric was computed with; of ``<metric>_at_k`` and other companions, what the metric itself was."""
+        infos = _mapping(self.record.get("metrics_info"))
+        while metric:
+            if metric in infos:
+                return _mapping(infos[metric])
+            metric = metric.rpartition("_")[0]
+        return {}
 
     @property
     def pictures(self) -> dict[str, Path]:
@@ -96,7 +130,7 @@ class Sweep:
         names = {str(r.record.get("sweep_name")) for r in self.rows if r.record.get("sweep_name")}
         return names.pop() if len(names) == 1 else self.directory.resolve().name
 
-    @property
+    @cached_property
     def done(self) -> list[Row]:
         return [r for r in self.rows if r.done]
 
@@ -161,3 +195,7 @@ def _why_empty(directory: Path, damaged: list[str]) -> str:
 def _numbers(found: Any) -> dict[str, float]:
     items = found.items() if isinstance(found, dict) else ()
     return {str(k): float(v) for k, v in items if isinstance(v, (int, float)) and not isinstance(v, bool)}
+
+
+def _mapping(found: Any) -> Mapping[str, Any]:
+    return found if isinstance(found, Mapping) else {}

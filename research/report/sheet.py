@@ -43,7 +43,8 @@ def write_contact_sheet(sweep: Sweep, path: Path) -> Path | None:
         path.unlink(missing_ok=True)
         return None
     buffer = io.BytesIO()
-    sheet.save(buffer, "PNG")
+    # of very large sheets the last percent of size takes most of the time
+    sheet.save(buffer, "PNG", compress_level=6 if sheet.width * sheet.height < 8_000_000 else 2)
     write_atomic(path, buffer.getvalue())
     return path
 

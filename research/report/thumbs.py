@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +17,9 @@ if TYPE_CHECKING:
 
 PER_CELL = 8
 PIXELS_AT_MOST = 40_000_000
+PAGE_BYTES_AT_MOST = 3_100_000  # of all thumbnails in a page, in base64
+PAGE_SIDES = (96, 64, 48, 32)  # pixels; the largest that leaves room for a picture of each job
+Encoded = dict[tuple[str, int], tuple[str, int, int]]
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,75 @@ def thumb_size(chosen: Chosen, cells: int) -> int:
     if chosen.source <= wanted:
         return chosen.source * max(1, wanted // chosen.source)
     return wanted if chosen.source > 2 * wanted else chosen.source if chosen.source <= room else wanted
+
+
+def encode_thumbs(
+    rows: Sequence[Row], chosen: Chosen, kept: dict[Any, tuple[str, int, int]] | None = None
+) -> Encoded:
+    """Thumbnails to stand in a page, ``{(job id, place in its images): (data URI, width, height)}``, within the page's bytes.
+
+    Every job gets its first image before any gets its second. Small images go in as they are, large ones scaled down.
+
+    Args:
+        kept: thumbnails of an earlier call by file, time of modification and side; what is new is added.
+    """
+    kept = {} if kept is None else kept
+    wanted = [(row, [(row.images.index(i), i) for i in chosen.of(row) if i is not None]) for row in rows]
+    wanted = [(row, found) for row, found in wanted if found]
+    side = _page_side(wanted, chosen.source)
+    encoded: Encoded = {}
+    left = PAGE_BYTES_AT_MOST
+    for turn in range(PER_CELL):
+        for row, found in wanted:
+            if turn >= len(found):
+                continue
+            place, image = found[turn]
+            thumb = _encoded(row.image_path(image), side, kept)
+            if thumb is None:
+                continue
+            left -= len(thumb[0])
+            if left < 0:
+                return encoded
+            encoded[row.job_id, place] = thumb
+    return encoded
+
+
+def _page_side(wanted: Sequence[tuple[Row, list[tuple[int, dict[str, Any]]]]], source: int) -> int:
+    """The side at which all wanted images, or at least one of each job, go into the page; tried on a few of them."""
+    sample = wanted[:: max(1, len(wanted) // 6)][:6]
+    for count in (max((len(found) for _, found in wanted), default=1), 1):
+        for side in PAGE_SIDES:
+            sizes = [
+                len(thumb[0])
+                for row, found in sample
+                if (thumb := _encoded(row.image_path(found[-1][1]), side, {})) is not None
+            ]
+            fits = not sizes or sum(sizes) / len(sizes) * len(wanted) * count <= PAGE_BYTES_AT_MOST
+            if fits and (side >= min(48, source) or count == 1):
+                return side
+    return PAGE_SIDES[-1]
+
+
+def _encoded(path: Path, side: int, kept: dict[Any, tuple[str, int, int]]) -> tuple[str, int, int] | None:
+    from PIL import Image
+
+    try:
+        status = path.stat()
+        key = (str(path), status.st_mtime_ns, status.st_size, side)
+        if key in kept:
+            return kept[key]
+        with Image.open(path) as opened:
+            image = opened.convert("RGB")
+    except (OSError, ValueError, SyntaxError):
+        return None
+    if small := max(image.size) <= side:
+        small = max(image.size) <= 40  # a model's own pixels, shown as such
+    else:
+        image.thumbnail((side, side), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    image.save(buffer, "WEBP", lossless=small, quality=60 if small else 78, method=4)
+    kept[key] = (f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}", *image.size)
+    return kept[key]
 
 
 def load_thumb(path: Path, side: int) -> Image.Image | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -26,6 +27,21 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+@cache
+def git_commit() -> str | None:
+    """The commit of the working folder's repository, or else of the one that this package is run from: 40 hex digits, and
+    ``-dirty`` where tracked files differ from it; None without either."""
+    for folder in (os.getcwd(), os.path.dirname(research.__file__)):
+        command = ["git", "-C", folder, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        try:
+            said = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
+        except (OSError, subprocess.SubprocessError):
+            return None
+        if said.returncode == 0:
+            return said.stdout.strip() or None
+    return None
 
 
 def device_name(device: Any) -> str:

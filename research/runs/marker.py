@@ -1,4 +1,5 @@
-"""The file ``sweep.json`` in the folder of a sweep: which version of the project keeps its jobs there, and in which form."""
+"""The file ``sweep.json`` in the folder of a sweep: which version of the project keeps its jobs there, in which form, and which
+jobs were last asked for, so that a live view knows how many there are to come."""
 
 from __future__ import annotations
 
@@ -32,14 +33,16 @@ def mark(sweep_dir: Path, ids: Collection[str]) -> None:
         remove_leftovers(folder)
     file = sweep_dir / MARKER
     found = _read(file)
+    own = {"format": FORMAT, "research": research.__version__, "jobs": sorted(ids)}
     if found is None:
-        own = {"format": FORMAT, "research": research.__version__}
         write(file, json.dumps(own, indent=1).encode(), durable=True)
     elif found[0] > FORMAT:
         raise ConfigError(
             f"output_dir: {sweep_dir} was written by research {found[1]} (format {found[0]}); this is {research.__version__}, "
             f"which reads format {FORMAT}. Accepted is another output_dir or sweep_name, or that version."
         )
+    elif found[2] != own["jobs"]:
+        write(file, json.dumps(own, indent=1).encode())
     if len(ids) > 1 and (others := _others(sweep_dir, ids)):
         _log.info(
             "%s holds %d job%s of other settings too; the report shows all (sweep_name=NAME keeps sweeps apart)",
@@ -47,11 +50,11 @@ def mark(sweep_dir: Path, ids: Collection[str]) -> None:
         )
 
 
-def _read(file: Path) -> tuple[int, str] | None:
-    """Format and version; None where there is no such file, or a damaged one."""
+def _read(file: Path) -> tuple[int, str, object] | None:
+    """Format, version and jobs; None where there is no such file, or a damaged one."""
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-        return int(found["format"]), str(found.get("research"))
+        return int(found["format"]), str(found.get("research")), found.get("jobs")
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, KeyError):

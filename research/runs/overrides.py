@@ -22,7 +22,8 @@ _PLUGIN_PACKAGES = {
     "submitit_local": ("hydra-submitit-launcher", _EXTRA.format("slurm")),
     "submitit_slurm": ("hydra-submitit-launcher", _EXTRA.format("slurm")),
     "ray": ("hydra-ray-launcher", _EXTRA.format("ray")),
-    "optuna": ("hydra-optuna-sweeper", "pip install hydra-optuna-sweeper"),  # the only sweeper
+    "optuna": ("hydra-optuna-sweeper", _EXTRA.format("optuna")),
+    "search": ("hydra-optuna-sweeper", _EXTRA.format("optuna")),
 }
 
 
@@ -91,6 +92,8 @@ def _check_choices(override: Override, groups: Groups) -> None:
         if value is None or isinstance(value, dict):
             found = "null" if value is None else "a mapping"
             raise ConfigError(f"{group}: found {found}; accepted: {', '.join(sorted(options))}.")
+    if group == "hydra/sweeper" and "optuna" not in options:
+        options = [option for option in options if option != "search"]  # which builds on it
     for choice in _choices(override):
         if choice not in options:
             short = group.removeprefix("hydra/")
@@ -105,7 +108,7 @@ def _check_choices(override: Override, groups: Groups) -> None:
 
 
 def _missing(launchers: Sequence[str]) -> list[str]:
-    return [name for name in _PLUGIN_PACKAGES if name not in (*launchers, "optuna")]
+    return [name for name in _PLUGIN_PACKAGES if name not in (*launchers, "optuna", "search")]
 
 
 def _to_install(names: Sequence[str]) -> str:

@@ -67,6 +67,7 @@ class Checkpoint:
         except Interrupted:
             self.note(record)
             raise
+        # after the last batch too: scoring many images may take long, and be interrupted
         if time.monotonic() - self._noted >= _SECONDS_BETWEEN:
             self.note(record)
 

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from research.errors import ConfigError, nearest
+from research.metrics.measuring import check_metric
 from research.runs import targets
 from research.runs.memo import Memo
 from research.runs.plugs import build
@@ -83,12 +84,11 @@ def _check_scale(key: str, value: Any) -> None:
         raise ConfigError(f"{key}: found {value!r}; accepted is a finite number.")
 
 
-def check_metrics(metrics: Mapping[str, Any], n_images: int) -> None:
-    """Check that each metric can be built, and can work with so many images."""
+def check_metrics(metrics: Mapping[str, Any], n_images: int, config: Mapping[str, Any] | None = None) -> None:
+    """Check that each metric can be built, and can work with so many images, and with such a job if one is given."""
     for name, node in metrics.items():
         metric = build(node, f"metrics.{name}")  # constructors are cheap by contract
-        if hasattr(metric, "check"):
-            metric.check(n_images=n_images)
+        check_metric(metric, n_images, config)
 
 
 def check_mapping(key: str, value: Any) -> None:

@@ -29,6 +29,7 @@ from research.runs.memo import Forgetful
 from research.runs.overrides import as_written, is_choice, parse
 from research.runs.plug_check import check_metrics, check_plugs
 from research.runs.plugs import build
+from research.runs.scoring import ask
 from research.runs.store import IMAGES, PICTURES, RESULT, TENSORS, TRACE, JobFolder, StoreError, read_result
 
 _LIBRARIES = ("torch", "torchmetrics", "transformers", "numpy")
@@ -131,7 +132,7 @@ def _rescored(folder: JobFolder, definitions: Definitions, again: bool) -> Resco
     metrics = definitions.of(config)
     others = {**config, "metrics": metrics}
     check_plugs(others, Forgetful())
-    check_metrics(metrics, int(record["n_images"]))
+    check_metrics(metrics, int(record["n_images"]), others)
     same = canonical({"metrics": metrics}) == canonical({"metrics": config.get("metrics") or {}})
     target = folder if same else _beside(folder, record, others)
     before = record if same else read_result(target.path)
@@ -144,7 +145,7 @@ def _rescored(folder: JobFolder, definitions: Definitions, again: bool) -> Resco
         return Rescored(target.path, "busy", "another process is at work on it")
     try:
         pictures = _pictures(folder, record)
-        found = _computed(metrics, record, pictures, config)
+        found = _computed(metrics, record, pictures, others, target)
         if not same:
             _copy(folder, target, record)
             record = {
@@ -175,6 +176,7 @@ def _computed(
     record: Mapping[str, Any],
     pictures: Sequence[Image.Image],
     config: Mapping[str, Any],
+    folder: JobFolder,
 ) -> dict[str, Any]:
     cache.libraries()
     from research.models.load import resolve_dtype_and_device
@@ -192,7 +194,7 @@ def _computed(
     start = time.perf_counter()
     for key, node in metrics.items():
         metric = build(node, f"metrics.{key}")
-        found = metric.compute(pictures, prompts, device=device)
+        found = ask(config, key, metric, pictures, prompts, record["seeds"], device, folder)
         values.update(found.values)
         info[getattr(metric, "name", key)] = found.info
         warnings += [line for line in found.info.get("warnings", []) if line not in warnings]

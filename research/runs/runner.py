@@ -18,6 +18,7 @@ from research.runs.faults import batches_that_fit, check_claim
 from research.runs.job import Job as Job
 from research.runs.partial import Checkpoint
 from research.runs.plugs import build, guidance_of
+from research.runs.scoring import ask
 from research.runs.store import IMAGES, PICTURES, StoreError
 from research.runs.timing import Stopwatch, peak_memory_bytes, reset_peak_memory
 
@@ -94,6 +95,7 @@ class Record:
             "out_of_memory": [],  # batches that did not fit
             "weights_sha256": None,
             "versions": environment.versions(),
+            "git_commit": environment.git_commit(),
             "device": None,
             "worker": environment.worker,  # null where no launcher started this process
             "peak_memory_bytes": None,
@@ -175,7 +177,7 @@ class Record:
 
     def measure(self, name: str, metric: Any) -> Any:
         """What a metric says of all images."""
-        return metric.compute(self.saved, self.prompts or [""] * len(self.saved), device=self.device)
+        return ask(self.config, name, metric, self.saved, self.prompts, self.seeds, self.device, self.folder)
 
     def finish(self) -> None:
         """Write the trace and, last, the result; then let the tracker mirror the files."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import yaml
 
 from research.lazy import uncollected
 from research.runs.places import alone
@@ -40,8 +42,7 @@ def show_sweep(jobs: Sequence[Job], outcome: Outcome) -> None:
     with uncollected():
         reports = [_report(folder) for folder in folders(jobs)]
     for paths in reports:
-        print(f"contact sheet: {paths.contact_sheet}")
-        print(f"report:        {paths.report_html}")
+        _show_report(paths)
     for result in outcome.failed:
         where = next((job.folder.path / "traceback.txt" for job in jobs if job.id == result["job_id"]), "")
         print(
@@ -62,3 +63,26 @@ def _report(folder: Path) -> ReportPaths:
             return build_report(folder)
     print_table(read_sweep(folder))
     return paths
+
+
+def show_search(folder: Path) -> None:
+    """The jobs that a search has run, with its best point; nothing where none was kept."""
+    if not any(folder.glob("*/result.json")):
+        return
+    with uncollected():
+        paths = _report(folder)
+    try:
+        best = yaml.safe_load((folder / "optimization_results.yaml").read_text(encoding="utf-8")) or {}
+    except (OSError, yaml.YAMLError):
+        best = {}
+    found = best.get("solutions") or [{"params": best.get("best_params"), "values": [best.get("best_value")]}]
+    for solution in found:
+        if solution.get("params"):
+            point = " ".join(f"{key.lstrip('+')}={value}" for key, value in solution["params"].items())
+            print(f"best: {', '.join(f'{value:.4g}' for value in solution['values'])} at {point}")
+    _show_report(paths)
+
+
+def _show_report(paths: Any) -> None:
+    print(f"contact sheet: {paths.contact_sheet}")
+    print(f"report:        {paths.report_html}")

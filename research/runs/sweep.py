@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from research.errors import UserError, nearest
 from research.lazy import uncollected
 from research.runs import cache
 from research.runs.fitting import check_fit
@@ -18,13 +20,20 @@ from research.runs.marker import mark
 from research.runs.planning import plan as plan
 from research.runs.progress import Progress, configure_logging
 from research.runs.store import make_writable
+from research.runs.sweep_settings import settings_of
 from research.runs.validate import validate
 from research.runs.work import Outcome as Outcome
 from research.runs.work import run_jobs as run_jobs
 
 
-def run_in_worker(config: DictConfig) -> dict[str, Any]:
-    """The task function for Hydra's launchers and sweepers: run one composed job and return its metrics."""
+def run_in_worker(config: DictConfig) -> float | list[float] | dict[str, Any]:
+    """The task function for Hydra's sweepers that search: run one composed job and return what ``sweep.optimise`` names, a number
+    or several; without it all metrics.
+
+    Raises:
+        UserError: the job failed; a search goes on with other points.
+        SystemExit: it has no such number, nor will the other points.
+    """
     configure_logging()
     plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     assert isinstance(plain, dict)
@@ -33,10 +42,33 @@ def run_in_worker(config: DictConfig) -> dict[str, Any]:
     job = Job(validate({str(key): value for key, value in plain.items()}, extra_keys=extra), point)
     lint_jobs([job])
     try:
-        outcome = run_jobs([job], Progress("none", 1))
+        (result,) = run_jobs([job], Progress("none", 1)).results
     finally:
-        cache.close_trackers()  # the worker may end without a word after any job
-    return {"job_id": job.id, "status": outcome.results[0]["status"], **outcome.results[0]["metrics"]}
+        if "BasicLauncher" not in HydraConfig.get().launcher._target_:
+            cache.close_trackers()  # the worker may end without a word after any job
+    names = settings_of(config).optimise
+    if not names:
+        return {"job_id": job.id, "status": result["status"], **result["metrics"]}
+    found = [_number(result, name) for name in names]
+    return found[0] if len(found) == 1 else found
+
+
+def _number(result: Mapping[str, Any], name: str) -> float:
+    """A metric of a job, its NFE, or its seconds an image."""
+    if result["status"] != "done":
+        raise UserError(f"job {result['job_id']} failed: {result['error']}")
+    numbers = {key: value for key, value in result["metrics"].items() if value is not None}
+    numbers["nfe"] = result["nfe"]
+    if result.get("images_per_second"):
+        numbers["seconds"] = 1 / result["images_per_second"]
+    if name not in numbers:
+        print(
+            f"error: sweep.optimise: found '{name}', which job {result['job_id']} has not measured."
+            f"{nearest(name, numbers)} Accepted: {', '.join(numbers)}.",
+            file=sys.stderr,
+        )
+        raise SystemExit(2)
+    return float(numbers[name])
 
 
 def prepare(jobs: Sequence[Job]) -> None:

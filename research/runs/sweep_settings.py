@@ -24,6 +24,7 @@ class SweepSettings:
     seed: int = 0
     max_points: int = MAX_POINTS
     impossible: str = "stop"
+    optimise: list[str] = field(default_factory=list)  # of a search
 
     @property
     def given(self) -> str | None:
@@ -55,6 +56,7 @@ def settings_of(master: DictConfig) -> SweepSettings:
     settings["impossible"] = given.get("impossible", "stop")
     if settings["impossible"] not in ("stop", "skip"):
         raise ConfigError(f"sweep.impossible: found {settings['impossible']!r}; accepted: stop, skip.")
+    settings["optimise"] = _names(given.get("optimise"))
     return SweepSettings(**{str(name): value for name, value in settings.items()})
 
 
@@ -81,6 +83,15 @@ def _exclude(given: Any) -> list[Any]:
     if given is None:
         return []
     return list(given) if isinstance(given, list) else [given]
+
+
+def _names(given: Any) -> list[str]:
+    names = [] if given is None else [given] if isinstance(given, str) else given
+    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
+        raise ConfigError(
+            f"sweep.optimise: found {given!r}; accepted are names of numbers: fid, or [fid,nfe]."
+        )
+    return names
 
 
 def _path(given: Any) -> str | None:

@@ -55,7 +55,8 @@ def validate(
             f"seed: found {checked['seed']} for {n_images} images; accepted are seeds up to {_LARGEST_SEED}."
         )
     memo("model", [model, checked["scheduler"]["options"], task, steps], lambda: check_model(checked))
-    memo("metrics", [checked["metrics"], n_images], lambda: check_metrics(checked["metrics"], n_images))
+    about = [checked[key] for key in ("metrics", "task", "scheduler", "prompts", "steps")]
+    memo("metrics", [about, n_images], lambda: check_metrics(checked["metrics"], n_images, checked))
     # its constructor checks its settings, and is cheap by contract
     memo("tracker", checked["tracker"], lambda: cache.tracker(checked["tracker"]))
     return checked

@@ -1,54 +1,46 @@
-"""One job's folder as one W&B run."""
+"""One job's record as one W&B run, on disk or on a server."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import netrc
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
-from research.tracking.scrub import scrub, scrub_text
-
-NAME_AT_MOST, TAG_AT_MOST = 100, 64
+from research.tracking.pixels import pixels
+from research.tracking.records import DIGEST, MEDIA, Record, read_record
+from research.tracking.server import reach, server
+from research.tracking.wandb_check import confirm
 
 
 def log_run(job: Path, settings: Mapping[str, Any]) -> str | None:
-    """Writes a job's run, replacing an earlier one of the same job; returns a warning for the user, or None.
+    """Writes a job's run, going on with an earlier one of the same job; returns a warning for the user, or None.
+
+    With ``mode: online`` the run is whole on the server when this returns None.
 
     Raises:
         Exception: whatever reading the folder or W&B raises.
     """
-    result = json.loads((job / "result.json").read_text(encoding="utf-8"))
-    mode, warning = settings["mode"], None
-    if mode == "online" and not has_key():
-        mode, warning = "offline", "mode=online but no key was found (wandb login); runs are written offline"
-    if mode == "online":
-        try:
-            _write(job, result, settings, "online")
-            return None
-        except Exception as error:  # no network, a refused key, a server that is down
-            line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            mode, warning = "offline", f"cannot log online ({line}); runs are written offline"
-    _write(job, result, settings, mode)
-    return warning
-
-
-def run_id(result: Mapping[str, Any]) -> str:
-    """The same for the same job of the same sweep, so that logging it again never makes a second run."""
-    sweep = hashlib.sha256(str(result.get("sweep_name")).encode()).hexdigest()
-    return f"{result['job_id']}-{sweep[:6]}"
+    record = read_record(job, tags=list(settings["tags"]), max_images=settings["max_images"])
+    if settings["mode"] == "online" and has_key():
+        _online(job, record, settings)
+        return None
+    _offline(job, record, settings)
+    if settings["mode"] == "online":
+        return "mode=online but no key was found (wandb login); runs are written offline"
+    return None
 
 
 def has_key() -> bool:
     """Whether W&B would find a key without asking: in the environment or in the netrc file."""
     if os.environ.get("WANDB_API_KEY"):
         return True
-    host = urlparse(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai").hostname or ""
+    host = urlparse(server()).hostname or ""
     files = [os.environ.get("NETRC", ""), str(Path.home() / ".netrc"), str(Path.home() / "_netrc")]
     for file in files:
         try:
@@ -59,127 +51,141 @@ def has_key() -> bool:
     return False
 
 
-def _write(job: Path, result: Mapping[str, Any], settings: Mapping[str, Any], mode: str) -> None:
-    import wandb
-
+def _offline(job: Path, record: Record, settings: Mapping[str, Any]) -> None:
+    """Write the run to disk, in place of an earlier one: offline, runs of one id do not merge."""
     directory = Path(settings["directory"] or job.parent)
     directory.mkdir(parents=True, exist_ok=True)
-    identity = run_id(result)
-    for old in (directory / "wandb").glob(f"offline-run-*-{identity}"):
-        shutil.rmtree(old, ignore_errors=True)  # offline, runs of one id do not merge
-    config = scrub(result.get("config") or {})
-    done = result.get("status") == "done"
-    run = wandb.init(
-        mode="online" if mode == "online" else "offline",  # always said: otherwise W&B asks for a login
-        project=settings["project"],
-        entity=settings["entity"],
-        dir=directory,
-        id=identity,
-        resume="allow" if mode == "online" else None,
-        name=run_name(result),
-        group=str(result.get("sweep_name") or job.parent.name),
-        job_type="sample",
-        tags=_tags(result, settings["tags"]),
-        config={**config, "job_id": result["job_id"]},
-        reinit="create_new",
-        settings=wandb.Settings(
-            silent=True,
-            console="off",
-            init_timeout=20,
-            # a kill in the first 15 s would otherwise leave an unreadable run
-            x_transaction_log_flush_interval=1.0,
-            # what describes this machine (host, user, paths, command line, packages) stays on it
-            x_disable_meta=True,
-            x_disable_stats=True,
-            x_disable_machine_info=True,
-            x_save_requirements=False,
-            disable_git=True,
-            disable_code=True,
-            save_code=False,
-        ),
-    )
-    try:
-        for prefix in ("curve", "recorded"):
-            run.define_metric(f"{prefix}/*", step_metric="curve/log_snr")
-        for point in _curve(job):
-            run.log(point)
-        if images := _images(job, result, settings["max_images"]):
-            run.log({"images": images})
-        run.summary.update(_summary(result))
-    finally:
-        run.finish(exit_code=0 if done else 1)
+    for old in (directory / "wandb").glob(f"offline-run-*-{record.run_id}"):
+        shutil.rmtree(old, ignore_errors=True)
+    _write(job, record, settings, "offline", directory)
 
 
-def run_name(result: Mapping[str, Any]) -> str:
-    """What was set for this job, shortened: "ddim scale=3 steps=10", or the job's id."""
-    parts = []
-    for override in result.get("overrides") or []:
-        key, _, value = str(override).lstrip("+").partition("=")
-        value = scrub_text(value)
-        short = value if len(value) <= 24 else value[:23] + "…"
-        parts.append(
-            short if key in ("scheduler", "guidance", "model") else f"{key.rsplit('.', 1)[-1]}={short}"
-        )
-    return " ".join(parts)[:NAME_AT_MOST] or str(result["job_id"])
+def _online(job: Path, record: Record, settings: Mapping[str, Any]) -> None:
+    """Send the run and see that it has arrived."""
+    reach(settings["request_timeout"])
+    with tempfile.TemporaryDirectory(prefix="run-", dir=".", ignore_cleanup_errors=True) as folder:
+        path = _write(job, record, settings, "online", Path(folder))
+        confirm(path, job, record, Path(folder), settings["request_timeout"])
 
 
-def _tags(result: Mapping[str, Any], added: list[str]) -> list[str]:
-    config = result.get("config") or {}
-    scheduler = (config.get("scheduler") or {}).get("name")
-    guidance = str((config.get("guidance") or {}).get("_target_") or "").rsplit(".", 1)[-1]
-    tags = [*added, scheduler, guidance, None if result.get("status") == "done" else "failed"]
-    return list(dict.fromkeys(str(tag)[:TAG_AT_MOST] for tag in tags if tag))
-
-
-def _summary(result: Mapping[str, Any]) -> dict[str, Any]:
-    summary: dict[str, Any] = {"status": result.get("status")}
-    if result.get("error"):
-        summary["error"] = scrub_text(str(result["error"]))
-    for name, value in (result.get("metrics") or {}).items():
-        summary[name] = value
-    for name, value in (result.get("timings") or {}).items():
-        summary[f"seconds/{name}"] = value
-    for name, value in (result.get("nfe_by_branch") or {}).items():
-        summary[f"nfe_by_branch/{name}"] = value
-    for name in ("nfe", "n_images", "images_per_second", "peak_memory_bytes", "device", "weights_sha256"):
-        if result.get(name) is not None:
-            summary[name] = result[name]
-    return summary
-
-
-def _curve(job: Path) -> Iterator[dict[str, float]]:
-    """One point a stage: t, sigma, log_snr, seconds, and what recorders added with as many values."""
-    try:
-        trace = json.loads((job / "trace.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return
-    stages = trace.get("stages") or []
-    recorded = {name: values for name, values in trace.items() if name != "stages" and _fits(values, stages)}
-    for i, stage in enumerate(stages):
-        point = {f"curve/{name}": value for name, value in stage.items() if _is_number(value)}
-        for name, values in recorded.items():
-            # a recorder keeps either a number a stage or several named ones, beside the stage's own keys
-            found = values[i] if isinstance(values[i], dict) else {name: values[i]}
-            point |= {f"recorded/{k}": v for k, v in found.items() if _is_number(v) and k not in stage}
-        yield point
-
-
-def _fits(values: Any, stages: list[Any]) -> bool:
-    return isinstance(values, list) and len(values) == len(stages)
-
-
-def _images(job: Path, result: Mapping[str, Any], at_most: int) -> list[Any]:
+def _write(job: Path, record: Record, settings: Mapping[str, Any], mode: str, directory: Path) -> str:
+    """Returns the run's path on the server, ``entity/project/run``."""
     import wandb
 
-    images = []
-    for image in (result.get("images") or [])[:at_most]:
-        file = job / image["file"]
-        if file.is_file():
-            images.append(
-                wandb.Image(str(file), caption=f"{image.get('prompt') or ''} (seed {image.get('seed')})")
-            )
-    return images
+    agent = bool(os.environ.get("WANDB_SWEEP_ID"))  # an agent of W&B has named the run already
+    run = wandb.init(
+        mode="online" if mode == "online" else "offline",  # always said: otherwise W&B asks for a login
+        project=None if agent else settings["project"],
+        entity=None if agent else settings["entity"],
+        dir=directory,
+        id=None if agent else settings.get("run_id") or record.run_id,
+        resume="allow" if mode == "online" else None,
+        name=record.name,
+        group=record.group,
+        job_type=record.job_type,
+        tags=record.tags,
+        config=record.config,
+        reinit="create_new",
+        settings=_client_settings(record, settings, mode),
+    )
+    try:
+        _log(run, job, record)
+        if mode == "offline":
+            run.summary[DIGEST] = record.digest
+        elif settings["artifacts"] and record.done:
+            _log_artifact(run, job, record, directory / "artifact")
+    finally:
+        run.finish(exit_code=0 if record.done else 1)
+    return f"{run.entity}/{run.project}/{run.id}"
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+def _log(run: Any, job: Path, record: Record) -> None:
+    """The curve's rows, then one of images and table; rows that a server holds already are not given twice."""
+    for prefix in ("curve", "recorded"):
+        run.define_metric(f"{prefix}/*", step_metric="curve/log_snr", step_sync=True)
+    begun = run.starting_step  # 0 for a new run
+    for point in record.curve[begun:]:
+        run.log(point)
+    # a job that was run or scored again gets another row of them
+    if record.has_media and not (begun > len(record.curve) and run.summary.get(MEDIA) == record.media):
+        run.log({**_media(job, record), MEDIA: record.media})
+    stale = [key for key in dict(run.summary) if begun and _of_the_job(key) and key not in record.summary]
+    for key in stale:
+        del run.summary[key]
+    run.summary.update(record.summary)
+
+
+def _of_the_job(key: str) -> bool:
+    return not key.startswith(("_", "curve/", "recorded/", "mirror/")) and key not in ("images", "samples")
+
+
+def _media(job: Path, record: Record) -> dict[str, Any]:
+    import wandb
+
+    images = [
+        wandb.Image(pixels(job / entry["file"]), caption=entry["caption"] or None) for entry in record.images
+    ]
+    found: dict[str, Any] = {"images": images} if images else {}
+    if record.samples:
+
+        class FileTable(wandb.Table):
+            # a file of the run; as an artifact it would tell the server a local path, and take eight more requests
+            _log_type = "table-file"
+
+        found["samples"] = FileTable(columns=list(record.columns), data=record.samples)
+    return found
+
+
+def _log_artifact(run: Any, job: Path, record: Record, folder: Path) -> None:
+    """The pictures, the settings and the curve, as a version of ``job-<id>``: the same content is the same version."""
+    import wandb
+
+    artifact = wandb.Artifact(
+        f"job-{record.job_id}", type="sampling-job", metadata={"group": record.group, "name": record.name}
+    )
+    (folder / "images").mkdir(parents=True)
+    for name in record.files:
+        pixels(job / "images" / name).save(folder / "images" / name, format="PNG")
+    for name, content in (("config", record.config), ("summary", record.summary), ("curve", record.curve)):
+        text = json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False, default=str)
+        (folder / f"{name}.json").write_text(text, encoding="utf-8")
+    for file in sorted(folder.glob("**/*.*")):
+        # neither copied nor by its whole path: both would be told to the server
+        artifact.add_file(os.path.relpath(file), name=file.relative_to(folder).as_posix(), policy="immutable")
+    run.log_artifact(artifact)
+
+
+def _client_settings(record: Record, settings: Mapping[str, Any], mode: str) -> Any:
+    import wandb
+
+    limits: dict[str, Any] = {"init_timeout": 20.0}
+    if mode == "online":
+        request, whole = float(settings["request_timeout"]), float(settings["time_limit"])
+        limits = {
+            "init_timeout": request,
+            "finish_timeout": max(request, whole / 2),
+            "finish_timeout_raises": True,
+        }
+        for kind in ("graphql", "file_stream", "file_transfer"):
+            limits[f"x_{kind}_timeout_seconds"] = request
+            limits[f"x_{kind}_retry_max"] = settings["retries"]
+            limits[f"x_{kind}_retry_wait_min_seconds"] = 0.5
+            limits[f"x_{kind}_retry_wait_max_seconds"] = 5.0
+    return wandb.Settings(
+        silent=True,
+        console="off",
+        # a kill in the first 15 s would otherwise leave an unreadable run
+        x_transaction_log_flush_interval=1.0,
+        # what describes this machine (host, user, paths, command line, packages) stays on it
+        x_disable_meta=True,
+        x_disable_stats=True,
+        x_disable_machine_info=True,
+        x_save_requirements=False,
+        program="research",
+        host="",
+        disable_git=True,
+        git_commit=record.commit,
+        disable_code=True,
+        save_code=False,
+        **limits,
+    )

@@ -6,46 +6,45 @@ W&B that hangs, crashes or prints can be killed without touching the sweep.
 
 from __future__ import annotations
 
-import contextlib
-import json
 import logging
-import os
 import queue
-import select
-import signal
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import research
 from research.errors import ConfigError, nearest
+from research.tracking.server import answers
+from research.tracking.worker_process import WorkerProcess
 
 _log = logging.getLogger(__name__)
 MODES = ("offline", "online")
-FAILURES_AT_MOST = 2  # in a row, before the rest of the sweep is no longer mirrored
-LINE_AT_MOST = 1 << 20
+FAILURES_AT_MOST = 2  # in a row; then online runs are written offline, and the rest of the sweep is no longer mirrored offline
+SILENT_AT_MOST = 3  # looks in a row at a server that gives no answer, at the end of a sweep
 
 
 class WandbTracker:
     """Mirrors finished jobs to Weights & Biases, offline unless asked otherwise; nothing it does can fail a job.
 
+    What a mirror misses, for whatever reason, ``research-wandb sync FOLDER`` brings to the server later.
+
     Args:
-        mode: ``offline`` writes runs to disk (`wandb sync` uploads them later); ``online`` needs a key, and without one a
-            warning is logged and runs are written offline.
+        mode: ``offline`` writes runs to disk; ``online`` needs a key, and without one, or with a server that fails, a warning is
+            logged and runs are written offline.
         project: W&B project.
         entity: W&B user or team; None for the key's own.
         tags: added to each run's tags.
         max_images: sample images a run.
-        time_limit: seconds a job's mirror may take; then it is given up, with a warning.
+        artifacts: whether all images of a job are kept on the server as an artifact too (online only).
+        time_limit: seconds a job's mirror may take; then it is given up, with a warning. None: 30 offline, 120 online.
+        request_timeout: seconds a server may take for one request, and for beginning a run.
+        retries: of a request that failed.
         close_limit: seconds that the end of a sweep waits for mirrors under way.
         directory: where run files go; None for ``<sweep folder>/wandb``.
 
     Raises:
-        ConfigError: an unknown mode.
+        ConfigError: an unknown mode, or a number out of range.
     """
 
     def __init__(
@@ -55,29 +54,46 @@ class WandbTracker:
         entity: str | None = None,
         tags: Sequence[str] = (),
         max_images: int = 16,
+        artifacts: bool = False,
         time_limit: float | None = None,
-        close_limit: float = 60.0,
+        request_timeout: float = 10.0,
+        retries: int = 2,
+        close_limit: float = 30.0,
         directory: str | None = None,
     ) -> None:
         if mode not in MODES:
             raise ConfigError(
                 f"tracker.mode: found {mode!r}; accepted is {' or '.join(MODES)}.{nearest(str(mode), MODES)}"
             )
-        self.time_limit = time_limit if time_limit is not None else (30.0 if mode == "offline" else 120.0)
-        self.close_limit = close_limit
+        limits = {"time_limit": time_limit, "request_timeout": request_timeout, "close_limit": close_limit}
+        for name, seconds in limits.items():
+            if seconds is not None and not (is_number(seconds) and seconds > 0):
+                raise ConfigError(
+                    f"tracker.{name}: found {seconds!r}; accepted is a number of seconds above 0."
+                )
+        for name, count in {"max_images": max_images, "retries": retries}.items():
+            if not isinstance(count, int) or isinstance(count, bool) or count < 0:
+                raise ConfigError(f"tracker.{name}: found {count!r}; accepted is a whole number from 0.")
+        self.time_limit = float(time_limit or (30.0 if mode == "offline" else 120.0))
+        self.close_limit = float(close_limit)
         self._settings: dict[str, Any] = {
             "mode": mode,
             "project": project,
             "entity": entity,
             "tags": list(tags),
             "max_images": max_images,
+            "artifacts": artifacts,
+            "time_limit": self.time_limit,
+            "request_timeout": float(request_timeout),
+            "retries": retries,
             "directory": directory,
         }
         self._jobs: queue.SimpleQueue[Path | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
-        self._worker: _Worker | None = None
+        self._worker: WorkerProcess | None = None
         self._warned: set[str] = set()
         self._stopped = False
+        self._given_up = dict.fromkeys(MODES, 0)  # failures in a row
 
     def log_job(self, job_dir: Path) -> None:
         """Queues a job's folder for the mirror and returns at once."""
@@ -92,36 +108,72 @@ class WandbTracker:
         if self._thread is None:
             return
         self._jobs.put(None)
-        self._thread.join(self.close_limit)
+        self._wait(self._thread)
         if self._thread.is_alive():
-            self._warn(f"the mirror did not end within {self.close_limit:g} s and was stopped")
             self._stopped = True
-        if self._worker is not None:
-            self._worker.kill()
+            left = self._jobs.qsize()  # the one under way, for the end of the queue
+            self._warn(
+                f"the mirror did not end within {self.close_limit:g} s and was stopped, with {left} job{'s' * (left != 1)} left"
+            )
+        if (worker := self._worker) is not None:
+            worker.kill()
         self._thread = None
 
-    def _run(self) -> None:
-        failures = 0
-        while (job := self._jobs.get()) is not None:
-            if failures >= FAILURES_AT_MOST:
+    def _wait(self, thread: threading.Thread) -> None:
+        """Wait for the thread; a server that has gone silent is not waited for, and what is left is written offline."""
+        deadline, silent = time.monotonic() + self.close_limit, 0
+        while thread.is_alive() and (left := deadline - time.monotonic()) > 0:
+            thread.join(min(left, 1.0))
+            if self._settings["mode"] != "online" or self._given_up["online"] >= FAILURES_AT_MOST:
                 continue
-            try:
-                if self._worker is None:
-                    self._worker = _Worker(self._settings)
-                answer = self._worker.ask(job, self.time_limit)
-            except (OSError, ValueError, TimeoutError) as error:
-                answer = {"ok": False, "warning": str(error)}
-                if self._worker is not None:
-                    self._worker.kill()
-                    self._worker = None
+            silent = 0 if not thread.is_alive() or answers(2.0) else silent + 1
+            if silent >= SILENT_AT_MOST:
+                self._given_up["online"] = FAILURES_AT_MOST
+                if (worker := self._worker) is not None:
+                    worker.stop()
+
+    def _run(self) -> None:
+        while (job := self._jobs.get()) is not None:
             if self._stopped:
                 return
-            failures = 0 if answer.get("ok") else failures + 1
-            if warning := answer.get("warning"):
-                self._warn(str(warning))
+            mode = str(self._settings["mode"])
+            if mode == "online" and self._given_up["online"] < FAILURES_AT_MOST:
+                if self._mirror(job, "online", ", and is written offline"):
+                    continue
+                mode = "offline"
+            if not self._stopped and self._given_up["offline"] < FAILURES_AT_MOST:
+                self._mirror(job, "offline")
         if self._worker is not None:
             self._worker.end()
             self._worker = None
+
+    def _mirror(self, job: Path, mode: str, instead: str = "") -> bool:
+        """Whether a job could be logged; what went wrong is said, and the worker replaced."""
+        began = time.monotonic()
+        answer = self._ask({"job": str(job), "settings": {"mode": mode}})
+        if self._stopped:
+            return False
+        if answer["ok"]:
+            self._given_up[mode] = 0
+        else:
+            # a server that does not answer would cost as long each time
+            hangs = mode == "online" and time.monotonic() - began >= self._settings["request_timeout"]
+            self._given_up[mode] += FAILURES_AT_MOST if hangs else 1
+        if warning := answer.get("warning"):
+            self._warn(f"{warning}{'' if answer['ok'] else instead}")
+        return bool(answer["ok"])
+
+    def _ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        try:
+            if self._worker is None:
+                self._worker = WorkerProcess(self._settings)
+            answer = self._worker.ask(request, self.time_limit)
+        except (OSError, ValueError, TimeoutError) as error:
+            answer = {"ok": False, "warning": str(error)}
+        if not answer["ok"] and self._worker is not None:
+            self._worker.kill()
+            self._worker = None
+        return answer
 
     def _warn(self, problem: str) -> None:
         if problem not in self._warned:
@@ -129,51 +181,5 @@ class WandbTracker:
             _log.warning("W&B: %s; the local files are whole", problem)
 
 
-class _Worker:
-    """The other process: a job's folder goes in as a line, an answer comes out as a line."""
-
-    def __init__(self, settings: dict[str, Any]) -> None:
-        # the worker must find this package also where it was put on the path by hand
-        paths = [str(Path(research.__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "research.tracking.worker", json.dumps(settings)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,  # an interrupt at the keyboard must not tear a run that is being written
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in paths if p)},
-        )
-
-    def ask(self, job: Path, limit: float) -> dict[str, Any]:
-        """Raises TimeoutError after `limit` seconds, OSError if the process has died."""
-        stdin, stdout = self._process.stdin, self._process.stdout
-        assert stdin is not None
-        assert stdout is not None
-        stdin.write(json.dumps({"job": str(job), "limit": limit}).encode() + b"\n")
-        stdin.flush()
-        deadline = time.monotonic() + limit
-        line = b""
-        while not line.endswith(b"\n"):
-            if not select.select([stdout], [], [], max(0.0, deadline - time.monotonic()))[0]:
-                raise TimeoutError(f"no answer within {limit:g} s")
-            piece = os.read(stdout.fileno(), LINE_AT_MOST)
-            if not piece:
-                raise OSError(f"the mirror's process ended (exit code {self._process.wait(5)})")
-            line += piece
-        answer: dict[str, Any] = json.loads(line)
-        return answer
-
-    def end(self) -> None:
-        """Lets the process end by itself, for 10 s."""
-        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-            assert self._process.stdin is not None
-            self._process.stdin.close()
-            self._process.wait(10)
-        self.kill()
-
-    def kill(self) -> None:
-        """Ends the process and what it started (W&B's own service)."""
-        with contextlib.suppress(OSError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(5)
+def is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from research.metrics.features import load_features
-from research.metrics.reference import accumulate_reference, save_reference
+from research.metrics.reference import accumulate_reference, chosen, save_reference
 from research.zoo import ZOO_DIR
 from research.zoo.data import COLOURS, PACKAGES, RESOLUTION, SETS, SUBJECTS, Emoji, load_emoji, to_uint8
 
@@ -38,10 +38,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--features", default="emoji-eval", help="evaluation model: zoo name, directory or hub id"
     )
+    parser.add_argument(
+        "--vectors", type=int, default=1000, help="features kept for KID, CMMD and PRDC: weights in git are few"
+    )
     parser.add_argument("--out", type=Path, default=DEFAULT)
     arguments = parser.parse_args(argv)
     emoji = load_emoji(arguments.data)
-    reference = accumulate_reference(pictures(emoji), load_features(arguments.features), batch_size=256)
+    features = load_features(arguments.features)
+    count = len(SUBJECTS) * len(SETS) * len(COLOURS)
+    wanted = chosen(count, arguments.vectors)
+    reference = accumulate_reference(pictures(emoji), features, batch_size=256, wanted=wanted)
     provenance = {
         "name": arguments.out.stem,
         "pictures": "all subjects x sets x backgrounds, unshifted",
@@ -56,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "command": f"python -m research.zoo.reference --features {arguments.features}",
         "versions": {name: version(name) for name in ("torch", "transformers", "pillow")},
     }
-    save_reference(arguments.out, reference, provenance)
+    save_reference(arguments.out, reference, provenance, sidecar=True)
     print(f"{reference.num_samples} pictures, {len(reference.feature_sum)} features: {arguments.out}")
 
 

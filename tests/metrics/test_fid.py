@@ -8,10 +8,12 @@ import pytest
 import torch
 from metric_samples import pictures
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from scipy.linalg import sqrtm
 from torchmetrics.image.fid import FrechetInceptionDistance
 
 from research.errors import ConfigError
+from research.hashing import sha256_files
 from research.metrics import FID, load_features
 from research.metrics.images import stack
 from research.metrics.reference import accumulate_reference, load_reference, save_reference
@@ -95,7 +97,7 @@ def test_record_says_what_the_number_was_made_with(tiny_clip, reference):
     assert info["features"]["layer"] == "image_embeds"
     assert len(info["features"]["weights_sha256"]) == len(info["reference"]["sha256"]) == 64
     assert info["reference"]["data"] == {"images": "smooth random pictures", "count": 60}
-    assert {"torch", "torchmetrics"} <= set(info["versions"])
+    assert {"torch", "transformers"} <= set(info["versions"])
     json.dumps(info, allow_nan=False)
 
 
@@ -108,14 +110,28 @@ def test_damaged_reference_is_refused(tiny_clip, reference, tmp_path):
     features = load_features(tiny_clip)
     copy = tmp_path / "real.safetensors"
     copy.write_bytes(Path(reference).read_bytes())
-    with pytest.raises(ConfigError, match=r"needs real\.json beside it"):
-        load_reference(str(copy), features)
-    sidecar = copy.with_suffix(".json")
-    sidecar.write_text(Path(reference).with_suffix(".json").read_text())
     assert load_reference(str(copy), features).num_samples == 60
-    copy.write_bytes(copy.read_bytes()[:-1] + b"\0")
-    with pytest.raises(ConfigError, match="damaged or was replaced"):
+    whole = copy.read_bytes()
+    copy.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(ConfigError, match=r"real\.safetensors is damaged: the sha256 of what it holds"):
         load_reference(str(copy), features)
+    copy.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ConfigError, match="is damaged, or no file of statistics"):
+        load_reference(str(copy), features)
+
+
+def test_a_reference_of_the_first_format_needs_what_lies_beside_it(tiny_clip, reference, tmp_path):
+    features, old = load_features(tiny_clip), tmp_path / "old.safetensors"
+    tensors = load_file(reference)
+    save_file(tensors, old)
+    with pytest.raises(ConfigError, match=r"old\.json beside it does not either"):
+        load_reference(str(old), features)
+    told = {"sha256": sha256_files([old]), "num_samples": 60, "features": features.provenance}
+    old.with_suffix(".json").write_text(json.dumps(told))
+    assert load_reference(str(old), features).num_samples == 60
+    old.write_bytes(old.read_bytes()[:-1] + b"\1")
+    with pytest.raises(ConfigError, match="damaged or was replaced"):
+        load_reference(str(old), features)
 
 
 def test_bad_names_are_one_clear_line(tiny_clip, tmp_path):

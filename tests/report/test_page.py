@@ -54,18 +54,29 @@ class _Page(HTMLParser):
         self.words += data
 
 
+def scripts(page: _Page) -> list[dict]:
+    """Scripts that run; the data block does not."""
+    return [a for t, a in page.tags if t == "script" and a.get("type") != "application/json"]
+
+
 def test_everything_is_written(grid):
     paths = build(grid)
     assert paths.results_csv.is_file()
     assert paths.contact_sheet is not None
     names = {p.stem for p in paths.plots}
-    assert names == {"fid_vs_steps", "clip_score_vs_guidance", "fid_vs_clip_score", "fid_vs_seconds"}
+    assert names == {
+        *("fid_vs_steps", "clip_score_vs_guidance", "fid_vs_clip_score"),
+        *(f"{metric}_vs_{cost}" for metric in ("fid", "clip_score") for cost in ("nfe", "seconds")),
+    }
     page = _Page(paths.report_html.read_text())
-    assert len([t for t, _ in page.tags if t == "script"]) == 1
-    # self-contained: nothing is fetched
-    sources = [a[k] for _, a in page.tags for k in ("src", "href") if k in a]
+    assert len(scripts(page)) == 1
+    # self-contained: all that is shown is inside, and what is linked lies beside
+    sources = [a["src"] for _, a in page.tags if "src" in a]
     assert sources
     assert all(s.startswith("data:") for s in sources)
+    links = [a["href"] for _, a in page.tags if "href" in a]
+    beside = {s for s in links if not s.startswith(("#", "data:"))}
+    assert beside == {s for s in beside if (grid / s).is_file()}
     for text in (
         "latents became NaN",
         "ValueError",
@@ -73,10 +84,12 @@ def test_everything_is_written(grid):
         "2.13.0",
         "highest CLIP score",
         "guidance scale",
+        "Which setting to use, and why",
+        "research scheduler=ddim",
     ):
         assert text in page.words
-    rows = [a for t, a in page.tags if t == "tr"]
-    assert len(rows) == 1 + len(read_sweep(grid).rows)
+    rows = [a["data-job"] for t, a in page.tags if t == "tr" and "data-job" in a]
+    assert rows == [row.job_id for row in read_sweep(grid).rows]
     assert paths.report_html.stat().st_size < 5_000_000
 
 
@@ -108,8 +121,8 @@ def test_awkward_prompts_change_nothing(tmp_path):
     write_sweep(tmp_path / "a<b>&", ("ddim",), (1.0, 3.0), (5,), prompts=AWKWARD)
     paths = build(tmp_path / "a<b>&")
     page = _Page(paths.report_html.read_text(encoding="utf-8"))
-    assert len([t for t, _ in page.tags if t == "script"]) == 1
-    assert not [t for t, _ in page.tags if t == "b"]
+    assert len(scripts(page)) == 1
+    assert not [t for t, _ in page.tags if t in ("b", "bold", "i")]
     assert "<script>alert(1)</script>" in page.words
     assert "a<b>&" in page.words
 
@@ -144,14 +157,30 @@ def test_only_failures_and_no_images(tmp_path):
     assert build(tmp_path / "gone").report_html.is_file()
 
 
-def test_hundreds_of_jobs(tmp_path):
-    schedulers = [f"solver_{i:02d}" for i in range(25)]
-    write_sweep(tmp_path, schedulers, (1.0, 3.0, 5.0, 7.0), (5, 10), prompts=PROMPTS[:1])
+@pytest.mark.slow
+def test_a_hundred_jobs_fit_a_page_that_can_be_mailed(tmp_path):
+    schedulers = [f"solver_{i:02d}" for i in range(10)]
+    write_sweep(tmp_path, schedulers, (1.0, 3.0, 5.0, 7.0, 9.0), (5, 10))
     paths = build(tmp_path)
     assert paths.report_html.stat().st_size < 5_000_000
+    page = _Page(paths.report_html.read_text())
+    assert len([a for t, a in page.tags if t == "a" and a.get("class") == "tile"]) == 100 * len(PROMPTS)
     with Image.open(paths.contact_sheet) as sheet:
         assert sheet.width * sheet.height < 80_000_000
-    assert len(paths.results_csv.read_text().splitlines()) == 201
+    assert len(paths.results_csv.read_text().splitlines()) == 101
+
+
+def test_large_pictures_go_in_as_thumbnails(tmp_path):
+    """Whatever the pictures are, every job keeps one, and the page its size."""
+    write_sweep(tmp_path, ("a", "b"), (3.0,), (5, 10), prompts=PROMPTS[:2])
+    for file in tmp_path.glob("*/images/*.png"):
+        noise = np.random.default_rng(0).integers(0, 255, (512, 512, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(file)  # nothing compresses worse
+    paths = build(tmp_path)
+    assert paths.report_html.stat().st_size < 3_500_000
+    page = _Page(paths.report_html.read_text())
+    jobs = {a["data-job"] for t, a in page.tags if t == "a" and a.get("class") == "tile"}
+    assert len(jobs) == 4
 
 
 def test_command(small, tmp_path, capsys):

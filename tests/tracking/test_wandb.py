@@ -13,17 +13,8 @@ from sweep_samples import PROMPTS, write_job
 
 from research.errors import ConfigError
 from research.tracking import WandbTracker
+from research.tracking.fields import run_name
 from research.tracking.scrub import scrub, scrub_text
-from research.tracking.wandb_run import run_name
-
-
-@pytest.fixture(autouse=True)
-def no_key(monkeypatch, tmp_path):
-    for name in list(os.environ):
-        if name.startswith("WANDB_"):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
 
 
 def mirror(*jobs: Path, **settings) -> None:

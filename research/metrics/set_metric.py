@@ -1,0 +1,115 @@
+"""What metrics of a set of images share: features of the images, those of a reference, and the record of both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from research.metrics import kept
+from research.metrics.base import check_count, check_name, check_whole, comparable, library_versions
+from research.metrics.locate import locate_features, locate_reference
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+    from torch import Tensor
+
+    from research.metrics.features import Features
+    from research.metrics.reference import Reference
+
+
+class SetMetric:
+    """Compares features of a job's images with those of real ones.
+
+    Args:
+        features: whose features: a zoo name, a directory or a hub id of a CLIPModel or a vision transformer (DINOv2),
+            ``inception`` or ``efficientnet``.
+        reference: statistics that ship with the zoo by name, a file of ``research-reference``, or a directory of images.
+        batch_size: images at a time.
+        name: how the number is called, where a job has several of a kind.
+        keep_features: leave the images' features in the job's folder, for comparisons that resample them.
+    """
+
+    name: str
+    least = 2
+
+    def __init__(
+        self, features: str, reference: str, batch_size: int, name: str, keep_features: bool
+    ) -> None:
+        self.features, self.reference, self.batch_size = features, reference, batch_size
+        self.name, self.keep_features = name, keep_features
+
+    @property
+    def key(self) -> str:
+        return f"metrics.{self.name}"
+
+    def check(self, *, n_images: int) -> None:
+        """Raises ConfigError for a bad setting, unknown features or reference, a missing extra, or too few images."""
+        check_name(f"{self.key}.name", self.name)
+        check_whole(f"{self.key}.batch_size", self.batch_size)
+        locate_features(self.features, f"{self.key}.features")
+        locate_reference(self.reference, f"{self.key}.reference")
+        check_count(self.key, n_images, self.least)
+
+    def load(self, device: str | torch.device) -> tuple[Features, Reference]:
+        """The extractor and the reference.
+
+        Raises:
+            ConfigError: one cannot be read, or they do not belong together.
+        """
+        from research.metrics.features import load_features
+        from research.metrics.reference import load_reference
+
+        features = load_features(self.features, device=device, key=f"{self.key}.features")
+        reference = load_reference(
+            self.reference, features, batch_size=self.batch_size, key=f"{self.key}.reference"
+        )
+        return features, reference
+
+    def vectors(self, images: Sequence[Image.Image], features: Features) -> Tensor:
+        """Features [N, D] of all images, float32 on the CPU."""
+        import torch
+
+        from research.metrics.features import extract
+
+        return torch.cat(list(extract(images, features, self.batch_size)))
+
+    def kept(self, vectors: Tensor | None, features: Features) -> kept.KeptFeatures | None:
+        """What the runner is given to keep."""
+        if vectors is None or not self.keep_features or not kept.fits(*vectors.shape):
+            return None
+        return kept.KeptFeatures(vectors, dict(features.provenance))
+
+    def other_size(self, size: tuple[int, int] | None, reference: Reference) -> list[str]:
+        """A warning for images of a size that none of the reference's has, where it says its sizes."""
+        data = reference.info.get("data")
+        sizes = data.get("sizes") if isinstance(data, dict) else None
+        if size is None or not sizes or f"{size[0]}x{size[1]}" in sizes:
+            return []
+        return [
+            f"{self.name}: images of {size[0]}x{size[1]} against a reference of {', '.join(list(sizes)[:3])}: "
+            "both are resized for the features, and what that blurs counts as difference"
+        ]
+
+    def info(
+        self,
+        definition: str,
+        features: Features,
+        reference: Reference,
+        n_images: int,
+        warnings: list[str],
+        **settings: Any,
+    ) -> dict[str, Any]:
+        """The record of a number; the count is part of what makes two numbers comparable."""
+        return {
+            "definition": definition,
+            **settings,
+            "features": features.provenance,
+            "reference": reference.info,
+            "n_images": n_images,
+            "comparable": comparable(
+                definition, settings, features.provenance, reference.info.get("sha256"), n_images
+            ),
+            "versions": library_versions("torch", "torchmetrics", "transformers", "pillow"),
+            "warnings": warnings,
+        }

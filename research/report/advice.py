@@ -1,0 +1,266 @@
+"""Which setting to use, and why: worked out from a sweep's numbers, saying no more than they carry.
+
+The rule: of the settings that are not told apart from the best by any metric that has intervals, the one that needs the fewest
+model evaluations. A metric without intervals decides nothing; its values are named, and that they have none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from research.report.axes import value_label
+from research.report.intervals import difference, told_apart
+from research.report.measures import NFE, SECONDS, Measure, number, quality
+from research.report.pareto import front
+from research.report.rows import Row, Sweep
+
+FEW_IMAGES = 64
+_SETS = ("fid", "fid_infinity", "fid_inf", "kid", "cmmd")
+
+
+@dataclass(frozen=True)
+class Rung:
+    """The best measured setting at its cost or below, and what the step up from the cheaper one buys."""
+
+    row: Row
+    gain: str
+
+
+@dataclass(frozen=True)
+class Advice:
+    """The answer in sentences.
+
+    Attributes:
+        use: the setting to take; None where the metrics pull apart or nothing can be said.
+        headline: one line.
+        reasons: why, one sentence each.
+        doubts: what the numbers do not carry.
+        cards: ``(title, row)`` of the settings worth a look.
+        ladder: settings on the front of quality against evaluations, cheapest first, by `ladder_by`.
+    """
+
+    use: Row | None
+    headline: str
+    reasons: list[str] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
+    cards: list[tuple[str, Row]] = field(default_factory=list)
+    ladder: list[Rung] = field(default_factory=list)
+    ladder_by: Measure | None = None
+
+
+def where(sweep: Sweep, row: Row) -> str:
+    """A job by the settings that the sweep varies."""
+    return ", ".join(f"{a.label} {value_label(row.settings.get(a.key))}" for a in sweep.axes) or row.job_id
+
+
+def principal(rows: Sequence[Row]) -> tuple[Measure | None, Measure | None]:
+    """The two metrics that the page is about: one of a set of images (FID before others), one of single images (CLIP score)."""
+    known = [m for m in quality(rows) if m.better]
+    by_key = {m.key: m for m in known}
+    of_set = next((by_key[k] for k in _SETS if k in by_key), None)
+    of_set = of_set or next((m for m in known if m.better < 0), None)
+    others = [m for m in known if m is not of_set]
+    single = by_key.get("clip_score") if of_set is not by_key.get("clip_score") else None
+    return of_set, single or next((m for m in others if m.better > 0), next(iter(others), None))
+
+
+def advise(sweep: Sweep) -> Advice | None:
+    """The advice over a sweep; None if fewer than two settings have a metric that says which is better."""
+    found = [m for m in principal(sweep.done) if m is not None]
+    found += _more(sweep.done, found)
+    rows = _comparable(sweep, found) if found else []
+    if len(rows) < 2:
+        return None
+    sure = [m for m in found if all(m.interval(r) is not None for r in rows)]
+    good: list[Row] = rows
+    for m in sure:
+        among_best = set(level(m, rows))
+        good = [r for r in good if r in among_best]
+    by = next((m for m in reversed(found) if m in sure), found[-1])
+    cards = _merged(_cards(found, rows))
+    doubts = _doubts(sweep, rows, found, sure)
+    ladder = _ladder(by, rows)
+    if not sure:
+        best = _best(by, rows)
+        line = f"No metric here has an interval: {by.label} {_said(by, best)} is measured best, by face value only."
+        return Advice(None, line, [f"It is {where(sweep, best)}."], doubts, cards, ladder, by)
+    if not good:
+        names = " and ".join(m.label for m in sure)
+        line = f"{names} pull apart: no setting is among the best by all of them."
+        pairs = [
+            f"By {m.label} take {where(sweep, _best(m, rows))} ({m.label} {_said(m, _best(m, rows))})."
+            for m in sure
+        ]
+        return Advice(None, line, pairs, doubts, cards, ladder, by)
+    use = min(good, key=lambda r: _cost(r, found))
+    cards = _merged([("use this", use), *cards])
+    reasons = _reasons(sweep, use, good, rows, found, sure)
+    return Advice(use, f"Use {where(sweep, use)}.", reasons, doubts, cards, ladder, by)
+
+
+def _reasons(
+    sweep: Sweep, use: Row, good: list[Row], rows: list[Row], found: list[Measure], sure: list[Measure]
+) -> list[str]:
+    reasons = []
+    names = " and ".join(m.label for m in sure)
+    cost = _cost_text(use)
+    if len(good) > 1:
+        reasons.append(
+            f"It costs {cost}: the least of the {len(good)} settings (of {len(rows)}) "
+            f"that are not told apart from the best by {names}."
+        )
+    else:
+        reasons.append(f"It is the only setting among the best by {names}, at {cost}.")
+    for m in found:
+        best = _best(m, rows)
+        if best is use:
+            reasons.append(f"Its {m.label} is the {_end(m)} measured: {_said(m, use)}.")
+            continue
+        line = f"Its {m.label} is {_said(m, use)}; the {_end(m)}, {_said(m, best)}, "
+        line += f"is of {where(sweep, best)} at {_cost_text(best)}"
+        if m not in sure:
+            line += f". {m.label} has no interval here, so it did not decide"
+        elif (gap := difference(best, use, m.key)) is not None:
+            low, high = sorted((m.better * gap.low, m.better * gap.high))
+            line += f". On the same {gap.n} prompts and seeds the gap is {number(low)} to {number(high)} "
+            line += "with 95 % confidence, which does not leave out 0"
+        reasons.append(line + ".")
+    return reasons
+
+
+def fronts(sweep: Sweep) -> set[str]:
+    """Ids of the jobs on the Pareto front of the principal metrics and NFE together."""
+    found = [m for m in principal(sweep.done) if m is not None]
+    rows = [r for r in _comparable(sweep, found) if NFE.value(r) is not None]
+    if not found or len(rows) < 2:
+        return set()
+    points = [(NFE.value(r) or 0.0, *(-m.better * (m.value(r) or 0.0) for m in found)) for r in rows]
+    return {rows[i].job_id for i in front(points)}
+
+
+def _doubts(sweep: Sweep, rows: list[Row], found: list[Measure], sure: list[Measure]) -> list[str]:
+    doubts = []
+    n = min(r.n_images for r in rows)
+    if n < FEW_IMAGES:
+        doubts.append(
+            f"{n} images a setting are few: not told apart does not mean equal, and more images may tell them apart."
+        )
+    for m in found:
+        if m in sure:
+            continue
+        doubts.append(
+            f"{m.label} is one number a setting and says nothing of its own spread; small gaps in it mean nothing."
+        )
+    outside = [r for r in sweep.done if r not in rows]
+    if outside:
+        doubts.append(
+            f"{count(len(outside), 'done job')} left out here: without one of these numbers, or with one computed otherwise."
+        )
+    if sweep.failed:
+        doubts.append(f"{count(len(sweep.failed), 'setting')} failed and not compared.")
+    if len({tuple(r.settings.get("prompts") or ()) for r in rows}) > 1:
+        doubts.append("The settings were given different prompts, so their scores differ for that too.")
+    for warning in dict.fromkeys(
+        str(w) for r in rows for m in found for w in r.info(m.key).get("warnings") or []
+    ):
+        doubts.append(warning.rstrip(".") + ".")
+    if any(len(r.record.get("together") or []) > 1 for r in rows):
+        doubts.append(
+            "Some jobs shared batches: their seconds are their share of the batch, not times measured alone."
+        )
+    return doubts[:8]
+
+
+def _more(rows: Sequence[Row], found: Sequence[Measure]) -> list[Measure]:
+    """Where the metric of a set has no interval (FID), another of its kind that has one in all jobs (KID) helps to decide."""
+    sets = [m for m in quality(rows) if m.key in _SETS]
+    if not any(m.key in _SETS and m.interval(r) is None for m in found for r in rows):
+        return []
+    return [
+        m
+        for m in sets
+        if m.key not in {f.key for f in found} and all(m.interval(r) is not None for r in rows)
+    ][:1]
+
+
+def _comparable(sweep: Sweep, found: Sequence[Measure]) -> list[Row]:
+    """The jobs that have all these numbers, each computed with what most were."""
+    alike = [set(m.alike(sweep.done)) for m in found]
+    return [r for r in sweep.done if all(r in rows for rows in alike)]
+
+
+def level(m: Measure, rows: Sequence[Row]) -> list[Row]:
+    """The best by a measure, and all that are not told apart from it."""
+    if not rows:
+        return []
+    best = _best(m, rows)
+    return [r for r in rows if r is best or told_apart(best, r, m.key) is False]
+
+
+def _ladder(by: Measure, rows: Sequence[Row]) -> list[Rung]:
+    with_cost = [r for r in rows if NFE.value(r) is not None]
+    places = front([(NFE.value(r) or 0.0, -by.better * (by.value(r) or 0.0)) for r in with_cost])
+    steps = sorted((with_cost[i] for i in places), key=lambda r: NFE.value(r) or 0.0)
+    rungs: list[Rung] = []
+    for row in steps:
+        if not rungs:
+            rungs.append(Rung(row, "the cheapest measured"))
+            continue
+        apart = told_apart(row, rungs[-1].row, by.key)
+        gap = difference(row, rungs[-1].row, by.key)
+        size = f", by {number(by.better * gap.mean, 2)}" if gap else ""
+        rungs.append(
+            Rung(
+                row,
+                {
+                    True: f"better{size}",
+                    False: f"measured better{size}, but not told apart",
+                    None: "no interval to judge by",
+                }[apart],
+            )
+        )
+    return rungs
+
+
+def _cards(found: Sequence[Measure], rows: Sequence[Row]) -> list[tuple[str, Row]]:
+    return [(f"{_end(m)} {m.label}", _best(m, rows)) for m in found]
+
+
+def _merged(cards: Sequence[tuple[str, Row]]) -> list[tuple[str, Row]]:
+    """One card a setting, under all its titles."""
+    titles: dict[Row, list[str]] = {}
+    for title, row in cards:
+        titles.setdefault(row, []).append(title)
+    return [(" · ".join(found), row) for row, found in titles.items()]
+
+
+def count(n: int, word: str) -> str:
+    """A number of things: "1 job", "2 jobs"."""
+    return f"{n} {word}{'' if n == 1 else 's'}"
+
+
+def _best(m: Measure, rows: Sequence[Row]) -> Row:
+    return max(rows, key=lambda r: m.better * (m.value(r) or 0.0))
+
+
+def _cost(row: Row, found: Sequence[Measure]) -> tuple[float, ...]:
+    """Fewest evaluations first; among equals what is measured better, as it costs nothing."""
+    nfe = NFE.value(row)
+    return (float("inf") if nfe is None else nfe, *(-m.better * (m.value(row) or 0.0) for m in found))
+
+
+def _cost_text(row: Row) -> str:
+    nfe, seconds = NFE.value(row), SECONDS.value(row)
+    parts = [f"{number(nfe)} model evaluations an image"] if nfe is not None else []
+    parts += [f"{number(seconds, 2)} s"] if seconds is not None else []
+    return " and ".join(parts) or "a cost that was not recorded"
+
+
+def _said(m: Measure, row: Row) -> str:
+    sure = m.interval(row)
+    return number(m.value(row)) + (f" [{number(sure.low)}, {number(sure.high)}]" if sure is not None else "")
+
+
+def _end(m: Measure) -> str:
+    return "highest" if m.better > 0 else "lowest"

@@ -1,0 +1,191 @@
+"""A live view of a sweep: the page made again as jobs end, with a bar on top; in a file, or served on this machine alone."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+import threading
+import time
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from research.errors import UserError
+from research.files import write_atomic
+from research.report.html import LIVE, PROGRESS, frame, render
+from research.report.progress import Progress, progress, progress_html
+from research.report.rows import read_sweep
+
+EVERY = 2.0  # seconds between two looks at the folder
+LOOPBACK = "127.0.0.1"
+_REST = (
+    4  # a build is followed by so many times its own length without one, so that a sweep keeps its processors
+)
+
+
+class LiveReport:
+    """The page of a sweep that is going on, brought up to date by `look`."""
+
+    def __init__(self, directory: Path):
+        self.directory = directory
+        self.page = directory / "report.html"
+        self.now = Progress()
+        self._seen: dict[str, tuple[int, bool]] = {}
+        self._thumbs: dict[Any, tuple[str, int, int]] = {}
+        self._body = ""
+        self._built: str | None = None
+        self._not_before = 0.0
+
+    def look(self) -> bool:
+        """Write the page again if something has changed; returns whether it did. A folder that is not there yet is waited for."""
+        now = progress(self.directory, self._seen)
+        changed = now.version != self._built and time.monotonic() >= self._not_before
+        if changed:
+            self._build(now)
+        if (changed or now != self.now) and self.directory.is_dir():
+            self.now = now
+            self._write(live=True)
+        return changed
+
+    def close(self) -> None:
+        """Leave a page that no longer asks for news."""
+        if self.directory.is_dir():
+            now = progress(self.directory, self._seen)
+            if now.done + now.failed:
+                self._build(now)
+                self._write(live=False)
+            else:
+                self.page.unlink(missing_ok=True)  # there was nothing to report
+
+    def data(self) -> dict[str, str]:
+        """What a served page asks for every few seconds."""
+        return {"version": str(self._built), "progress": progress_html(self.now)}
+
+    def _build(self, now: Progress) -> None:
+        from rich.console import Console
+
+        from research.report.build import write_parts
+
+        started = time.monotonic()
+        try:
+            sweep = read_sweep(self.directory)
+        except UserError:  # no job is done yet
+            name = self.directory.resolve().name
+            waiting = f'<h1>{name_of(name)}</h1><div id="progress">{PROGRESS}</div><p class="muted">No job is done yet.</p>'
+            self._body = frame(name, "", waiting)
+        else:
+            parts = write_parts(sweep, self._thumbs, console=Console(file=io.StringIO()))
+            self._body = render(sweep, plots=parts.plots, thumbs=parts.thumbs)
+        self._built = now.version
+        self._not_before = time.monotonic() + _REST * (time.monotonic() - started)
+
+    def _write(self, *, live: bool) -> None:
+        head = f'<meta name="live" content="{EVERY:g}">\n<noscript><meta http-equiv="refresh" content="5"></noscript>\n'
+        page = self._body.replace(LIVE, head if live else "", 1)
+        write_atomic(self.page, page.replace(PROGRESS, progress_html(self.now) if live else "", 1))
+
+
+def name_of(name: str) -> str:
+    """A folder's name as text of a page."""
+    from html import escape
+
+    return f"<bdi>{escape(name)}</bdi>"
+
+
+def watch(directory: Path, *, until_finished: bool = False, port: int | None = None) -> None:
+    """Keep the page of a sweep up to date until interrupted, or, if asked to, until every job has its record.
+
+    Args:
+        directory: the sweep's folder; it may not be there yet.
+        port: serve the folder at this port of 127.0.0.1 as well; 0 takes any that is free.
+
+    Raises:
+        UserError: the port is taken, or `directory` is a file.
+    """
+    if directory.exists() and not directory.is_dir():
+        raise UserError(f"{directory}: found a file; accepted is a sweep's folder, outputs/<sweep_name>.")
+    report = LiveReport(directory)
+    server = _serve(report, port) if port is not None else None
+    where = f"http://{LOOPBACK}:{server.server_port}/report.html" if server else str(report.page)
+    print(f"live at {where} (Ctrl-C ends)", flush=True)
+    said = ""
+    try:
+        while True:
+            report.look()
+            if (line := report.now.line()) != said:
+                print(f"{time.strftime('%H:%M:%S')}  {line}", flush=True)
+                said = line
+            if until_finished and report.now.finished:
+                return
+            time.sleep(EVERY)
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+    finally:
+        if server is not None:
+            server.shutdown()
+            server.server_close()
+        report.close()
+
+
+def _serve(report: LiveReport, port: int) -> ThreadingHTTPServer:
+    handler = partial(_Handler, report, directory=str(report.directory))
+    try:
+        server = ThreadingHTTPServer((LOOPBACK, port), handler)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"--serve {port}: {reason}; accepted is a free port, or 0 for any.") from error
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, name="report", daemon=True).start()
+    return server
+
+
+class _Handler(SimpleHTTPRequestHandler):
+    """The page and the pictures beside it, to be read; nothing hidden, no listings, and no host but this one."""
+
+    def __init__(self, report: LiveReport, *args: Any, **kwargs: Any) -> None:
+        self.report = report
+        super().__init__(*args, **kwargs)
+
+    def do_GET(self) -> None:
+        if self._refused():
+            return
+        if urlsplit(self.path).path == "/live.json":
+            content = json.dumps(self.report.data()).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+            return
+        super().do_GET()
+
+    def do_HEAD(self) -> None:
+        if not self._refused():
+            super().do_HEAD()
+
+    def end_headers(self) -> None:
+        self.send_header("Cache-Control", "no-store")
+        self.send_header("X-Content-Type-Options", "nosniff")
+        super().end_headers()
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Requests are no news."""
+
+    def _refused(self) -> bool:
+        """Another name than this machine's own means that a page elsewhere asks through this browser."""
+        host = (self.headers.get("Host") or "").rsplit(":", 1)[0]
+        path = unquote(urlsplit(self.path).path)
+        if path == "/":
+            self.path = "/report.html"
+        hidden = any(part.startswith(".") for part in path.split("/"))
+        if host not in (LOOPBACK, "localhost") or hidden or (path.endswith("/") and path != "/"):
+            self.send_error(404)
+            return True
+        target = Path(self.translate_path(self.path))
+        if target.is_dir() or not target.resolve().is_relative_to(self.report.directory.resolve()):
+            self.send_error(404)
+            return True
+        return False

@@ -1,0 +1,171 @@
+"""How far a sweep is, from its files alone: jobs that are done, that run (by their claims), and that are still to come."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import dataclass, field
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from research.report.axes import value_label
+
+SILENT = 90.0  # seconds without a sign of life, of which running jobs give several a minute
+_SHOWN = 12
+
+
+@dataclass(frozen=True)
+class Running:
+    """A job that a process has claimed.
+
+    Attributes:
+        made, wanted: images so far and in all; `wanted` is 0 where the job has not said yet.
+        silent: seconds since its process last gave a sign of life.
+    """
+
+    job_id: str
+    label: str
+    made: int
+    wanted: int
+    silent: float
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Counts of a moment; `total` is None where nothing says how many jobs there are to be."""
+
+    done: int = 0
+    failed: int = 0
+    running: list[Running] = field(default_factory=list)
+    total: int | None = None
+    version: str = ""  # changes whenever a record does
+
+    @property
+    def finished(self) -> bool:
+        """Whether everything that was asked for has a record, and nothing runs."""
+        return not self.running and self.total is not None and self.done + self.failed >= self.total > 0
+
+    def line(self) -> str:
+        """In a line for the terminal."""
+        of = f" of {self.total}" if self.total is not None else ""
+        parts = [f"{self.done + self.failed}{of} jobs have a result"]
+        parts += [f"{self.failed} failed"] if self.failed else []
+        parts += [f"{len(self.running)} running"] if self.running else []
+        return ", ".join(parts)
+
+
+def progress(directory: Path, seen: dict[str, tuple[int, bool]] | None = None) -> Progress:
+    """Looks at the folder of a sweep; one that is not there yet has no jobs.
+
+    Args:
+        seen: of earlier calls, time of modification and status of each record, so that records are read once.
+    """
+    seen = {} if seen is None else seen
+    done = failed = 0
+    ids: set[str] = set()
+    running = []
+    stamps = []
+    for folder in _folders(directory):
+        try:
+            stamp = (folder / "result.json").stat().st_mtime_ns
+        except OSError:
+            if (found := _running(folder)) is not None:
+                running.append(found)
+            continue
+        if seen.get(folder.name, (0, False))[0] != stamp:
+            seen[folder.name] = (stamp, _status(folder) == "done")
+        ids.add(folder.name)
+        stamps.append(stamp)
+        done, failed = done + seen[folder.name][1], failed + (not seen[folder.name][1])
+    planned = _planned(directory)
+    total = len(planned | ids | {r.job_id for r in running}) if planned else None
+    return Progress(done, failed, running, total, f"{len(stamps)}-{max(stamps, default=0)}")
+
+
+def progress_html(now: Progress) -> str:
+    """The bar and the running jobs, to stand at the head of the page."""
+    over = now.done + now.failed
+    bar = f'<progress value="{over}" max="{now.total}"></progress>' if now.total else ""
+    lines = []
+    for job in now.running[:_SHOWN]:
+        images = f"{job.made} of {job.wanted} images" if job.wanted else f"{job.made} images"
+        silent = f" · no sign of life for {job.silent:.0f} s" if job.silent > SILENT else ""
+        lines.append(
+            f"<li><code>{escape(job.job_id)}</code> <bdi>{escape(job.label)}</bdi>: {images}{silent}</li>"
+        )
+    if len(now.running) > _SHOWN:
+        lines.append(f"<li>and {len(now.running) - _SHOWN} more</li>")
+    running = f"<ul>{''.join(lines)}</ul>" if lines else ""
+    state = "Finished" if now.finished else "Live"
+    return f'<div class="live" role="status"><b>{state}</b>: {escape(now.line())}{bar}{running}</div>'
+
+
+def _folders(directory: Path) -> list[Path]:
+    try:
+        with os.scandir(directory) as found:
+            return sorted(Path(e.path) for e in found if e.is_dir() and not e.name.startswith("."))
+    except OSError:
+        return []
+
+
+def _running(folder: Path) -> Running | None:
+    try:
+        claims = [folder / name for name in os.listdir(folder) if name.startswith(".claim.")]
+        beat = max((file.stat().st_mtime for file in claims), default=None)
+    except OSError:
+        return None
+    if beat is None:
+        return None
+    config = _config(folder)
+    prompts, each = config.get("prompts"), config.get("images_per_prompt")
+    wanted = len(prompts) * int(each or 1) if isinstance(prompts, list) else 0
+    made = sum(1 for _ in (folder / "images").glob("*.png"))
+    return Running(folder.name, _label(config), made, wanted, max(0.0, time.time() - beat))
+
+
+def _label(config: dict[str, Any]) -> str:
+    """The settings that sweeps are mostly about."""
+
+    def part(group: str, key: str) -> Any:
+        found = config.get(group)
+        return found.get(key) if isinstance(found, dict) else None
+
+    named = {
+        "": part("scheduler", "name"),
+        "guidance scale": part("guidance", "scale"),
+        "steps": config.get("steps"),
+    }
+    return ", ".join(
+        f"{name} {value_label(value)}".strip() for name, value in named.items() if value is not None
+    )
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        found = yaml.load(
+            (folder / "config.yaml").read_text(encoding="utf-8"),
+            getattr(yaml, "CSafeLoader", yaml.SafeLoader),
+        )
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _status(folder: Path) -> str:
+    try:
+        found = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return "damaged"
+    return str(found.get("status")) if isinstance(found, dict) else "damaged"
+
+
+def _planned(directory: Path) -> set[str]:
+    try:
+        found = json.loads((directory / "sweep.json").read_text(encoding="utf-8")).get("jobs")
+    except (OSError, ValueError, AttributeError):
+        return set()
+    return {str(job) for job in found} if isinstance(found, list) else set()

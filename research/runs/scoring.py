@@ -1,0 +1,67 @@
+"""What the metrics are told of a job: its config and seeds, and how its trajectories are sampled again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from research.metrics.job import ScoredJob
+from research.metrics.measuring import measure
+from research.runs import cache, contents
+from research.runs.plugs import build, guidance_of
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from torch import Tensor
+
+    from research.metrics.base import MetricResult
+    from research.runs.store import JobFolder
+
+
+def ask(
+    config: Mapping[str, Any],
+    name: str,
+    metric: Any,
+    images: Sequence[Image.Image],
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    device: Any,
+    folder: JobFolder,
+) -> MetricResult:
+    """What a metric says of a job's images; its model is loaded again only for a metric that samples again.
+
+    Args:
+        config: the composed job.
+        name: of the metric in the config.
+        metric: built from it.
+        images, seeds: one each an image.
+        prompts: one an image, or none at all.
+        device: where networks run.
+        folder: the job's, for features that are kept.
+    """
+
+    def sample(steps: int, scheduler: str | None = None) -> Tensor:
+        return _latents(config, seeds, steps, scheduler)
+
+    job = ScoredJob(config, seeds, sample)
+    last = name == list(config["metrics"])[-1]
+    texts = prompts or [""] * len(images)
+    return measure(metric, images, texts, device=device, job=job, folder=folder.path, last=last)
+
+
+def _latents(config: Mapping[str, Any], seeds: Sequence[int], steps: int, scheduler: str | None) -> Tensor:
+    from research.schedulers import SchedulerSpec
+
+    LoopSampler = cache.libraries()
+    model, _ = cache.model(config["model"])
+    own = config["scheduler"]
+    sampler = LoopSampler(
+        model,
+        scheduler=scheduler or SchedulerSpec(own["name"], own["class_name"], own["options"]),
+        guidance=guidance_of(config),
+        hooks=[build(node, f"hooks.{name}") for name, node in config["hooks"].items()],
+        parity=config["runtime"]["parity"],
+    )
+    task = build(config["task"], "task", **contents.task_arguments(config))
+    size = config["batch_size"] if isinstance(config["batch_size"], int) else 32
+    return sampler.sample(task, seeds=seeds, steps=steps, batch_size=min(size, len(seeds))).latents

@@ -1,0 +1,234 @@
+from __future__ import annotations
+
+import io
+import json
+import math
+import shlex
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+from sweep_samples import PROMPTS, write_job, write_sweep
+
+from research.report import build_report, read_row, read_sweep
+from research.report.advice import advise, fronts
+from research.report.commands import image_command, prompt_word
+from research.report.directions import direction
+from research.report.intervals import difference, interval, told_apart
+from research.report.measures import metric, quality
+from research.report.pareto import front
+
+
+def edit(folder, change):
+    """Change a record in place."""
+    record = json.loads((folder / "result.json").read_text())
+    change(record)
+    (folder / "result.json").write_text(json.dumps(record))
+
+
+def scored(directory, number, scores, *, steps=10, fid=None, **job):
+    """A job whose CLIP scores are these, one an image."""
+    folder = write_job(
+        directory, steps=steps, number=number, prompts=[f"p{i}" for i in range(len(scores))], **job
+    )
+
+    def change(record):
+        record["metrics"] = {"clip_score": float(np.mean(scores))} | ({} if fid is None else {"fid": fid})
+        record["metrics_info"]["clip_score"]["per_image"] = list(map(float, scores))
+
+    edit(folder, change)
+    return folder
+
+
+def test_the_cheapest_of_what_is_not_told_apart_from_the_best(tmp_path):
+    hard = np.random.default_rng(0).normal(0, 10, 40)  # what makes a prompt hard is shared
+    jitter = np.random.default_rng(1).normal(0, 1, (3, 40))
+    cheap = scored(tmp_path, 0, 67 + hard + jitter[0], steps=5)
+    middle = scored(tmp_path, 1, 70 + hard + jitter[1], steps=10)
+    dear = scored(tmp_path, 2, 70.1 + hard + jitter[2], steps=50)
+    advice = advise(read_sweep(tmp_path))
+    assert advice.use.folder == middle
+    # unpaired, the spread of the prompts would hide that 5 steps are worse
+    a, b = read_row(cheap), read_row(dear)
+    assert interval(a, "clip_score").high > interval(b, "clip_score").low
+    assert told_apart(a, b, "clip_score")
+    assert not told_apart(read_row(middle), b, "clip_score")
+    assert [r.gain.split(",")[0] for r in advice.ladder][:2] == ["the cheapest measured", "better"]
+
+
+def test_fid_without_an_interval_decides_nothing_and_is_said_to(tmp_path):
+    scores = np.random.default_rng(0).normal(70, 5, 30)
+    scored(tmp_path, 0, scores, steps=5, fid=90.0)
+    scored(tmp_path, 1, scores + 0.01, steps=10, fid=20.0)
+    advice = advise(read_sweep(tmp_path))
+    assert advice.use.settings["steps"] == 10  # told apart: the same gap on every image
+    assert any("FID is one number" in d for d in advice.doubts)
+
+
+def test_fid_with_an_interval_decides(tmp_path):
+    scores = np.random.default_rng(0).normal(70, 5, 30)
+    for number, (steps, fid) in enumerate(((5, 90.0), (10, 20.0))):
+        folder = scored(tmp_path, number, scores + np.sin(np.arange(30) + number), steps=steps, fid=fid)
+        edit(folder, lambda r, fid=fid: r["metrics_info"]["fid"].update(interval=[fid - 2, fid + 2]))
+    assert advise(read_sweep(tmp_path)).use.settings["steps"] == 10
+
+
+def test_metrics_that_pull_apart_give_no_single_answer(tmp_path):
+    rng = np.random.default_rng(0)
+    for number, (steps, clip, fid) in enumerate(((5, 60, 20.0), (10, 80, 60.0))):
+        folder = scored(tmp_path, number, rng.normal(clip, 1, 30), steps=steps, fid=fid)
+        edit(folder, lambda r, fid=fid: r["metrics_info"]["fid"].update(interval=[fid - 2, fid + 2]))
+    advice = advise(read_sweep(tmp_path))
+    assert advice.use is None
+    assert "pull apart" in advice.headline
+    assert len(advice.reasons) == 2
+
+
+def test_no_advice_from_one_job_or_no_metric(tmp_path):
+    write_job(tmp_path / "one")
+    assert advise(read_sweep(tmp_path / "one")) is None
+    for number in range(2):
+        folder = write_job(tmp_path / "none", steps=5 + number, number=number)
+        edit(folder, lambda r: r.update(metrics={}, metrics_info={}))
+    assert advise(read_sweep(tmp_path / "none")) is None
+    build_report(tmp_path / "none", console=Console(file=io.StringIO()))
+
+
+def test_numbers_of_another_provenance_are_neither_ranked_nor_hidden(tmp_path):
+    write_sweep(tmp_path, ("ddim",), (3.0,), (5, 10, 25, 50), prompts=PROMPTS[:4])
+    last = read_sweep(tmp_path).done[0]
+    edit(
+        last.folder,
+        lambda r: (
+            r["metrics"].update(fid=0.001),
+            r["metrics_info"]["fid"]["reference"].update(name="other", sha256="00" * 32),
+        ),
+    )
+    sweep = read_sweep(tmp_path)
+    fid = next(m for m in quality(sweep.done) if m.key == "fid")
+    assert fid.best(sweep.done).settings["steps"] == 50  # 0.001 is of another reference
+    assert last.job_id not in fronts(sweep)
+    paths = build_report(tmp_path, console=Console(file=io.StringIO()))
+    page = paths.report_html.read_text()
+    assert "FID is not of one provenance" in page
+    assert "reference other" in page
+    assert "NOT OF ONE PROVENANCE" in page
+    assert "<sup>b</sup>" in page
+
+
+@pytest.mark.parametrize(
+    ("key", "better"),
+    [
+        *[
+            (k, -1)
+            for k in (
+                "fid",
+                "fd_dinov2",
+                "kid",
+                "cmmd",
+                "fid_infinity",
+                "lpips",
+                "perceptual",
+                "solver_error",
+            )
+        ],
+        *[
+            (k, 1)
+            for k in (
+                "clip_score",
+                "clip_directional",
+                "precision",
+                "coverage",
+                "aesthetic",
+                "psnr_kept",
+                "ssim",
+            )
+        ],
+        *[(k, 0) for k in ("kid_std", "steps_taken", "inverted_noise_std")],
+    ],
+)
+def test_directions(key, better):
+    assert direction(key) == better
+    assert direction(key, {"better": "higher"}) == 1  # what the metric says itself comes first
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=30))
+def test_the_front_is_what_nothing_beats(points):
+    def beaten(p):
+        return any(q != p and q[0] <= p[0] and q[1] <= p[1] for q in points)
+
+    assert set(front(points)) == {i for i, p in enumerate(points) if not beaten(p)}
+
+
+def test_intervals_cover_the_truth_about_as_often_as_they_say(tmp_path):
+    folder = write_job(tmp_path, prompts=[f"p{i}" for i in range(12)])
+    row = read_row(folder)
+    rng = np.random.default_rng(0)
+    hits = 0
+    for _ in range(400):
+        scores = rng.normal(50, 5, 12)
+        row.metrics["clip_score"] = float(scores.mean())
+        row.scores["clip_score"] = dict(zip(row.scores["clip_score"], scores.tolist(), strict=True))
+        row.memo.clear()
+        found = interval(row, "clip_score")
+        hits += found.low <= 50 <= found.high
+    assert 0.92 <= hits / 400 <= 0.98
+
+
+def test_a_mean_of_other_numbers_than_the_metric_makes_no_interval(tmp_path):
+    a, b = (write_job(tmp_path, steps=s, number=s) for s in (5, 10))
+    for folder in (a, b):
+        edit(folder, lambda r: (r["metrics"].pop("clip_score_se"), r["metrics"].update(clip_score=3.0)))
+    assert interval(read_row(a), "clip_score") is None
+    assert difference(read_row(a), read_row(b), "clip_score") is None
+
+
+def test_scores_beside_the_images_are_read_too(tmp_path):
+    folder = write_job(tmp_path, prompts=PROMPTS[:4])
+
+    def change(record):
+        record["metrics"]["lpips"] = 2.5
+        for k, image in enumerate(record["images"]):
+            image["scores"] = {"lpips": 1.0 + k}
+
+    edit(folder, change)
+    found = interval(read_row(folder), "lpips")
+    half = 3.182446 * math.sqrt(5 / 3) / 2
+    assert found.low == pytest.approx(2.5 - half, rel=1e-5)
+    assert metric("lpips").better == -1
+
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=30)
+
+
+@given(TEXTS)
+def test_a_prompt_survives_shell_and_hydra(prompt):
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from omegaconf import OmegaConf
+
+    (word,) = shlex.split(prompt_word(prompt))
+    value = OverridesParser.create().parse_override(word).value()
+    assert OmegaConf.create({"prompts": [str(v) for v in value]}).prompts[0] == prompt
+
+
+def test_the_command_keeps_the_settings_and_drops_what_is_another_jobs(tmp_path):
+    folder = write_job(tmp_path, prompts=PROMPTS[:1])
+    edit(
+        folder,
+        lambda r: r.update(
+            overrides=[
+                "scheduler=ddim",
+                "steps=10",
+                "prompts=[a,b]",
+                "seed=4",
+                "metrics=fid",
+                "+sweep.zip=[]",
+                "seedling=1",
+            ]
+        ),
+    )
+    words = shlex.split(image_command(read_row(folder), "x", 7))
+    assert words[:4] == ["research", "scheduler=ddim", "steps=10", "seedling=1"]
+    assert words[4:6] == ['prompts=["x"]', "seed=7"]

@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from sweep_samples import PROMPTS, write_job, write_sweep
+
+from research.report.cli import main
+from research.report.live import LiveReport
+from research.report.progress import SILENT, progress, progress_html
+
+
+def claimed(directory, name, *, images=1):
+    """A job that a process is at work on."""
+    folder = directory / name
+    (folder / "images").mkdir(parents=True)
+    for k in range(images):
+        (folder / "images" / f"{k}.png").touch()
+    (folder / "config.yaml").write_text(
+        "prompts: [a, b]\nimages_per_prompt: 2\nsteps: 7\nscheduler: {name: '<ddim>'}\n"
+    )
+    (folder / ".claim.0").write_text("{}")
+    return folder
+
+
+def test_progress_is_read_from_the_files_alone(tmp_path):
+    write_sweep(tmp_path, ("ddim",), (3.0,), (5, 10), prompts=PROMPTS[:1])
+    write_job(tmp_path, steps=25, error="x", number=5)
+    assert progress(tmp_path).total is None  # a sweep of before said nothing of its size
+    ids = [p.name for p in tmp_path.iterdir()]
+    (tmp_path / "sweep.json").write_text(json.dumps({"format": 1, "jobs": [*ids, "running", "tobe"]}))
+    folder = claimed(tmp_path, "running")
+    now = progress(tmp_path)
+    assert (now.done, now.failed, now.total, now.finished) == (2, 1, 5, False)
+    (job,) = now.running
+    assert (job.job_id, job.made, job.wanted, job.label) == ("running", 1, 4, "<ddim>, steps 7")
+    shown = progress_html(now)
+    assert "3 of 5 jobs have a result, 1 failed, 1 running" in shown
+    assert "<ddim>" not in shown
+    assert "no sign of life" not in shown
+    long_ago = time.time() - SILENT - 60
+    os.utime(folder / ".claim.0", (long_ago, long_ago))
+    assert "no sign of life for" in progress_html(progress(tmp_path))
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"jobs": 3}', "null"])
+def test_a_damaged_sweep_json_is_no_obstacle(tmp_path, content):
+    (tmp_path / "sweep.json").write_text(content)
+    assert progress(tmp_path).total is None
+
+
+def test_the_live_page_waits_follows_and_ends_without_asking_for_news(tmp_path):
+    directory = tmp_path / "sweep"
+    report = LiveReport(directory)
+    report.look()
+    assert not directory.exists()  # nothing is made in the sweep's stead
+    directory.mkdir()
+    report.look()
+    page = report.page
+    assert "No job is done yet" in page.read_text()
+    write_job(directory, prompts=PROMPTS[:1])
+    report._not_before = 0.0
+    assert report.look()
+    text = page.read_text()
+    assert '<meta name="live"' in text
+    assert "1 job done" in text
+    assert not report.look()  # nothing new, nothing built
+    report.close()
+    text = page.read_text()
+    assert '<meta name="live"' not in text
+    assert 'class="live"' not in text
+    assert not list(directory.glob(".*"))
+
+
+def test_a_live_view_of_nothing_leaves_nothing(tmp_path):
+    report = LiveReport(tmp_path)
+    report.look()
+    report.close()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("end", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
+def test_the_command_watches_until_it_is_told_to_stop(tmp_path, end):
+    directory = tmp_path / "sweep"
+    with subprocess.Popen(
+        [sys.executable, "-m", "research.report.cli", str(directory), "--serve", "0"],
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as watcher:
+        try:
+            assert "live at http://127.0.0.1:" in watcher.stdout.readline()
+            assert "0 jobs" in watcher.stdout.readline()
+            write_job(directory, prompts=PROMPTS[:1])
+            assert "1 jobs have a result" in watcher.stdout.readline()
+        finally:
+            watcher.send_signal(end)
+        assert watcher.wait(timeout=30) == 0
+    assert '<meta name="live"' not in (directory / "report.html").read_text()
+
+
+def test_until_finished_ends_by_itself(tmp_path, capsys):
+    write_job(tmp_path, prompts=PROMPTS[:1])
+    (tmp_path / "sweep.json").write_text(json.dumps({"jobs": [p.name for p in tmp_path.iterdir()]}))
+    assert main([str(tmp_path), "--watch", "--until-finished"]) == 0
+    assert "1 of 1 jobs have a result" in capsys.readouterr().out
+
+
+def test_bad_input_is_one_line(tmp_path, capsys):
+    write_job(tmp_path / "s", prompts=PROMPTS[:1])
+    file = tmp_path / "file"
+    file.touch()
+    for arguments, pattern in (
+        ([str(file), "--watch"], "found a file"),
+        ([str(tmp_path / "s"), "--serve", "1000000"], "accepted is a free port"),
+    ):
+        assert main(arguments) == 2
+        error = capsys.readouterr().err
+        assert pattern in error
+        assert error.count("\n") == 1
+
+
+def test_a_half_deleted_folder_is_reported_with_what_is_missing(tmp_path, capsys):
+    write_sweep(tmp_path, ("ddim", "heun"), (3.0,), (5, 10), prompts=PROMPTS[:2])
+    folders = sorted(p for p in tmp_path.iterdir())
+    shutil.rmtree(folders[0] / "images")
+    next((folders[1] / "images").glob("*.png")).unlink()
+    (folders[2] / "result.json").unlink()
+    (folders[3] / "result.json").write_text("{")
+    write_job(tmp_path, steps=25, prompts=PROMPTS[:2], number=9)
+    assert main([str(tmp_path)]) == 0
+    page = (tmp_path / "report.html").read_text()
+    assert "3 images named in the records, but not in their folders" in page
+    assert f"1 job folder without a result.json ({folders[2].name})" in page
+    assert f"{folders[3].name}/result.json cannot be read" in page
+
+
+def test_pictures_of_other_sizes_are_said(tmp_path):
+    from PIL import Image
+
+    a = write_job(tmp_path, steps=5, prompts=PROMPTS[:2])
+    write_job(tmp_path, steps=10, prompts=PROMPTS[:2], number=1)
+    for file in (a / "images").glob("*.png"):
+        Image.open(file).resize((48, 24)).save(file)
+    assert main([str(tmp_path)]) == 0
+    assert "Images are of different sizes" in (tmp_path / "report.html").read_text()
+
+
+def test_a_report_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch, capsys):
+    write_job(tmp_path, prompts=PROMPTS[:1])
+    main([str(tmp_path)])
+    before = (tmp_path / "report.html").read_bytes()
+    write_job(tmp_path, steps=25, prompts=PROMPTS[:1], number=1)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    capsys.readouterr()
+    assert main([str(tmp_path)]) == 2
+    assert "No space left on device" in capsys.readouterr().err
+    assert (tmp_path / "report.html").read_bytes() == before
+    assert not list(tmp_path.glob(".*"))
