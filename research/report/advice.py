@@ -6,6 +6,7 @@ model evaluations. A metric without intervals decides nothing; its values are na
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -67,10 +68,14 @@ def principal(rows: Sequence[Row]) -> tuple[Measure | None, Measure | None]:
 
 def advise(sweep: Sweep) -> Advice | None:
     """The advice over a sweep; None if fewer than two settings have a metric that says which is better."""
-    found = [m for m in principal(sweep.done) if m is not None]
-    found += _more(sweep.done, found)
-    rows = _comparable(sweep, found) if found else []
-    if len(rows) < 2:
+    both = [m for m in principal(sweep.done) if m is not None]
+    # jobs that were scored apart from each other (metrics=a,b) have one of the two at most
+    for found in (both, both[-1:], both[:1]):
+        found = [*found, *_more(sweep.done, found)]
+        rows = _comparable(sweep, found) if found else []
+        if len(rows) > 1:
+            break
+    else:
         return None
     sure = [m for m in found if all(m.interval(r) is not None for r in rows)]
     good: list[Row] = rows
@@ -161,10 +166,12 @@ def _doubts(sweep: Sweep, rows: list[Row], found: list[Measure], sure: list[Meas
         doubts.append(f"{count(len(sweep.failed), 'setting')} failed and not compared.")
     if len({tuple(r.settings.get("prompts") or ()) for r in rows}) > 1:
         doubts.append("The settings were given different prompts, so their scores differ for that too.")
-    for warning in dict.fromkeys(
-        str(w) for r in rows for m in found for w in r.info(m.key).get("warnings") or []
-    ):
-        doubts.append(warning.rstrip(".") + ".")
+    alike: dict[str, list[str]] = {}  # warnings that differ in their numbers alone
+    for warning in (str(w) for r in rows for m in found for w in r.info(m.key).get("warnings") or []):
+        alike.setdefault(re.sub(r"[\d.]+", "#", warning), []).append(warning)
+    for same in alike.values():
+        more = f" (so or alike in {len(same)} settings)" if len(set(same)) > 1 else ""
+        doubts.append(f"{same[0].rstrip('.')}{more}.")
     if any(len(r.record.get("together") or []) > 1 for r in rows):
         doubts.append(
             "Some jobs shared batches: their seconds are their share of the batch, not times measured alone."

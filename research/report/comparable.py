@@ -12,6 +12,7 @@ from research.report.rows import Row
 
 # results and circumstances, which differ from job to job and make no other quantity of a number
 _RESULTS = {
+    *("features_file", "features_sha256", "bias_estimate", "bias_method"),
     *(
         "per_image",
         "warnings",

@@ -17,6 +17,7 @@ LABELS = {
     "precision": "precision",
     "recall": "recall",
     "lpips": "LPIPS",
+    "prdc": "precision, recall, density, coverage",
     "ssim": "SSIM",
     "psnr": "PSNR",
     "clip_directional": "CLIP directional",

@@ -210,6 +210,8 @@ def _scale_x(axes: Any, found: Sequence[float], panels: Panels) -> None:
 
     if panels.tradeoff or not found or min(found) <= 0:
         return
+    if panels.x is SECONDS.value and max(found) < 6 * min(found):
+        return  # too narrow for a logarithmic axis to have numbers on it
     axes.set_xscale("log")
     different = sorted(set(found))
     if panels.x is not SECONDS.value and len(different) <= 8:  # the values that were run, not powers of ten

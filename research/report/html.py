@@ -12,6 +12,7 @@ from typing import Any
 from research.files import write_atomic
 from research.report.advice import advise, count, fronts, where
 from research.report.axes import Axis, value_label
+from research.report.directions import label
 from research.report.measures import measures
 from research.report.notes import notes, provenance_notes
 from research.report.page_parts import advice_section, figures_section, task_pictures
@@ -52,7 +53,7 @@ def render(sweep: Sweep, *, plots: Sequence[Plot], thumbs: Encoded) -> str:
         ("tasks", "Pictures of the tasks", task_pictures(sweep)),
         ("failed", "What failed", _problems(sweep)),
         ("settings", "Settings that all jobs share", _definitions(fixed_settings(sweep))),
-        ("provenance", "What the numbers were made with", _definitions(made_with(sweep))),
+        ("provenance", "What the numbers were made with", _provenance(made_with(sweep))),
     ]
     sections = [s for s in sections if s[2]]
     nav = "".join(f'<a href="#{name}">{_SHORT[name]}</a>' for name, _, _ in sections)
@@ -172,6 +173,23 @@ def _traceback(row: Row) -> str:
         return (row.folder / "traceback.txt").read_text(encoding="utf-8", errors="replace")[-6000:]
     except OSError:
         return ""
+
+
+def _provenance(pairs: Sequence[tuple[str, str]]) -> str:
+    """What holds for all numbers, then a fold for each metric, open where jobs differ in it."""
+    general = [(name, text) for name, text in pairs if ": " not in name]
+    metrics: dict[str, list[tuple[str, str]]] = {}
+    for name, text in pairs:
+        if ": " in name:
+            metric, _, key = name.partition(": ")
+            metrics.setdefault(metric, []).append((key, text))
+    folds = []
+    for metric, found in metrics.items():
+        defined = next((text for key, text in found if key == "definition"), "")
+        state = " open" if any("jobs differ" in text for _, text in found) else ""
+        summary = f"<strong>{escape(label(metric))}</strong> {escape(defined)}"
+        folds.append(f"<details{state}><summary>{summary}</summary>{_definitions(found)}</details>")
+    return _definitions(general) + "\n".join(folds)
 
 
 def _definitions(pairs: Iterable[tuple[str, Any]]) -> str:

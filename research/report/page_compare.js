@@ -66,7 +66,7 @@ if ($('cmp-a') && done.length > 1) {
     $('cmp-table').replaceChildren(
       el('thead', {}, el('tr', {}, ...['', 'left', 'right', 'told apart?'].map((text) => el('th', { scope: 'col' }, text)))),
       el('tbody', {}, ...differing.map(([axis, i]) => line(axis.label, axis.values[one.s[i]], axis.values[two.s[i]])),
-        ...data.measures.map((m, i) => line(m.label, number(one.v[i]) + interval(one.i[i]), number(two.v[i]) + interval(two.i[i]), verdict(m, i, one, two, ...matched))),
+        ...data.measures.flatMap((m, i) => (one.v[i] == null && two.v[i] == null ? [] : [line(m.label, number(one.v[i]) + interval(one.i[i]), number(two.v[i]) + interval(two.i[i]), verdict(m, i, one, two, ...matched))])),
         matched[1] ? null : line('pictures', '', '', 'no prompt and seed in common: pictures are set against each other by their place')));
     draw();
   };

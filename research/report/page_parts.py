@@ -53,10 +53,12 @@ def task_pictures(sweep: Sweep) -> str:
             caption = escape(f"{where(sweep, row)}: {name.replace('_', ' ')}")
             source = quote(f"{row.folder.name}/{file.relative_to(row.folder).as_posix()}")
             left -= file.stat().st_size
+            when = ' loading="lazy"'
             if left >= 0:
+                when = ""
                 kind = "image/gif" if file.suffix == ".gif" else "image/png"
                 source = f"data:{kind};base64,{base64.b64encode(file.read_bytes()).decode()}"
-            image = f'<img loading="lazy" alt="{caption}" src="{source}">'
+            image = f'<img{when} alt="{caption}" src="{source}">'
             shown.append(f"<figure>{image}<figcaption>{caption}</figcaption></figure>")
     return f'<div class="figures">\n{"".join(shown)}\n</div>' if shown else ""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,6 +22,16 @@ _LEFT_OUT = (
     "metrics",
 )
 _VALUES_AT_MOST = 3
+# of a metric's info: results and files of the one job, and what is too long to list
+_OF_THE_JOB = (
+    "warnings",
+    "per_image",
+    "versions",
+    "preprocess",
+    "bias_estimate",
+    "features_file",
+    "features_sha256",
+)
 
 
 def fixed_settings(sweep: Sweep) -> list[tuple[str, str]]:
@@ -46,6 +57,7 @@ def made_with(sweep: Sweep) -> list[tuple[str, str]]:
         if value not in (None, "", [], {}):
             found.setdefault(name, {})[_short(value)] = None
 
+    warned: dict[str, str] = {}
     for row in sweep.done:
         record = row.record
         note("model weights", record.get("weights_sha256"))
@@ -53,18 +65,14 @@ def made_with(sweep: Sweep) -> list[tuple[str, str]]:
         note("dtype", record.get("dtype"))
         for metric, info in _items(record.get("metrics_info")):
             if isinstance(info, Mapping):
-                kept = {
-                    k: v
-                    for k, v in info.items()
-                    if k not in ("warnings", "per_image", "versions", "preprocess")
-                }
+                kept = {k: v for k, v in info.items() if k not in _OF_THE_JOB}
                 for key, value in flatten(kept).items():
                     if "preprocess" not in key and not isinstance(value, tuple):
                         note(f"{metric}: {key.replace('.', ' ').replace('_', ' ')}", value)
         for library, version in _items(record.get("versions")):
             note(f"{library}", version)
         for warning in record.get("warnings") or []:
-            note("warning", warning)
+            note("warning", _same_but_for_numbers(str(warning), warned))
     pairs = []
     for name, values in found.items():
         shown = list(values)
@@ -75,6 +83,11 @@ def made_with(sweep: Sweep) -> list[tuple[str, str]]:
         differ = " (jobs differ: compare their numbers with care)" if len(shown) > 1 else ""
         pairs.append((name, ", ".join(shown[:_VALUES_AT_MOST]) + more + differ))
     return pairs
+
+
+def _same_but_for_numbers(text: str, seen: dict[str, str]) -> str:
+    """The first text of its kind, for one that differs in its numbers alone."""
+    return seen.setdefault(re.sub(r"[\d.]+", "#", text), text)
 
 
 def _items(found: Any) -> list[tuple[str, Any]]:

@@ -13,6 +13,9 @@ from typing import Any
 from research.errors import UserError
 from research.report.axes import Axis, find_axes, flatten
 
+# numbers of which one metric makes several, and what it is called
+_TOGETHER = dict.fromkeys(("precision", "recall", "density", "coverage"), "prdc")
+
 
 @dataclass(frozen=True, eq=False)
 class Row:
@@ -93,6 +96,8 @@ class Row:
     def info(self, metric: str) -> Mapping[str, Any]:
         """What a metric was computed with; of ``<metric>_at_k`` and other companions, what the metric itself was."""
         infos = _mapping(self.record.get("metrics_info"))
+        if metric not in infos and metric in _TOGETHER:
+            metric = _TOGETHER[metric]
         while metric:
             if metric in infos:
                 return _mapping(infos[metric])

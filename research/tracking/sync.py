@@ -145,7 +145,7 @@ def send(made: Plan, options: Options, tell: Callable[[Entry], None]) -> None:
     except BaseException:
         shared.stop("interrupted")
         for worker in list(shared.workers):
-            worker.kill()
+            worker.stop()
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

@@ -97,7 +97,7 @@ def _complete(run: Any, job: Path, record: Record, summary: Mapping[str, Any], s
     if table and table not in held:
         file = _place(scratch, str(table))
         content = {"columns": record.columns, "data": record.samples}
-        file.write_text(json.dumps(content), encoding="utf-8")
+        file.write_text(json.dumps(content, separators=(",", ":"), ensure_ascii=False), encoding="utf-8")
         run.upload_file(str(file), root=str(scratch))
 
 

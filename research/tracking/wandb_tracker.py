@@ -80,7 +80,7 @@ class WandbTracker:
             "mode": mode,
             "project": project,
             "entity": entity,
-            "tags": list(tags),
+            "tags": [tags] if isinstance(tags, str) else [str(tag) for tag in tags],
             "max_images": max_images,
             "artifacts": artifacts,
             "time_limit": self.time_limit,

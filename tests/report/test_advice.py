@@ -232,3 +232,24 @@ def test_the_command_keeps_the_settings_and_drops_what_is_another_jobs(tmp_path)
     words = shlex.split(image_command(read_row(folder), "x", 7))
     assert words[:4] == ["research", "scheduler=ddim", "steps=10", "seedling=1"]
     assert words[4:6] == ['prompts=["x"]', "seed=7"]
+
+
+def test_jobs_scored_apart_from_each_other_are_advised_on_by_what_most_have(tmp_path):
+    for number, steps in enumerate((5, 10, 25)):
+        for kept in ("fid", "clip_score"):
+            folder = write_job(tmp_path / kept, steps=steps, number=number, prompts=PROMPTS[:4])
+            edit(folder, lambda r, kept=kept: r.update(metrics={kept: r["metrics"][kept]}))
+            folder.rename(tmp_path / f"{steps}-{kept}")
+        (tmp_path / "fid").rmdir()
+        (tmp_path / "clip_score").rmdir()
+    advice = advise(read_sweep(tmp_path))
+    assert advice.ladder_by.key == "clip_score"
+    assert any("3 done jobs left out" in d for d in advice.doubts)
+
+
+def test_warnings_that_differ_in_their_numbers_are_said_once(tmp_path):
+    for number, steps in enumerate((5, 10, 25)):
+        folder = write_job(tmp_path, steps=steps, number=number, prompts=PROMPTS[:4])
+        edit(folder, lambda r, n=number: r["metrics_info"]["fid"].update(warnings=[f"fid: biased by {n}.5"]))
+    doubts = [d for d in advise(read_sweep(tmp_path)).doubts if "biased" in d]
+    assert doubts == ["fid: biased by 0.5 (so or alike in 3 settings)."]

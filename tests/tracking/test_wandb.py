@@ -36,6 +36,8 @@ def inspect(file: Path) -> str:
 def test_a_job_reads_back_as_a_run(tmp_path):
     sweep = tmp_path / "guidance sweep"
     job = write_job(sweep, scheduler="ddim", scale=3.0, steps=4, prompts=PROMPTS[:3])
+    noted = json.loads((job / "result.json").read_text()) | {"git_commit": "cd" * 20}
+    (job / "result.json").write_text(json.dumps(noted))
     failed = write_job(sweep, scheduler="heun", steps=4, error="latents became NaN in /home/someone/x.py")
     mirror(job, failed, project="emoji", tags=["mine"])
     assert len(runs(sweep)) == 2
@@ -56,8 +58,14 @@ def test_a_job_reads_back_as_a_run(tmp_path):
         "recorded/x0_norm",
         "recorded/x0_std",
         PROMPTS[0] + " (seed 0)",
+        "guidance/scale",
+        "commit:cdcdcdcdcd",
+        "text_to_image",
+        "table-file",
+        "mirror/digest",
     ):
         assert expected in text, expected
+    assert "DdimScheduler" in text
     assert len(list(file.parent.glob("files/media/images/*.png"))) == 3
     # neither where it was run nor by whom
     assert str(tmp_path) not in text
