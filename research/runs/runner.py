@@ -273,10 +273,10 @@ class Record:
         _add_new(self.result["warnings"], result.warnings)
         if tensors := result.trace.pop("tensors", None):
             result.trace["tensors"] = self.folder.write_tensors(f"{rows[0]:05d}", tensors)
-        if not self.trace:
-            self.trace = dict(result.trace)
-        elif extras := {key: value for key, value in result.trace.items() if key != "stages"}:
-            self.trace.setdefault("batches", []).append(extras)
+        trace = {**result.trace, "timings": {"n_images": len(rows), **result.timings}}
+        if self.trace:
+            self.trace.setdefault("batches", []).append({k: v for k, v in trace.items() if k != "stages"})
+        self.trace = self.trace or trace
 
     def _recipes(self, rows: range) -> Iterator[dict[str, Any]]:
         shared = {

@@ -36,6 +36,9 @@ def run(argv: Sequence[str]) -> int:
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return BAD_INPUT
+    except OSError as error:  # no room for what W&B keeps on the way, no further process
+        print(f"error: {error.strerror or error}; the same command goes on from there", file=sys.stderr)
+        return FAILED
     except KeyboardInterrupt:
         print("\ninterrupted: what was sent stays; the same command goes on from there", file=sys.stderr)
         return INTERRUPTED

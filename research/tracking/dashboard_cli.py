@@ -62,14 +62,16 @@ def _dashboard(args: argparse.Namespace, argv: Sequence[str]) -> int:
         )
         print(f"workspace and report of {found.jobs} jobs: {file}{why}")
         return OK
-    worker = WorkerProcess({"request_timeout": args.request_timeout})
+    worker: WorkerProcess | None = None
     try:
+        worker = WorkerProcess({"request_timeout": args.request_timeout})
         request = {"dashboard": str(folder.resolve()), "asked": asked}
         answer = worker.ask(request, args.time_limit)
     except (OSError, ValueError, TimeoutError) as error:
         answer = {"ok": False, "warning": str(error)}
     finally:
-        worker.kill()
+        if worker is not None:
+            worker.kill()
     if not answer["ok"]:
         file = folder / "dashboard.json"
         _write(file, dashboard.spec(found, boards))

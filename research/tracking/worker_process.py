@@ -38,6 +38,7 @@ class WorkerProcess:
         self._scratch = tempfile.mkdtemp(prefix="research-wandb-")
         own = {
             "PYTHONPATH": os.pathsep.join(os.path.abspath(path) for path in paths if path),
+            "TMPDIR": self._scratch,
             "WANDB_DATA_DIR": self._scratch,
             "WANDB_CACHE_DIR": self._scratch,
             "WANDB_ERROR_REPORTING": "false",

@@ -79,6 +79,7 @@ def test_a_folder_of_sweeps_goes_over_once_and_then_only_what_has_changed(stub, 
     assert len(run["history"]) == len(held[read_record(job).run_id]["history"])
 
 
+@pytest.mark.slow
 def test_what_an_offline_run_wrote_is_marked_as_brought_over(stub, sweep, capsys, tmp_path):
     run_id = read_record(next((sweep / "second").glob("*/result.json")).parent).run_id
     offline = sweep / "second" / "wandb" / f"offline-run-20260101_000000-{run_id}"
@@ -111,8 +112,6 @@ def test_a_job_that_cannot_be_read_is_named_and_the_others_go(stub, sweep, capsy
     assert code == 1
     assert out.startswith("1 sent")
     assert "broken/result.json: cannot be read" in err
-    shutil.rmtree(sweep / "second" / "broken")
-    assert sync(capsys, sweep / "second")[0] == 0
 
 
 @pytest.mark.slow

@@ -113,7 +113,7 @@ def test_online_runs_are_whole_and_sent_again_they_are_not_doubled(jobs, monkeyp
         told = b"\n".join(stub.bodies)
     for private in (str(jobs[0].parent.parent), os.path.expanduser("~"), "/home/someone", KEY, "/tmp/"):
         assert private.encode() not in told, private
-    assert not list((jobs[0].parent / "wandb").glob("*")) if (jobs[0].parent / "wandb").exists() else True
+    assert not (jobs[0].parent / "wandb").exists()  # nothing was left on the way
 
 
 @pytest.mark.slow
@@ -186,6 +186,7 @@ def test_nobody_listening_is_said_at_once(jobs, monkeypatch, caplog):
     assert len(done.stderr.strip().splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_a_mirror_whose_process_is_killed_goes_on_with_another(jobs, monkeypatch, caplog):
     with Stub(at("upsert", "hang")) as stub, caplog.at_level(logging.WARNING):
         use(monkeypatch, stub)
