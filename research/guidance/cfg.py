@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor
 
 from research.guidance.checks import checked_scale
@@ -25,6 +26,8 @@ class CFG(Guidance):
         ConfigError: the scale is not a finite number.
     """
 
+    _parity = False
+
     def __init__(self, scale: float = 7.5):
         self.scale = checked_scale(scale)
 
@@ -43,11 +46,14 @@ class CFG(Guidance):
         return [Branch(name, state.conditions[name]) for name in self._needed()]
 
     def combine(self, state: StepState, predictions: Mapping[str, Prediction]) -> Guided:
-        needed = [name for name in self._needed() if name in predictions]
-        if len(needed) == 1:
-            return Guided(predictions[needed[0]])
+        needed = self._needed()
+        if len(needed) == 1 or len(predictions) == 1:
+            return Guided(predictions[next(name for name in needed if name in predictions)])
         u, c = predictions["uncond"], predictions["cond"]
-        return Guided(Prediction(u.value + self.scale * (c.value - u.value), c.kind))
+        if self._parity or not isinstance(self.scale, float):
+            return Guided(Prediction(u.value + self.scale * (c.value - u.value), c.kind))
+        # the same in one operation instead of three, and rounded once
+        return Guided(Prediction(torch.lerp(u.value, c.value, self.scale), c.kind))
 
     def _needed(self) -> tuple[str, ...]:
         if isinstance(self.scale, Tensor):  # one an image: some of them need both

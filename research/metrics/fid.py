@@ -24,7 +24,8 @@ class FID(SetMetric):
     """Fréchet distance (``fid``) in any feature space: torchmetrics' number, in float64 to the end.
 
     It is biased upward at small counts: compare only numbers of equal counts, features and reference. Where the images are fewer
-    than ten times the features, the record says by about how much (``bias_estimate``, from the distances at n and n / 2).
+    than ten times the features, the record says by about how much (``bias_estimate``, from the distances at n and n / 2), and
+    ``<name>_se`` stands beside the number: how far it would move with other images, by the jackknife.
 
     Args:
         features: whose features: a zoo name, a directory or a hub id of a CLIPModel or a vision transformer (DINOv2),
@@ -104,7 +105,7 @@ class FID(SetMetric):
 
     def conclude(self, sums: Sums, *, device: str | torch.device = "cpu") -> MetricResult:
         """The distance, from the sums of one image or more."""
-        from research.metrics.frechet import Gaussian, bias_at, extrapolated, frechet_distance
+        from research.metrics.frechet import Gaussian, bias_at, extrapolated, frechet_distance, standard_error
 
         features, reference = self.load(device)
         n_images, dimension = int(sums.count), features.num_features
@@ -115,6 +116,8 @@ class FID(SetMetric):
         bias = None
         if vectors is not None and self._quick(n_images, dimension):
             bias = bias_at(vectors, reference.gaussian)
+        if vectors is not None and n_images >= _LEAST_FOR_BIAS and dimension <= 1024:
+            values[f"{self.name}_se"] = standard_error(vectors, reference.gaussian)
         warnings = [
             f"{self.name}: {count} {what} for {dimension} features: covariance not of full rank, value biased upward{more}"
             for count, what, more in (

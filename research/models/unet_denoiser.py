@@ -41,16 +41,22 @@ class UnetDenoiser:
             SamplingError: no branch, two of one name, or a patch that changes nothing.
             ConfigError: a patch is for layers that the network has not.
         """
-        _check(branches)
-        conditions = [branch.condition for branch in branches]
+        names, conditions, patched, timed = set(), [], False, False
+        for branch in branches:
+            names.add(branch.name)
+            conditions.append(branch.condition)
+            patched = patched or bool(branch.patches)
+            timed = timed or branch.time is not None
+        count = len(branches)
+        if len(names) != count or not names:
+            raise _unfit(branches)
         key = tuple(map(id, conditions))
         joined = self._joined.get(key) or self._join(key, conditions)
-        count = len(branches)
         inputs = torch.cat([x] * count) if count > 1 else x
         if joined["channels"] is not None:
             inputs = torch.cat([inputs, joined["channels"]], dim=1)
-        times = _times(branches, stage.t, len(x))
-        if any(branch.patches for branch in branches):
+        times = _times(branches, stage.t, len(x)) if timed else stage.t
+        if patched:
             with self._patching.attached(branches, len(x)):
                 output = self.unet(inputs, times, return_dict=False, **joined["arguments"])[0]
             self._patching.compare(branches, output.chunk(count))
@@ -58,8 +64,11 @@ class UnetDenoiser:
             output = self.unet(inputs, times, return_dict=False, **joined["arguments"])[0]
         if count == 1:
             return {branches[0].name: Prediction(output, self.kind)}
-        rows = output.chunk(count)
-        return {branch.name: Prediction(part, self.kind) for branch, part in zip(branches, rows, strict=True)}
+        kind = self.kind
+        return {
+            branch.name: Prediction(part, kind)
+            for branch, part in zip(branches, output.chunk(count), strict=True)
+        }
 
     def _join(self, key: tuple[int, ...], conditions: Sequence[Condition]) -> dict[str, Any]:
         arguments: dict[str, Any] = {}
@@ -75,19 +84,16 @@ class UnetDenoiser:
         return self._joined[key]
 
 
-def _check(branches: Sequence[Branch]) -> None:
+def _unfit(branches: Sequence[Branch]) -> SamplingError:
     """A branch that would not be computed as asked is an error, and no silent copy of another one."""
-    if len({branch.name for branch in branches}) != len(branches) or not branches:
-        names = ", ".join(branch.name for branch in branches) or "none"
-        raise SamplingError(
-            f"guidance: asks for the branches {names}; accepted is at least one, each of its own name."
-        )
+    names = ", ".join(branch.name for branch in branches) or "none"
+    return SamplingError(
+        f"guidance: asks for the branches {names}; accepted is at least one, each of its own name."
+    )
 
 
 def _times(branches: Sequence[Branch], t: Tensor, images: int) -> Tensor:
-    """What the network is told: the stage's time for all, or [B] where a branch has a time of its own."""
-    if all(branch.time is None for branch in branches):
-        return t
+    """What the network is told where a branch has a time of its own: [B]."""
     own = [t if branch.time is None else branch.time.to(t.device) for branch in branches]
     return torch.cat([time.reshape(-1).expand(images) for time in own])
 

@@ -99,7 +99,9 @@ def progress_html(now: Progress) -> str:
         lines.append(f"<li>and {len(now.running) - _SHOWN} more</li>")
     running = f"<ul>{''.join(lines)}</ul>" if lines else ""
     state = "Finished" if now.finished else "Live"
-    return f'<div class="live" role="status"><strong>{state}</strong>: {escape(now.line())}{bar}{running}</div>'
+    return (
+        f'<div class="live" role="status"><strong>{state}</strong>: {escape(now.line())}{bar}{running}</div>'
+    )
 
 
 def _folders(directory: Path) -> list[Path]:

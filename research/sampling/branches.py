@@ -20,7 +20,10 @@ class ByModel:
         self.denoisers = denoisers
 
     def predict(self, x: Tensor, stage: Stage, branches: Sequence[Branch]) -> dict[str, Prediction]:
-        if all(branch.model == "main" for branch in branches):
+        for branch in branches:
+            if branch.model != "main":
+                break
+        else:
             return self.denoisers["main"].predict(x, stage, branches)
         by_model: dict[str, list[Branch]] = {}
         for branch in branches:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -49,6 +49,15 @@ class Update:
 class Table:
     updates: tuple[Update, ...]
     depth: int  # stages that have to be remembered
+    # of each update, what its first latents are multiplied by, as tensors: a third of the time of a product with a number
+    factors: dict[torch.dtype, list[Tensor]] = field(default_factory=dict, compare=False)
+
+    def factor(self, place: int, dtype: torch.dtype) -> Tensor:
+        """Of the update's first term of latents, 0-d on the CPU, which no device waits for."""
+        if dtype not in self.factors:
+            first = [update.latents[0][1] if update.latents else 0.0 for update in self.updates]
+            self.factors[dtype] = list(torch.tensor(first, dtype=dtype).unbind())
+        return self.factors[dtype][place]
 
 
 _KNOWN: dict[
@@ -106,9 +115,9 @@ class TabulatedSolver(DiffusersSolver):
         update = self.table.updates[stage.index]
         # newest first; summed in fp32 whatever the dtype, as half-precision sums of large terms lose the small ones
         outputs, latents = [prediction.value, *self._outputs], [x, *self._latents]
-        (back, factor), *more = update.latents or ((0, 0.0),)
-        new = full_precision(latents[back]) * factor
-        for back, factor in more:
+        first = full_precision(latents[update.latents[0][0]] if update.latents else x)
+        new = first * self.table.factor(stage.index, first.dtype)
+        for back, factor in update.latents[1:]:
             new.add_(latents[back], alpha=factor)
         for back, factor in update.outputs:
             new.add_(outputs[back], alpha=factor)

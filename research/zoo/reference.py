@@ -39,7 +39,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--features", default="emoji-eval", help="evaluation model: zoo name, directory or hub id"
     )
     parser.add_argument(
-        "--vectors", type=int, default=1000, help="features kept for KID, CMMD and PRDC: weights in git are few"
+        "--vectors",
+        type=int,
+        default=1000,
+        help="features kept for KID, CMMD and PRDC: weights in git are few",
     )
     parser.add_argument("--out", type=Path, default=DEFAULT)
     arguments = parser.parse_args(argv)

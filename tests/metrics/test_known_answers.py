@@ -19,6 +19,7 @@ from research.metrics.frechet import (
     distance_of_features,
     extrapolated,
     frechet_distance,
+    standard_error,
 )
 from research.metrics.inception_score import inception_score
 from research.metrics.mmd import discrepancy, gaussian, polynomial
@@ -224,3 +225,17 @@ def test_inception_score_equals_torchmetrics():
     theirs.update(images)
     mean, _ = theirs.compute()
     assert inception_score(Logits()(images).double().softmax(-1)) == pytest.approx(float(mean), rel=1e-5)
+
+
+@pytest.mark.parametrize(("count", "dimension"), [(200, 8), (256, 64)])
+def test_the_standard_error_is_the_scatter_over_draws(count: int, dimension: int) -> None:
+    generator = torch.Generator().manual_seed(3)
+    mix = torch.randn(dimension, dimension, generator=generator, dtype=torch.float64) / dimension**0.5
+    reference = Gaussian(torch.zeros(dimension).double(), torch.eye(dimension).double())
+    distances, errors = [], []
+    for _ in range(60):
+        features = torch.randn(count, dimension, generator=generator, dtype=torch.float64) @ mix
+        distances.append(distance_of_features(features, reference))
+        errors.append(standard_error(features, reference))
+    scatter = float(torch.tensor(distances).std())
+    assert scatter / 1.35 < sum(errors) / len(errors) < scatter * 1.5
