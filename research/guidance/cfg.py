@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import torch
 from torch import Tensor
 
 from research.guidance.checks import checked_scale
@@ -50,10 +49,7 @@ class CFG(Guidance):
         if len(needed) == 1 or len(predictions) == 1:
             return Guided(predictions[next(name for name in needed if name in predictions)])
         u, c = predictions["uncond"], predictions["cond"]
-        if self._parity or not isinstance(self.scale, float):
-            return Guided(Prediction(u.value + self.scale * (c.value - u.value), c.kind))
-        # the same in one operation instead of three, and rounded once
-        return Guided(Prediction(torch.lerp(u.value, c.value, self.scale), c.kind))
+        return Guided(Prediction(u.value + self.scale * (c.value - u.value), c.kind))
 
     def _needed(self) -> tuple[str, ...]:
         if isinstance(self.scale, Tensor):  # one an image: some of them need both
