@@ -1,0 +1,99 @@
+"""Whether two numbers were computed with the same things, and what differs if they were not."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from research.compare.features import kind
+from research.compare.sides import Side
+from research.report import comparable
+from research.report.rows import Row
+
+_SHOWN = 2
+
+
+def fingerprints(side: Side, metric: str) -> dict[str, Row]:
+    """What a side's number was computed with, as a word, each with a job that has it; more than one where its jobs differ."""
+    found: dict[str, Row] = {}
+    for job in side.jobs:
+        if (row := job.holder(metric)) is not None:
+            found.setdefault(fingerprint(row, metric), row)
+    return found
+
+
+def fingerprint(row: Row, metric: str) -> str:
+    """Equal for numbers of one provenance.
+
+    Of a distance of features the number of images is left out: it is computed anew over as many images of both sides.
+    """
+    info = row.info(metric)
+    if metric not in (row.record.get("metrics_info") or {}) or kind(info) is None:
+        return comparable.fingerprint(row, metric)
+    features, reference = info.get("features") or {}, info.get("reference") or {}
+    told = [
+        info.get("definition"),
+        info.get("estimator"),
+        {key: value for key, value in features.items() if key != "name"},
+        reference.get("sha256"),
+    ]
+    return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def differs(a: Side, b: Side, metric: str) -> str:
+    """How the provenance of a metric differs between two sides, in a few words; empty where it does not."""
+    one, other = fingerprints(a, metric), fingerprints(b, metric)
+    words = sorted(one.keys() | other.keys())
+    if len(words) < 2:
+        return ""
+    x, y = (
+        next(iter(one.values())),
+        next((row for word, row in other.items() if word != next(iter(one))), None),
+    )
+    if y is None:  # the jobs of the first side differ among themselves
+        y = next(row for word, row in one.items() if row is not x)
+    return what_differs(x.info(metric), y.info(metric))
+
+
+def what_differs(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
+    """The first entries in which two records of provenance differ."""
+    if not a or not b:
+        return "one record does not say what it was computed with"
+    flat_a, flat_b = dict(_flat(a)), dict(_flat(b))
+    keys = [key for key in dict.fromkeys([*flat_a, *flat_b]) if flat_a.get(key) != flat_b.get(key)]
+    # hashes say least: they are shown where nothing else differs
+    keys.sort(key=lambda key: ("sha256" in key, key == "comparable", key == "n_images"))
+    shown = [f"{key} {_short(flat_a.get(key))} and {_short(flat_b.get(key))}" for key in keys[:_SHOWN]]
+    return "; ".join(shown) or "other settings"
+
+
+_RESULTS = (
+    "per_image",
+    "warnings",
+    "versions",
+    "bias_",
+    "features_",
+    "data.",
+    "n_prompts",
+    "truncated",
+    "latent_std",
+    "git",
+)
+
+
+def _flat(info: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in info.items():
+        key = f"{prefix}{name}"
+        if key.startswith(_RESULTS) or ".data" in key or name in ("versions", "command"):
+            continue
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{key}.")
+        else:
+            yield key, value
+
+
+def _short(value: Any) -> str:
+    text = "nothing" if value is None else str(value)
+    return text[:12] if len(text) == 64 else text if len(text) <= 40 else text[:39] + "…"

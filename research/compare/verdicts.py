@@ -1,0 +1,73 @@
+"""What may be said of two sides by a difference, its interval and its test, and how many images would settle the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from research.compare.outcome import (
+    BETTER,
+    EQUAL,
+    HIGHER,
+    LOWER,
+    NO_INTERVAL,
+    NOT_APART,
+    WORSE,
+    Outcome,
+    Request,
+    Settle,
+)
+from research.compare.statistics import EXACT, Estimate, holm, needed, resolvable
+
+
+def with_estimate(outcome: Outcome, estimate: Estimate | None) -> Outcome:
+    if estimate is None:
+        gap = (
+            None if outcome.value_a is None or outcome.value_b is None else outcome.value_b - outcome.value_a
+        )
+        return replace(outcome, difference=gap)
+    settle = Settle(
+        None, None, estimate.deviation
+    )  # the deviation of one unit, until the number of pairs is known
+    return replace(
+        outcome,
+        difference=estimate.value,
+        low=estimate.low,
+        high=estimate.high,
+        p=estimate.p,
+        n=estimate.n,
+        method=estimate.method,
+        settle=settle,
+    )
+
+
+def judged(outcomes: Sequence[Outcome], request: Request) -> list[Outcome]:
+    """Verdicts over all pairs of one metric, adjusted for their number."""
+    adjusted = holm([o.p for o in outcomes])
+    alpha = 1 - request.level
+    tested = sum(o.p is not None for o in outcomes)
+    return [
+        _verdict(o, p, alpha, alpha / max(1, tested), request.power)
+        for o, p in zip(outcomes, adjusted, strict=True)
+    ]
+
+
+def _verdict(o: Outcome, p_holm: float | None, alpha: float, share_of_alpha: float, power: float) -> Outcome:
+    gap = o.difference
+    if gap is None or o.low is None or o.high is None:
+        return replace(o, verdict=NO_INTERVAL, settle=None)
+    if o.method == EXACT and gap == 0:
+        return replace(o, p_holm=p_holm, verdict=EQUAL, settle=None)
+    # the test and the interval are made apart; where they disagree, at the edge, nothing is claimed
+    told_apart = o.p is None or (p_holm is not None and p_holm <= alpha and not o.low <= 0 <= o.high)
+    if told_apart:
+        signed = gap * (o.better or 1)
+        words = (BETTER, WORSE) if o.better else (HIGHER, LOWER)
+        return replace(o, p_holm=p_holm, verdict=words[signed < 0], settle=None)
+    deviation = o.settle.resolvable if o.settle is not None else 0.0
+    count = needed(gap, deviation, share_of_alpha, power)
+    count = None if count is None else max(count, o.n + 1)
+    settle = Settle(
+        count, None if count is None else count - o.n, resolvable(deviation, o.n, share_of_alpha, power)
+    )
+    return replace(o, p_holm=p_holm, verdict=NOT_APART, settle=settle)
