@@ -48,7 +48,7 @@ def compare(request: Request) -> Comparison:
     notes += scores.notes
     common = share(found.sides, request.over)
     sides = tuple(_summary(side, metrics, common, scores, found) for side in found.sides)
-    notes += remarks(outcomes, pairs, metrics, request, found)
+    notes += remarks(outcomes, pairs, metrics, request, found, len(common))
     return Comparison(
         request,
         sides,
@@ -167,17 +167,14 @@ def _outcome(
             estimate,
         )
     try:
-        value_a, value_b, estimate, note = scores.pair(a, b, metric, shared)
+        found = scores.pair(a, b, metric, shared)
     except features.NotKept as error:
         if metric in request.metrics:
             raise
-        return replace(
-            base,
-            value_a=scores.recorded(a, metric, shared),
-            value_b=scores.recorded(b, metric, shared),
-            note=str(error),
-        )
-    return with_estimate(replace(base, value_a=value_a, value_b=value_b, note=note), estimate)
+        values = [scores.recorded(side, metric, shared) for side in (a, b)]
+        return with_estimate(replace(base, value_a=values[0], value_b=values[1], note=str(error)), None)
+    filled = replace(base, value_a=found.value_a, value_b=found.value_b, note=found.note)
+    return with_estimate(filled, found.estimate, found.least)
 
 
 def _nfe(side: Side, shared: Shared) -> float | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from research.errors import UserError
 from research.report.rows import Row
 
 FRECHET, KID, CMMD = "frechet", "kid", "cmmd"
+LEAST = 8  # units of any set
 _KINDS = (("Frechet distance", FRECHET), ("KID (", KID), ("CMMD (", CMMD))
 _BANDWIDTH = re.compile(r"Gaussian kernel of ([\d.eE+-]+)")
 
@@ -82,7 +83,10 @@ class SetScores:
             self._distance(job, metric, v, groups[units])
             for job, v, units in zip(jobs, vectors, rows, strict=True)
         ]
-        return replicate(distances, rows, groups)
+        # with fewer than D / 2 images a cell, FID keeps bias that leaving images out does not take away
+        rows_wanted = dimension / 2 if which == FRECHET else 0.0
+        least = max(LEAST, math.ceil(rows_wanted * len(places) / count))
+        return replace(replicate(distances, rows, groups), least=least)
 
     def _of_job(self, job: Job, metric: str) -> Array:
         """A job's features [N, D], after seeing that they give the number that the job's record has."""
@@ -107,7 +111,7 @@ class SetScores:
         if not math.isfinite(found) or abs(found - said) > slack:
             raise NotKept(
                 f"{row.folder.name}: {metric} is {said:.4g} in the record and {found:.4g} from the kept features; "
-                f"score the job again: research-score {row.folder}"
+                f"score the job again: research-score {row.folder} --again"
             )
 
     def _distance(self, job: Job, metric: str, vectors: Array, groups: Any) -> Distance:
@@ -173,8 +177,9 @@ class SetScores:
             raise NotKept(f"{row.folder.name}: {' '.join(str(error).split())}") from error
         if reference.info.get("sha256") != sha256:
             raise NotKept(
-                f"{row.folder.name}: the reference {name!r} is another one than {metric} was computed with (SHA-256 "
-                f"{str(reference.info.get('sha256'))[:12]}, the record says {str(sha256)[:12]}); research-score {row.folder}"
+                f"{row.folder.name}: reference {name!r} is another one than {metric} was computed with (SHA-256 "
+                f"{str(reference.info.get('sha256'))[:12]}, the record says {str(sha256)[:12]}); "
+                f"research-score {row.folder} --again"
             )
         self._references[sha256] = reference
         return reference
@@ -187,6 +192,11 @@ def _row(job: Job, metric: str) -> Row:
             f"{job.id}: has no {metric}; research-score {job.row.folder} metrics=... computes it from the images."
         )
     return row
+
+
+def _first(error: Exception) -> str:
+    """What an error says is wrong, without what to do."""
+    return str(error).partition(";")[0]
 
 
 def _node(row: Row, metric: str) -> Mapping[str, Any]:
@@ -204,7 +214,7 @@ def _read(row: Row, metric: str, count: int) -> Array:
         found = kept.read(row.folder, dict(row.info(metric)))
     except UserError as error:
         raise NotKept(
-            f"{row.folder.name}: features of {metric}: {error} (research-score {row.folder})"
+            f"{row.folder.name}: features of {metric}: {_first(error)}; research-score {row.folder} --again makes them anew"
         ) from error
     if found is None:
         raise NotKept(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 BETTER, WORSE, HIGHER, LOWER = "better", "worse", "higher", "lower"
-EQUAL, NOT_APART, NO_INTERVAL = "equal", "not told apart", "no interval"
+EQUAL, NOT_APART, NO_INTERVAL, TOO_FEW = "equal", "not told apart", "no interval", "too few images"
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,8 @@ class Settle:
     """What would settle a difference that is not told apart.
 
     Attributes:
-        needed: units in all at which a true difference as large as the measured one is told apart; None beyond ten million.
+        needed: units in all at which a true difference as large as the measured one is told apart; None beyond ten million. Of
+            sets that are too small for any verdict, the smallest that are not.
         more: so many more than there are.
         resolvable: the smallest true difference that the units there are would tell apart.
     """
@@ -68,9 +69,10 @@ class Outcome:
         a, b: names of the sides; `b` is judged against `a`.
         better: +1 if higher is better, -1 if lower is, 0 if neither is said.
         value_a, value_b: over what the two share.
-        difference, low, high: `b` less `a`; None without an interval.
+        difference, low, high: `b` less `a`, corrected for bias where `method` is the jackknife; no ends without an interval.
         p, p_holm: of no difference, and adjusted for the pairs of the same metric.
-        verdict: of `b`: better, worse (higher or lower where no direction is known), equal, not told apart, or no interval.
+        verdict: of `b`: better, worse (higher or lower where no direction is known), equal, not told apart, too few images (to
+            correct a distance of sets for bias), or no interval.
         n, unit: independent units, and what they are.
         method: of the interval.
         provenance: empty, or how the two numbers' provenance differs, where that was forced.

@@ -44,28 +44,28 @@ def fingerprint(row: Row, metric: str) -> str:
 
 def differs(a: Side, b: Side, metric: str) -> str:
     """How the provenance of a metric differs between two sides, in a few words; empty where it does not."""
-    one, other = fingerprints(a, metric), fingerprints(b, metric)
-    words = sorted(one.keys() | other.keys())
-    if len(words) < 2:
-        return ""
-    x, y = (
-        next(iter(one.values())),
-        next((row for word, row in other.items() if word != next(iter(one))), None),
-    )
-    if y is None:  # the jobs of the first side differ among themselves
-        y = next(row for word, row in one.items() if row is not x)
-    return what_differs(x.info(metric), y.info(metric))
+    first, *others = {**fingerprints(a, metric), **fingerprints(b, metric)}.values()
+    for other in others:
+        if said := what_differs(first.info(metric), other.info(metric)):
+            return said
+    return ""
 
 
 def what_differs(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
-    """The first entries in which two records of provenance differ."""
+    """The first entries in which two records differ; empty where only one says how it compares, and all else is equal."""
     if not a or not b:
         return "one record does not say what it was computed with"
     flat_a, flat_b = dict(_flat(a)), dict(_flat(b))
     keys = [key for key in dict.fromkeys([*flat_a, *flat_b]) if flat_a.get(key) != flat_b.get(key)]
+    # neither numbers of single images depend on their count, nor distances that are computed anew
+    if kind(a) is not None or not {"features", "reference", "classifier"} & a.keys():
+        keys = [key for key in keys if key != "n_images"]
+    if keys == ["comparable"] and not ("comparable" in a and "comparable" in b):
+        return ""  # an older record
     # hashes say least: they are shown where nothing else differs
-    keys.sort(key=lambda key: ("sha256" in key, key == "comparable", key == "n_images"))
-    shown = [f"{key} {_short(flat_a.get(key))} and {_short(flat_b.get(key))}" for key in keys[:_SHOWN]]
+    keys.sort(key=lambda key: ("sha256" in key, key == "comparable"))
+    plain = [key for key in keys if key != "comparable"] or keys
+    shown = [f"{key} {_short(flat_a.get(key))} and {_short(flat_b.get(key))}" for key in plain[:_SHOWN]]
     return "; ".join(shown) or "other settings"
 
 

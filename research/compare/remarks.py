@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from research.compare.outcome import Outcome, Request
+from research.compare.features import LEAST
+from research.compare.outcome import NOT_APART, TOO_FEW, Outcome, Request
 from research.compare.pairing import IMAGES
 from research.compare.sides import Sides
 from research.compare.statistics import JACKKNIFE
@@ -17,8 +18,16 @@ def remarks(
     metrics: Mapping[str, int],
     request: Request,
     found: Sides,
+    common: int,
 ) -> list[str]:
     notes = []
+    if any(side.n_images > common for side in found.sides):
+        of = (
+            f"the {common} images a side that all of them share"
+            if common
+            else "each side's own images, as none are shared by all"
+        )
+        notes.append(f"The numbers of the table of sides are over {of}.")
     level = f"{100 * request.level:g} %"
     tested = {m: sum(o.p is not None for o in outcomes if o.metric == m) for m in metrics}
     if most := max(tested.values(), default=0):
@@ -41,7 +50,12 @@ def remarks(
         notes.append(
             "Some sides share no prompt and seed: their difference is of independent samples (--unpaired), with wider intervals."
         )
-    if any(o.settle is not None for o in outcomes):
+    if few := list(dict.fromkeys(o.label for o in outcomes if o.verdict == TOO_FEW)):
+        notes.append(
+            f"{', '.join(few)}: no verdict, as a distance of sets wants {LEAST} units at least, and a Frechet distance half as "
+            "many images a setting as features, or bias is left that differs from side to side; KID and CMMD have none."
+        )
+    if any(o.verdict == NOT_APART for o in outcomes):
         unit = "" if request.over == IMAGES else " (prompts, each with as many images as now)"
         notes.append(
             f"More images{unit} to settle it: if the true difference is the measured one, at power {request.power:g}; "

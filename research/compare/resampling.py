@@ -132,11 +132,13 @@ class Replicates:
         full: of all.
         without: [G].
         left_out: [G], units in each group.
+        least: units from which on an interval can be trusted.
     """
 
     full: float
     without: Array
     left_out: tuple[int, ...]
+    least: int = 0
 
 
 def group_units(n: int, size: int, seed: int) -> Rows:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics as python_statistics
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,25 @@ from research.compare.sides import Side
 from research.compare.statistics import Estimate, apart, jackknife, mean_difference, welch
 
 PER_IMAGE, SET, NEITHER = "per image", "set", "neither"
+TOO_SMALL = "too few images to leave some out"
+
+
+@dataclass(frozen=True)
+class Found:
+    """A metric of two sides.
+
+    Attributes:
+        value_a, value_b: of each.
+        estimate: of their difference, if there is one.
+        note: why there is none.
+        least: units from which on the estimate can be trusted.
+    """
+
+    value_a: float | None
+    value_b: float | None
+    estimate: Estimate | None
+    note: str = ""
+    least: int = 0
 
 
 class Scores:
@@ -31,10 +51,8 @@ class Scores:
         self.sets = features.SetScores(request.seed)
         self._kinds: dict[tuple[Job, str], str] = {}
 
-    def pair(
-        self, a: Side, b: Side, metric: str, shared: Shared
-    ) -> tuple[float | None, float | None, Estimate | None, str]:
-        """The values of both, the difference of `b` less `a`, and why there is none.
+    def pair(self, a: Side, b: Side, metric: str, shared: Shared) -> Found:
+        """The difference of `b` less `a`, over what they share.
 
         Raises:
             NotKept: features that it needs are not there.
@@ -42,25 +60,25 @@ class Scores:
         kind = self._kind([a, b], metric)
         if kind == NEITHER:
             why = "one number a job, without numbers of single images or features to resample: it says nothing of its spread"
-            return self.recorded(a, metric, shared), self.recorded(b, metric, shared), None, why
+            return Found(self.recorded(a, metric, shared), self.recorded(b, metric, shared), None, why)
         if not len(shared):
             return self._unpaired(a, b, metric, kind)
         if kind == SET:
             x, y = (self.sets.replicates(side, metric, shared) for side in (a, b))
             estimate = jackknife(y.full - x.full, y.without - x.without, x.left_out, self.request.level)
-            return x.full, y.full, estimate, "" if estimate else "too few images to leave some out"
+            return Found(x.full, y.full, estimate, "" if estimate else TOO_SMALL, max(x.least, y.least))
         first, second = (self._by_unit(side, metric, shared) for side in (a, b))
         units = [unit for unit in shared.units if math.isfinite(first[unit]) and math.isfinite(second[unit])]
-        if len(units) < len(shared.units):
+        if lost := len(shared.units) - len(units):
             self.notes.append(
-                f"{metric}: {len(shared.units) - len(units)} {shared.over} have no finite number on both sides, left out."
+                f"{metric}: {lost} {shared.over} have no finite number on both sides and are left out."
             )
         if not units:
-            return None, None, None, "no finite number"
+            return Found(None, None, None, "no finite number")
         gaps = [second[unit] - first[unit] for unit in units]
         values = [python_statistics.fmean(of[unit] for unit in units) for of in (first, second)]
         estimate = mean_difference(gaps, self.request.level, self.request.seed)
-        return values[0], values[1], estimate, "" if estimate else f"one of the {shared.over} is no sample"
+        return Found(values[0], values[1], estimate, "" if estimate else f"fewer than two {shared.over}")
 
     def of_side(self, side: Side, metric: str, common: Shared) -> float | None:
         """A side's number over what all sides share; None if it has none."""
@@ -89,30 +107,22 @@ class Scores:
         finite = [value for value in values if math.isfinite(value)]
         return python_statistics.fmean(finite) if finite else None
 
-    def _unpaired(
-        self, a: Side, b: Side, metric: str, kind: str
-    ) -> tuple[float, float, Estimate | None, str]:
+    def _unpaired(self, a: Side, b: Side, metric: str, kind: str) -> Found:
         alone = [share([side], self.request.over) for side in (a, b)]
         if kind == SET:
-            found = [self.sets.replicates(side, metric, own) for side, own in zip((a, b), alone, strict=True)]
-            x, y = (jackknife(f.full, f.without, f.left_out, self.request.level) for f in found)
-            estimate = apart(x, y, self.request.level) if x is not None and y is not None else None
-            return (
-                found[0].full,
-                found[1].full,
-                estimate,
-                "" if estimate else "too few images to leave some out",
+            x, y = (self.sets.replicates(side, metric, own) for side, own in zip((a, b), alone, strict=True))
+            one, other = (jackknife(f.full, f.without, f.left_out, self.request.level) for f in (x, y))
+            estimate = (
+                apart(one, other, self.request.level) if one is not None and other is not None else None
             )
+            return Found(x.full, y.full, estimate, "" if estimate else TOO_SMALL, max(x.least, y.least))
         scores: list[list[float]] = []
         for side, own in zip((a, b), alone, strict=True):
             scores.append([v for v in self._by_unit(side, metric, own).values() if math.isfinite(v)])
-        means = [python_statistics.fmean(s) if s else math.nan for s in scores]
+        means = [python_statistics.fmean(s) if s else None for s in scores]
         estimate = welch(scores[0], scores[1], self.request.level)
-        return (
-            means[0],
-            means[1],
-            estimate,
-            "" if estimate else f"fewer than two {self.request.over} on a side",
+        return Found(
+            means[0], means[1], estimate, "" if estimate else f"fewer than two {self.request.over} on a side"
         )
 
     def _kind(self, sides: Sequence[Side], metric: str) -> str:

@@ -12,6 +12,7 @@ from research.compare.outcome import (
     LOWER,
     NO_INTERVAL,
     NOT_APART,
+    TOO_FEW,
     WORSE,
     Outcome,
     Request,
@@ -20,15 +21,12 @@ from research.compare.outcome import (
 from research.compare.statistics import EXACT, Estimate, holm, needed, resolvable
 
 
-def with_estimate(outcome: Outcome, estimate: Estimate | None) -> Outcome:
+def with_estimate(outcome: Outcome, estimate: Estimate | None, least: int = 0) -> Outcome:
+    """An outcome with its difference, not judged yet: `settle` has the least number of units, and what one contributes."""
     if estimate is None:
-        gap = (
-            None if outcome.value_a is None or outcome.value_b is None else outcome.value_b - outcome.value_a
-        )
-        return replace(outcome, difference=gap)
-    settle = Settle(
-        None, None, estimate.deviation
-    )  # the deviation of one unit, until the number of pairs is known
+        known = outcome.value_a is not None and outcome.value_b is not None
+        return replace(outcome, difference=outcome.value_b - outcome.value_a if known else None)  # type: ignore[operator]
+    settle = Settle(least, None, estimate.deviation)
     return replace(
         outcome,
         difference=estimate.value,
@@ -58,16 +56,21 @@ def _verdict(o: Outcome, p_holm: float | None, alpha: float, share_of_alpha: flo
         return replace(o, verdict=NO_INTERVAL, settle=None)
     if o.method == EXACT and gap == 0:
         return replace(o, p_holm=p_holm, verdict=EQUAL, settle=None)
+    deviation, least = (o.settle.resolvable, o.settle.needed or 0) if o.settle is not None else (0.0, 0)
+    least_difference = resolvable(deviation, o.n, share_of_alpha, power) if o.n else 0.0
+    if o.n < least:
+        return replace(o, p_holm=p_holm, verdict=TOO_FEW, settle=Settle(least, least - o.n, least_difference))
     # the test and the interval are made apart; where they disagree, at the edge, nothing is claimed
     told_apart = o.p is None or (p_holm is not None and p_holm <= alpha and not o.low <= 0 <= o.high)
     if told_apart:
         signed = gap * (o.better or 1)
         words = (BETTER, WORSE) if o.better else (HIGHER, LOWER)
         return replace(o, p_holm=p_holm, verdict=words[signed < 0], settle=None)
-    deviation = o.settle.resolvable if o.settle is not None else 0.0
     count = needed(gap, deviation, share_of_alpha, power)
     count = None if count is None else max(count, o.n + 1)
-    settle = Settle(
-        count, None if count is None else count - o.n, resolvable(deviation, o.n, share_of_alpha, power)
+    return replace(
+        o,
+        p_holm=p_holm,
+        verdict=NOT_APART,
+        settle=Settle(count, None if count is None else count - o.n, least_difference),
     )
-    return replace(o, p_holm=p_holm, verdict=NOT_APART, settle=settle)

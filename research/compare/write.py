@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from research.compare.outcome import NO_INTERVAL, NOT_APART, Comparison, Front, Outcome
+from research.compare.outcome import NO_INTERVAL, TOO_FEW, Comparison, Front, Outcome
 from research.report.directions import label
 from research.report.measures import number
 
@@ -133,9 +133,9 @@ def verdict_text(o: Outcome) -> str:
 def settle_text(o: Outcome) -> str:
     if o.settle is None:
         return ""
+    if o.verdict == TOO_FEW:
+        return f"+{o.settle.more} {o.unit} at least"
     tells = f"tells {number(o.settle.resolvable, 2)} apart"
-    if o.verdict != NOT_APART:
-        return ""
     return f"+{o.settle.more} {o.unit}; {tells}" if o.settle.more is not None else f"over 10 million; {tells}"
 
 
