@@ -149,7 +149,11 @@ def _parser() -> argparse.ArgumentParser:
         help="which numbers; nfe and seconds_per_image are such too",
     )
     add("--where", action="append", default=[], metavar="KEY=VALUE", help="only jobs with this setting")
-    add("--each", action="store_true", help="every job of every folder is a side")
+    add(
+        "--each",
+        action="store_true",
+        help="every job of every folder is a side (jobs of other seeds alone are one)",
+    )
     add(
         "--over",
         choices=("images", "prompts"),

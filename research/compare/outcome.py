@@ -22,7 +22,7 @@ class Request:
         metrics: which numbers; all that the sides share by default.
         where: keep only jobs with these settings, ``KEY=VALUE``.
         over: what is drawn at random, ``images`` or ``prompts``.
-        each: every job is a side of its own.
+        each: every job is a side of its own, with those that differ from it in seeds and prompts alone.
         repeats: folders with further runs of the same jobs, for seconds.
         unpaired: compare also sides that share no prompt and seed, as independent samples.
         force: compare numbers of different provenance, and mark them.

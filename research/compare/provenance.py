@@ -29,9 +29,9 @@ def fingerprint(row: Row, metric: str) -> str:
 
     Of a distance of features the number of images is left out: it is computed anew over as many images of both sides.
     """
-    info = row.info(metric)
+    info = info_of(row, metric)
     if metric not in (row.record.get("metrics_info") or {}) or kind(info) is None:
-        return comparable.fingerprint(row, metric)
+        return comparable.fingerprint(row, metric) or hashlib.sha256(_told(info)).hexdigest()[:16]
     features, reference = info.get("features") or {}, info.get("reference") or {}
     told = [
         info.get("definition"),
@@ -42,11 +42,26 @@ def fingerprint(row: Row, metric: str) -> str:
     return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
+def info_of(row: Row, metric: str) -> Mapping[str, Any]:
+    """What a number was computed with; of one of several that a metric gives (precision, recall), what that metric was."""
+    if found := row.info(metric):
+        return found
+    infos = row.record.get("metrics_info") or {}
+    shared = {
+        name: info for name, info in infos.items() if name not in row.metrics and isinstance(info, Mapping)
+    }
+    return next(iter(shared.values())) if len(shared) == 1 else shared
+
+
+def _told(info: Mapping[str, Any]) -> bytes:
+    return json.dumps(dict(_flat(info)), sort_keys=True, default=str).encode()
+
+
 def differs(a: Side, b: Side, metric: str) -> str:
     """How the provenance of a metric differs between two sides, in a few words; empty where it does not."""
     first, *others = {**fingerprints(a, metric), **fingerprints(b, metric)}.values()
     for other in others:
-        if said := what_differs(first.info(metric), other.info(metric)):
+        if said := what_differs(info_of(first, metric), info_of(other, metric)):
             return said
     return ""
 

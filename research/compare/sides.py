@@ -136,11 +136,20 @@ def _each(jobs: list[Job], places: Sequence[tuple[str, Path]]) -> tuple[list[Sid
     if len(jobs) < 2:
         where = ", ".join(str(path) for _, path in places)
         raise UserError(f"{where}: found one job; accepted are two jobs or more, two folders, or a sweep.")
-    axes = find_axes([job.settings for job in jobs])
-    sides = []
+    varied = find_axes([job.settings for job in jobs])
+    # jobs that differ in their seeds or prompts alone are more images of one side, unless nothing else differs
+    axes = [axis for axis in varied if axis.key not in DATA] or varied
+    alike: dict[Cell, list[Job]] = {}
     for job in jobs:
-        name = ", ".join(f"{a.label} {value_label(job.settings.get(a.key))}" for a in axes) or job.id
-        sides.append(Side(name, [job], {job.id, str(job.row.folder)}))
+        alike.setdefault(tuple(job.settings.get(a.key) for a in axes) if axes else (job.id,), []).append(job)
+    sides = []
+    for values, group in alike.items():
+        name = (
+            ", ".join(f"{a.label} {value_label(v)}" for a, v in zip(axes, values, strict=False))
+            or group[0].id
+        )
+        said = {word for job in group for word in (job.id, str(job.row.folder))}
+        sides.append(Side(name, group, said))
     return sides, []
 
 

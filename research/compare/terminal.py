@@ -44,7 +44,9 @@ def show(found: Comparison, console: Console | None = None) -> None:
     console.print(_table(outcome_header()[one_pair:], cells, first))
     if len(lines) > len(first):
         console.print(f"… and {len(lines) - len(first)} more lines with --csv or --json", style="dim")
-    for line in (*front_lines(found.fronts, names), *why_lines(found)):
+    sure = {o.metric for o in found.outcomes if o.p is not None}  # fronts of other metrics are in the files
+    fronts = [f for f in found.fronts if f.metric in sure] or found.fronts
+    for line in (*front_lines(fronts, names), *why_lines(found)):
         console.print(Text(line), soft_wrap=True)
     for line in found.notes:
         console.print(Text(line, style="dim"), soft_wrap=True)

@@ -90,7 +90,7 @@ def shown(found: Comparison) -> list[Outcome]:
     if len({(o.a, o.b) for o in found.outcomes}) == 1:
         return list(found.outcomes)
     asked = found.request.metrics
-    return [o for o in found.outcomes if o.metric in asked or not (o.metric in _COSTS and o.p is None)]
+    return [o for o in found.outcomes if o.metric in asked or o.p is not None] or list(found.outcomes)
 
 
 def outcome_header() -> list[str]:
@@ -102,8 +102,8 @@ def outcome_cells(o: Outcome, names: Mapping[str, str]) -> list[str]:
     return [
         f"{names[o.b]} against {names[o.a]}",
         f"{o.label}{_ARROWS[o.better]}",
-        number(o.value_a),
-        number(o.value_b),
+        _signed(o.value_a),
+        _signed(o.value_b),
         difference_text(o),
         p_text(o),
         verdict_text(o),
@@ -139,8 +139,9 @@ def settle_text(o: Outcome) -> str:
     return f"+{o.settle.more} {o.unit}; {tells}" if o.settle.more is not None else f"over 10 million; {tells}"
 
 
-def _signed(value: float) -> str:
-    return number(value).replace("-", "−") if value < 0 else number(value)
+def _signed(value: float | None) -> str:
+    """A number with a minus sign; the hyphen of an exponent stays."""
+    return f"−{number(-value)}" if value is not None and value < 0 else number(value)
 
 
 def side_table(found: Comparison) -> tuple[list[str], list[list[str]]]:
@@ -159,7 +160,7 @@ def side_table(found: Comparison) -> tuple[list[str], list[list[str]]]:
     rows = []
     for s in found.sides:
         name = s.name if names[s.name] == s.name else f"{names[s.name]}: {s.name}"
-        numbers = [number(s.values.get(m)) + (" •" if (m, s.name) in on else "") for m in metrics]
+        numbers = [_signed(s.values.get(m)) + (" •" if (m, s.name) in on else "") for m in metrics]
         rows.append(
             [name, str(len(s.jobs)), str(s.n_images), number(s.nfe), number(s.seconds_per_image), *numbers]
         )
@@ -171,7 +172,7 @@ def front_lines(fronts: Sequence[Front], names: Mapping[str, str]) -> list[str]:
     lines = []
     for f in fronts:
         on = ", ".join(
-            f"{names[p.side]} ({number(p.value)} at {number(p.cost)})" for p in f.points if p.on_front
+            f"{names[p.side]} ({_signed(p.value)} at {number(p.cost)})" for p in f.points if p.on_front
         )
         off = [p for p in f.points if not p.on_front]
         line = f"{label(f.metric)} against {_COSTS[f.cost]}: on the front {on}."

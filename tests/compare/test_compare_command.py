@@ -182,6 +182,17 @@ def test_shared_batches_give_no_seconds(here, told):
     assert "shares, not times measured alone" in seconds["note"]
 
 
+def test_jobs_of_other_seeds_are_more_images_of_one_side(told):
+    said = told(
+        "outputs/ddim", "outputs/late", "outputs/euler", "--axis", "scheduler", "--where", "guidance.scale=1"
+    )
+    assert [s["n_images"] for s in said["sides"]] == [32, 16]
+    assert outcome(said, "kid")["n"] == 16
+    assert any("16 of 32 images of scheduler ddim have no image" in note for note in said["notes"])
+    each = told("outputs/ddim", "outputs/late", "--each")
+    assert [len(s["jobs"]) for s in each["sides"]] == [2, 1]
+
+
 def test_prompts_as_samples(told):
     said = outcome(told("outputs/ddim", "outputs/euler", "--over", "prompts"), "clip_score")
     assert (said["n"], said["unit"]) == (2, "prompts")
