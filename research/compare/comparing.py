@@ -31,8 +31,8 @@ def compare(request: Request) -> Comparison:
     """
     found = find_sides(request)
     pairs = find_pairs(found.sides, request.baseline)
-    metrics = _metrics(found.sides, request)
     notes = list(found.notes)
+    metrics = _metrics(found.sides, request, notes)
     forced = _check_provenance(pairs, metrics, request, notes)
     scores = Scores(request, found.sides)
     outcomes: list[Outcome] = []
@@ -58,7 +58,7 @@ def compare(request: Request) -> Comparison:
     )
 
 
-def _metrics(sides: Sequence[Side], request: Request) -> dict[str, int]:
+def _metrics(sides: Sequence[Side], request: Request, notes: list[str]) -> dict[str, int]:
     """The numbers to compare, and which direction of each is better (0 where none is said)."""
     have = [[{key for row in job.rows for key in row.metrics} for job in side.jobs] for side in sides]
     everywhere = set.intersection(*(keys for side in have for keys in side))
@@ -80,6 +80,11 @@ def _metrics(sides: Sequence[Side], request: Request) -> dict[str, int]:
             )
         chosen = list(dict.fromkeys(request.metrics))
     else:
+        lost = sorted(key for key in anywhere - everywhere if not is_companion(key, anywhere))
+        if lost:
+            notes.append(
+                f"Not in all jobs, and left out: {', '.join(lost)}; research-score computes them from the images."
+            )
         chosen = [*sorted(known, key=lambda k: (k != "clip_score", k)), NFE, SECONDS]
     return {key: _direction(key, sides) for key in chosen}
 

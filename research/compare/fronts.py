@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from research.compare.outcome import (
     BETTER,
+    EQUAL,
     HIGHER,
     LOWER,
     NOT_APART,
@@ -60,11 +61,12 @@ def _points(
             if k in on and c <= cost and better * v >= better * value
         )
         said = [verdicts.get((metric, *sorted((name, other)))) for other in beaten]
+        # equally good at more cost is not told apart either
         apart = (
             True
             if any(v in _APART for v in said)
             else False
-            if said and all(v == NOT_APART for v in said)
+            if said and all(v in (NOT_APART, EQUAL) for v in said)
             else None
         )
         made.append(FrontPoint(name, value, cost, False, beaten, apart))

@@ -74,14 +74,14 @@ def what_differs(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
     keys = [key for key in dict.fromkeys([*flat_a, *flat_b]) if flat_a.get(key) != flat_b.get(key)]
     # neither numbers of single images depend on their count, nor distances that are computed anew
     if kind(a) is not None or not {"features", "reference", "classifier"} & a.keys():
-        keys = [key for key in keys if key != "n_images"]
-    if keys == ["comparable"] and not ("comparable" in a and "comparable" in b):
-        return ""  # an older record
+        keys = [key for key in keys if key not in ("n_images", "mean over images")]
+    if not keys or (keys == ["comparable"] and not ("comparable" in a and "comparable" in b)):
+        return ""  # another count, or an older record
     # hashes say least: they are shown where nothing else differs
     keys.sort(key=lambda key: ("sha256" in key, key == "comparable"))
     plain = [key for key in keys if key != "comparable"] or keys
     shown = [f"{key} {_short(flat_a.get(key))} and {_short(flat_b.get(key))}" for key in plain[:_SHOWN]]
-    return "; ".join(shown) or "other settings"
+    return "; ".join(shown)
 
 
 _RESULTS = (

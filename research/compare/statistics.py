@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 Array = NDArray[np.float64]
-LEAST_FOR_BOOTSTRAP, MOST_FOR_BOOTSTRAP = 20, 20_000
+LEAST_FOR_BOOTSTRAP, MOST_FOR_BOOTSTRAP = 20, 5_000
 RESAMPLES = 9_999
 _VALUES_AT_ONCE = 4_000_000
 BCA, STUDENT, JACKKNIFE, WELCH, EXACT = "bootstrap BCa", "t", "jackknife", "Welch t", "exact"

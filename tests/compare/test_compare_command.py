@@ -349,6 +349,17 @@ def test_names_with_marks_of_tables_change_nothing(made, monkeypatch, capsys):
     assert "a|b [red]_$%&" in capsys.readouterr().out
 
 
+def test_a_metric_that_some_jobs_lack(here, told, capsys):
+    change(here / "euler", lambda r: [r[part].pop("kid") for part in ("metrics", "metrics_info")])
+    said = told("outputs/ddim", "outputs/euler")
+    assert (
+        "Not in all jobs, and left out: kid; research-score computes them from the images." in said["notes"]
+    )
+    assert "--metrics: kid is missing in jobs of euler" in line(
+        capsys, "outputs/ddim", "outputs/euler", "--metrics", "kid"
+    )
+
+
 def test_pareto_fronts(told):
     said = told("outputs/ddim", "outputs/euler", "--each")
     front = next(f for f in said["pareto"] if (f["metric"], f["cost"]) == ("clip_score", "nfe"))
