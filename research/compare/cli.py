@@ -133,7 +133,7 @@ def _parser() -> argparse.ArgumentParser:
         "places",
         nargs="+",
         metavar="[NAME=]DIR",
-        help="folders of jobs or sweeps; the others are judged against the first",
+        help="folders of jobs or sweeps; each is judged against those before it",
     )
     add("--axis", metavar="KEY", help="the sides are the values of a setting, paired over all other settings")
     add(

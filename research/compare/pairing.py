@@ -82,8 +82,10 @@ def nothing_shared(a: Side, b: Side, within: Sequence[str]) -> UserError:
     """The refusal of two sides without a common image, with the reason."""
     if not set(a.cells) & set(b.cells):
         mine, theirs = (cell_name(next(iter(s.cells)), within) for s in (a, b))
-        why = f"{a.name} has {mine}, {b.name} has {theirs}; accepted are sides with the same {', '.join(within)}, or --axis KEY"
-        return UserError(f"nothing to pair: {why}.")
+        why = f"{a.name} has {mine}, {b.name} has {theirs}"
+        return UserError(
+            f"nothing to pair: {why}; accepted are sides with the same {', '.join(within)}, --axis KEY, or --each."
+        )
     keys = [{key for rows in s.cells.values() for key in rows} for s in (a, b)]
     if not all(keys):
         empty = (a, b)[bool(keys[0])].name

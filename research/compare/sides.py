@@ -106,14 +106,11 @@ def _by_axis(rows: list[Row], axis: str) -> tuple[list[Side], list[str]]:
         )
     values.sort(key=lambda v: (not isinstance(v, int | float), v if isinstance(v, int | float) else 0))
     group = key.split(".")[0]
+    # of its own group, what follows from the axis (a scheduler's class and options from its name) sets nothing else apart
     within = [
         a.key
         for a in find_axes(settings)
-        if a.key not in (key, *DATA)
-        and not (
-            a.key.split(".")[0] == group
-            and (_follows(a.key, key, settings) or _follows(key, a.key, settings))
-        )
+        if a.key not in (key, *DATA) and not (a.key.split(".")[0] == group and _follows(a.key, key, settings))
     ]
     sides = []
     for value in values:

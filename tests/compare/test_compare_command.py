@@ -428,6 +428,15 @@ def test_half_deleted_and_failed_jobs(here, capsys):
     assert "found a failed job (no luck)" in line(capsys, str(other.parent), "outputs/euler")
 
 
+def test_settings_without_a_counterpart_cannot_be_paired(here, capsys):
+    def unguided(record: dict[str, Any]) -> None:
+        record["config"]["guidance"] = {"_target_": "research.guidance.NoGuidance"}
+
+    change(here / "late", unguided)
+    said = line(capsys, "outputs/ddim", "outputs/late", "--axis", "guidance")
+    assert "guidance CFG has guidance.scale=1, guidance NoGuidance has guidance.scale=None" in said
+
+
 def test_too_many_sides_want_a_baseline(here, capsys):
     (job, _) = sorted((here / "ddim").glob("*/result.json"))
     record = json.loads(job.read_text())
