@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: demo test test-engines lint bench clean
+.PHONY: demo test test-engines lint bench docs clean
 
 .venv/.ready: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -37,6 +37,14 @@ test-engines: .venv/.engines
 bench: .venv/.ready
 	$(BIN)/python benchmarks/loop.py
 	$(BIN)/python benchmarks/sweep.py
+
+# the site, from docs/ and conf/, in build/docs: open build/docs/index.html
+.venv/.docs: .venv/.ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev,docs]"
+	touch $@
+
+docs: .venv/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 clean:
 	rm -rf .venv outputs build dist *.egg-info

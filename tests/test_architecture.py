@@ -29,6 +29,7 @@ LAYERS = {
     "tracking": 2,
     "report": 2,
     "zoo": 2,
+    "compare": 3,
     "runs": 3,
     "cli": 4,
     "__main__": 5,
@@ -209,6 +210,8 @@ def test_every_module_says_what_it_is(path):
     [
         "research",
         "research.cli",
+        "research.compare",
+        "research.compare.cli",
         "research.models.inspect_cli",
         "research.models.inspect_files",
         "research.models.inspect_parts",

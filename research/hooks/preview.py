@@ -34,7 +34,7 @@ class Preview(Hook):
     Args:
         every: draw each ``every``-th of the user's steps, and the last.
         images: how many images to show, from 1 to 16.
-        projection: None (the model's own), a JSON file of ``research-preview``, or a mapping with ``weight`` [3][C] and
+        projection: None (the model's own), a JSON file of ``research-preview``, or a mapping with ``weight`` (3 rows of C) and
             ``bias`` [3] that gives colours in [-1, 1].
         scale: pixels a latent cell; None for tiles of about 96 pixels.
         duration: milliseconds a frame.

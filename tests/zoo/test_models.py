@@ -180,8 +180,9 @@ def test_tokenizer_keeps_the_end_of_long_prompts() -> None:
         assert tokenizer.decode(tokenizer("naïve 🍕 «zxq»").input_ids, skip_special_tokens=True) != ""
 
 
-def test_reference_statistics_are_of_the_evaluation_model() -> None:
-    stem = ZOO_DIR / "references" / "emoji"
+@pytest.mark.parametrize("name", ["emoji", "emoji-faces"])
+def test_reference_statistics_are_of_the_evaluation_model(name: str) -> None:
+    stem = ZOO_DIR / "references" / name
     sidecar = json.loads(stem.with_suffix(".json").read_text())
     assert sidecar["sha256"] == sha256_files([stem.with_suffix(".safetensors")])
     assert sidecar["features"]["weights_sha256"] == load_features("emoji-eval").provenance["weights_sha256"]

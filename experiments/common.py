@@ -1,0 +1,282 @@
+"""What the studies' analyses share: jobs with the scores of their images, intervals, tables and the look of the figures.
+
+A *unit* is what was drawn independently: the prompt (its images averaged), or the image where there is one prompt or none.
+Intervals are 95 % ones over units, so they hold what other prompts and seeds of the kind would change. Jobs draw the same
+units, and differences between jobs are paired: their intervals are of the differences themselves.
+"""
+
+from __future__ import annotations
+
+import csv
+import textwrap
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from scipy import stats
+
+from research.report.palette import COLOURS, GRID, INK, MARKERS
+from research.report.rows import Row, read_sweep
+
+__all__ = ["COLOURS", "GRID", "INK", "MARKERS"]
+
+Key = tuple[Any, ...]  # the unit, then what tells its images apart
+Array = NDArray[np.float64]
+LEVEL, LEAST_FOR_BOOTSTRAP, RESAMPLES = 0.95, 20, 2000
+LARGEST_FIGURE = 200_000  # bytes
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number, the ends of its 95 % interval, and over how many units."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    @property
+    def told_apart(self) -> bool:
+        """Of a difference: whether its interval leaves out 0."""
+        return not self.low <= 0 <= self.high
+
+    def shown(self, digits: int = 1, sign: str = "") -> str:
+        form = f"{sign}.{digits}f"
+        return f"{self.value:{form}} ({self.low:{form}} to {self.high:{form}})"
+
+
+def jobs(folder: Path) -> list[Row]:
+    """The finished jobs of a sweep.
+
+    Raises:
+        UserError: there is none.
+    """
+    return read_sweep(folder).done
+
+
+def setting(row: Row, key: str) -> Any:
+    """A value of a job's config by its dotted key."""
+    found: Any = row.record["config"]
+    for part in key.split("."):
+        found = found[part]
+    return found
+
+
+def grouped(rows: Iterable[Row], *keys: str | Callable[[Row], Any]) -> dict[Any, list[Row]]:
+    """Jobs by the values of some keys, in the order of those values; a single key is no tuple."""
+    found: dict[Any, list[Row]] = {}
+    for row in rows:
+        values = tuple(key(row) if callable(key) else setting(row, key) for key in keys)
+        found.setdefault(values if len(keys) > 1 else values[0], []).append(row)
+    return found
+
+
+def image_keys(row: Row, *more: Any) -> list[Key]:
+    """One key an image: its unit, its seed, and what the caller adds."""
+    prompts = {image.get("prompt") or "" for image in row.images}
+    alone = len(prompts) < 2
+    return [
+        (image["seed"] if alone else image.get("prompt") or "", image["seed"], *more) for image in row.images
+    ]
+
+
+def scores(row: Row, metric: str, *more: Any) -> dict[Key, float]:
+    """The scores of a job's images by their keys."""
+    listed = row.record["metrics_info"][metric]["per_image"]
+    return dict(zip(image_keys(row, *more), map(float, listed), strict=True))
+
+
+def by_unit(values: Mapping[Key, float]) -> Array:
+    """The mean of each unit's images."""
+    units: dict[Any, list[float]] = {}
+    for key, value in values.items():
+        units.setdefault(key[0], []).append(value)
+    return np.array([np.mean(found) for found in units.values()])
+
+
+def mean(values: Mapping[Key, float]) -> Estimate:
+    """The mean over units: BCa bootstrap, and below 20 units the t interval."""
+    found = by_unit(values)
+    n, value = len(found), float(found.mean())
+    if n < 2:
+        return Estimate(value, np.nan, np.nan, n)
+    if np.ptp(found) <= 1e-12 * max(1.0, abs(value)):
+        return Estimate(value, value, value, n)
+    if n < LEAST_FOR_BOOTSTRAP:
+        half = float(stats.t.ppf((1 + LEVEL) / 2, n - 1) * stats.sem(found))
+        return Estimate(value, value - half, value + half, n)
+    ends = stats.bootstrap(
+        (found,), np.mean, n_resamples=RESAMPLES, confidence_level=LEVEL, rng=np.random.default_rng(0)
+    ).confidence_interval
+    return Estimate(value, float(ends.low), float(ends.high), n)
+
+
+def difference(a: Mapping[Key, float], b: Mapping[Key, float]) -> Estimate:
+    """The mean of `a` less that of `b`, over the images that both have."""
+    return mean({key: value - b[key] for key, value in a.items() if key in b})
+
+
+@dataclass(frozen=True, eq=False)
+class SetScore:
+    """The FID of a set of images, and that of the set without each of its units in turn [units]."""
+
+    fid: float
+    without: Array
+
+    @property
+    def estimate(self) -> Estimate:
+        return _jackknife(self.fid, self.without)
+
+    def less(self, other: SetScore) -> Estimate:
+        """The paired difference of two sets of the same units."""
+        return _jackknife(self.fid - other.fid, self.without - other.without)
+
+
+def _jackknife(value: float, without: Array) -> Estimate:
+    """The interval of a number from what it is without each unit (the delete-one jackknife, which repeats no image)."""
+    n = len(without)
+    half = float(
+        stats.t.ppf((1 + LEVEL) / 2, n - 1) * np.sqrt((n - 1) / n * ((without - without.mean()) ** 2).sum())
+    )
+    return Estimate(value, value - half, value + half, n)
+
+
+def features(row: Row, *more: Any) -> dict[Key, Array]:
+    """The vectors that the job's FID was computed from, by their images' keys."""
+    from research.metrics.kept import read
+
+    kept = read(row.folder, row.record["metrics_info"]["fid"])
+    assert kept is not None
+    return dict(zip(image_keys(row, *more), kept.vectors.double().numpy(), strict=True))
+
+
+def fid(vectors: Mapping[Key, Array], row: Row) -> SetScore:
+    """The FID of images against the reference that a job's config names."""
+    import torch
+
+    from research.metrics import FID
+    from research.metrics.frechet import distance_of_features
+
+    config = {key: value for key, value in setting(row, "metrics.fid").items() if key != "_target_"}
+    _, reference = FID(**config).load("cpu")
+    whole = torch.from_numpy(np.stack(list(vectors.values())))
+    units = np.array([str(key[0]) for key in vectors])
+
+    def distance(taken: NDArray[np.bool_]) -> float:
+        return distance_of_features(whole[torch.from_numpy(taken)], reference.gaussian)
+
+    left = [distance(units != unit) for unit in dict.fromkeys(units)]
+    return SetScore(distance(np.ones(len(units), dtype=bool)), np.array(left))
+
+
+def has(rows: Sequence[Row], metric: str) -> bool:
+    """Whether all jobs were scored by a metric."""
+    return all(metric in row.metrics for row in rows)
+
+
+def pictures(row: Row, count: int | None = None) -> list[NDArray[np.uint8]]:
+    """The first images of a job."""
+    found = []
+    for image in row.images[:count]:
+        with Image.open(row.image_path(image)) as picture:
+            found.append(np.asarray(picture.convert("RGB")))
+    return found
+
+
+def write_csv(rows: Sequence[Mapping[str, Any]], file: Path) -> None:
+    """A line a mapping; floats to five digits."""
+    with file.open("w", newline="", encoding="utf-8") as out:
+        writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({k: f"{v:.5g}" if isinstance(v, float) else v for k, v in row.items()})
+
+
+def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A table with a line a mapping."""
+    head = list(rows[0])
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    lines += ["| " + " | ".join(str(row[name]) for name in head) + " |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def write_page(file: Path, title: str, text: str, *parts: str) -> None:
+    """A Markdown page: a title, a paragraph and tables."""
+    told = "\n\n".join(
+        [f"# {title}", textwrap.fill(" ".join(text.split()), 150), *(part.strip() for part in parts)]
+    )
+    file.write_text(told + "\n", encoding="utf-8")
+
+
+def canvas(*shape: int, size: tuple[float, float], **more: Any) -> tuple[Any, Any]:
+    """A figure and its axes, without a screen."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    return plt.subplots(*(shape or (1, 1)), figsize=size, layout="constrained", **more)
+
+
+def curve(axes: Any, x: Sequence[float], found: Sequence[Estimate], place: int, label: str) -> None:
+    """Estimates along an axis with their intervals as bars; `place` chooses colour and shape."""
+    y = np.array([estimate.value for estimate in found])
+    ends = np.array([[estimate.low, estimate.high] for estimate in found]).T
+    axes.errorbar(
+        x, y, yerr=np.abs(ends - y), label=label, capsize=2, lw=1.4, elinewidth=1, ms=5,
+        color=COLOURS[place % len(COLOURS)], marker=MARKERS[place % len(MARKERS)],
+    )  # fmt: skip
+
+
+def tidy(axes: Any, title: str, x: str, y: str) -> None:
+    axes.set_title(title, fontsize=10, color=INK)
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.grid(color=GRID, lw=0.6)
+    axes.set_axisbelow(True)
+
+
+def step_ticks(axes: Any, steps: Sequence[float]) -> None:
+    """A logarithmic axis with the values themselves on it."""
+    axes.set_xscale("log")
+    axes.set_xticks(list(steps), [f"{step:g}" for step in steps])
+    axes.minorticks_off()
+
+
+def show_grid(axes: Any, cells: Sequence[Sequence[NDArray[np.uint8] | None]], gap: int = 2) -> None:
+    """Pictures of one size in rows and columns, white where there is none; ticks stand in the middle of rows and columns."""
+    height, width = next(cell.shape[:2] for line in cells for cell in line if cell is not None)
+    sheet = np.full(
+        (len(cells) * (height + gap) - gap, len(cells[0]) * (width + gap) - gap, 3), 255, dtype=np.uint8
+    )
+    for i, line in enumerate(cells):
+        for j, cell in enumerate(line):
+            if cell is not None:
+                top, left = i * (height + gap), j * (width + gap)
+                sheet[top : top + height, left : left + width] = cell
+    axes.imshow(sheet, interpolation="nearest")
+    axes.set_xticks([j * (width + gap) + width / 2 for j in range(len(cells[0]))])
+    axes.set_yticks([i * (height + gap) + height / 2 for i in range(len(cells))])
+    axes.tick_params(length=0)
+    for side in axes.spines.values():
+        side.set_visible(False)
+
+
+def save(figure: Any, file: Path) -> None:
+    """Write a figure as a PNG, of 256 colours if it would be large otherwise, and say nothing of when it was."""
+    import matplotlib.pyplot as plt
+
+    held = BytesIO()
+    figure.savefig(held, dpi=110, metadata={"Software": None})
+    plt.close(figure)
+    if held.tell() > LARGEST_FIGURE:
+        with Image.open(held) as picture:
+            small = picture.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+        held = BytesIO()
+        small.save(held, "PNG", optimize=True)
+    file.write_bytes(held.getvalue())

@@ -1,0 +1,212 @@
+"""The comparison itself: which numbers, which pairs, and what can be said of each."""
+
+from __future__ import annotations
+
+import statistics as python_statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from research.compare import features, fronts, seconds
+from research.compare.outcome import Comparison, Outcome, Request, SideSummary
+from research.compare.pairing import Shared, left_over, nothing_shared, share
+from research.compare.provenance import differs
+from research.compare.remarks import remarks
+from research.compare.scores import Scores
+from research.compare.sides import Side, Sides, find_pairs, find_sides
+from research.compare.verdicts import judged, with_estimate
+from research.errors import UserError, nearest
+from research.report.axes import find_axes
+from research.report.directions import direction, is_companion, label
+
+NFE, SECONDS = "nfe", "seconds_per_image"
+_LABELS = {NFE: "NFE", SECONDS: "s / image"}
+
+
+def compare(request: Request) -> Comparison:
+    """Compare sides pair by pair, metric by metric.
+
+    Raises:
+        UserError: one line: nothing to compare or to pair, a metric that is missing, numbers of different provenance.
+    """
+    found = find_sides(request)
+    pairs = find_pairs(found.sides, request.baseline)
+    notes = list(found.notes)
+    metrics = _metrics(found.sides, request, notes)
+    forced = _check_provenance(pairs, metrics, request, notes)
+    scores = Scores(request, found.sides)
+    outcomes: list[Outcome] = []
+    sharing = {pair: share(pair, request.over) for pair in pairs}
+    for (a, b), shared in sharing.items():
+        if not len(shared) and not request.unpaired:
+            raise nothing_shared(a, b, found.within)
+        if len(shared):
+            notes += left_over(a, b, shared, found.within)
+    for metric in metrics:
+        made = [_outcome(a, b, metric, sharing[a, b], scores, request, forced) for a, b in pairs]
+        outcomes += judged(made, request)
+    notes += scores.notes
+    common = share(found.sides, request.over)
+    sides = tuple(_summary(side, metrics, common, scores, found) for side in found.sides)
+    notes += remarks(outcomes, pairs, metrics, request, found, len(common))
+    return Comparison(
+        request,
+        sides,
+        tuple(outcomes),
+        fronts.fronts(sides, outcomes, _qualities(metrics)),
+        tuple(dict.fromkeys(notes)),
+    )
+
+
+def _metrics(sides: Sequence[Side], request: Request, notes: list[str]) -> dict[str, int]:
+    """The numbers to compare, and which direction of each is better (0 where none is said)."""
+    have = [[{key for row in job.rows for key in row.metrics} for job in side.jobs] for side in sides]
+    everywhere = set.intersection(*(keys for side in have for keys in side))
+    anywhere = set.union(*(keys for side in have for keys in side))
+    known = {key for key in everywhere if not is_companion(key, anywhere)}
+    if request.metrics:
+        for key in request.metrics:
+            if key in (NFE, SECONDS) or key in everywhere:
+                continue
+            lacking = [s.name for s, keys in zip(sides, have, strict=True) if not all(key in k for k in keys)]
+            accepted = f"{nearest(key, [*known, NFE, SECONDS])} Accepted: {', '.join([*sorted(known), NFE, SECONDS])}"
+            if key in anywhere:
+                raise UserError(
+                    f"--metrics: {key} is missing in jobs of {'; '.join(lacking[:3])}; research-score computes it from the "
+                    f"images.{accepted}."
+                )
+            raise UserError(
+                f"--metrics: found {key!r}, which no job has.{accepted}; research-score computes others from the images."
+            )
+        chosen = list(dict.fromkeys(request.metrics))
+    else:
+        lost = sorted(key for key in anywhere - everywhere if not is_companion(key, anywhere))
+        if lost:
+            notes.append(
+                f"Not in all jobs, and left out: {', '.join(lost)}; research-score computes them from the images."
+            )
+        chosen = [*sorted(known, key=lambda k: (k != "clip_score", k)), NFE, SECONDS]
+    return {key: _direction(key, sides) for key in chosen}
+
+
+def _direction(key: str, sides: Sequence[Side]) -> int:
+    if key in (NFE, SECONDS):
+        return -1 if key == SECONDS else 0
+    infos = (row.info(key) for side in sides for job in side.jobs if (row := job.holder(key)) is not None)
+    return direction(key, next((i for i in infos if i), None))
+
+
+def _qualities(metrics: Mapping[str, int]) -> dict[str, int]:
+    return {key: better for key, better in metrics.items() if better and key != SECONDS}
+
+
+def _check_provenance(
+    pairs: Sequence[tuple[Side, Side]], metrics: Mapping[str, int], request: Request, notes: list[str]
+) -> dict[tuple[Side, Side, str], str]:
+    """Which numbers are compared although they are of different provenance, and how they differ.
+
+    Raises:
+        UserError: there are such numbers, and nobody forced it.
+    """
+    forced = {}
+    for metric in metrics:
+        for a, b in pairs:
+            if metric == NFE:
+                continue
+            if metric == SECONDS:
+                said = _devices(a, b)
+            else:
+                said = differs(a, b, metric)
+            if not said:
+                continue
+            if not request.force and (metric != SECONDS or SECONDS in request.metrics):
+                rest = ",".join(m for m in metrics if m != metric)
+                raise UserError(
+                    f"{metric}: {a.name} and {b.name} have numbers of different provenance ({said}); accepted are "
+                    f"numbers computed alike (research-score), --metrics {rest or 'OTHERS'}, or --force, which marks them."
+                )
+            forced[a, b, metric] = said
+            if metric == SECONDS and not request.force:
+                notes.append(
+                    f"s / image of {a.name} and {b.name} is not compared: {said} (--force compares it, and marks it)."
+                )
+    return forced
+
+
+def _devices(a: Side, b: Side) -> str:
+    found = [
+        sorted({str(r.record.get("device") or "unknown") for j in side.jobs for r in (j.row, *j.repeats)})
+        for side in (a, b)
+    ]
+    return (
+        ""
+        if found[0] == found[1] and len(found[0]) == 1
+        else f"device {', '.join(found[0])} and {', '.join(found[1])}"
+    )
+
+
+def _outcome(
+    a: Side, b: Side, metric: str, shared: Shared, scores: Scores, request: Request, forced: Mapping[Any, str]
+) -> Outcome:
+    provenance = forced.get((a, b, metric), "")
+    base = Outcome(
+        a.name, b.name, metric, _LABELS.get(metric) or label(metric), _direction(metric, [a, b]), None, None,
+        provenance=provenance, paired=bool(len(shared)), unit=request.over,
+    )  # fmt: skip
+    if metric == NFE:
+        x, y = (_nfe(side, shared) for side in (a, b))
+        gap = None if x is None or y is None else y - x
+        return replace(
+            base, value_a=x, value_b=y, difference=gap, low=gap, high=gap, method="exact", n=len(shared.cells)
+        )
+    if metric == SECONDS:
+        cells = list(shared.cells) or sorted(set(a.cells) & set(b.cells), key=repr)
+        values = [seconds.per_image(side, cells) for side in (a, b)]
+        if provenance and not request.force:
+            return replace(base, note=provenance)
+        estimate, unit, note = seconds.difference(a, b, cells, request.level)
+        return with_estimate(
+            replace(
+                base, value_a=values[0], value_b=values[1], unit=unit, note=note, paired=unit == "batches"
+            ),
+            estimate,
+        )
+    try:
+        found = scores.pair(a, b, metric, shared)
+    except features.NotKept as error:
+        if metric in request.metrics:
+            raise
+        values = [scores.recorded(side, metric, shared) for side in (a, b)]
+        return with_estimate(replace(base, value_a=values[0], value_b=values[1], note=str(error)), None)
+    filled = replace(base, value_a=found.value_a, value_b=found.value_b, note=found.note)
+    return with_estimate(filled, found.estimate, found.least)
+
+
+def _nfe(side: Side, shared: Shared) -> float | None:
+    jobs = {job for cell in (list(shared.cells) or side.cells) for job in side.jobs_of(cell)}
+    counts = [job.row.record.get("nfe") for job in jobs]
+    if not counts or not all(isinstance(c, int | float) for c in counts):
+        return None
+    return float(python_statistics.fmean(c for c in counts if c is not None))
+
+
+def _summary(
+    side: Side, metrics: Mapping[str, int], common: Shared, scores: Scores, found: Sides
+) -> SideSummary:
+    first = side.jobs[0].settings
+    settings = {a.key: first.get(a.key) for a in find_axes([j.settings for s in found.sides for j in s.jobs])}
+    settings = {k: v for k, v in settings.items() if all(j.settings.get(k) == v for j in side.jobs)}
+    values = {}
+    for metric in metrics:
+        if metric not in (NFE, SECONDS) and (value := scores.of_side(side, metric, common)) is not None:
+            values[metric] = value
+    shared = common if len(common) else share([side], common.over)
+    return SideSummary(
+        side.name,
+        tuple(job.id for job in side.jobs),
+        settings,
+        side.n_images,
+        _nfe(side, shared),
+        seconds.per_image(side, list(shared.cells)),
+        values,
+    )

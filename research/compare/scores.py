@@ -1,0 +1,160 @@
+"""The numbers of sides over the images that they share, and the difference of two."""
+
+from __future__ import annotations
+
+import math
+import statistics as python_statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from research.compare import features
+from research.compare.jobs import Job
+from research.compare.outcome import Request
+from research.compare.pairing import Shared, share
+from research.compare.sides import Side
+from research.compare.statistics import Estimate, apart, jackknife, mean_difference, welch
+
+PER_IMAGE, SET, NEITHER = "per image", "set", "neither"
+TOO_SMALL = "too few images to leave some out"
+
+
+@dataclass(frozen=True)
+class Found:
+    """A metric of two sides.
+
+    Attributes:
+        value_a, value_b: of each.
+        estimate: of their difference, if there is one.
+        note: why there is none.
+        least: units from which on the estimate can be trusted.
+    """
+
+    value_a: float | None
+    value_b: float | None
+    estimate: Estimate | None
+    note: str = ""
+    least: int = 0
+
+
+class Scores:
+    """Numbers of sides.
+
+    Attributes:
+        notes: what a reader has to know of how they came about.
+    """
+
+    def __init__(self, request: Request, sides: Sequence[Side]) -> None:
+        self.request, self.notes = request, list[str]()
+        self.sets = features.SetScores(request.seed)
+        self._kinds: dict[tuple[Job, str], str] = {}
+
+    def pair(self, a: Side, b: Side, metric: str, shared: Shared) -> Found:
+        """The difference of `b` less `a`, over what they share.
+
+        Raises:
+            NotKept: features that it needs are not there.
+        """
+        kind = self._kind([a, b], metric)
+        if kind == NEITHER:
+            why = "one number a job, without numbers of single images or features to resample: it says nothing of its spread"
+            return Found(self.recorded(a, metric, shared), self.recorded(b, metric, shared), None, why)
+        if not len(shared):
+            return self._unpaired(a, b, metric, kind)
+        if kind == SET:
+            x, y = (self.sets.replicates(side, metric, shared) for side in (a, b))
+            estimate = jackknife(y.full - x.full, y.without - x.without, x.left_out, self.request.level)
+            return Found(x.full, y.full, estimate, "" if estimate else TOO_SMALL, max(x.least, y.least))
+        first, second = (self._by_unit(side, metric, shared) for side in (a, b))
+        units = [unit for unit in shared.units if math.isfinite(first[unit]) and math.isfinite(second[unit])]
+        if lost := len(shared.units) - len(units):
+            self.notes.append(
+                f"{metric}: {lost} {shared.over} have no finite number on both sides and are left out."
+            )
+        if not units:
+            return Found(None, None, None, "no finite number")
+        gaps = [second[unit] - first[unit] for unit in units]
+        values = [python_statistics.fmean(of[unit] for unit in units) for of in (first, second)]
+        estimate = mean_difference(gaps, self.request.level, self.request.seed)
+        return Found(values[0], values[1], estimate, "" if estimate else f"fewer than two {shared.over}")
+
+    def of_side(self, side: Side, metric: str, common: Shared) -> float | None:
+        """A side's number over what all sides share; None if it has none."""
+        if not len(common):
+            return self.recorded(side, metric, common)
+        kind = self._kind([side], metric)
+        try:
+            if kind == SET:
+                return self.sets.replicates(side, metric, common).full
+        except features.NotKept:
+            kind = NEITHER
+        if kind == NEITHER:
+            return self.recorded(side, metric, common)
+        found = [v for v in self._by_unit(side, metric, common).values() if math.isfinite(v)]
+        return python_statistics.fmean(found) if found else None
+
+    def recorded(self, side: Side, metric: str, shared: Shared) -> float | None:
+        """The mean of a number over a side's jobs, as their records have it."""
+        jobs = {
+            job
+            for cell in (list(shared.cells) or side.cells)
+            if cell in side.cells
+            for job in side.jobs_of(cell)
+        }
+        values = [row.metrics[metric] for job in jobs if (row := job.holder(metric)) is not None]
+        finite = [value for value in values if math.isfinite(value)]
+        return python_statistics.fmean(finite) if finite else None
+
+    def _unpaired(self, a: Side, b: Side, metric: str, kind: str) -> Found:
+        alone = [share([side], self.request.over) for side in (a, b)]
+        if kind == SET:
+            x, y = (self.sets.replicates(side, metric, own) for side, own in zip((a, b), alone, strict=True))
+            one, other = (jackknife(f.full, f.without, f.left_out, self.request.level) for f in (x, y))
+            estimate = (
+                apart(one, other, self.request.level) if one is not None and other is not None else None
+            )
+            return Found(x.full, y.full, estimate, "" if estimate else TOO_SMALL, max(x.least, y.least))
+        scores: list[list[float]] = []
+        for side, own in zip((a, b), alone, strict=True):
+            scores.append([v for v in self._by_unit(side, metric, own).values() if math.isfinite(v)])
+        means = [python_statistics.fmean(s) if s else None for s in scores]
+        estimate = welch(scores[0], scores[1], self.request.level)
+        return Found(
+            means[0], means[1], estimate, "" if estimate else f"fewer than two {self.request.over} on a side"
+        )
+
+    def _kind(self, sides: Sequence[Side], metric: str) -> str:
+        kinds = {self._kind_of(job, metric) for side in sides for job in side.jobs}
+        return kinds.pop() if len(kinds) == 1 else NEITHER
+
+    def _kind_of(self, job: Job, metric: str) -> str:
+        if (job, metric) not in self._kinds:
+            self._kinds[job, metric] = self._find_kind(job, metric)
+        return self._kinds[job, metric]
+
+    def _find_kind(self, job: Job, metric: str) -> str:
+        row = job.holder(metric)
+        infos: dict[str, Any] = (row.record.get("metrics_info") or {}) if row is not None else {}
+        if metric in infos and features.kind(infos[metric]) is not None:
+            return SET
+        values, mean = job.scores.get(metric), row.metrics[metric] if row is not None else math.nan
+        if not values:
+            return NEITHER
+        finite = [v for v in values.values() if math.isfinite(v)]
+        agrees = bool(finite) and math.isclose(
+            python_statistics.fmean(finite), mean, rel_tol=1e-3, abs_tol=1e-4
+        )
+        return (
+            PER_IMAGE if agrees or len(finite) < len(values) else NEITHER
+        )  # a number that is no mean of them
+
+    def _by_unit(self, side: Side, metric: str, shared: Shared) -> dict[Any, float]:
+        """The mean of each unit's scores over cells and images; NaN where one is not finite."""
+        found: dict[Any, list[float]] = {unit: [] for unit in shared.units}
+        for cell, keys in shared.cells.items():
+            for key in keys:
+                job, _ = side.cells[cell][key]
+                found[shared.unit(key)].append(job.scores[metric][key])
+        return {unit: float(np.mean(values)) for unit, values in found.items()}

@@ -1,0 +1,269 @@
+"""Known answers: intervals cover the truth as often as they say, and swapping the sides flips every sign."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy import stats
+
+from research.compare import statistics
+from research.compare.resampling import Discrepancy, Frechet, Real, group_units, replicate
+from research.compare.statistics import (
+    BCA,
+    EXACT,
+    STUDENT,
+    holm,
+    jackknife,
+    mean_difference,
+    needed,
+    resolvable,
+    welch,
+)
+from research.metrics.frechet import Gaussian, frechet_distance
+from research.metrics.mmd import discrepancy, gaussian, polynomial, within
+
+NOTHING = np.empty(0, dtype=np.intp)
+
+
+def coverage(draw, truth: float, cases: int = 300) -> float:
+    """How often the interval of paired differences has the truth in it; 300 cases are off by 1.3 % at 95."""
+    intervals = [mean_difference(draw(case), seed=case) for case in range(cases)]
+    return sum(e is not None and e.low <= truth <= e.high for e in intervals) / cases
+
+
+# prompts make two jobs' scores alike; what is left differs by 0.3 on average
+PAIRS = {
+    "normal": lambda rng, n: 0.3 + rng.normal(0, 1, n),
+    "skewed": lambda rng, n: rng.exponential(1.0, n) - 0.7,
+    "heavy tails": lambda rng, n: 0.3 + rng.standard_t(4, n),
+    "mostly equal": lambda rng, n: np.where(rng.random(n) < 0.3, 1.0, 0.0),
+}
+
+
+# of eight exponential differences a t interval covers 89 %, and of eight answers of yes or no less: nothing of eight does better
+@pytest.mark.parametrize(
+    ("kind", "n"), [(k, n) for k in PAIRS for n in (8, 32, 128) if n > 8 or k in ("normal", "heavy tails")]
+)
+def test_paired_intervals_cover_the_truth(kind, n, monkeypatch):
+    monkeypatch.setattr(statistics, "RESAMPLES", 999)  # enough for coverage; the ends only move more
+    rng = np.random.default_rng(n)
+
+    def draw(case: int):
+        shared = rng.normal(70, 8, n)  # of the prompts, which cancels
+        return (shared + PAIRS[kind](rng, n)) - shared
+
+    assert 0.90 <= coverage(draw, 0.3) <= 0.99
+
+
+def test_small_samples_have_t_intervals_and_larger_ones_bootstraps():
+    rng = np.random.default_rng(0)
+    assert mean_difference(rng.normal(size=10)).method == STUDENT
+    assert mean_difference(rng.normal(size=30)).method == BCA
+    d = rng.normal(size=12)
+    known = stats.ttest_1samp(d, 0)
+    found = mean_difference(d)
+    assert found.p == pytest.approx(known.pvalue)
+    assert (found.low, found.high) == pytest.approx(tuple(known.confidence_interval(0.95)))
+
+
+def test_equal_differences_are_exact():
+    nothing, one = mean_difference([0.0] * 40), mean_difference([0.5] * 40)
+    assert (nothing.value, nothing.low, nothing.high, nothing.p, nothing.method) == (0, 0, 0, 1, EXACT)
+    assert (one.low, one.high, one.p) == (0.5, 0.5, 0)
+    assert mean_difference([1.0]) is None
+
+
+finite = st.floats(-1e3, 1e3, allow_nan=False, width=32)
+
+
+@settings(deadline=None, max_examples=30)
+@given(arrays(np.float64, st.integers(2, 40), elements=finite))
+def test_swapping_the_sides_flips_the_signs(d):
+    forth, back = mean_difference(d), mean_difference(-d)
+    assert back.value == -forth.value
+    assert back.p == forth.p
+    assert (back.low, back.high) == pytest.approx((-forth.high, -forth.low), abs=1e-9 * max(1, abs(d).max()))
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    arrays(np.float64, st.integers(2, 20), elements=finite),
+    arrays(np.float64, st.integers(2, 20), elements=finite),
+)
+def test_swapping_unpaired_sides_flips_the_signs(x, y):
+    forth, back = welch(x, y), welch(y, x)
+    assert (back.value, -back.high, -back.low) == pytest.approx((-forth.value, forth.low, forth.high))
+    assert back.p == pytest.approx(forth.p)
+
+
+@settings(deadline=None)
+@given(st.lists(st.one_of(st.none(), st.floats(0, 1)), max_size=12))
+def test_holm_only_ever_raises_p_and_keeps_its_order(p):
+    adjusted = holm(p)
+    assert [a is None for a in adjusted] == [v is None for v in p]
+    both = sorted((v, a) for v, a in zip(p, adjusted, strict=True) if v is not None)
+    assert all(v <= a <= 1 for v, a in both)
+    assert [a for _, a in both] == sorted(a for _, a in both)
+
+
+def test_holm_by_hand():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.02]) == [0.02]
+
+
+def test_holm_holds_the_family():
+    """28 pairs without a difference: some pair is told apart in at most 5 % of sweeps, and in most of them without it."""
+    rng = np.random.default_rng(1)
+    p = stats.ttest_1samp(rng.normal(size=(600, 28, 24)), 0, axis=2).pvalue
+    assert np.mean([min(holm(list(row))) <= 0.05 for row in p]) <= 0.08
+    assert np.mean((p <= 0.05).any(axis=1)) > 0.5
+
+
+@pytest.mark.parametrize(("effect", "deviation"), [(0.5, 1.0), (0.2, 1.0), (3.0, 2.0)])
+def test_as_many_images_as_said_settle_it(effect, deviation):
+    n = needed(effect, deviation)
+    rng = np.random.default_rng(n)
+    p = stats.ttest_1samp(rng.normal(effect, deviation, size=(4000, n)), 0, axis=1).pvalue
+    assert np.mean(p <= 0.05) == pytest.approx(0.8, abs=0.04)
+    assert resolvable(deviation, n) == pytest.approx(effect, rel=0.12)
+
+
+def test_what_nothing_settles():
+    assert needed(0.0, 1.0) is None
+    assert needed(1e-9, 1.0) is None
+    assert needed(5.0, 0.0) == 2
+
+
+# --- distances of sets
+
+
+def two_jobs(rng, n: int, dimension: int, away: float = 0.16):
+    """Features of two jobs whose images are of the same noise, of known Gaussians, and the true difference of their distances."""
+    spread = np.exp(-np.arange(dimension) / (dimension / 4))
+    real = Gaussian(torch.zeros(dimension, dtype=torch.float64), torch.diag(torch.tensor(spread)))
+    noise = rng.normal(size=(n, dimension))
+    other = 0.7 * noise + math.sqrt(1 - 0.49) * rng.normal(size=(n, dimension))
+    a, b = 0.1 + noise * np.sqrt(1.2 * spread), away + other * np.sqrt(1.45 * spread)
+    known = [
+        frechet_distance(
+            Gaussian(torch.full((dimension,), m, dtype=torch.float64), torch.diag(torch.tensor(c * spread))),
+            real,
+        )
+        for m, c in ((0.1, 1.2), (away, 1.45))
+    ]
+    return a, b, real, known[1] - known[0]
+
+
+def of(features, real) -> Frechet:
+    return Frechet(features, real.mean.numpy(), real.covariance.numpy())
+
+
+@pytest.mark.parametrize(("n", "dimension"), [(16, 32), (32, 32), (96, 32), (96, 8)])
+def test_the_interval_of_a_difference_of_fids_covers_the_truth(n, dimension):
+    """Also with fewer images than features, where a percentile bootstrap does not; the estimate has next to no bias left."""
+    rng, groups = np.random.default_rng(n + dimension), np.arange(n)
+    hits, plain, corrected = [], [], []
+    for _ in range(80):
+        a, b, real, truth = two_jobs(rng, n, dimension)
+        x, y = (replicate([of(f, real)], [groups], groups) for f in (a, b))
+        found = jackknife(y.full - x.full, y.without - x.without, x.left_out)
+        hits.append(found.low <= truth <= found.high)
+        plain.append(y.full - x.full - truth)
+        corrected.append(found.value - truth)
+    assert 0.90 <= np.mean(hits) <= 1.0
+    error = np.std(corrected) / math.sqrt(len(corrected))
+    assert abs(np.mean(corrected)) < 4 * error
+    if n <= dimension:
+        assert np.mean(plain) > 10 * abs(np.mean(corrected)) or np.mean(plain) > 5 * error
+
+
+def test_a_bootstrap_of_fid_misses_where_the_jackknife_does_not():
+    """Why no bootstrap is used: with as many images as features its percentile interval lies above the truth too often."""
+    rng = np.random.default_rng(5)
+    n = dimension = 24
+    missed = []
+    for _ in range(40):
+        a, b, real, truth = two_jobs(rng, n, dimension)
+        drawn = []
+        for _ in range(80):
+            rows = rng.integers(0, n, n)
+            drawn.append(of(b[rows], real).without(NOTHING) - of(a[rows], real).without(NOTHING))
+        low, high = np.quantile(drawn, [0.025, 0.975])
+        missed.append(not low <= truth <= high)
+    assert np.mean(missed) > 0.1
+
+
+@pytest.mark.parametrize("n", [12, 40])
+def test_leaving_rows_out_is_the_distance_of_the_others(n):
+    rng = np.random.default_rng(n)
+    features = rng.normal(1, 2, size=(n, 16))
+    real = Gaussian.of_features(torch.from_numpy(rng.normal(size=(200, 16))))
+    for rows in (NOTHING, np.array([3]), np.array([0, 5, 11])):
+        left = torch.from_numpy(np.delete(features, rows, axis=0))
+        known = frechet_distance(Gaussian.of_features(left), real)
+        assert of(features, real).without(rows) == pytest.approx(known, rel=1e-8)
+    assert math.isnan(of(features[:3], real).without(np.array([0, 1])))
+
+
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("name", ["kid", "cmmd"])
+def test_leaving_a_group_out_of_a_kernel_distance(name, biased):
+    rng = np.random.default_rng(2)
+    x, y = rng.normal(0.2, 1, size=(30, 6)), rng.normal(size=(50, 6))
+    kernel = polynomial(6) if name == "kid" else gaussian(3.0)
+    groups = np.arange(30) % 7
+    found = Discrepancy(x, Real(y, *within(torch.from_numpy(y), kernel)), kernel, groups, biased=biased)
+    for group in (None, 0, 6):
+        rows = NOTHING if group is None else np.flatnonzero(groups == group)
+        known = discrepancy(torch.from_numpy(np.delete(x, rows, axis=0)), torch.from_numpy(y), kernel)
+        assert found.without(rows) == pytest.approx(
+            known.biased if biased else known.unbiased, rel=1e-9, abs=1e-12
+        )
+
+
+def test_the_jackknife_of_kid_is_its_standard_error():
+    """One job against a reference: what the metric says of its own spread."""
+    rng = np.random.default_rng(3)
+    x, y, kernel = rng.normal(0.3, 1, size=(40, 5)), rng.normal(size=(60, 5)), polynomial(5)
+    groups = np.arange(40)
+    found = replicate(
+        [Discrepancy(x, Real(y, *within(torch.from_numpy(y), kernel)), kernel, groups)], [groups], groups
+    )
+    known = discrepancy(torch.from_numpy(x), torch.from_numpy(y), kernel)
+    estimate = jackknife(found.full, found.without, found.left_out)
+    assert estimate.se == pytest.approx(known.se)
+    assert estimate.value == pytest.approx(known.unbiased)  # unbiased, so nothing is corrected
+
+
+def test_groups_give_about_the_same_interval_as_single_images():
+    rng = np.random.default_rng(4)
+    x = rng.normal(size=900)
+    mean = [np.delete(x, i).mean() for i in range(900)]
+    single = jackknife(x.mean(), mean, [1] * 900)
+    groups = group_units(900, 600, seed=0)
+    assert groups.max() == 39
+    assert set(np.bincount(groups)) <= {22, 23}
+    grouped = jackknife(x.mean(), [x[groups != g].mean() for g in range(40)], list(np.bincount(groups)))
+    assert single.se == pytest.approx(x.std(ddof=1) / 30, rel=1e-9)
+    assert grouped.se == pytest.approx(single.se, rel=0.35)
+    assert grouped.value == pytest.approx(x.mean())
+    assert grouped.n == single.n == 900
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(0, 10_000), st.integers(4, 20))
+def test_swapping_sides_of_a_set_flips_the_signs(seed, n):
+    a, b, real, _ = two_jobs(np.random.default_rng(seed), n, 6)
+    groups = np.arange(n)
+    x, y = (replicate([of(f, real)], [groups], groups) for f in (a, b))
+    forth = jackknife(y.full - x.full, y.without - x.without, x.left_out)
+    back = jackknife(x.full - y.full, x.without - y.without, x.left_out)
+    assert back.flipped().value == pytest.approx(forth.value)
+    assert (back.flipped().low, back.flipped().high) == pytest.approx((forth.low, forth.high))
+    assert back.p == pytest.approx(forth.p)

@@ -1,0 +1,189 @@
+"""Everything that the documentation tells a reader to type is typed here, page by page, and its links, pictures and tables are
+held against what there is.
+
+The pages of `QUICK` are run in the default run; of the others every ``research`` line is composed there, and ``pytest -m slow``
+runs them.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from doc_blocks import (
+    DOCS,
+    ROOT,
+    SCRIPTS,
+    Reader,
+    blocks,
+    made_by_page,
+    pages,
+    pictures,
+)
+
+QUICK = {
+    "index.md",
+    "researcher/hooks-and-metrics.md",
+    "reference/commands.md",
+    "reference/files.md",
+}
+EXTRAS = {"researcher/wandb.md": "wandb_workspaces"}  # what a page's blocks import that a plain install lacks
+NAMES = [page.relative_to(DOCS).as_posix() for page in pages()]
+
+
+@pytest.fixture
+def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Reader:
+    import torch
+
+    monkeypatch.setenv("COLUMNS", "110")
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # two of them wait for each other when the machine has other work
+    try:
+        yield Reader(tmp_path)
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[] if n in QUICK else [pytest.mark.slow]) for n in NAMES]
+)
+def test_a_page_does_what_it_says(name: str, reader: Reader) -> None:
+    if name in EXTRAS:
+        pytest.importorskip(EXTRAS[name])
+    reader.follow(DOCS / name)
+    for _, _, source in pictures(DOCS / name):
+        if source is not None:
+            assert made_by_page(reader.folder, source).stat().st_size > 0
+    if name == "reference/files.md":
+        check_files(reader.folder / "outputs" / "files")
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if n not in QUICK])
+def test_the_settings_of_the_other_pages_compose(name: str, reader: Reader) -> None:
+    reader.follow(DOCS / name, planned=True)
+    assert not [line for line in reader.said.splitlines() if line.startswith("error:")]
+
+
+def check_files(sweep: Path) -> None:
+    """The page on files, against a sweep that was just run."""
+    text = (DOCS / "reference/files.md").read_text(encoding="utf-8")
+    tree = text.split("## result.json")[0]
+    told = set(re.findall(r"^ {8,12}([\w.]+)/? ", tree, flags=re.MULTILINE))
+    jobs = [file.parent for file in sweep.glob("*/result.json")]
+    there = {path.name for folder in [sweep, *jobs] for path in folder.iterdir() if path not in jobs}
+    assert there <= told
+    assert {"sweep.json", "results.csv", "report.html", "result.json", "config.yaml", "images"} <= there
+    table = text.split("## result.json")[1].split("## results.csv")[0]
+    documented = {
+        key
+        for row in re.findall(r"^\| (`[^|]+) \|", table, flags=re.MULTILINE)
+        for key in re.findall(r"`(\w+)`", row)
+    }
+    for job in jobs:
+        assert set(json.loads((job / "result.json").read_text())) == documented
+
+
+def test_pages_are_in_the_navigation_once() -> None:
+    config = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
+    listed = re.findall(r"[\w/-]+\.md", json.dumps(config["nav"]))
+    assert sorted(listed) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_links_lead_somewhere(name: str) -> None:
+    page = DOCS / name
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if not target.startswith(("http:", "https:", "#")):
+            assert (page.parent / target.split("#")[0]).is_file(), f"{name}: {target}"
+
+
+def test_pictures_are_small_and_made_by_their_page() -> None:
+    used = {}
+    for name in NAMES:
+        for text, file, source in pictures(DOCS / name):
+            assert text, f"{name}: {file} says nothing to who cannot see it"
+            assert source, f"{name}: {file} comes from no command"
+            used[(DOCS / name).parent.joinpath(file).resolve()] = name
+    there = {file.resolve() for file in DOCS.rglob("*.png")}
+    assert there == set(used)
+    assert all(file.stat().st_size < 150_000 for file in there)
+    assert sum(file.stat().st_size for file in there) < 1_500_000
+
+
+def test_every_command_has_its_place_in_the_reference() -> None:
+    text = (DOCS / "reference/commands.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^## (\S+)", text, flags=re.MULTILINE)) == set(SCRIPTS)
+
+
+def test_blocks_that_are_not_run_say_what_they_need() -> None:
+    for page in pages():
+        for block in blocks(page):
+            assert block.title == "" or block.file or block.needs or block.exit_code, f"{page}: {block.title}"
+            if re.search(r"\b(torchrun|sbatch|wandb (login|sweep|agent)|model=sd\d+)\b", block.text):
+                assert block.needs, f"{page}:{block.line}"
+
+
+@pytest.fixture(scope="module")
+def generated():
+    spec = importlib.util.spec_from_file_location("docs_generated", DOCS / "generated.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_tables_have_every_choice_and_every_key(generated) -> None:
+    text = generated.filled((DOCS / "reference/config.md").read_text(encoding="utf-8"))
+    for group in ("model", "task", "tracker", "runtime", "prompt_set", "experiment"):
+        for file in (ROOT / "conf" / group).glob("*.yaml"):
+            assert f"| `{file.stem}` |" in text
+    for key, value in yaml.safe_load((ROOT / "conf/config.yaml").read_text()).items():
+        if key not in ("defaults", "hydra"):
+            for inner in value if isinstance(value, dict) else [None]:
+                assert f"| `{key if inner is None else f'{key}.{inner}'}` |" in text
+    for section in ("model/emoji", "runtime/default", "tracker/wandb"):
+        for key in yaml.safe_load((ROOT / f"conf/{section}.yaml").read_text()):
+            if not key.startswith("_") and key != "defaults":
+                assert f"| `{key}` |" in text
+    assert "| `ddim` | `DDIMScheduler` |" in text
+
+
+@pytest.mark.parametrize("group", ["guidance", "guidance/modifiers", "hooks", "metrics", "task"])
+def test_plugs_are_found_where_they_stand(generated, group: str) -> None:
+    table, listed = generated.plugs(group), generated.classes(group)
+    for file in (ROOT / "conf" / group).glob("*.yaml"):
+        assert f"| `{file.stem}` |" in table
+    for target in re.findall(r"^::: (\S+)$", listed, flags=re.MULTILINE):
+        module, name = target.rsplit(".", 1)
+        source = ROOT.joinpath(*module.split(".")).with_suffix(".py").read_text(encoding="utf-8")
+        assert re.search(rf"^class {name}\b", source, flags=re.MULTILINE)
+        assert f"(#{target})" in table
+
+
+def test_a_mark_that_names_nothing_is_an_error(generated) -> None:
+    with pytest.raises(KeyError):
+        generated.filled("<!-- generated: nothing -->")
+
+
+def test_help_is_that_of_the_command(generated) -> None:
+    assert "--until-finished" in generated.command_help("research-report")
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+    pytest.importorskip("mkdocs")
+    pytest.importorskip("mkdocstrings")
+    words = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=280, env={**os.environ})
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "site/reference/guidance.html").read_text(encoding="utf-8")
+    assert "Adaptive projected guidance" in page
+    assert "generated:" not in page
