@@ -156,7 +156,7 @@ def test_images_of_another_size_than_the_reference_are_told(tiny_clip, reference
 
 def test_several_distances_go_by_names_of_their_own(tiny_clip, reference):
     result = FID(tiny_clip, reference, name="fd_tiny").compute(pictures(30, seed=20), device="cpu")
-    assert set(result.values) == {"fd_tiny"}
+    assert set(result.values) == {"fd_tiny", "fd_tiny_se"}
     with pytest.raises(ConfigError, match=r"metrics\.FD 2\.name: found 'FD 2'"):
         FID(tiny_clip, reference, name="FD 2").check(n_images=9)
 
