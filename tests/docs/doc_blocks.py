@@ -90,13 +90,17 @@ def made_by_page(folder: Path, source: str) -> Path:
 
 
 def small(source: Path, target: Path) -> None:
-    """Copy a picture with 128 colours, no wider than a page."""
+    """Copy a picture, no wider than a page, on white; smaller and with fewer colours if it is large."""
     from PIL import Image
 
-    image = Image.open(source).convert("RGB")
+    image = Image.open(source).convert("RGBA")
+    image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     image.thumbnail((1000, 1600))
     target.parent.mkdir(exist_ok=True)
-    image.quantize(96).save(target, optimize=True)
+    image.save(target, optimize=True)
+    if target.stat().st_size > 120_000:
+        image.thumbnail((800, 1600))
+        image.quantize(256).save(target, optimize=True)
 
 
 @dataclass
