@@ -100,7 +100,7 @@ def small(source: Path, target: Path) -> None:
     image.save(target, optimize=True)
     if target.stat().st_size > 120_000:
         image.thumbnail((800, 1600))
-        image.quantize(256).save(target, optimize=True)
+        image.quantize(128).save(target, optimize=True)
 
 
 @dataclass
