@@ -118,7 +118,7 @@ class Reader:
     def follow(self, page: Path, *, planned: bool = False) -> None:
         """Do what the page says; `planned` composes the jobs of ``research`` and runs nothing."""
         for block in blocks(page):
-            where = f"{page.relative_to(ROOT)}:{block.line}"
+            where = f"{page.name}:{block.line}"
             try:
                 self._do(block, where, planned=planned)
             except BaseException as error:
@@ -193,8 +193,9 @@ class Reader:
         if words[0] == "torchrun":
             words = ["research", *words[words.index("research") + 1 :]]
         if words[0] == "research":
-            # launchers that are not installed cannot be composed
+            # launchers and sweepers that are not installed cannot be composed, nor can the ranges that only a search knows
             kept = [w for w in words if not re.match(r"\+?hydra[/.]", w)]
+            kept = [re.sub(r"=interval\(([^,]+),.*\)$", r"=\1", w) for w in kept]
             sweep = any(w == "-m" or w.startswith("experiment=") for w in words)
             if "--cfg" not in words:
                 kept += ["--plan"] if sweep else ["--cfg", "job"]
