@@ -21,6 +21,7 @@ STUDIES = {  # the name, and its folder
     "strength": "img2img_strength",
     "inpainting": "inpaint",
     "few_steps": "few_steps",
+    "solver_race": "solver_race",
     "guidance_scale": "guidance_scale",
 }
 LARGEST = {".png": 300_000, ".csv": 200_000, ".json": 200_000, ".md": 200_000}
