@@ -1,13 +1,15 @@
 """What the studies' analyses share: jobs with the scores of their images, intervals, tables and the look of the figures.
 
 A *unit* is what was drawn independently: the prompt (its images averaged), or the image where there is one prompt or none.
-Intervals are 95 % ones over units, so they hold what other prompts and seeds of the kind would change. Jobs draw the same
-units, and differences between jobs are paired: their intervals are of the differences themselves.
+Intervals are 95 % ones over units, so they hold what other prompts and seeds of the kind would change; but for an FID of several
+images a prompt, whose interval holds what other seeds would. Jobs draw the same units, and differences between jobs are
+paired: their intervals are of the differences themselves.
 """
 
 from __future__ import annotations
 
 import csv
+import sys
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import stats
 
+from research.errors import UserError
 from research.report.palette import COLOURS, GRID, INK, MARKERS
 from research.report.rows import Row, read_sweep
 
@@ -76,6 +79,28 @@ def grouped(rows: Iterable[Row], *keys: str | Callable[[Row], Any]) -> dict[Any,
     return found
 
 
+def run(main: Callable[[], None]) -> None:
+    """A script's `main`, whose user errors are one line and exit code 1."""
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"error: {error}")
+
+
+def single(cells: Mapping[Any, list[Row]]) -> dict[Any, Row]:
+    """The one job of each cell.
+
+    Raises:
+        UserError: a cell has several, as something else was swept too.
+    """
+    for cell, rows in cells.items():
+        if len(rows) > 1:
+            raise UserError(
+                f"{cell}: found {len(rows)} jobs ({rows[0].job_id}, {rows[1].job_id}, ...); accepted is one for each point."
+            )
+    return {cell: rows[0] for cell, rows in cells.items()}
+
+
 def image_keys(row: Row, *more: Any) -> list[Key]:
     """One key an image: its unit, its seed, and what the caller adds."""
     prompts = {image.get("prompt") or "" for image in row.images}
@@ -123,27 +148,41 @@ def difference(a: Mapping[Key, float], b: Mapping[Key, float]) -> Estimate:
 
 @dataclass(frozen=True, eq=False)
 class SetScore:
-    """The FID of a set of images, and that of the set without each of its units in turn [units]."""
+    """The FID of a set of images, and what it is without each of them in turn.
+
+    Attributes:
+        fid: of all of them.
+        without: [N].
+        strata: the unit of each image, where each unit has two images and more; None where there is one a unit.
+    """
 
     fid: float
     without: Array
+    strata: NDArray[np.int64] | None = None
 
     @property
     def estimate(self) -> Estimate:
-        return _jackknife(self.fid, self.without)
+        return _jackknife(self.fid, self.without, self.strata)
 
     def less(self, other: SetScore) -> Estimate:
-        """The paired difference of two sets of the same units."""
-        return _jackknife(self.fid - other.fid, self.without - other.without)
+        """The paired difference of two sets of the same images' seeds and prompts."""
+        return _jackknife(self.fid - other.fid, self.without - other.without, self.strata)
 
 
-def _jackknife(value: float, without: Array) -> Estimate:
-    """The interval of a number from what it is without each unit (the delete-one jackknife, which repeats no image)."""
+def _jackknife(value: float, without: Array, strata: NDArray[np.int64] | None) -> Estimate:
+    """The interval of a number from what it is without each image (the delete-one jackknife, which repeats none).
+
+    With strata (several images a prompt) prompts are what they are, and the interval is of what other seeds would change.
+    """
     n = len(without)
-    half = float(
-        stats.t.ppf((1 + LEVEL) / 2, n - 1) * np.sqrt((n - 1) / n * ((without - without.mean()) ** 2).sum())
-    )
-    return Estimate(value, value - half, value + half, n)
+    groups = np.zeros(n, dtype=np.int64) if strata is None else strata
+    size = np.bincount(groups)
+    centre = np.bincount(groups, without) / size
+    squares = np.bincount(groups, (without - centre[groups]) ** 2)
+    # leaving an image out moves the number by its influence over n - 1, within its stratum too
+    variance = float((size / (size - 1) * squares).sum()) * ((n - 1) / n) ** 2
+    half = float(stats.t.ppf((1 + LEVEL) / 2, n - len(size)) * np.sqrt(variance))
+    return Estimate(value, value - half, value + half, n if strata is None else len(size))
 
 
 def features(row: Row, *more: Any) -> dict[Key, Array]:
@@ -165,13 +204,16 @@ def fid(vectors: Mapping[Key, Array], row: Row) -> SetScore:
     config = {key: value for key, value in setting(row, "metrics.fid").items() if key != "_target_"}
     _, reference = FID(**config).load("cpu")
     whole = torch.from_numpy(np.stack(list(vectors.values())))
-    units = np.array([str(key[0]) for key in vectors])
+    units = np.unique([str(key[0]) for key in vectors], return_inverse=True)[1]
 
-    def distance(taken: NDArray[np.bool_]) -> float:
-        return distance_of_features(whole[torch.from_numpy(taken)], reference.gaussian)
+    def distance(without: int | None = None) -> float:
+        kept = torch.ones(len(whole), dtype=torch.bool)
+        if without is not None:
+            kept[without] = False
+        return distance_of_features(whole[kept], reference.gaussian)
 
-    left = [distance(units != unit) for unit in dict.fromkeys(units)]
-    return SetScore(distance(np.ones(len(units), dtype=bool)), np.array(left))
+    left = np.array([distance(place) for place in range(len(whole))])
+    return SetScore(distance(), left, units if np.bincount(units).min() > 1 else None)
 
 
 def has(rows: Sequence[Row], metric: str) -> bool:

@@ -23,6 +23,7 @@ from experiments.common import (
     markdown,
     mean,
     pictures,
+    run,
     save,
     scores,
     setting,
@@ -158,4 +159,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

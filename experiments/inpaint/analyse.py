@@ -31,6 +31,7 @@ from experiments.common import (
     markdown,
     mean,
     pictures,
+    run,
     save,
     scores,
     setting,
@@ -250,4 +251,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -90,13 +90,17 @@ def made_by_page(folder: Path, source: str) -> Path:
 
 
 def small(source: Path, target: Path) -> None:
-    """Copy a picture with 128 colours, no wider than a page."""
+    """Copy a picture, no wider than a page, on white; smaller and with fewer colours if it is large."""
     from PIL import Image
 
-    image = Image.open(source).convert("RGB")
+    image = Image.open(source).convert("RGBA")
+    image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     image.thumbnail((1000, 1600))
     target.parent.mkdir(exist_ok=True)
-    image.quantize(96).save(target, optimize=True)
+    image.save(target, optimize=True)
+    if target.stat().st_size > 120_000:
+        image.thumbnail((800, 1600))
+        image.quantize(128).save(target, optimize=True)
 
 
 @dataclass
@@ -114,7 +118,7 @@ class Reader:
     def follow(self, page: Path, *, planned: bool = False) -> None:
         """Do what the page says; `planned` composes the jobs of ``research`` and runs nothing."""
         for block in blocks(page):
-            where = f"{page.relative_to(ROOT)}:{block.line}"
+            where = f"{page.name}:{block.line}"
             try:
                 self._do(block, where, planned=planned)
             except BaseException as error:
@@ -189,8 +193,9 @@ class Reader:
         if words[0] == "torchrun":
             words = ["research", *words[words.index("research") + 1 :]]
         if words[0] == "research":
-            # launchers that are not installed cannot be composed
+            # launchers and sweepers that are not installed cannot be composed, nor can the ranges that only a search knows
             kept = [w for w in words if not re.match(r"\+?hydra[/.]", w)]
+            kept = [re.sub(r"=interval\(([^,]+),.*\)$", r"=\1", w) for w in kept]
             sweep = any(w == "-m" or w.startswith("experiment=") for w in words)
             if "--cfg" not in words:
                 kept += ["--plan"] if sweep else ["--cfg", "job"]

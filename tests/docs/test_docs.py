@@ -73,6 +73,26 @@ def test_the_settings_of_the_other_pages_compose(name: str, reader: Reader) -> N
     assert not [line for line in reader.said.splitlines() if line.startswith("error:")]
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "```sh\nresearch scheduler=dimm --cfg job\n```",
+        "```sh\nresearch -m stepz=1,2 --plan\n```",
+        '```sh title="exits with 2"\nresearch --version\n```',
+        '```sh title="needs Slurm"\nresearch -m guidance.skale=1,2 hydra/launcher=submitit_slurm\n```',
+        '```sh title="needs a key"\nresearch-wandb sync outputs --everything\n```',
+        "```sh\nresearch --version\n```\n\n```text\nanother program\n```",
+        "```python\nfrom research import nothing_of_this_name\n```",
+        "```sh\nrm -r outputs\n```",
+    ],
+)
+def test_a_page_that_is_wrong_is_noticed(wrong: str, reader: Reader) -> None:
+    page = reader.folder / "page.md"
+    page.write_text(wrong + "\n", encoding="utf-8")
+    with pytest.raises((AssertionError, ImportError)):
+        reader.follow(page)
+
+
 def check_files(sweep: Path) -> None:
     """The page on files, against a sweep that was just run."""
     text = (DOCS / "reference/files.md").read_text(encoding="utf-8")

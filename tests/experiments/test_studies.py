@@ -20,6 +20,9 @@ STUDIES = {  # the name, and its folder
     "seeds": "seeds",
     "strength": "img2img_strength",
     "inpainting": "inpaint",
+    "few_steps": "few_steps",
+    "solver_race": "solver_race",
+    "guidance_scale": "guidance_scale",
 }
 LARGEST = {".png": 300_000, ".csv": 200_000, ".json": 200_000, ".md": 200_000}
 
@@ -57,7 +60,7 @@ def test_a_page_has_all_that_a_reader_wants(study: str) -> None:
         "**Question.**",
         "**Config.**",
         "**Command.**",
-        "**Found**",
+        "**Found",
         "**How to read it.**",
         "On a GPU",
     ):
@@ -162,3 +165,15 @@ def test_the_jackknife_of_a_mean_is_its_t_interval(common) -> None:
     wanted = common.mean({(k, 0): float(value) for k, value in enumerate(values)})
     assert (found.low, found.high) == pytest.approx((wanted.low, wanted.high))
     assert common.SetScore(1.0, without).less(common.SetScore(0.5, without)).value == 0.5
+
+
+def test_prompts_of_several_images_are_no_part_of_an_interval_of_fid(common) -> None:
+    random = np.random.default_rng(3)
+    prompts = np.repeat(random.normal(0, 100, 30), 2)  # far apart, two images each
+    values = prompts + random.normal(0, 1, 60)
+    without = np.array([np.delete(values, k).mean() for k in range(60)])
+    strata = np.repeat(np.arange(30), 2)
+    wide = common.SetScore(float(values.mean()), without).estimate
+    narrow = common.SetScore(float(values.mean()), without, strata).estimate
+    assert narrow.high - narrow.low < (wide.high - wide.low) / 20
+    assert narrow.high - narrow.low == pytest.approx(2 * 2.04 / 60**0.5, rel=0.3)
