@@ -177,3 +177,34 @@ def test_prompts_of_several_images_are_no_part_of_an_interval_of_fid(common) -> 
     narrow = common.SetScore(float(values.mean()), without, strata).estimate
     assert narrow.high - narrow.low < (wide.high - wide.low) / 20
     assert narrow.high - narrow.low == pytest.approx(2 * 2.04 / 60**0.5, rel=0.3)
+
+
+LENGTHY = (
+    "experiment=few_steps model=sd15",
+    "experiment=solver_race model=sd15",
+    "experiment=solver_race_error model=sd15",
+    "experiment=solver_race_order model=sd15",
+    "experiment=guidance_scale model=sd15",
+    "experiment=strength_study_sd15",
+    "experiment=inpaint_study_sd15",
+)
+
+
+@pytest.mark.parametrize("line", LENGTHY)
+def test_a_model_of_the_hub_is_one_override(line: str, tmp_path: Path, monkeypatch, capsys) -> None:
+    from research.cli import run as research
+
+    monkeypatch.chdir(tmp_path)
+    assert research([*line.split(), "--plan", "--json"]) == 0  # every point composes and may run
+    assert {job["state"] for job in json.loads(capsys.readouterr().out)["jobs"]} == {"waiting"}
+    assert not list(tmp_path.iterdir())
+    assert research([*line.split(), "--cfg", "job"]) == 0
+    told = capsys.readouterr().out
+    assert "stable-diffusion-v1-5/stable-diffusion-v1-5" in told
+    assert "emoji-eval" not in told  # judged by a model of its own size
+
+
+def test_the_index_names_every_study() -> None:
+    page = (ROOT / "experiments" / "README.md").read_text(encoding="utf-8")
+    folders = {file.parent.name for file in (ROOT / "experiments").glob("*/README.md")}
+    assert {name.partition("/")[0] for name in re.findall(r"\]\((\w+/README\.md)\)", page)} == folders
