@@ -6,12 +6,21 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import pytest
 
 import research
 from research.cli import run
+
+
+def installed(package: str) -> bool:
+    try:
+        return bool(version(package))
+    except PackageNotFoundError:
+        return False
+
 
 # what is wrong -> the words that the line must hold
 CASES: dict[str, tuple[list[str], list[str]]] = {
@@ -34,7 +43,16 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
     ),
     "unknown hydra key": (["hydra.nonsense=1"], ["hydra.nonsense"]),
     "unknown launcher": (["-m", "hydra/launcher=jblib"], ["hydra/launcher", "'jblib'", "basic"]),
-    "sweeper not installed": (["-m", "hydra/sweeper=optuna"], ["hydra-optuna-sweeper", "not installed"]),
+    **{
+        f"{name} not installed": (["-m", f"hydra/{group}={name}"], [package, "not installed"])
+        for group, name, package in (
+            ("sweeper", "optuna", "hydra-optuna-sweeper"),
+            ("launcher", "joblib", "hydra-joblib-launcher"),
+            ("launcher", "submitit_slurm", "hydra-submitit-launcher"),
+            ("launcher", "ray", "hydra-ray-launcher"),
+        )
+        if not installed(package)
+    },
     "prompt in the task": (["task.prompt=fox"], ["task.prompt:", "prompts"]),
     "scheduler class unknown": (
         ["scheduler=custom", "scheduler.class_name=DDIMSheduler"],
