@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -36,11 +36,13 @@ class ScoredJob:
         config: the composed config.
         seeds: one an image.
         sample: samples it again; None where only images are there.
+        start: the noise level (sigma) that so many steps of a scheduler, the job's own by default, begin at; None as above.
     """
 
     config: Mapping[str, Any]
     seeds: Sequence[int]
     sample: Resample | None = None
+    start: Callable[[int, str | None], float] | None = None
 
     def inputs(self, images: Sequence[Image.Image]) -> list[Image.Image]:
         """The picture that each image was started from, resized to the image's size as the task resizes it."""

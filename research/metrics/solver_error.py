@@ -39,6 +39,7 @@ _STOCHASTIC = frozenset(
         "LCMScheduler",
     }
 )
+_AS_NOISY = 0.98  # of the job's first noise level: what a reference has to begin at
 _references = Cache("solver references", 256 * MIB)
 
 
@@ -140,6 +141,7 @@ class SolverError:
             warnings.append(
                 f"{self.name}: the reference has {finer} steps, {finer / steps:.1f} times the job's: its own error counts"
             )
+        warnings += self._cut_short(job, steps, finer)
         info = {
             "definition": DEFINITION,
             **settings,
@@ -149,6 +151,18 @@ class SolverError:
             "warnings": warnings,
         }
         return mean_over_images(self.name, errors, info)
+
+    def _cut_short(self, job: ScoredJob, steps: int, finer: int) -> list[str]:
+        """With leading timesteps some schedulers divide the schedule by steps + 1: just above a divisor they cover half of it."""
+        if job.start is None:
+            return []
+        own, reference = job.start(steps, None), job.start(finer, self.scheduler)
+        if reference >= _AS_NOISY * own:
+            return []
+        return [
+            f"{self.name}: the reference of {finer} steps begins at noise level {reference:.3g}, below the job's own {own:.3g}, "
+            f"and leads elsewhere: the number says nothing; choose metrics.solver_error.steps, {finer - 1} for example"
+        ]
 
 
 def _identity(job: ScoredJob, scheduler: str | None) -> str:

@@ -43,21 +43,21 @@ def ask(
     def sample(steps: int, scheduler: str | None = None) -> Tensor:
         return _latents(config, seeds, steps, scheduler)
 
-    job = ScoredJob(config, seeds, sample)
+    def start(steps: int, scheduler: str | None = None) -> float:
+        return _start(config, steps, scheduler)
+
+    job = ScoredJob(config, seeds, sample, start)
     last = name == list(config["metrics"])[-1]
     texts = prompts or [""] * len(images)
     return measure(metric, images, texts, device=device, job=job, folder=folder.path, last=last)
 
 
 def _latents(config: Mapping[str, Any], seeds: Sequence[int], steps: int, scheduler: str | None) -> Tensor:
-    from research.schedulers import SchedulerSpec
-
     LoopSampler = cache.libraries()
     model, _ = cache.model(config["model"])
-    own = config["scheduler"]
     sampler = LoopSampler(
         model,
-        scheduler=scheduler or SchedulerSpec(own["name"], own["class_name"], own["options"]),
+        scheduler=_scheduler(config, scheduler),
         guidance=guidance_of(config),
         hooks=[build(node, f"hooks.{name}") for name, node in config["hooks"].items()],
         parity=config["runtime"]["parity"],
@@ -65,3 +65,19 @@ def _latents(config: Mapping[str, Any], seeds: Sequence[int], steps: int, schedu
     task = build(config["task"], "task", **contents.task_arguments(config))
     size = config["batch_size"] if isinstance(config["batch_size"], int) else 32
     return sampler.sample(task, seeds=seeds, steps=steps, batch_size=min(size, len(seeds))).latents
+
+
+def _start(config: Mapping[str, Any], steps: int, scheduler: str | None) -> float:
+    """The noise level of the first stage."""
+    model, _ = cache.model(config["model"])
+    task = build(config["task"], "task", **contents.task_arguments(config))
+    new_solver = model.solvers(_scheduler(config, scheduler), None, parity=config["runtime"]["parity"])
+    timeline = task.timeline(task.solver(new_solver()), steps, model.device)
+    return float(next(iter(timeline)).sigma)
+
+
+def _scheduler(config: Mapping[str, Any], named: str | None) -> Any:
+    from research.schedulers import SchedulerSpec
+
+    own = config["scheduler"]
+    return named or SchedulerSpec(own["name"], own["class_name"], own["options"])

@@ -60,6 +60,18 @@ def test_what_has_no_order_is_one_line(steps, errors, pattern):
         fit_order(steps, errors)
 
 
+def test_a_reference_that_begins_below_the_job_is_told():
+    def start(steps, scheduler):
+        return 3.0 if steps == 100 else 10.0
+
+    for wanted, count in ((None, 1), (99, 0)):
+        one = job(10, 400, Trajectories())
+        one = ScoredJob(one.config, one.seeds, one.sample, start)
+        info = SolverError(steps=wanted).compute(pictures(3, seed=0), device="cpu", job=one).info
+        assert len(info["warnings"]) == count
+        assert all("begins at noise level 3, below the job's own 10" in line for line in info["warnings"])
+
+
 class Trajectories:
     """Latents that lie ``1 / steps`` (times the scheduler's factor) off their end, in every number."""
 
