@@ -78,24 +78,38 @@ class FID(SetMetric):
         self.check(n_images=len(images))
         return self.conclude(self.add_up(images, device=device), device=device)
 
-    def add_up(self, images: Sequence[Image.Image], *, device: str | torch.device = "cpu") -> Sums:
-        """Sums over images, of which several processes may take a part each; see `parts` and `conclude`."""
+    def add_up(
+        self,
+        images: Sequence[Image.Image],
+        *,
+        device: str | torch.device = "cpu",
+        rows: Sequence[int] | None = None,
+        total: int | None = None,
+    ) -> Sums:
+        """Sums over images, of which several processes may take a part each; see `parts` and `conclude`.
+
+        Args:
+            rows, total: of a part: where its images stand among how many.
+        """
         from research.metrics.features import extract, load_features
         from research.metrics.reference import Sums, chosen
 
         features = load_features(self.features, device=device, key=f"{self.key}.features")
-        whole = self.extrapolate or kept.fits(len(images), features.num_features)
+        count = len(images) if total is None else total
+        whole = self.extrapolate or kept.fits(count, features.num_features)
         # fresh sums each time: one job's images never enter the next job's score
         sums = Sums(features.num_features, chosen(len(images), len(images) if whole else 0))
         sums.size = images[0].size if len(images) else None
         for vectors in extract(images, features, self.batch_size):
             sums.add(vectors)
+        if rows is not None and whole:
+            sums.spread(rows, count)
         return sums
 
     def parts(self, sums: Sums) -> tuple[torch.Tensor, ...]:
         """What of the sums of several processes is to be added, in place: of the features ``[D]`` and of their outer products
-        ``[D, D]``, in float64, and the number of images."""
-        return sums.feature_sum, sums.outer_sum, sums.count
+        ``[D, D]``, in float64, the number of images, and the features of all images ``[N, D]`` where they are kept."""
+        return sums.feature_sum, sums.outer_sum, sums.count, *(sums.kept if sums.is_spread else ())
 
     @staticmethod
     def _quick(n_images: int, dimension: int) -> bool:
@@ -111,7 +125,6 @@ class FID(SetMetric):
         n_images, dimension = int(sums.count), features.num_features
         ours = Gaussian.of_sums(sums.feature_sum, sums.outer_sum, n_images)
         values = {self.name: frechet_distance(ours, reference.gaussian)}
-        # where several processes made the sums, each has only its own vectors
         vectors = sums.vectors if sums.vectors is not None and len(sums.vectors) == n_images else None
         bias = None
         if vectors is not None and self._quick(n_images, dimension):
@@ -132,7 +145,7 @@ class FID(SetMetric):
         ]
         if self.extrapolate:
             if vectors is None:
-                warnings.append(f"{self.name}_infinity: left out, since several processes hold the features")
+                warnings.append(f"{self.name}_infinity: left out, as not all features were kept")
             elif n_images < 2 * dimension:
                 warnings.append(
                     f"{self.name}_infinity: left out, {n_images} images for {dimension} features; it wants at least twice as many"

@@ -7,7 +7,7 @@ out the ``features`` [M, D] themselves, which KID, CMMD and precision and recall
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -99,6 +99,14 @@ class Sums:
         self._wanted = torch.zeros(0, dtype=torch.bool) if wanted is None else wanted
         self.kept: list[Tensor] = []
         self.size: tuple[int, int] | None = None  # width and height of the images, where that is known
+        self.is_spread = False
+
+    def spread(self, rows: Sequence[int], total: int) -> None:
+        """Put the vectors kept to their rows among ``total``, zeros elsewhere: those of several processes add up to all."""
+        room = torch.zeros(total, len(self.feature_sum))
+        if self.kept:
+            room[list(rows)] = torch.cat(self.kept)
+        self.kept, self.is_spread = [room], True
 
     def add(self, vectors: Tensor) -> None:
         """Vectors [n, D]."""

@@ -6,9 +6,10 @@ ranks that are not there.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from research.runs.runner import one_line
@@ -34,6 +35,21 @@ def connect() -> None:
     if _group is None:
         store, rank, world = next(iter(rendezvous("env://", timeout=_PATIENCE)))
         _group = dist.ProcessGroupGloo(dist.PrefixStore("research", store), rank, world, _PATIENCE)
+
+
+@contextlib.contextmanager
+def connected() -> Iterator[None]:
+    """While it is open, this process can talk to the other ranks. They part together, unless an error ends it.
+
+    A process that ended with the group's threads at work would now and then be aborted by them.
+    """
+    global _group
+    connect()
+    try:
+        yield
+        _group.barrier().wait()
+    finally:
+        _group = None
 
 
 def broadcast(told: Any, root: int = 0) -> Any:

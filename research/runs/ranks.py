@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from research.errors import ConfigError
+from research.metrics import kept
 from research.runs import contents, environment, signals
-from research.runs.collective import Failed, add, broadcast, connect, together
+from research.runs.collective import Failed, add, broadcast, connected, together
 from research.runs.faults import batches_that_fit, check
 from research.runs.images import Saved
 from research.runs.job import Job
@@ -48,26 +49,23 @@ def alone(jobs: Sequence[Job]) -> Sequence[Job]:
 
 def lead(jobs: Sequence[Job], work: Callable[[], Outcome]) -> Outcome:
     """On rank 0: do the work, the loop over jobs, and tell the others when there is no more."""
-    connect()
-    alone(jobs)
-    outcome = work()
-    broadcast({"end": int(bool(outcome.failed))})
+    with connected():
+        alone(jobs)
+        outcome = work()
+        broadcast({"end": int(bool(outcome.failed))})
     return outcome
 
 
 def follow(jobs: Sequence[Job]) -> int:
     """On the other ranks: make a share of each job that rank 0 names, until it names none; return the exit code."""
-    connect()
     by_id = {job.digest: job for job in alone(jobs)}
-    with signals.listening(jobs[0].config["runtime"].get("grace", signals.GRACE)):
-        while True:
-            told = broadcast(None)
-            if "end" in told:
-                return int(told["end"])
+    with connected(), signals.listening(jobs[0].config["runtime"].get("grace", signals.GRACE)):
+        while "end" not in (told := broadcast(None)):
             job = by_id[told["job"]]
             job.id = told["id"]
             with contextlib.suppress(Failed):
                 _Share(job).make()
+    return int(told["end"])
 
 
 def run_job(job: Job, observer: Observer | None = None) -> dict[str, Any]:
@@ -123,7 +121,7 @@ class _Share(Record):
 
     def measure(self, name: str, metric: Any) -> Any:
         if name in self.sums:
-            return metric.conclude(self.sums[name][1], device=self.device)
+            return kept.keep(self.folder.path, metric.conclude(self.sums[name][1], device=self.device))
         return super().measure(name, metric)
 
     def finish(self) -> None:
@@ -200,16 +198,16 @@ class _Share(Record):
         entries = {first + k: e for first, note in notes.items() for k, e in enumerate(note["images"])}
         if missing := len(self.seeds) - len(entries):
             raise RuntimeError(f"{missing} images are not there")
-        own = Saved(0)
-        for first in self._mine(size):
-            for row in range(first, min(first + size, len(self.seeds))):
-                own.take(self.folder.path / entries[row]["file"])
+        own, total = Saved(0), len(self.seeds)
+        rows = [row for first in self._mine(size) for row in range(first, min(first + size, total))]
+        for row in rows:
+            own.take(self.folder.path / entries[row]["file"])
         for name, node in self.config["metrics"].items():
             metric = build(node, f"metrics.{name}")
             if hasattr(metric, "add_up"):
                 self.observer(0, 0, f"scoring {name}")
                 with self.watch.phase("metrics", self.device):
-                    self.sums[name] = metric, metric.add_up(own, device=self.device)
+                    self.sums[name] = metric, metric.add_up(own, device=self.device, rows=rows, total=total)
 
     def _reduce(self) -> None:
         for metric, sums in self.sums.values():

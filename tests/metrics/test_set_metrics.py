@@ -262,6 +262,23 @@ def test_sums_of_parts_are_the_sum_of_the_whole(tiny_clip, reference):
     assert together.features is None
 
 
+def test_parts_that_know_their_places_give_all_that_the_whole_gives(tiny_clip, reference):
+    """The features come together too, in the order of the images, and with them what is worked out of them."""
+    metric, images = FID(tiny_clip, reference), pictures(40, seed=26)
+    places = [[k for k in range(40) if k // 10 % 2 == rank] for rank in range(2)]
+    sums = [
+        metric.add_up([images[k] for k in rows], device="cpu", rows=rows, total=len(images))
+        for rows in places
+    ]
+    for mine, other in zip(metric.parts(sums[0]), metric.parts(sums[1]), strict=True):
+        mine += other
+    together, whole = metric.conclude(sums[0], device="cpu"), metric.compute(images, device="cpu")
+    assert together.values.keys() == whole.values.keys() == {"fid", "fid_se"}
+    for name, value in whole.values.items():
+        assert together.values[name] == pytest.approx(value, rel=1e-4)
+    assert torch.allclose(together.features.vectors, whole.features.vectors, atol=1e-5)
+
+
 def test_a_metric_of_ones_own_needs_none_of_this(tmp_path):
     class Mine:
         def compute(self, images, prompts, *, device):
