@@ -237,9 +237,11 @@ def _show(args: argparse.Namespace, composer: Composer) -> int:
     elif args.info:
         hydra.show_info(args.info, name, lines, RunMode.RUN)
     elif args.hydra_help:
+        composer.list_once()
         args.overrides = lines
         hydra.hydra_help(name, get_args_parser(), args)
     else:
+        composer.list_once()
         args.overrides = lines
         hydra.app_help(name, get_args_parser(), args)
     return OK

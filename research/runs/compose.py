@@ -80,6 +80,17 @@ class Composer:
                 self._groups = {name: options for name, options in found.items() if options}
         return self._groups
 
+    def list_once(self) -> None:
+        """Let Hydra's help, which asks for the choices of one group after the other, ask the same repository each time."""
+        repository = CachingConfigRepository(self.loader.repository)
+
+        def options(
+            group_name: str, results_filter: Any = ObjectType.CONFIG, *_: Any, **__: Any
+        ) -> list[str]:
+            return repository.get_group_options(group_name, results_filter)
+
+        self.loader.get_group_options = options  # type: ignore[method-assign]
+
     def _repository(self, search_path: Sequence[str]) -> IConfigRepository:
         # the loader's own listing builds a repository anew for each question, which costs more than all the answers
         parsed = [lines_of.parse(line) for line in search_path]
