@@ -26,25 +26,18 @@ class Failed(RuntimeError):
     """Some rank could not do its part; the message says which and why."""
 
 
-def connect() -> None:
-    """Meet the other ranks, if that has not happened yet."""
-    global _group
-    import torch.distributed as dist
-    from torch.distributed.rendezvous import rendezvous
-
-    if _group is None:
-        store, rank, world = next(iter(rendezvous("env://", timeout=_PATIENCE)))
-        _group = dist.ProcessGroupGloo(dist.PrefixStore("research", store), rank, world, _PATIENCE)
-
-
 @contextlib.contextmanager
 def connected() -> Iterator[None]:
-    """While it is open, this process can talk to the other ranks. They part together, unless an error ends it.
+    """Meet the other ranks; while it is open, this process can talk to them. They part together, unless an error ends it.
 
     A process that ended with the group's threads at work would now and then be aborted by them.
     """
     global _group
-    connect()
+    import torch.distributed as dist
+    from torch.distributed.rendezvous import rendezvous
+
+    store, rank, world = next(iter(rendezvous("env://", timeout=_PATIENCE)))
+    _group = dist.ProcessGroupGloo(dist.PrefixStore("research", store), rank, world, _PATIENCE)
     try:
         yield
         _group.barrier().wait()

@@ -17,8 +17,8 @@ from research.errors import UserError
 from research.runs import chunks, engines, workers
 from research.runs.job import Job
 from research.runs.places import visible_devices
-from research.runs.standing import standing
-from research.runs.store import CONFIG, RESULT, read_result
+from research.runs.standing import stamp_of, standing
+from research.runs.store import CONFIG, read_result
 from research.runs.work import Outcome, waiting
 
 _log = logging.getLogger(__name__)
@@ -115,7 +115,9 @@ class _Launch:
 
     def _look(self) -> None:
         """Say how far the sweep is, now and then; a glance at each job that is not known to have ended."""
-        self.open = [job for job in self.open if _stamp(job) == self.before[job.folder.path].stamp]
+        self.open = [
+            job for job in self.open if stamp_of(job.folder.path) == self.before[job.folder.path].stamp
+        ]
         now = time.monotonic()
         if len(self.open) < self.told and (not self.open or now - self.told_at >= _SECONDS_BETWEEN_LINES):
             self.told, self.told_at = len(self.open), now
@@ -154,7 +156,10 @@ class _Launch:
     def _stops(self) -> bool:
         """Whether a job of this launch has failed and is to stop the sweep; workers end the chunks they have begun."""
         for job in self.jobs:
-            if job.config["on_failure"] == "stop" and _stamp(job) != self.before[job.folder.path].stamp:
+            if (
+                job.config["on_failure"] == "stop"
+                and stamp_of(job.folder.path) != self.before[job.folder.path].stamp
+            ):
                 result = read_result(job.folder.path)
                 if result is not None and result.get("status") == "failed":
                     return True
@@ -170,14 +175,6 @@ class _Planned:
             config.chunk = overrides[0].partition("=")[2]
             config.hydra.overrides.task = list(overrides)
         return config
-
-
-def _stamp(job: Job) -> tuple[int, int] | None:
-    try:
-        status = (job.folder.path / RESULT).stat()
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_ino
 
 
 def _lost(job: Job) -> dict[str, Any]:

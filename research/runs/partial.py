@@ -14,7 +14,7 @@ from research.runs.signals import Interrupted
 from research.runs.store import PARTIAL
 
 # of a result: what grows with the batches, and what it must have been made with
-_GROWN = ("images", "nfe", "nfe_by_branch", "truncated", "warnings", "out_of_memory", "together")
+GROWN = ("images", "nfe", "nfe_by_branch", "truncated", "warnings", "out_of_memory", "together")
 _SAME = ("device", "weights_sha256")
 _SECONDS_BETWEEN = 60.0
 _log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ class Checkpoint:
             self._folder.clear()
             self._folder.write_config(self._job.config)
             return
-        record.result.update({key: found[key] for key in _GROWN})
+        record.result.update({key: found[key] for key in GROWN})
         record.trace = found["trace"]
         record.watch.add(found["seconds"])
         for entry in found["images"]:
@@ -75,7 +75,7 @@ class Checkpoint:
         """Write down what is complete."""
         if self._job.config["hooks"]:
             return
-        kept = {key: record.result[key] for key in (*_GROWN, *_SAME, "identity", "versions")}
+        kept = {key: record.result[key] for key in (*GROWN, *_SAME, "identity", "versions")}
         self._folder.write_partial({**kept, "trace": record.trace, "seconds": record.watch.seconds})
         self._noted = time.monotonic()
 
@@ -86,7 +86,7 @@ class Checkpoint:
         """
         if self._job.config["hooks"] or not self._job.config["resume"]:
             return None
-        keys = {*_GROWN, *_SAME, "trace", "seconds"}
+        keys = {*GROWN, *_SAME, "trace", "seconds"}
         try:
             found = json.loads((self._folder.path / PARTIAL).read_text(encoding="utf-8"))
             fits = found["identity"] == self._job.digest and found["versions"] == environment.versions()

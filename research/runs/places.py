@@ -16,8 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from research.runs.job import Job
-from research.runs.standing import Standing, standing
-from research.runs.store import RESULT
+from research.runs.standing import Standing, stamp_of, standing
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 _PAUSE = (0.2, 1.0)  # seconds between two looks, at first and at most
@@ -56,7 +55,7 @@ def _wait(jobs: Sequence[Job], limit: int) -> socket.socket | None:
                     *(here, "is" if limit == 1 else "are", cpus()),
                     "" if limit > 1 or cpus() == 1 else "; runtime.threads=1 lets one a CPU work",
                 )
-        left = {path: one for path, one in left.items() if _stamp(path) == one.stamp}
+        left = {path: one for path, one in left.items() if stamp_of(path) == one.stamp}
         if not left:
             return None
         time.sleep(pause)
@@ -115,11 +114,3 @@ def _limit(jobs: Sequence[Job]) -> int | None:
     # without a number torch takes all
     threads = max(job.config["runtime"].get("threads") or cpus() for job in jobs)
     return max(1, cpus() // threads)
-
-
-def _stamp(folder: Path) -> tuple[int, int] | None:
-    try:
-        status = (folder / RESULT).stat()
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_ino

@@ -24,6 +24,7 @@ from research.runs.collective import Failed, add, broadcast, connected, together
 from research.runs.faults import batches_that_fit, check
 from research.runs.images import Saved
 from research.runs.job import Job
+from research.runs.partial import GROWN
 from research.runs.places import VISIBLE, visible_devices
 from research.runs.plugs import build, guidance_of
 from research.runs.runner import Observer, Record
@@ -31,7 +32,6 @@ from research.runs.store import write
 from research.runs.work import Outcome
 
 _NOTE = ".batch-"  # beginning of the names of notes, in a job's folder
-_GROWN = ("images", "nfe", "nfe_by_branch", "truncated", "warnings", "out_of_memory")
 
 
 def take_device() -> None:
@@ -185,9 +185,7 @@ class _Share(Record):
         self.result.update(own)
         self.saved, self.trace = Saved(0), {}
         self.keep(made, rows)
-        note = {
-            key: self.result[key] for key in (*_GROWN, "identity", "versions", "weights_sha256", "device")
-        }
+        note = {key: self.result[key] for key in (*GROWN, "identity", "versions", "weights_sha256", "device")}
         note.update(trace=self.trace, seconds=self.watch.seconds)
         self.watch.seconds = before
         self.result["out_of_memory"] = []

@@ -22,7 +22,7 @@ from PIL import Image
 
 from research.errors import ConfigError, UserError
 from research.runs import cache, environment
-from research.runs.claims import claim
+from research.runs.claims import TIMEOUT, claim
 from research.runs.compose import Composer, explained
 from research.runs.identity import ID_LENGTH, canonical, job_digest
 from research.runs.memo import Forgetful
@@ -140,7 +140,7 @@ def _rescored(folder: JobFolder, definitions: Definitions, again: bool) -> Resco
     known = ((before or {}).get("scored") or {}).get("with") == made_with
     if known and not again and target.finished() is not None:
         return Rescored(target.path, "kept")
-    held = claim(target.path, (config.get("runtime") or {}).get("claim_timeout") or 60.0)
+    held = claim(target.path, (config.get("runtime") or {}).get("claim_timeout") or TIMEOUT)
     if held is None:
         return Rescored(target.path, "busy", "another process is at work on it")
     try:

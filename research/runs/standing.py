@@ -38,14 +38,21 @@ class Standing:
         return self.result is not None and self.result.get("status") == "done"
 
 
+def stamp_of(folder: Path) -> tuple[int, int] | None:
+    """The stamp of a job's folder (see `Standing`), without reading what is in it."""
+    try:
+        status = (folder / RESULT).stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_ino
+
+
 def standing(job: Job) -> Standing:
     """Look at a job's folder."""
     folder = job.folder
-    try:
-        status = (folder.path / RESULT).stat()
-    except OSError:
+    stamp = stamp_of(folder.path)
+    if stamp is None:
         return Standing()
-    stamp = (status.st_mtime_ns, status.st_ino)
     result = read_result(folder.path)
     if result is None:
         return Standing(stamp=stamp, problem=f"{RESULT} cannot be read")
