@@ -48,9 +48,7 @@ CACHES: tuple[dict[str, Any], ...] = (
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="emoji", help="a zoo name, a directory, or a hub id")
     parser.add_argument("--scheduler", default="ddim")
     parser.add_argument("--steps", type=int, default=25)
@@ -99,9 +97,7 @@ def main() -> None:
         row["time"] = statistics.median(a / b for a, b in zip(seconds[place], seconds[0], strict=True))
         rows.append(row)
         name = " ".join(f"{key}={value}" for key, value in cache.items())
-        print(
-            f"{name:<28} {row['deep']:>6.2f} {row['time']:>6.2f} {row['latents']:>8.4f} {row['psnr']:>6.1f}"
-        )
+        print(f"{name:<28} {row['deep']:>6.2f} {row['time']:>6.2f} {row['latents']:>8.4f} {row['psnr']:>6.1f}")
     if arguments.json:
         arguments.json.write_text(json.dumps(rows, indent=2))
 

@@ -21,9 +21,7 @@ ACCEPTED = 0.1  # of the ideal
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="emoji")
     parser.add_argument("--scheduler", default="ddim")
     parser.add_argument("--fractions", type=float, nargs="+", default=[0.0, 0.2, 0.4, 0.6, 0.8])
@@ -36,9 +34,7 @@ def main() -> int:
 
     def seconds(guidance: Guidance) -> tuple[float, int]:
         sampler = LoopSampler(model, arguments.scheduler, guidance=guidance)
-        result = sampler.sample(
-            TextToImage("a red fox"), seeds=list(range(arguments.images)), steps=arguments.steps
-        )
+        result = sampler.sample(TextToImage("a red fox"), seeds=list(range(arguments.images)), steps=arguments.steps)
         return result.timings["denoise"], result.nfe
 
     def limited(fraction: float) -> Guidance:

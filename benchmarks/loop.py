@@ -26,7 +26,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from research import Hook, LoopSampler, load_model
 from research.guidance import CFG
-from research.schedulers import resolve
+from research.solvers import resolve
 from research.tasks import TextToImage
 
 SHORT, LONG = 20, 120
@@ -96,9 +96,7 @@ def per_step(call: Callable[[int], object]) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--schedulers", nargs="+", default=["ddim", "euler", "dpmpp_2m", "ddpm", "unipc"])
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--scale", type=float, default=3.0)

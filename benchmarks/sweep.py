@@ -72,9 +72,7 @@ class Plain:
         pipeline = self.pipeline
         pipeline.scheduler = getattr(diffusers, SCHEDULERS[scheduler]).from_config(pipeline.scheduler.config)
         generators = [torch.Generator().manual_seed(k) for k in range(len(prompts))]
-        images = pipeline(
-            prompts, num_inference_steps=steps, guidance_scale=scale, generator=generators
-        ).images
+        images = pipeline(prompts, num_inference_steps=steps, guidance_scale=scale, generator=generators).images
         folder.mkdir(parents=True, exist_ok=True)
         for k, image in enumerate(images):
             image.save(folder / f"{k:05d}.png")
@@ -173,9 +171,7 @@ def largest_difference(out: Path, name: str) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=2, help="of each job, from 2 (FID) to 8")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=3)
@@ -195,9 +191,7 @@ def main() -> None:
         return
 
     machine = platform.processor() or platform.machine()
-    print(
-        f"{machine}, 1 thread a process; {len(JOBS)} jobs of {arguments.images} images, {arguments.steps} steps,"
-    )
+    print(f"{machine}, 1 thread a process; {len(JOBS)} jobs of {arguments.images} images, {arguments.steps} steps,")
     print(
         f"CLIP score and FID, tracker {arguments.tracker}; {arguments.rounds} paired rounds, {os.getloadavg()[0]:.1f} load before"
     )
@@ -211,9 +205,7 @@ def main() -> None:
         arguments.json.write_text(json.dumps(rounds, indent=2))
 
 
-def one_round(
-    arguments: argparse.Namespace, scratch: Path, *, backwards: bool
-) -> dict[str, dict[str, float]]:
+def one_round(arguments: argparse.Namespace, scratch: Path, *, backwards: bool) -> dict[str, dict[str, float]]:
     everything = list(range(len(JOBS)))
 
     def processes() -> dict[str, float]:

@@ -75,9 +75,9 @@ def schedulers() -> str:
         config = yaml.safe_load(file.read_text(encoding="utf-8"))
         options = ", ".join(f"`{k}={v}`" for k, v in (config.get("options") or {}).items())
         rows.append(f"| `{file.stem}` | `{config.get('class_name')}` | {options} | {_cell(_comment(file))} |")
-    return "\n".join(
-        ["| `scheduler=` | class of diffusers | options | |", "|---|---|---|---|", *rows]
-    ).replace("`None`", "")
+    return "\n".join(["| `scheduler=` | class of diffusers | options | |", "|---|---|---|---|", *rows]).replace(
+        "`None`", ""
+    )
 
 
 # -- plugs
@@ -125,9 +125,7 @@ def _targets(config: Any) -> list[str]:
         return []
     if "_target_" in config:
         return [config["_target_"]]
-    inner = [
-        entry["_target_"] for entry in config.values() if isinstance(entry, dict) and "_target_" in entry
-    ]
+    inner = [entry["_target_"] for entry in config.values() if isinstance(entry, dict) and "_target_" in entry]
     return list(dict.fromkeys(inner))
 
 
@@ -142,9 +140,7 @@ def command_help(name: str) -> str:
     words = [script, *([sub] if sub else []), "--help"]
     code = f"import sys; sys.argv = {words!r}; from {module} import {function}; {function}()"
     environment = {**os.environ, "COLUMNS": "100", "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=environment
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=environment)
     if done.returncode:
         raise RuntimeError(f"{script} --help: exit code {done.returncode}\n{done.stderr}")
     return f"```text\n{done.stdout.strip()}\n```"

@@ -56,9 +56,7 @@ class MyHook(Hook):
     def pre_model(self, state: StepState, inputs: Tensor) -> Tensor | None:
         """Return what the model is to see instead, or None."""
 
-    def post_model(
-        self, state: StepState, predictions: Mapping[str, Prediction]
-    ) -> dict[str, Prediction] | None:
+    def post_model(self, state: StepState, predictions: Mapping[str, Prediction]) -> dict[str, Prediction] | None:
         """Return other predictions, by branch, or None."""
 
     def post_guidance(self, state: StepState) -> None:

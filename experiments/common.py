@@ -23,8 +23,8 @@ from PIL import Image
 from scipy import stats
 
 from research.errors import UserError
+from research.report.jobs import Row, read_sweep
 from research.report.palette import COLOURS, GRID, INK, MARKERS
-from research.report.rows import Row, read_sweep
 
 __all__ = ["COLOURS", "GRID", "INK", "MARKERS"]
 
@@ -105,9 +105,7 @@ def image_keys(row: Row, *more: Any) -> list[Key]:
     """One key an image: its unit, its seed, and what the caller adds."""
     prompts = {image.get("prompt") or "" for image in row.images}
     alone = len(prompts) < 2
-    return [
-        (image["seed"] if alone else image.get("prompt") or "", image["seed"], *more) for image in row.images
-    ]
+    return [(image["seed"] if alone else image.get("prompt") or "", image["seed"], *more) for image in row.images]
 
 
 def scores(row: Row, metric: str, *more: Any) -> dict[Key, float]:
@@ -249,9 +247,7 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def write_page(file: Path, title: str, text: str, *parts: str) -> None:
     """A Markdown page: a title, a paragraph and tables."""
-    told = "\n\n".join(
-        [f"# {title}", textwrap.fill(" ".join(text.split()), 150), *(part.strip() for part in parts)]
-    )
+    told = "\n\n".join([f"# {title}", textwrap.fill(" ".join(text.split()), 150), *(part.strip() for part in parts)])
     file.write_text(told + "\n", encoding="utf-8")
 
 
@@ -293,9 +289,7 @@ def step_ticks(axes: Any, steps: Sequence[float]) -> None:
 def show_grid(axes: Any, cells: Sequence[Sequence[NDArray[np.uint8] | None]], gap: int = 2) -> None:
     """Pictures of one size in rows and columns, white where there is none; ticks stand in the middle of rows and columns."""
     height, width = next(cell.shape[:2] for line in cells for cell in line if cell is not None)
-    sheet = np.full(
-        (len(cells) * (height + gap) - gap, len(cells[0]) * (width + gap) - gap, 3), 255, dtype=np.uint8
-    )
+    sheet = np.full((len(cells) * (height + gap) - gap, len(cells[0]) * (width + gap) - gap, 3), 255, dtype=np.uint8)
     for i, line in enumerate(cells):
         for j, cell in enumerate(line):
             if cell is not None:

@@ -71,9 +71,7 @@ class Cache:
         return key in self._kept
 
     def _too_much(self) -> bool:
-        return self.bytes > self.max_bytes or (
-            self.max_entries is not None and len(self._kept) > self.max_entries
-        )
+        return self.bytes > self.max_bytes or (self.max_entries is not None and len(self._kept) > self.max_entries)
 
     def _forget(self, key: Hashable) -> None:
         if key in self._kept:

@@ -1,4 +1,4 @@
-"""The command ``research``: reads the command line, lets `research.runs` do the work, and turns what went wrong into one line.
+"""The command ``research``: reads the command line, lets `research.jobs` do the work, and turns what went wrong into one line.
 
 Exit codes: 0 all jobs are done, 1 a job failed or cannot be kept, 2 the input cannot be used (nothing was started),
 130 interrupted.
@@ -24,12 +24,12 @@ from omegaconf import DictConfig
 
 import research
 from research.errors import ConfigError, UserError
-from research.runs import environment, signatures
-from research.runs.compose import Composer, explained
-from research.runs.overrides import parse
-from research.runs.progress import LOGGER, configure_logging
-from research.runs.store import StoreError
-from research.runs.sweep_settings import settings_of
+from research.jobs import environment, signatures
+from research.jobs.compose import Composer, explained
+from research.jobs.overrides import parse
+from research.jobs.progress import LOGGER, configure_logging
+from research.jobs.store import StoreError
+from research.jobs.sweep_settings import settings_of
 
 _log = logging.getLogger(__name__)
 OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
@@ -57,10 +57,7 @@ def run(argv: Sequence[str]) -> int:
     except UserError as error:
         return _report(error, BAD_INPUT)
     except KeyboardInterrupt:
-        print(
-            "\ninterrupted: jobs that were done are kept; the same command goes on from there",
-            file=sys.stderr,
-        )
+        print("\ninterrupted: jobs that were done are kept; the same command goes on from there", file=sys.stderr)
         return INTERRUPTED
     except SystemExit as ending:  # Hydra's own way out of --help and --info
         return ending.code if isinstance(ending.code, int) else OK
@@ -92,7 +89,7 @@ def _command(args: argparse.Namespace) -> int:
 
 
 def _single(composer: Composer, master: DictConfig, lines: list[str]) -> int:
-    from research.runs.sweep import plan, prepare, run_jobs
+    from research.jobs.sweep import plan, prepare, run_jobs
 
     jobs = plan(composer, master, [_own(lines)])
     if environment.world() > 1:
@@ -103,8 +100,8 @@ def _single(composer: Composer, master: DictConfig, lines: list[str]) -> int:
 
 def _over_ranks(jobs: Sequence[Any], *, single: bool = False) -> int:
     """The same in each of the processes that torchrun started."""
-    from research.runs import ranks
-    from research.runs.sweep import prepare, run_jobs
+    from research.jobs.engines import ranks
+    from research.jobs.sweep import prepare, run_jobs
 
     ranks.take_device()
     if environment.rank():
@@ -114,26 +111,24 @@ def _over_ranks(jobs: Sequence[Any], *, single: bool = False) -> int:
 
 
 def _sweep(composer: Composer, master: DictConfig, lines: list[str]) -> int:
-    from research.runs.launch import launch
-    from research.runs.places import place
-    from research.runs.plan_view import duplicates_note
-    from research.runs.planning import leave_out, plan_all
-    from research.runs.sweep import prepare, run_in_worker, run_jobs
+    from research.jobs.engines.launch import launch
+    from research.jobs.machine_slots import place
+    from research.jobs.plan_view import duplicates_note
+    from research.jobs.planning import leave_out, plan_all
+    from research.jobs.sweep import prepare, run_in_worker, run_jobs
 
     if master.hydra.sweeper._target_ != _PRODUCT:
         # a search (Optuna, say) draws its points as it goes: they cannot be planned
-        from research.runs import cache
-        from research.runs.summary import show_search
+        from research.jobs import process_cache
+        from research.jobs.summary import show_search
 
         if not settings_of(master).optimise and _SEARCHES.search(master.hydra.sweeper._target_):
-            raise ConfigError(
-                "sweep.optimise: says nothing; a search needs a number to improve: sweep.optimise=fid."
-            )
+            raise ConfigError("sweep.optimise: says nothing; a search needs a number to improve: sweep.optimise=fid.")
         try:
             with explained():
                 composer.hydra.multirun(composer.config_name, run_in_worker, [*lines, "hydra.mode=MULTIRUN"])
         finally:
-            cache.close_trackers()
+            process_cache.close_trackers()
         show_search(Path(master.hydra.sweep.dir))
         return OK
     made = plan_all(composer, master, composer.points(master, lines))
@@ -141,10 +136,12 @@ def _sweep(composer: Composer, master: DictConfig, lines: list[str]) -> int:
     if settings_of(master).impossible == "skip":
         leave_out(made)
         if made.impossible:
-            note = f"{len(made.impossible)} of {made.points} points cannot run and were left out; --plan=full lists them"
+            note = (
+                f"{len(made.impossible)} of {made.points} points cannot run and were left out; --plan=full lists them"
+            )
     jobs = made.accepted()
     if environment.world() > 1:
-        from research.runs.ranks import check_launcher
+        from research.jobs.engines.ranks import check_launcher
 
         check_launcher(master.hydra.launcher._target_, _IN_PROCESS)
         return _over_ranks(jobs)
@@ -159,16 +156,14 @@ def _sweep(composer: Composer, master: DictConfig, lines: list[str]) -> int:
 
 def _finish(jobs: Sequence[Any], work: Any, *, single: bool = False, note: str | None = None) -> int:
     """Run, then show what came of it, and a note of the plan's."""
-    from research.runs import cache
-    from research.runs.summary import show_job, show_sweep
+    from research.jobs import process_cache
+    from research.jobs.summary import show_job, show_sweep
 
-    warnings.simplefilter(
-        "ignore", FutureWarning
-    )  # of libraries about themselves; a user can do nothing about them
+    warnings.simplefilter("ignore", FutureWarning)  # of libraries about themselves; a user can do nothing about them
     try:
         outcome = work()
     finally:
-        cache.close_trackers()
+        process_cache.close_trackers()
     if single:
         show_job(jobs[0], outcome)
     else:
@@ -183,12 +178,10 @@ def _own(lines: Sequence[str]) -> list[str]:
     return [o for o in lines if not parse(o).is_hydra_override() and not o.lstrip("+").startswith("sweep.")]
 
 
-def _plan(
-    composer: Composer, master: DictConfig, lines: list[str], args: argparse.Namespace, *, sweep: bool
-) -> int:
+def _plan(composer: Composer, master: DictConfig, lines: list[str], args: argparse.Namespace, *, sweep: bool) -> int:
     """Print what would run, and what cannot."""
-    from research.runs.plan_view import as_json, as_text
-    from research.runs.planning import full_checks, plan_all
+    from research.jobs.plan_view import as_json, as_text
+    from research.jobs.planning import full_checks, plan_all
 
     if sweep and master.hydra.sweeper._target_ != _PRODUCT:
         raise ConfigError("--plan: a search draws its points as it goes, so that they cannot be planned.")

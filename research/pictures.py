@@ -82,9 +82,7 @@ def find(key: str, name: str | Path) -> Path:
         if found is None:
             names = ", ".join(zoo.picture_names())
             near = nearest(text.removeprefix("zoo:"), zoo.picture_names())
-            raise ConfigError(
-                f"{key}: the zoo has no picture {text!r}.{near} Accepted: zoo: and one of {names}."
-            )
+            raise ConfigError(f"{key}: the zoo has no picture {text!r}.{near} Accepted: zoo: and one of {names}.")
         return Path(found)
     path = Path(name).expanduser()
     if not text or not path.exists():
@@ -135,9 +133,7 @@ def _read_one(key: str, given: Any, mask: bool) -> Picture:
 
 def _image(key: str, image: Image.Image, mask: bool) -> Image.Image:
     if image.mode not in _MODES:
-        raise ConfigError(
-            f"{key}: found a picture of mode {image.mode}; accepted are those of 8 bits a channel."
-        )
+        raise ConfigError(f"{key}: found a picture of mode {image.mode}; accepted are those of 8 bits a channel.")
     if image.width < 1 or image.height < 1:
         raise ConfigError(f"{key}: found an empty picture, {image.width} x {image.height}.")
     # masks are turned grey after they are resized, as pipelines do
@@ -166,9 +162,7 @@ def _numbers(key: str, given: Any, mask: bool) -> Picture:
         array = np.ascontiguousarray(tensor.permute(1, 2, 0).numpy())
         return _image(key, Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array), mask)
     if not tensor.is_floating_point():
-        raise ConfigError(
-            f"{key}: found numbers of type {given.dtype}; accepted are uint8, or floats from 0 to 1."
-        )
+        raise ConfigError(f"{key}: found numbers of type {given.dtype}; accepted are uint8, or floats from 0 to 1.")
     if not torch.isfinite(tensor).all():
         raise ConfigError(f"{key}: found NaN or infinite values; accepted are floats from 0 to 1.")
     low, high = float(tensor.min()), float(tensor.max())

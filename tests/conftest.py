@@ -27,9 +27,7 @@ from tiny_models import quiet, save_tiny_pixel, save_tiny_sd
 from research import load_model
 from research.models import BaseModel
 
-torch.set_num_threads(
-    1
-)  # bit-equality is promised for one machine as it is; one thread is quickest at this size
+torch.set_num_threads(1)  # bit-equality is promised for one machine as it is; one thread is quickest at this size
 
 
 @pytest.fixture(scope="session")
@@ -41,9 +39,7 @@ def sd_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def sd_v_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same with v-prediction."""
-    return save_tiny_sd(
-        tmp_path_factory.mktemp("models") / "tiny-sd-v", prediction_type="v_prediction", seed=1
-    )
+    return save_tiny_sd(tmp_path_factory.mktemp("models") / "tiny-sd-v", prediction_type="v_prediction", seed=1)
 
 
 @pytest.fixture(scope="session")

@@ -77,10 +77,7 @@ def computed(model: BaseModel) -> Iterator[list[str]]:
     handles = [
         part.register_forward_pre_hook(lambda module, args: calls.append(type(module).__name__))
         for module in model.modules()
-        for part in [
-            module,
-            *(getattr(module, name) for name in ("encoder", "decoder") if hasattr(module, name)),
-        ]
+        for part in [module, *(getattr(module, name) for name in ("encoder", "decoder") if hasattr(module, name))]
     ]
     try:
         yield calls

@@ -34,14 +34,7 @@ LAYERS = {
     "cli": 4,
     "__main__": 5,
 }
-LEAVES = {
-    "caches",
-    "errors",
-    "files",
-    "hashing",
-    "lazy",
-    "strength",
-}  # free to all, and using nobody but the errors
+LEAVES = {"caches", "errors", "files", "hashing", "lazy", "strength"}  # free to all, and using nobody but the errors
 # the zoo's paths are asked for by everyone; its scripts may use anything below the runner
 SAME_LEVEL = {
     ("tasks", "models"),  # types of what a task encodes with
@@ -158,9 +151,7 @@ def test_only_the_denoisers_call_the_unet_at_a_timestep():
     for path, tree in TREES.items():
         for node in ast.walk(tree):
             if isinstance(node, ast.Call) and len(node.args) >= 2:
-                name = (
-                    node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-                )
+                name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
                 if name in NETWORKS - {"denoiser"}:
                     callers.add(str(path))
     callers = {caller for caller in callers if not caller.startswith("zoo")}
@@ -212,13 +203,13 @@ def test_every_module_says_what_it_is(path):
         "research.cli",
         "research.compare",
         "research.compare.cli",
-        "research.models.inspect_cli",
-        "research.models.inspect_files",
-        "research.models.inspect_parts",
-        "research.models.locate",
+        "research.models.inspect.cli",
+        "research.models.inspect.safe_files",
+        "research.models.inspect.parts",
+        "research.models.find_model",
         "research.models.preview_cli",
         "research.models.weights",
-        "research.schedulers",
+        "research.solvers",
         "research.zoo",
         "research.errors",
         "research.hashing",
@@ -232,9 +223,7 @@ def test_every_module_says_what_it_is(path):
 )
 def test_importing_is_light(module):
     code = f"import sys, {module}; print(*sorted(set({HEAVY!r}) & set(sys.modules)))"
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.split() == []
 
 

@@ -33,9 +33,7 @@ def test_pixels_are_those_of_the_image_processor(width, height, factor, seed):
 @settings(deadline=None)
 @given(width=SIDES, height=SIDES, binary=st.booleans(), seed=st.integers(0, 99))
 def test_masks_are_those_of_the_image_processor(width, height, binary, seed):
-    processor = VaeImageProcessor(
-        vae_scale_factor=2, do_normalize=False, do_binarize=binary, do_convert_grayscale=True
-    )
+    processor = VaeImageProcessor(vae_scale_factor=2, do_normalize=False, do_binarize=binary, do_convert_grayscale=True)
     for mask in (soft(width, height, seed), picture(width, height, seed)):
         found = pictures.to_masks(pictures.read("k", mask, 1, mask=True), 2, 16, 12, binary=binary)
         assert torch.equal(found, processor.preprocess(mask, height=16, width=12))
@@ -72,9 +70,7 @@ def test_modes(mode):
 
 @pytest.mark.parametrize("mode", ["I", "F", "I;16", "LAB"])
 def test_modes_that_are_not_read(mode):
-    with pytest.raises(
-        ConfigError, match=f"^k: found a picture of mode {mode}; accepted are those of 8 bits"
-    ):
+    with pytest.raises(ConfigError, match=f"^k: found a picture of mode {mode}; accepted are those of 8 bits"):
         pictures.read("k", Image.new(mode, (4, 4)), 1)
 
 
@@ -134,9 +130,7 @@ def test_pictures_of_the_zoo():
     assert names
     for name in names:
         assert pictures.open_picture("k", f"zoo:{name}").size[0] >= 16
-    with pytest.raises(
-        ConfigError, match=rf"^k: the zoo has no picture 'zoo:{names[0][:-1]}'.* Did you mean"
-    ):
+    with pytest.raises(ConfigError, match=rf"^k: the zoo has no picture 'zoo:{names[0][:-1]}'.* Did you mean"):
         pictures.find("k", f"zoo:{names[0][:-1]}")
 
 

@@ -55,11 +55,9 @@ def test_plugs_of_ones_own(plugs: Path) -> None:
     assert len(results) == 8
     assert {result["status"] for result in results} == {"done"}
     pictures = {
-        (
-            r["config"]["guidance"]["_target_"],
-            bool(r["config"]["hooks"]),
-            r["config"]["guidance"]["scale"],
-        ): tuple(image["sha256"] for image in r["images"])
+        (r["config"]["guidance"]["_target_"], bool(r["config"]["hooks"]), r["config"]["guidance"]["scale"]): tuple(
+            image["sha256"] for image in r["images"]
+        )
         for r in results
     }
     assert len(set(pictures.values())) == 8  # every plug changes the pictures
@@ -74,9 +72,7 @@ def test_the_examples_are_those_of_the_readme(plugs: Path) -> None:
 
 def test_the_template_runs_as_it_is(tmp_path: Path) -> None:
     folder = Path(shutil.copytree(EXAMPLES, tmp_path / "study"))
-    line = next(
-        line.strip() for line in (EXAMPLES / "template.py").read_text().splitlines() if "--config-dir" in line
-    )
+    line = next(line.strip() for line in (EXAMPLES / "template.py").read_text().splitlines() if "--config-dir" in line)
     small = ["steps=3", "prompts=[fox on a red background]", "tracker=none", "metrics=none"]
     run([*shlex.split(line), *small], folder)
     run(["research", *small, "sweep_name=plain"], folder)
@@ -93,9 +89,7 @@ def test_the_template_runs_as_it_is(tmp_path: Path) -> None:
         ("hooks=mine", "KeyError: 'nowhere'; raised in hook MyHook.post_step at step 1"),
     ],
 )
-def test_an_error_inside_a_plug_names_it_and_keeps_the_traceback(
-    broken: str, said: str, tmp_path: Path
-) -> None:
+def test_an_error_inside_a_plug_names_it_and_keeps_the_traceback(broken: str, said: str, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
         "from research.guidance import CFG\nfrom research import Hook\n\n\n"
         "class Mine(CFG):\n    def combine(self, state, predictions):\n        1 / (2 - state.stage.step)\n"
@@ -109,19 +103,8 @@ def test_an_error_inside_a_plug_names_it_and_keeps_the_traceback(
     ):
         (tmp_path / "conf" / group).mkdir(parents=True)
         (tmp_path / "conf" / group / "mine.yaml").write_text(text, encoding="utf-8")
-    words = [
-        "research",
-        "--config-dir",
-        "conf",
-        broken,
-        "steps=4",
-        "prompts=[fox]",
-        "tracker=none",
-        "metrics=none",
-    ]
-    done = subprocess.run(
-        [sys.executable, "-m", *words], cwd=tmp_path, capture_output=True, text=True, timeout=280
-    )
+    words = ["research", "--config-dir", "conf", broken, "steps=4", "prompts=[fox]", "tracker=none", "metrics=none"]
+    done = subprocess.run([sys.executable, "-m", *words], cwd=tmp_path, capture_output=True, text=True, timeout=280)
     assert done.returncode == 1
     (file,) = tmp_path.glob("outputs/*/*/result.json")
     assert json.loads(file.read_text())["error"].startswith(said)
@@ -130,9 +113,7 @@ def test_an_error_inside_a_plug_names_it_and_keeps_the_traceback(
 
 def test_python_example(tmp_path: Path) -> None:
     block = next(block for block in BLOCKS if "load_model" in block)
-    done = subprocess.run(
-        [sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True, timeout=120
-    )
+    done = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("40 {'uncond': 20, 'cond': 20}")
     assert (tmp_path / "pizza.png").is_file()
@@ -156,14 +137,10 @@ def test_tasks(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     from research.cli import run as research
 
     monkeypatch.chdir(tmp_path)
-    words = shlex.split(
-        line.replace("task.image=FILE", "task.image=zoo:pizza").replace("FILE", "zoo:mask_half")
-    )
+    words = shlex.split(line.replace("task.image=FILE", "task.image=zoo:pizza").replace("FILE", "zoo:mask_half"))
     # the image of a job, and one prompt, is enough to see it work
     prompts = [] if "prompts" in line else ["prompts=[pizza on a blue background]"]
-    assert (
-        research([*words[1:], *prompts, "steps=2", "metrics=none", "tracker=none", "runtime.threads=1"]) == 0
-    )
+    assert research([*words[1:], *prompts, "steps=2", "metrics=none", "tracker=none", "runtime.threads=1"]) == 0
     (file,) = tmp_path.glob("outputs/*/*/result.json")
     assert json.loads(file.read_text())["status"] == "done"
 
@@ -173,7 +150,7 @@ def test_there_is_a_command_for_each_task() -> None:
 
 
 def test_schedules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from research.report.schedule_cli import run as schedule
+    from research.schedule.cli import run as schedule
 
     monkeypatch.chdir(tmp_path)
     for start in ("research-schedule scheduler", "research-schedule --course"):

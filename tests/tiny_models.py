@@ -46,12 +46,7 @@ def text_scheduler(prediction_type: str = "epsilon", **changes: Any) -> DDIMSche
 
 
 def save_tiny_sd(
-    folder: Path,
-    *,
-    prediction_type: str = "epsilon",
-    seed: int = 0,
-    odd_shape: bool = False,
-    role: str = "text",
+    folder: Path, *, prediction_type: str = "epsilon", seed: int = 0, odd_shape: bool = False, role: str = "text"
 ) -> Path:
     """A Stable Diffusion directory of 16 x 16 pixels; ``role`` is "text", "inpaint" (9 channels) or "depth" (5 channels, with
     an estimator).

@@ -42,7 +42,7 @@ from experiments.common import (
     write_csv,
     write_page,
 )
-from research.report.rows import Row
+from research.report.jobs import Row
 
 SHOWN = 3  # seeds of the contact sheet
 
@@ -61,9 +61,7 @@ def others(vectors: dict[Key, Array]) -> float:
     x = np.stack(list(vectors.values()))
     x /= np.linalg.norm(x, axis=1, keepdims=True)
     units = np.unique([str(key[0]) for key in vectors], return_inverse=True)[1]
-    chosen = (
-        units[:, None] == units if len(set(units)) < len(units) else np.ones((len(x), len(x)), dtype=bool)
-    )
+    chosen = units[:, None] == units if len(set(units)) < len(units) else np.ones((len(x), len(x)), dtype=bool)
     return 1 - float((x @ x.T)[chosen & ~np.eye(len(x), dtype=bool)].mean())
 
 
@@ -83,17 +81,8 @@ def table(cells: dict[tuple[str, int], Row], metric: str) -> list[dict[str, Any]
                 return found[cell].less(found[other])
             return difference(scores(cells[cell], metric), scores(cells[other], metric))
 
-        value, gap, level = (
-            found[cell].estimate if found else mean(scores(row, metric)),
-            less(target),
-            less(equal),
-        )
-        line: dict[str, Any] = {
-            "scheduler": name,
-            "steps": steps,
-            "NFE": row.record["nfe"],
-            "images": row.n_images,
-        }
+        value, gap, level = (found[cell].estimate if found else mean(scores(row, metric)), less(target), less(equal))
+        line: dict[str, Any] = {"scheduler": name, "steps": steps, "NFE": row.record["nfe"], "images": row.n_images}
         line |= {metric: value.value, "low": value.low, "high": value.high}
         line |= {"gap": gap.value, "gap low": gap.low, "gap high": gap.high}
         line |= {"equal": level.value, "equal low": level.low, "equal high": level.high}
@@ -111,9 +100,7 @@ def told(line: dict[str, Any], name: str, low: str, high: str, digits: int = 1, 
 
 
 def shown(lines: list[dict[str, Any]], metric: str) -> list[dict[str, Any]]:
-    last = max(
-        (line for line in lines if line["scheduler"] == lines[0]["scheduler"]), key=lambda line: line["steps"]
-    )
+    last = max((line for line in lines if line["scheduler"] == lines[0]["scheduler"]), key=lambda line: line["steps"])
     found = []
     for line in lines:
         cells: dict[str, Any] = {key: line[key] for key in ("scheduler", "steps", "images")}
@@ -121,9 +108,7 @@ def shown(lines: list[dict[str, Any]], metric: str) -> list[dict[str, Any]]:
         first = line["scheduler"] == last["scheduler"]
         told_equal = told(line, "equal", "equal low", "equal high", 1, "+")
         cells[f"less {last['scheduler']} at as many steps"] = "" if first else told_equal
-        cells[f"less {last['scheduler']} at {last['steps']} steps"] = told(
-            line, "gap", "gap low", "gap high", 1, "+"
-        )
+        cells[f"less {last['scheduler']} at {last['steps']} steps"] = told(line, "gap", "gap low", "gap high", 1, "+")
         if "to most steps" in line:
             cells["distance to the same seed at most steps"] = told(
                 line, "to most steps", "to most low", "to most high", 2
@@ -143,14 +128,9 @@ def figure(lines: list[dict[str, Any]], cells: dict[tuple[str, int], Row], metri
     for place, name in enumerate(names):
         mine = [line for line in lines if line["scheduler"] == name]
         x = [line["steps"] for line in mine]
-        curve(
-            axes[0], x, [Estimate(line[metric], line["low"], line["high"], 0) for line in mine], place, name
-        )
+        curve(axes[0], x, [Estimate(line[metric], line["low"], line["high"], 0) for line in mine], place, name)
         if consistent:
-            same = [
-                Estimate(line["to most steps"], line["to most low"], line["to most high"], 0)
-                for line in mine[:-1]
-            ]
+            same = [Estimate(line["to most steps"], line["to most low"], line["to most high"], 0) for line in mine[:-1]]
             curve(axes[1], x[:-1], same, place, f"{name}, same seed")
     what = "FID (lower is better)" if metric == "fid" else "CLIP score (higher is better)"
     tidy(axes[0], f"Quality by steps, {lines[0]['images']} images", "steps (model evaluations)", what)
@@ -164,11 +144,7 @@ def figure(lines: list[dict[str, Any]], cells: dict[tuple[str, int], Row], metri
     axes[0].legend(fontsize=8)
     if consistent:
         axes[1].axhline(
-            np.mean([line["other seeds"] for line in lines]),
-            color=INK,
-            lw=1,
-            ls="--",
-            label="different seeds",
+            np.mean([line["other seeds"] for line in lines]), color=INK, lw=1, ls="--", label="different seeds"
         )
         tidy(
             axes[1],
@@ -182,9 +158,7 @@ def figure(lines: list[dict[str, Any]], cells: dict[tuple[str, int], Row], metri
     grid, labels = [], []
     first = next(iter(cells.values()))
     for name in names:
-        columns = [
-            pictures(cells[name, step], SHOWN) if (name, step) in cells else [None] * SHOWN for step in steps
-        ]
+        columns = [pictures(cells[name, step], SHOWN) if (name, step) in cells else [None] * SHOWN for step in steps]
         for k in range(SHOWN):
             grid.append([column[k] for column in columns])
             labels.append(f"{name}, seed {first.images[k]['seed']}")
@@ -206,14 +180,9 @@ def main() -> None:
     metric = "fid" if has(rows, "fid") else "clip_score"
     sets = single(grouped(rows, "scheduler.name", "steps"))
     names = sorted(
-        {name for name, _ in sets},
-        key=lambda name: ("ddpm", "ddim").index(name) if name in ("ddpm", "ddim") else 2,
+        {name for name, _ in sets}, key=lambda name: ("ddpm", "ddim").index(name) if name in ("ddpm", "ddim") else 2
     )
-    cells = {
-        (name, steps): sets[name, steps]
-        for name in names
-        for steps in sorted(s for n, s in sets if n == name)
-    }
+    cells = {(name, steps): sets[name, steps] for name in names for steps in sorted(s for n, s in sets if n == name)}
     lines = table(cells, metric)
     args.out.mkdir(parents=True, exist_ok=True)
     write_csv(lines, args.out / f"{args.name}_results.csv")

@@ -22,7 +22,7 @@ from methods import METHODS, Method, method_of
 from scores import Scored, score
 from sheet import write_sheet
 
-from research.report.rows import Row, read_sweep
+from research.report.jobs import Row, read_sweep
 
 FAMILIES = list(dict.fromkeys(method.family for method in METHODS))
 REFERENCE = "cfg"
@@ -122,14 +122,10 @@ def equal_nfe(found: list[Point], budget: int) -> list[Point]:
 def write_csv(jobs: list[Job], file: Path) -> None:
     with file.open("w", newline="", encoding="utf-8") as out:
         writer = csv.writer(out, lineterminator="\n")
-        writer.writerow(
-            ["method", "scale", "steps", "seed", "nfe", "clip_score", "fid", "seconds_per_image", "job_id"]
-        )
+        writer.writerow(["method", "scale", "steps", "seed", "nfe", "clip_score", "fid", "seconds_per_image", "job_id"])
         for job in jobs:
             numbers = [f"{value:.5g}" for value in (job.clip_score, job.fid, job.seconds)]
-            writer.writerow(
-                [job.method.name, f"{job.scale:g}", job.steps, job.seed, job.nfe, *numbers, job.row.job_id]
-            )
+            writer.writerow([job.method.name, f"{job.scale:g}", job.steps, job.seed, job.nfe, *numbers, job.row.job_id])
 
 
 def tables(views: dict[str, list[Point]], device: str) -> str:
@@ -227,16 +223,7 @@ def curve(axes: Any, mine: list[Point], colour: str, marker: str, label: str) ->
     x, y = [point.fid[0] for point in mine], [point.clip_score[0] for point in mine]
     half = [point.fid[1] for point in mine], [point.clip_score[1] for point in mine]
     axes.errorbar(
-        x,
-        y,
-        xerr=half[0],
-        yerr=half[1],
-        color=colour,
-        marker=marker,
-        ms=5,
-        lw=1.2,
-        elinewidth=0.5,
-        label=label,
+        x, y, xerr=half[0], yerr=half[1], color=colour, marker=marker, ms=5, lw=1.2, elinewidth=0.5, label=label
     )
     for point in (mine[0], mine[-1]) if len(mine) > 1 else ():
         axes.annotate(
@@ -272,9 +259,7 @@ def main() -> None:
     figure(views, args.out / f"{name}_curves.png")
     shown_jobs = [job for job in jobs if job.steps == job.method.steps(2 * steps)]
     write_sheet(shown_jobs, args.out / f"{name}_sheet.png")
-    print(
-        f"{len(jobs)} jobs, {len(found)} points: {args.out / name}.md, _results.csv, _curves.png, _sheet.png"
-    )
+    print(f"{len(jobs)} jobs, {len(found)} points: {args.out / name}.md, _results.csv, _curves.png, _sheet.png")
 
 
 if __name__ == "__main__":

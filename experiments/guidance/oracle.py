@@ -2,7 +2,7 @@
 
     python experiments/guidance/oracle.py [--out DIR]
 
-writes oracle.md and oracle.png. The formulae are derived in research/models/gaussian_conditional.py.
+writes oracle.md and oracle.png. The formulae are derived in research/testing/gaussian_conditional.py.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 from research import LoopSampler
 from research.errors import ConfigError
 from research.guidance import CFG, CFGPlusPlus, Guidance, Interval
-from research.models.gaussian_conditional import (
+from research.testing.gaussian_conditional import (
     ConditionalGaussianModel,
     ConditionalGaussianTask,
     Gaussian,
@@ -44,9 +44,7 @@ ODE = {
 SDE: dict[str, dict[str, Any]] = {"ddim eta=1": {"eta": 1.0}, "euler_a": {}}
 
 
-def sampled(
-    guidance: Guidance, name: str, options: dict[str, Any], steps: int = STEPS
-) -> tuple[float, float, Any]:
+def sampled(guidance: Guidance, name: str, options: dict[str, Any], steps: int = STEPS) -> tuple[float, float, Any]:
     """Mean and spread of what the loop draws, and the timeline it walked."""
     task = ConditionalGaussianTask()
     LoopSampler(MODEL, name.split()[0], options, guidance=guidance).sample(task, seeds=SEEDS, steps=steps)
@@ -110,9 +108,7 @@ def main() -> None:
     print(f"{time.perf_counter() - start:.0f} s: {out / 'oracle.md'}, {out / 'oracle.png'}")
 
 
-def tables(
-    by_scale: list[dict[str, Any]], by_window: list[dict[str, Any]], by_steps: list[dict[str, Any]]
-) -> str:
+def tables(by_scale: list[dict[str, Any]], by_window: list[dict[str, Any]], by_steps: list[dict[str, Any]]) -> str:
     names = ["tilted", "ode", *ODE, "sde", *SDE]
     lines = [
         "# What guidance samples from",
@@ -129,9 +125,7 @@ def tables(
         "| scale | " + " | ".join(f"*{n}*" if n in ("tilted", "ode", "sde") else n for n in names) + " |",
         "|---" * (len(names) + 1) + "|",
     ]
-    lines += [
-        f"| {row['scale']:g} | " + " | ".join(shown(row[name]) for name in names) + " |" for row in by_scale
-    ]
+    lines += [f"| {row['scale']:g} | " + " | ".join(shown(row[name]) for name in names) + " |" for row in by_scale]
     lines += [
         "",
         f"## CFG at scale {WINDOW_SCALE:g} on a part of the steps, and scale 1 elsewhere",
@@ -185,13 +179,7 @@ def figure(by_scale: list[dict[str, Any]], by_window: list[dict[str, Any]], file
             for name, marker in zip(names, "os^D", strict=False):
                 points = [row[name][part] for row in by_scale]
                 axes.plot(
-                    SCALES,
-                    points,
-                    marker,
-                    color=colour,
-                    mfc="none",
-                    ms=5 + 1.5 * "os^D".index(marker),
-                    label=name,
+                    SCALES, points, marker, color=colour, mfc="none", ms=5 + 1.5 * "os^D".index(marker), label=name
                 )
         axes.set(xlabel="guidance scale", title=f"{title} of the samples")
         axes.grid(alpha=0.25)
@@ -205,9 +193,7 @@ def figure(by_scale: list[dict[str, Any]], by_window: list[dict[str, Any]], file
         right.plot((lo + hi) / 2, row["ddim"][0], "o", color="C2", mfc="none")
     right.axhline(COND.std, color="C0", lw=0.8, ls=":")
     right.axhline(COND.mean, color="C2", lw=0.8, ls=":")
-    right.set(
-        xlabel="part of the steps that is guided", title=f"scale {WINDOW_SCALE:g} on a fifth of the steps"
-    )
+    right.set(xlabel="part of the steps that is guided", title=f"scale {WINDOW_SCALE:g} on a fifth of the steps")
     right.text(0.02, COND.mean + 0.02, "mean at scale 1", color="C2", fontsize=8)
     right.text(0.02, COND.std + 0.02, "spread at scale 1", color="C0", fontsize=8)
     right.set_ylim(bottom=0)

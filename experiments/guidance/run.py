@@ -53,9 +53,7 @@ def commands(form: Form, methods: list[Method], output: str) -> Iterator[list[st
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--short", action="store_true", help="20 evaluations, two groups of seeds, every second scale"
-    )
+    parser.add_argument("--short", action="store_true", help="20 evaluations, two groups of seeds, every second scale")
     parser.add_argument("--methods", help="names with | between them; all by default")
     parser.add_argument("--list", action="store_true", help="print the commands and run nothing")
     parser.add_argument("--output", default="outputs")

@@ -16,10 +16,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from research.metrics.features import load_features
+from research.metrics.extractors.base import load_features
 from research.metrics.images import batches
 from research.metrics.reference import load_reference
-from research.report.rows import Row
+from research.report.jobs import Row
 
 EVALUATION_MODEL, REFERENCE = "emoji-eval", "emoji"
 DRAWS = 100

@@ -38,7 +38,7 @@ from experiments.common import (
     write_csv,
     write_page,
 )
-from research.report.rows import Row
+from research.report.jobs import Row
 
 SHOWN = 3
 Cells = dict[tuple[str, float], Row]
@@ -59,12 +59,7 @@ def table(cells: Cells, with_fid: bool) -> list[dict[str, Any]]:
     for cell, row in cells.items():
         name, scale = cell
         whole = ("all steps", scale)
-        line: dict[str, Any] = {
-            "guidance on": name,
-            "scale": scale,
-            "NFE": row.record["nfe"],
-            "images": row.n_images,
-        }
+        line: dict[str, Any] = {"guidance on": name, "scale": scale, "NFE": row.record["nfe"], "images": row.n_images}
         found = {"clip": mean(scores(row, "clip_score")), **({"fid": sets[cell].estimate} if sets else {})}
         found["clip base"] = difference(scores(row, "clip_score"), scores(cells[base], "clip_score"))
         if sets:

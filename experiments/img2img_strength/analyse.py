@@ -32,7 +32,7 @@ from experiments.common import (
     write_csv,
     write_page,
 )
-from research.report.rows import Row
+from research.report.jobs import Row
 
 # how far the picture is left behind, and how it is called; the first that was scored is the figure's axis
 DISTANCES = {
@@ -97,16 +97,13 @@ def figure(
         axes.remove()
     sheet = drawn.add_subplot(grid[1][0].get_gridspec()[1, :])
     strengths = sorted({strength for _, strength in cells})
-    blocks = [
-        cells[scale, strength][0] for scale in scales for strength in strengths if (scale, strength) in cells
-    ]
+    blocks = [cells[scale, strength][0] for scale in scales for strength in strengths if (scale, strength) in cells]
     show_grid(sheet, [list(line) for line in zip(*(pictures(row, SHOWN) for row in blocks), strict=True)])
     sheet.set_xticks(sheet.get_xticks(), [f"{setting(row, 'task.strength'):g}" for row in blocks], fontsize=8)
     names = [image["prompt"].partition(" on ")[0] for image in blocks[0].images[:SHOWN]]
     sheet.set_yticks(sheet.get_yticks(), names, fontsize=8)
     sheet.set_title(
-        "The same seed at each strength, at guidance scales " + ", ".join(f"{s:g}" for s in scales),
-        fontsize=10,
+        "The same seed at each strength, at guidance scales " + ", ".join(f"{s:g}" for s in scales), fontsize=10
     )
     sheet.set_xlabel("strength")
     save(drawn, file)
@@ -118,14 +115,10 @@ def shown(lines: list[dict[str, Any]], metrics: list[str]) -> list[dict[str, Any
         {
             **{key: f"{line[key]:g}" for key in ("scale", "strength", "NFE", "images")},
             **{
-                name: Estimate(line[name], line[f"{name}_low"], line[f"{name}_high"], 0).shown(
-                    digits.get(name, 1)
-                )
+                name: Estimate(line[name], line[f"{name}_low"], line[f"{name}_high"], 0).shown(digits.get(name, 1))
                 for name in metrics
             },
-            "CLIP score less strength 1": Estimate(line["gap"], line["gap_low"], line["gap_high"], 0).shown(
-                1, "+"
-            ),
+            "CLIP score less strength 1": Estimate(line["gap"], line["gap_low"], line["gap_high"], 0).shown(1, "+"),
         }
         for line in lines
     ]

@@ -41,7 +41,7 @@ from experiments.common import (
     write_page,
 )
 from research.metrics.job import ScoredJob
-from research.report.rows import Row
+from research.report.jobs import Row
 
 LABELS = {
     "seam": "Seam, levels of 255\n(lower is better)",
@@ -96,9 +96,7 @@ def mask_name(row: Row) -> str:
 
 def condition(rows: list[Row]) -> dict[tuple[str, ...], str]:
     """What the prompts ask for: in the order of the config, first what was there, then something else."""
-    found = dict.fromkeys(
-        tuple(setting(row, "prompts")) for row in sorted(rows, key=lambda row: row.record["created"])
-    )
+    found = dict.fromkeys(tuple(setting(row, "prompts")) for row in sorted(rows, key=lambda row: row.record["created"]))
     names = ("what was there", "another thing")
     return {prompts: names[min(place, 1)] for place, prompts in enumerate(found)}
 
@@ -123,24 +121,14 @@ def table(cells: dict[tuple[str, str, str], list[Row]], metrics: list[str]) -> l
                     continue
                 held = [
                     collect(
-                        [row for m in (masks if mask == "all" else [mask]) for row in cells[asked, m, model]],
-                        metric,
+                        [row for m in (masks if mask == "all" else [mask]) for row in cells[asked, m, model]], metric
                     )
                     for model in models
                 ]
-                line: dict[str, Any] = {
-                    "prompt": asked,
-                    "mask": mask,
-                    "metric": metric,
-                    "images": len(held[0]),
-                }
+                line: dict[str, Any] = {"prompt": asked, "mask": mask, "metric": metric, "images": len(held[0])}
                 for model, values in zip(models, held, strict=True):
                     estimate = mean(values)
-                    line |= {
-                        model: estimate.value,
-                        f"{model} low": estimate.low,
-                        f"{model} high": estimate.high,
-                    }
+                    line |= {model: estimate.value, f"{model} low": estimate.low, f"{model} high": estimate.high}
                 if len(models) == 2:
                     gap = difference(held[1], held[0])
                     line |= {"difference": gap.value, "difference low": gap.low, "difference high": gap.high}
@@ -168,9 +156,7 @@ def figure(lines: list[dict[str, Any]], cells: dict[tuple[str, str, str], list[R
     asked = list(dict.fromkeys(asked for asked, _, _ in cells))
     masks = list(dict.fromkeys(line["mask"] for line in lines))
     panels = [metric for metric in LABELS if any(line["metric"] == metric for line in lines)]
-    drawn, grid = canvas(
-        2, len(panels), size=(3.1 * len(panels), 6.4), height_ratios=(1, 1.05), squeeze=False
-    )
+    drawn, grid = canvas(2, len(panels), size=(3.1 * len(panels), 6.4), height_ratios=(1, 1.05), squeeze=False)
     for axes, metric in zip(grid[0], panels, strict=True):
         for place, name in enumerate(asked):
             mine = [line for line in lines if (line["metric"], line["prompt"]) == (metric, name)]
@@ -203,9 +189,7 @@ def figure(lines: list[dict[str, Any]], cells: dict[tuple[str, str, str], list[R
             covered[hole] = 128
             cells_of[1][place * count + k] = covered
             for line, model in enumerate(models):
-                cells_of[2 + line][place * count + k] = (
-                    pasted(cells[name, mask, model][0])[k].round().astype(np.uint8)
-                )
+                cells_of[2 + line][place * count + k] = pasted(cells[name, mask, model][0])[k].round().astype(np.uint8)
     show_grid(sheet, cells_of)
     sheet.set_yticks(sheet.get_yticks(), ["picture", "hole", *models], fontsize=8)
     ticks = sheet.get_xticks()
@@ -225,9 +209,7 @@ def main() -> None:
     args = parser.parse_args()
     rows = jobs(args.folder)
     names = condition(rows)
-    order = sorted(
-        rows, key=lambda row: (list(names).index(tuple(setting(row, "prompts"))), row.record["created"])
-    )
+    order = sorted(rows, key=lambda row: (list(names).index(tuple(setting(row, "prompts"))), row.record["created"]))
     cells = grouped(order, lambda row: names[tuple(setting(row, "prompts"))], mask_name, of)
     metrics = [name for name in LABELS if name == "seam" or all(name in row.metrics for row in rows)]
     lines = table(cells, metrics)

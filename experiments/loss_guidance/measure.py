@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from PIL import Image
 
+from research.jobs.build import build
 from research.models.base import images_to_pixels
-from research.runs.plugs import build
 
 SHOWN, CELL = 4, 48
 
@@ -28,9 +28,7 @@ def jobs(folder: Path) -> list[tuple[dict[str, Any], list[Image.Image]]]:
     for file in folder.glob("*/result.json"):
         result = json.loads(file.read_text(encoding="utf-8"))
         if result["status"] == "done":
-            images = [
-                Image.open(path).convert("RGB") for path in sorted((file.parent / "images").glob("*.png"))
-            ]
+            images = [Image.open(path).convert("RGB") for path in sorted((file.parent / "images").glob("*.png"))]
             found.append((result, images))
     return sorted(found, key=lambda job: key(job[0]))
 
@@ -71,9 +69,7 @@ def main(folder: Path, sheet: Path) -> None:
         score = result["metrics"].get("clip_score", math.nan)
         seconds = result["timings"]["denoise"]
         if not rows:
-            print(
-                f"| loss | CFG | mode | scale | {what} | CLIP score | denoising, s |\n|---|---|---|---|---|---|---|"
-            )
+            print(f"| loss | CFG | mode | scale | {what} | CLIP score | denoising, s |\n|---|---|---|---|---|---|---|")
         print(f"| {name} | {base:g} | {mode} | {scale:g} | {value:.3f} | {score:.1f} | {seconds:.1f} |")
         rows.append(images[:: max(1, len(images) // SHOWN)][:SHOWN])
     page = Image.new("RGB", (CELL * len(rows), CELL * SHOWN))

@@ -19,7 +19,7 @@ from random_models import PREDICTIONS, save_pixel, save_text
 from research import LoopSampler, load_model
 from research.errors import UserError
 from research.guidance import CFG
-from research.schedulers import resolve
+from research.solvers import resolve
 from research.tasks import DepthToImage, ImageToImage, Inpaint, TextToImage, Unconditional
 
 # by task: the role of the model, its pipeline, and whether a picture and a mask are given
@@ -257,9 +257,7 @@ def compare(bench: Bench, setting: Setting) -> Verdict:
         if latents.shape != found.latents.shape:
             return Verdict("differs", f"shape {tuple(latents.shape)}, ours {tuple(found.latents.shape)}")
         return Verdict("differs", f"latents by up to {float((latents - found.latents).abs().max()):.3g}")
-    same = images is None or [(i.size, i.tobytes()) for i in images] == [
-        (i.size, i.tobytes()) for i in found.images
-    ]
+    same = images is None or [(i.size, i.tobytes()) for i in images] == [(i.size, i.tobytes()) for i in found.images]
     return Verdict("equal") if same else Verdict("differs", "images alone")
 
 

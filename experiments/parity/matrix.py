@@ -30,7 +30,7 @@ import torch
 from cells import KINDS, TASKS, Bench, Setting, Verdict, attempt, compare, line
 from random_models import PREDICTIONS
 
-from research.schedulers import scheduler_names
+from research.solvers import scheduler_names
 
 STRENGTHS = (0.29, 0.3, 0.47, 0.55, 0.7, 0.83, 1.0)
 SCALES = (1.0, 3.5, 7.5)
@@ -100,10 +100,7 @@ def known_faults(args: argparse.Namespace) -> list[tuple[str, Setting]]:
     trailing = {"timestep_spacing": "trailing"}
     cases = [
         ("cosine betas with Karras sigmas", Setting(text, "dpmpp_2m_karras", steps=20, options=cosine)),
-        (
-            "cosine betas with Karras sigmas",
-            Setting(image, "dpmpp_2m_karras", steps=20, strength=0.55, options=cosine),
-        ),
+        ("cosine betas with Karras sigmas", Setting(image, "dpmpp_2m_karras", steps=20, strength=0.55, options=cosine)),
         (
             "cosine betas with Karras sigmas",
             Setting(text, "euler", steps=20, options={**cosine, "use_karras_sigmas": True}),
@@ -219,9 +216,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     extent.add_argument("--full", action="store_true", help="every combination: takes an hour")
     parser.add_argument("--out", help="the Markdown file; printed by default")
     parser.add_argument("--seed", type=int, default=0, help="of weights, pictures and images")
-    parser.add_argument(
-        "--size", type=_size, default=(24, 40), help="of the pictures: HEIGHTxWIDTH in pixels"
-    )
+    parser.add_argument("--size", type=_size, default=(24, 40), help="of the pictures: HEIGHTxWIDTH in pixels")
     parser.add_argument("--steps", type=_numbers, default=[5, 8], help="comma-separated")
     parser.add_argument("--schedulers", type=_names, help="comma-separated; every one by default")
     parser.add_argument(

@@ -2,7 +2,7 @@
 
     python experiments/parity/oracle.py [--out DIR]
 
-writes oracle.md and oracle.png. Gaussian data have a best denoiser in closed form (research/models/gaussian.py), so that
+writes oracle.md and oracle.png. Gaussian data have a best denoiser in closed form (research/testing/gaussian.py), so that
 the right end of every trajectory is known.
 """
 
@@ -19,8 +19,8 @@ from typing import Any
 import torch
 
 from research.errors import UserError
-from research.models.gaussian import GaussianModel
-from research.models.gaussian_error import measure
+from research.testing.gaussian import GaussianModel
+from research.testing.gaussian_error import measure
 
 SEEDS = range(2)
 MEAN = torch.tensor([0.5, -0.5, 1.0, -1.0]).reshape(4, 1, 1)
@@ -55,9 +55,7 @@ def cases() -> list[Case]:
             for steps in (13, 80):
                 for strength in (1.0, 0.4):
                     found.append(Case(own, "ddim", steps, strength, options, data=data))
-    found += [
-        Case(own, "ddim", 20, 1.0, {**LINSPACE, "eta": eta}, data="point", what="std") for eta in (0.5, 1.0)
-    ]
+    found += [Case(own, "ddim", 20, 1.0, {**LINSPACE, "eta": eta}, data="point", what="std") for eta in (0.5, 1.0)]
     for steps in (20, 80):
         found.append(Case("PNDM: own timesteps ignored", "pndm", steps, 1.0, LINSPACE))
     for strength in (0.3, 0.5, 0.75):
@@ -93,13 +91,7 @@ def error_of(case: Case, parity: bool) -> float | str:
     model = GaussianModel(MEAN, spread, SHAPE, scheduler_config=case.config)
     try:
         result = measure(
-            model,
-            case.scheduler,
-            case.steps,
-            strength=case.strength,
-            options=case.options,
-            parity=parity,
-            seeds=SEEDS,
+            model, case.scheduler, case.steps, strength=case.strength, options=case.options, parity=parity, seeds=SEEDS
         )
     except UserError as error:
         return "not finite" if "not finite" in str(error) else "fails: loses its place"
@@ -117,9 +109,7 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     (out / "oracle.md").write_text(table(rows), encoding="utf-8")
     figure(rows, out / "oracle.png")
-    print(
-        f"{len(rows)} settings, {time.perf_counter() - start:.0f} s: {out / 'oracle.md'}, {out / 'oracle.png'}"
-    )
+    print(f"{len(rows)} settings, {time.perf_counter() - start:.0f} s: {out / 'oracle.md'}, {out / 'oracle.png'}")
 
 
 def table(rows: list[tuple[Case, float | str, float | str]]) -> str:
@@ -172,9 +162,7 @@ def figure(rows: list[tuple[Case, float | str, float | str]], file: Path) -> Non
     for fault, marker in zip(faults, "osD^vPX*", strict=False):
         mine = [(a, b) for case, a, b in rows if case.fault == fault]
         points = [
-            (fails if isinstance(a, str) else max(a, FLOOR), max(b, FLOOR))
-            for a, b in mine
-            if not isinstance(b, str)
+            (fails if isinstance(a, str) else max(a, FLOOR), max(b, FLOOR)) for a, b in mine if not isinstance(b, str)
         ]
         axes.scatter(*zip(*points, strict=True), marker=marker, s=38, alpha=0.75, label=fault, zorder=3)
     axes.axvline(fails / 2, color="0.6", lw=0.8, ls=":")

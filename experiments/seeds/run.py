@@ -78,9 +78,7 @@ def draw(setting: Setting, models: dict[tuple[str, str, str], Any]) -> Drawn:
     which = setting.model, setting.device, setting.dtype
     if which not in models:
         models[which] = load_model(setting.model, device=setting.device, dtype=setting.dtype)
-    sampler = LoopSampler(
-        models[which], setting.scheduler, guidance=CFG(setting.scale), parity=setting.parity
-    )
+    sampler = LoopSampler(models[which], setting.scheduler, guidance=CFG(setting.scale), parity=setting.parity)
     task = TextToImage([prompt(seed) for seed in setting.seeds])
     made = sampler.sample(task, seeds=setting.seeds, steps=setting.steps, batch_size=setting.batch)
     pictures = np.stack([np.asarray(image.convert("RGB")) for image in made.images])
@@ -93,9 +91,7 @@ def draw_elsewhere(setting: Setting, environment: dict[str, str] | None = None) 
         out = Path(folder, "drawn.npz")
         words = [sys.executable, "-m", "experiments.seeds.run", "--child", json.dumps(asdict(setting))]
         root = str(Path(__file__).parents[2])
-        subprocess.run(
-            [*words, str(out)], check=True, cwd=root, env={**os.environ, **(environment or {})}, timeout=600
-        )
+        subprocess.run([*words, str(out)], check=True, cwd=root, env={**os.environ, **(environment or {})}, timeout=600)
         with np.load(out) as found:
             return Drawn(found["latents"], found["pictures"])
 
@@ -175,12 +171,7 @@ def variations(
         return
     if on_cpu:
         yield "two threads", "machine", lambda: draw_elsewhere(replace(base, threads=2)), everyone
-        yield (
-            "AVX2 in place of this CPU's instructions",
-            "machine",
-            lambda: draw_elsewhere(base, OLDER_CPU),
-            everyone,
-        )
+        yield ("AVX2 in place of this CPU's instructions", "machine", lambda: draw_elsewhere(base, OLDER_CPU), everyone)
         yield "without oneDNN", "machine", without_onednn, everyone
     else:
         yield "on the CPU", "machine", here(device="cpu"), everyone
@@ -211,12 +202,7 @@ def measure(base: Setting, schedulers: tuple[str, ...], short: bool = False) -> 
         mine = replace(base, scheduler=scheduler)
         reference = draw(mine, models)
         for name, kind, drawn, chosen in variations(mine, models, short):
-            row = {
-                "variation": name,
-                "kind": kind,
-                "scheduler": scheduler,
-                **compared(reference.at(chosen), drawn()),
-            }
+            row = {"variation": name, "kind": kind, "scheduler": scheduler, **compared(reference.at(chosen), drawn())}
             print(
                 f"{scheduler:9} {name:45} {row['equal_latents']}/{row['n']} {row['largest_latent_difference']:.2g}",
                 flush=True,
@@ -234,9 +220,7 @@ def machine() -> dict[str, Any]:
     name = platform.processor()
     info = Path("/proc/cpuinfo")
     if info.is_file():
-        found = [
-            line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line
-        ]
+        found = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line]
         name = found[0] if found else name
     return {
         "cpu": name,
@@ -251,12 +235,8 @@ def main() -> int:
     if sys.argv[1:2] == ["--child"]:
         return child(*sys.argv[2:4])
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--short", action="store_true", help="one scheduler that draws noise, 5 steps, 8 seeds"
-    )
-    parser.add_argument(
-        "--model", default="emoji", help="a zoo name, a directory in diffusers layout, or a hub id"
-    )
+    parser.add_argument("--short", action="store_true", help="one scheduler that draws noise, 5 steps, 8 seeds")
+    parser.add_argument("--model", default="emoji", help="a zoo name, a directory in diffusers layout, or a hub id")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--steps", type=int)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)

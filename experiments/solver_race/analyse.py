@@ -31,7 +31,7 @@ from experiments.common import (
 )
 from experiments.solver_race.figure import FITTED_FROM, family, figure
 from research.metrics import fit_order
-from research.report.rows import Row
+from research.report.jobs import Row
 
 COMPARED = "ddim"
 Cells = dict[tuple[str, int], Row]
@@ -49,8 +49,7 @@ def timed(file: Path) -> dict[tuple[str, int], float]:
         return {}
     with file.open(encoding="utf-8") as lines:
         return {
-            (line["scheduler"], int(line["steps"])): float(line["seconds an image"])
-            for line in csv.DictReader(lines)
+            (line["scheduler"], int(line["steps"])): float(line["seconds an image"]) for line in csv.DictReader(lines)
         }
 
 
@@ -60,12 +59,7 @@ def quality(cells: Cells, seconds: dict[tuple[str, int], float]) -> list[dict[st
     sets = {cell: fid(features(row), row) for cell, row in cells.items()} if with_fid else {}
     lines = []
     for (name, steps), row in cells.items():
-        line: dict[str, Any] = {
-            "scheduler": name,
-            "steps": steps,
-            "NFE": row.record["nfe"],
-            "images": row.n_images,
-        }
+        line: dict[str, Any] = {"scheduler": name, "steps": steps, "NFE": row.record["nfe"], "images": row.n_images}
         line["seconds an image"] = seconds.get((name, steps), row.timings["denoise"] / row.n_images)
         other = COMPARED, steps
         found = {"clip": mean(scores(row, "clip_score"))}
@@ -108,9 +102,7 @@ def orders(cells: Cells) -> dict[str, Estimate]:
         if len(mine) < 2:
             continue
         images = next(iter(mine.values()))
-        found[name] = mean(
-            {key: fit_order(list(mine), [held[key] for held in mine.values()]).order for key in images}
-        )
+        found[name] = mean({key: fit_order(list(mine), [held[key] for held in mine.values()]).order for key in images})
     return found
 
 
@@ -131,9 +123,7 @@ def tables(lines: list[dict[str, Any]], wrong: list[dict[str, Any]], order: dict
             if key in line:
                 gap = key.endswith("gap")
                 cells[name] = (
-                    ""
-                    if gap and line["scheduler"] == COMPARED
-                    else at(line, key).shown(1, "+" if gap else "")
+                    "" if gap and line["scheduler"] == COMPARED else at(line, key).shown(1, "+" if gap else "")
                 )
         cells["s / image"] = f"{line['seconds an image']:.3f}"
         found.append(cells)

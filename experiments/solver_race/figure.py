@@ -45,15 +45,12 @@ def plain(axis: Any, ends: tuple[float, float], ticks: tuple[float, ...]) -> Non
     axis.set_ticks([], minor=True)
 
 
-def figure(
-    lines: list[dict[str, Any]], wrong: list[dict[str, Any]], order: dict[str, Estimate], file: Path
-) -> None:
+def figure(lines: list[dict[str, Any]], wrong: list[dict[str, Any]], order: dict[str, Estimate], file: Path) -> None:
     with_fid = "fid" in lines[0]
     best = "fid" if with_fid else "clip"
     middle = sorted({line["steps"] for line in lines})[len({line["steps"] for line in lines}) // 2]
     ranked = sorted(
-        (line for line in lines if line["steps"] == middle),
-        key=lambda line: line[best] * (1 if with_fid else -1),
+        (line for line in lines if line["steps"] == middle), key=lambda line: line[best] * (1 if with_fid else -1)
     )
     names = [line["scheduler"] for line in ranked] + sorted(
         {line["scheduler"] for line in lines} - {r["scheduler"] for r in ranked}
@@ -63,12 +60,7 @@ def figure(
         dots(grid[0][0], lines, "fid", names)
         grid[0][0].set_xscale("log")
         plain(grid[0][0].xaxis, grid[0][0].get_xlim(), (5, 10, 20, 50, 100, 200))
-        tidy(
-            grid[0][0],
-            f"FID, {lines[0]['images']} images (sorted at {middle} steps)",
-            "FID (lower is better)",
-            "",
-        )
+        tidy(grid[0][0], f"FID, {lines[0]['images']} images (sorted at {middle} steps)", "FID (lower is better)", "")
         grid[0][0].legend(fontsize=8)
     else:
         grid[0][0].remove()
@@ -87,18 +79,11 @@ def figure(
     if with_fid:
         quick.set_yscale("log")
         plain(quick.yaxis, quick.get_ylim(), (5, 7, 10, 20, 50, 100, 200))
-    tidy(
-        quick,
-        "Quality by time, 5, 10 and 20 steps",
-        "seconds an image",
-        "FID" if with_fid else "CLIP score",
-    )
+    tidy(quick, "Quality by time, 5, 10 and 20 steps", "seconds an image", "FID" if with_fid else "CLIP score")
     quick.legend(fontsize=7.5, loc="upper right" if with_fid else "lower right")
     kinds = list(dict.fromkeys(line["sweep"] for line in wrong))
     for axes, kind in zip(grid[1][:2], kinds, strict=False):
-        tidy(
-            axes, f"Solver error {kind}", "model evaluations an image", "RMS difference of the final latents"
-        )
+        tidy(axes, f"Solver error {kind}", "model evaluations an image", "RMS difference of the final latents")
         mine = [line for line in wrong if line["sweep"] == kind]
         for name in dict.fromkeys(line["scheduler"] for line in mine):
             place = family(name)
@@ -130,20 +115,13 @@ def figure(
         for i, name in enumerate(ranks):
             place = family(name)
             last.errorbar(
-                x[i],
-                i,
-                xerr=np.abs(ends[:, i : i + 1] - x[i]),
-                color=COLOURS[place],
-                marker=MARKERS[place],
-                capsize=2,
+                x[i], i, xerr=np.abs(ends[:, i : i + 1] - x[i]), color=COLOURS[place], marker=MARKERS[place], capsize=2
             )
         last.set_yticks(range(len(ranks)), ranks, fontsize=8)
         last.invert_yaxis()
         for whole in (1, 2):
             last.axvline(whole, color="0.5", lw=0.8, ls="--")
-        tidy(
-            last, f"Order: error ~ steps^-order, {FITTED_FROM} steps and more", "order, mean over images", ""
-        )
+        tidy(last, f"Order: error ~ steps^-order, {FITTED_FROM} steps and more", "order, mean over images", "")
     else:
         last.remove()
     save(drawn, file)

@@ -34,9 +34,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="emoji")
     parser.add_argument("--steps", default="5,10,20")
-    parser.add_argument(
-        "--schedulers", default=",".join(name for names in FAMILIES.values() for name in names)
-    )
+    parser.add_argument("--schedulers", default=",".join(name for names in FAMILIES.values() for name in names))
     parser.add_argument("--images", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
@@ -54,13 +52,7 @@ def main() -> None:
                 found.setdefault((name, step), []).append(measured(samplers[name], step, args.images, clock))
     clocked = "process" if clock is time.process_time else "wall"
     lines = [
-        {
-            "scheduler": name,
-            "steps": step,
-            "seconds an image": min(times),
-            "clock": clocked,
-            "rounds": len(times),
-        }
+        {"scheduler": name, "steps": step, "seconds an image": min(times), "clock": clocked, "rounds": len(times)}
         for (name, step), times in found.items()
     ]
     args.out.mkdir(parents=True, exist_ok=True)

@@ -101,9 +101,7 @@ def emoji() -> Any:
     from diffusers import StableDiffusionPipeline
 
     parts = dict(_emoji().components)
-    pipeline = StableDiffusionPipeline(
-        **{**parts, "unet": copy.deepcopy(parts["unet"])}, requires_safety_checker=False
-    )
+    pipeline = StableDiffusionPipeline(**{**parts, "unet": copy.deepcopy(parts["unet"])}, requires_safety_checker=False)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

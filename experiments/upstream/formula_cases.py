@@ -72,9 +72,7 @@ def cfg_zero_zeroes_the_noise() -> Found:
     from diffusers import DDIMScheduler
     from diffusers.guiders import ClassifierFreeZeroStarGuidance
 
-    scheduler = DDIMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False
-    )
+    scheduler = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False)
     scheduler.set_timesteps(10)
     guider = ClassifierFreeZeroStarGuidance(5.0)
     t, x = scheduler.timesteps[0], torch.randn(1, 4, 64, 64)
@@ -122,20 +120,13 @@ def autoguidance_mixes_in_cfg() -> Found:
 
     model, x = transformer(), torch.randn(1, 4, 8, 8)
     predictions = [
-        guided(
-            AutoGuidance(2.0, auto_guidance_config=LayerSkipConfig([1])),
-            model,
-            x,
-            step=1,
-            steps=10,
-            uncond=label,
-        )[1]["pred_uncond"]
+        guided(AutoGuidance(2.0, auto_guidance_config=LayerSkipConfig([1])), model, x, step=1, steps=10, uncond=label)[
+            1
+        ]["pred_uncond"]
         for label in (2, 3)
     ]
     moved = gap(*predictions)
-    return Found(
-        moved > 1e-3, f"the weak prediction moves by {moved:.2g} with the negative condition (right: 0)"
-    )
+    return Found(moved > 1e-3, f"the weak prediction moves by {moved:.2g} with the negative condition (right: 0)")
 
 
 @case(
@@ -149,13 +140,7 @@ def autoguidance_draws_globally() -> Found:
 
     model, x = transformer(), torch.randn(1, 4, 8, 8)
     one, two = (
-        guided(
-            AutoGuidance(2.0, auto_guidance_config=LayerSkipConfig([1], dropout=0.3)),
-            model,
-            x,
-            step=1,
-            steps=10,
-        )[0]
+        guided(AutoGuidance(2.0, auto_guidance_config=LayerSkipConfig([1], dropout=0.3)), model, x, step=1, steps=10)[0]
         for _ in range(2)
     )
     return Found(gap(one, two) > 1e-3, f"two evaluations of the same latents differ by {gap(one, two):.2g}")

@@ -63,9 +63,7 @@ def _wrong_branch(guider: Any, name: str) -> Found:
     t = torch.full((2,), 500)
     c, u = (model(x, timestep=t, class_labels=torch.full((2,), label)).sample for label in (1, 2))
     away = gap(pred, u + SCALE * (c - u))
-    return Found(
-        away < 1e-5, f"largest difference of {name} at scale {SCALE} from CFG at scale {SCALE}: {away:.1g}"
-    )
+    return Found(away < 1e-5, f"largest difference of {name} at scale {SCALE} from CFG at scale {SCALE}: {away:.1g}")
 
 
 @case(
@@ -92,11 +90,7 @@ def slg_without_cfg_is_cfg() -> Found:
     from diffusers.hooks import LayerSkipConfig
 
     guider = SkipLayerGuidance(
-        1.0,
-        SCALE,
-        skip_layer_guidance_start=0.0,
-        skip_layer_guidance_stop=1.0,
-        skip_layer_config=LayerSkipConfig([1]),
+        1.0, SCALE, skip_layer_guidance_start=0.0, skip_layer_guidance_stop=1.0, skip_layer_config=LayerSkipConfig([1])
     )
     return _wrong_branch(guider, "SLG")
 
@@ -132,11 +126,7 @@ def pag_scale_means_two_things() -> Found:
 
     def result(cfg: float) -> float:
         guider = PerturbedAttentionGuidance(
-            cfg,
-            SCALE,
-            perturbed_guidance_start=0.0,
-            perturbed_guidance_stop=1.0,
-            perturbed_guidance_layers=[1],
+            cfg, SCALE, perturbed_guidance_start=0.0, perturbed_guidance_stop=1.0, perturbed_guidance_layers=[1]
         )
         guider.set_state(step=5, num_inference_steps=10, timestep=torch.tensor(500))
         given = {"pred_cond": c, "pred_cond_skip": p} | ({"pred_uncond": u} if cfg != 1 else {})
@@ -144,8 +134,7 @@ def pag_scale_means_two_things() -> Found:
 
     off, on = result(1.0), result(1.0001)
     return Found(
-        abs(off - on) > 0.5,
-        f"c = u = 1, p = 0, scale {SCALE}: {off:.4g} at CFG scale 1, {on:.4g} at CFG scale 1.0001",
+        abs(off - on) > 0.5, f"c = u = 1, p = 0, scale {SCALE}: {off:.4g} at CFG scale 1, {on:.4g} at CFG scale 1.0001"
     )
 
 
@@ -169,8 +158,7 @@ def windows_leave_out_the_first_step() -> Found:
     counts = {steps: active(steps) for steps in (5, 9, 10, 25)}
     said = ", ".join(f"{count} of {steps}" for steps, count in counts.items())
     return Found(
-        whole == 9 and counts[9] == 0,
-        f"window [0, 1] guides {whole} of 10 steps; the default [0.01, 0.2]: {said}",
+        whole == 9 and counts[9] == 0, f"window [0, 1] guides {whole} of 10 steps; the default [0.01, 0.2]: {said}"
     )
 
 
@@ -243,9 +231,7 @@ def the_loop_enables_a_disabled_guider() -> Found:
     guider = ClassifierFreeGuidance(5.0)
     guider.disable()
     stages, evaluations = _modular(DDIMScheduler(), guider)
-    return Found(
-        evaluations == 2 * stages, f"disabled, {stages} steps: {evaluations} evaluations (right: {stages})"
-    )
+    return Found(evaluations == 2 * stages, f"disabled, {stages} steps: {evaluations} evaluations (right: {stages})")
 
 
 @case(
@@ -268,11 +254,7 @@ def auto_layers_depend_on_the_hash_seed() -> Found:
         environment = {**os.environ, "PYTHONHASHSEED": str(seed)}
         found.append(
             subprocess.run(
-                [sys.executable, "-S", "-c", program],
-                env=environment,
-                capture_output=True,
-                text=True,
-                check=True,
+                [sys.executable, "-S", "-c", program], env=environment, capture_output=True, text=True, check=True
             ).stdout.strip()
         )
     counts = ", ".join(f"`{name}` at {found.count(name)}" for name in stacks)

@@ -56,11 +56,7 @@ def taylorseer_attaches_to_nothing() -> Found:
     )
 
 
-@case(
-    "hooks.MagCache on UNet2DConditionModel",
-    "It attaches to nothing, with a line in the log only.",
-    "The same.",
-)
+@case("hooks.MagCache on UNet2DConditionModel", "It attaches to nothing, with a line in the log only.", "The same.")
 def magcache_attaches_to_nothing() -> Found:
     from diffusers.hooks import MagCacheConfig, apply_mag_cache
 
@@ -112,6 +108,4 @@ def pyramid_attention_broadcast_leaks() -> Found:
     steps, used = 7, cached()
     latents(used, seed=1, steps=steps, prompt="a red heart")
     away = gap(latents(used, steps=steps), latents(cached(), steps=steps))
-    return Found(
-        away > 1e-3, f"the same seed after another run: latents differ by up to {away:.2g} (right: 0)"
-    )
+    return Found(away > 1e-3, f"the same seed after another run: latents differ by up to {away:.2g} (right: 0)")

@@ -30,9 +30,7 @@ def pag_stays_after_an_exception() -> Found:
     pipeline = emoji()
     settings = {"guidance_scale": 1.0, "num_images_per_prompt": 2}
     plain = latents(pipeline, **settings)
-    pag = StableDiffusionPAGPipeline(
-        **pipeline.components, requires_safety_checker=False, pag_applied_layers=["mid"]
-    )
+    pag = StableDiffusionPAGPipeline(**pipeline.components, requires_safety_checker=False, pag_applied_layers=["mid"])
     pag.set_progress_bar_config(disable=True)
     failed = raised(lambda: latents(pag, guidance_scale=1.0, pag_scale=3.0, callback_on_step_end=_stop))
     after = latents(pipeline, **settings)
@@ -44,9 +42,7 @@ def pag_stays_after_an_exception() -> Found:
 
 
 @case(
-    "StableDiffusionSAGPipeline",
-    "The same: its attention processor stays in the UNet after an exception.",
-    "The same.",
+    "StableDiffusionSAGPipeline", "The same: its attention processor stays in the UNet after an exception.", "The same."
 )
 def sag_stays_after_an_exception() -> Found:
     from diffusers import StableDiffusionSAGPipeline
@@ -61,9 +57,7 @@ def sag_stays_after_an_exception() -> Found:
 
     failed = raised(lambda: latents(sag, guidance_scale=3.0, callback=stop))
     left = {type(p).__name__ for p in pipeline.unet.attn_processors.values()} - before
-    return Found(
-        failed.startswith("Stop") and bool(left), f"left behind: {', '.join(sorted(left)) or 'nothing'}"
-    )
+    return Found(failed.startswith("Stop") and bool(left), f"left behind: {', '.join(sorted(left)) or 'nothing'}")
 
 
 @case(
@@ -74,17 +68,13 @@ def sag_stays_after_an_exception() -> Found:
 def pag_pays_at_scale_zero() -> Found:
     from diffusers import StableDiffusionPAGPipeline
 
-    pag = StableDiffusionPAGPipeline(
-        **emoji().components, requires_safety_checker=False, pag_applied_layers=["mid"]
-    )
+    pag = StableDiffusionPAGPipeline(**emoji().components, requires_safety_checker=False, pag_applied_layers=["mid"])
     pag.set_progress_bar_config(disable=True)
     with counted(pag.unet) as rows:
         latents(pag, guidance_scale=1.0, pag_scale=3.0, pag_adaptive_scale=0.01)
     zero = sum(pag._get_pag_scale(float(t)) == 0 for t in pag.scheduler.timesteps)
     paid = sum(rows) - len(rows)
-    return Found(
-        zero > 0 and paid == len(rows), f"scale 0 at {zero} of {len(rows)} steps, {paid} perturbed rows paid"
-    )
+    return Found(zero > 0 and paid == len(rows), f"scale 0 at {zero} of {len(rows)} steps, {paid} perturbed rows paid")
 
 
 @case(
@@ -96,9 +86,7 @@ def scales_below_one_are_one() -> Found:
     pipeline = emoji()
     at = {scale: latents(pipeline, guidance_scale=scale) for scale in (0.0, 0.5, 1.0)}
     low, half = gap(at[0.0], at[1.0]), gap(at[0.5], at[1.0])
-    return Found(
-        low == half == 0, f"latents at scale 0 and 0.5 differ by {low:g} and {half:g} from those at 1"
-    )
+    return Found(low == half == 0, f"latents at scale 0 and 0.5 differ by {low:g} and {half:g} from those at 1")
 
 
 @case(

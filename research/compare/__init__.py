@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     from research.compare.outcome import Comparison as Comparison
     from research.compare.outcome import Outcome as Outcome
     from research.compare.outcome import Request as Request
-    from research.compare.statistics import Estimate as Estimate
+    from research.statistics import Estimate as Estimate
 
 _LAZY = {
     "Comparison": "research.compare.outcome",
-    "Estimate": "research.compare.statistics",
+    "Estimate": "research.statistics",
     "Outcome": "research.compare.outcome",
     "Request": "research.compare.outcome",
     "compare": "research.compare.comparing",

@@ -48,15 +48,11 @@ def _compare(args: argparse.Namespace) -> int:
 
     for option, value in (("--level", args.level), ("--power", args.power)):
         if not (math.isfinite(value) and 0.5 <= value < 1):
-            raise UserError(
-                f"{option}: found {value:g}; accepted are numbers from 0.5 to below 1, such as 0.95."
-            )
+            raise UserError(f"{option}: found {value:g}; accepted are numbers from 0.5 to below 1, such as 0.95.")
     wanted = {name: getattr(args, name) for name in FORMATS if getattr(args, name) is not None}
     if list(wanted.values()).count("-") > 1:
         both = " and ".join(f"--{name}" for name, file in wanted.items() if file == "-")
-        raise UserError(
-            f"{both}: found two formats for the standard output; accepted is one, the others with a file."
-        )
+        raise UserError(f"{both}: found two formats for the standard output; accepted is one, the others with a file.")
     for name, file in wanted.items():
         if file != "-" and not Path(file).expanduser().parent.is_dir():
             raise UserError(
@@ -136,11 +132,7 @@ def _parser() -> argparse.ArgumentParser:
         help="folders of jobs or sweeps; each is judged against those before it",
     )
     add("--axis", metavar="KEY", help="the sides are the values of a setting, paired over all other settings")
-    add(
-        "--baseline",
-        metavar="SIDE",
-        help="judge all sides against this one: its name, value, folder, or a job's id",
-    )
+    add("--baseline", metavar="SIDE", help="judge all sides against this one: its name, value, folder, or a job's id")
     add(
         "--metrics",
         action="append",
@@ -149,11 +141,7 @@ def _parser() -> argparse.ArgumentParser:
         help="which numbers; nfe and seconds_per_image are such too",
     )
     add("--where", action="append", default=[], metavar="KEY=VALUE", help="only jobs with this setting")
-    add(
-        "--each",
-        action="store_true",
-        help="every job of every folder is a side (jobs of other seeds alone are one)",
-    )
+    add("--each", action="store_true", help="every job of every folder is a side (jobs of other seeds alone are one)")
     add(
         "--over",
         choices=("images", "prompts"),
@@ -175,21 +163,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--force", action="store_true", help="compare numbers of different provenance, and mark them")
     add("--level", type=float, default=0.95, help="of intervals and tests (0.95)")
-    add(
-        "--power",
-        type=float,
-        default=0.8,
-        help="of the number of images that would settle a difference (0.8)",
-    )
+    add("--power", type=float, default=0.8, help="of the number of images that would settle a difference (0.8)")
     add("--seed", type=int, default=0, help="of what is drawn at random")
     for name, what in zip(
         FORMATS, ("everything", "tables", "a line a pair and metric", "tables with booktabs"), strict=True
     ):
-        add(
-            f"--{name}",
-            metavar=f"FILE.{name}",
-            help=f"{what}, to a file, or to the standard output without one",
-        )
+        add(f"--{name}", metavar=f"FILE.{name}", help=f"{what}, to a file, or to the standard output without one")
     return parser
 
 

@@ -139,9 +139,7 @@ def _devices(a: Side, b: Side) -> str:
         for side in (a, b)
     ]
     return (
-        ""
-        if found[0] == found[1] and len(found[0]) == 1
-        else f"device {', '.join(found[0])} and {', '.join(found[1])}"
+        "" if found[0] == found[1] and len(found[0]) == 1 else f"device {', '.join(found[0])} and {', '.join(found[1])}"
     )
 
 
@@ -166,9 +164,7 @@ def _outcome(
             return replace(base, note=provenance)
         estimate, unit, note = seconds.difference(a, b, cells, request.level)
         return with_estimate(
-            replace(
-                base, value_a=values[0], value_b=values[1], unit=unit, note=note, paired=unit == "batches"
-            ),
+            replace(base, value_a=values[0], value_b=values[1], unit=unit, note=note, paired=unit == "batches"),
             estimate,
         )
     try:
@@ -190,9 +186,7 @@ def _nfe(side: Side, shared: Shared) -> float | None:
     return float(python_statistics.fmean(c for c in counts if c is not None))
 
 
-def _summary(
-    side: Side, metrics: Mapping[str, int], common: Shared, scores: Scores, found: Sides
-) -> SideSummary:
+def _summary(side: Side, metrics: Mapping[str, int], common: Shared, scores: Scores, found: Sides) -> SideSummary:
     first = side.jobs[0].settings
     settings = {a.key: first.get(a.key) for a in find_axes([j.settings for s in found.sides for j in s.jobs])}
     settings = {k: v for k, v in settings.items() if all(j.settings.get(k) == v for j in side.jobs)}

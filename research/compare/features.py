@@ -13,19 +13,10 @@ import numpy as np
 
 from research.compare.jobs import Job
 from research.compare.pairing import Shared
-from research.compare.resampling import (
-    Array,
-    Discrepancy,
-    Distance,
-    Frechet,
-    Real,
-    Replicates,
-    group_units,
-    replicate,
-)
+from research.compare.resampling import Array, Discrepancy, Distance, Frechet, Real, Replicates, group_units, replicate
 from research.compare.sides import Side
 from research.errors import UserError
-from research.report.rows import Row
+from research.report.jobs import Row
 
 FRECHET, KID, CMMD = "frechet", "kid", "cmmd"
 LEAST = 8  # units of any set
@@ -80,8 +71,7 @@ class SetScores:
         which = kind(_row(jobs[0], metric).info(metric))
         groups = group_units(len(places), 0 if which != FRECHET else min(count, dimension), self.seed)
         distances = [
-            self._distance(job, metric, v, groups[units])
-            for job, v, units in zip(jobs, vectors, rows, strict=True)
+            self._distance(job, metric, v, groups[units]) for job, v, units in zip(jobs, vectors, rows, strict=True)
         ]
         # with fewer than D / 2 images a cell, FID keeps bias that leaving images out does not take away
         rows_wanted = dimension / 2 if which == FRECHET else 0.0
@@ -103,9 +93,7 @@ class SetScores:
         info = row.info(metric)
         if "subsets" in str(info.get("estimator")):
             return  # the mean over random subsets: the same quantity, another estimate
-        found = self._distance(job, metric, vectors, np.arange(len(vectors))).without(
-            np.empty(0, dtype=np.intp)
-        )
+        found = self._distance(job, metric, vectors, np.arange(len(vectors))).without(np.empty(0, dtype=np.intp))
         said = row.metrics[metric]
         slack = 0.02 * abs(said) + 0.1 * row.metrics.get(f"{metric}_se", 0.0) + 1e-3
         if not math.isfinite(found) or abs(found - said) > slack:
@@ -159,7 +147,7 @@ class SetScores:
         sha256 = told.get("sha256")
         if sha256 in self._references:
             return self._references[sha256]
-        from research.metrics.locate import locate_reference
+        from research.metrics.extractors.find import locate_reference
         from research.metrics.reference import load_reference, read_reference
 
         node = _node(row, metric)
@@ -167,7 +155,7 @@ class SetScores:
         try:
             path = locate_reference(name, key)
             if path.is_dir():
-                from research.metrics.features import load_features
+                from research.metrics.extractors.base import load_features
 
                 features = load_features(str(node.get("features")), key=f"metrics.{metric}.features")
                 reference = load_reference(name, features, key=key)

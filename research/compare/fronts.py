@@ -32,22 +32,15 @@ def fronts(
     for metric, better in qualities.items():
         for cost in COSTS:
             points = [(s, s.values[metric], getattr(s, cost)) for s in sides if metric in s.values]
-            points = [
-                p for p in points if p[2] is not None and (cost == "nfe" or (cost, p[0].name) not in by_force)
-            ]
+            points = [p for p in points if p[2] is not None and (cost == "nfe" or (cost, p[0].name) not in by_force)]
             if len(points) > 1:
-                made = _points(
-                    [(s.name, value, price) for s, value, price in points], better, metric, verdicts
-                )
+                made = _points([(s.name, value, price) for s, value, price in points], better, metric, verdicts)
                 found.append(Front(metric, cost, made))
     return tuple(found)
 
 
 def _points(
-    points: Sequence[tuple[str, float, float]],
-    better: int,
-    metric: str,
-    verdicts: Mapping[tuple[str, ...], str],
+    points: Sequence[tuple[str, float, float]], better: int, metric: str, verdicts: Mapping[tuple[str, ...], str]
 ) -> tuple[FrontPoint, ...]:
     on = set(front([(cost, -better * value) for _, value, cost in points]))
     made = []
@@ -56,9 +49,7 @@ def _points(
             made.append(FrontPoint(name, value, cost, True))
             continue
         beaten = tuple(
-            other
-            for k, (other, v, c) in enumerate(points)
-            if k in on and c <= cost and better * v >= better * value
+            other for k, (other, v, c) in enumerate(points) if k in on and c <= cost and better * v >= better * value
         )
         said = [verdicts.get((metric, *sorted((name, other)))) for other in beaten]
         # equally good at more cost is not told apart either

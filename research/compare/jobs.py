@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from research.errors import UserError, nearest
-from research.metrics.measuring import per_image
+from research.metrics.score import per_image
 from research.report.axes import find_axes
-from research.report.rows import Row, read_row, read_sweep
+from research.report.jobs import Row, read_row, read_sweep
 
 Key = tuple[str, Any, int]  # prompt, seed, and which of those of the same prompt and seed
 DATA = ("seed", "prompts", "images_per_prompt")  # settings that say which images are made, and not how
@@ -87,9 +87,7 @@ def read_place(place: Path) -> tuple[list[Row], list[str]]:
             )
         return [row], []
     if (place / "config.yaml").is_file():
-        raise UserError(
-            f"{place}: found a job without result.json, interrupted or half deleted; run it again."
-        )
+        raise UserError(f"{place}: found a job without result.json, interrupted or half deleted; run it again.")
     sweep = read_sweep(place)
     if not sweep.done:
         raise UserError(
@@ -113,9 +111,7 @@ def gather(rows: Sequence[Row]) -> list[Job]:
             continue
         images = tuple(image.get("sha256") for image in row.images)
         alike = by_images.setdefault(images, [])
-        same = [
-            j for j in alike if images and None not in images and not find_axes([j.settings, row.settings])
-        ]
+        same = [j for j in alike if images and None not in images and not find_axes([j.settings, row.settings])]
         if same:
             same[0].rows.append(row)
             by_id[row.job_id] = same[0]
@@ -139,9 +135,7 @@ def kept(rows: Sequence[Row], where: Sequence[str]) -> list[Row]:
     for condition in where:
         key, equals, wanted = condition.partition("=")
         if not equals or not wanted:
-            raise UserError(
-                f"--where: found {condition!r}; accepted is KEY=VALUE, as in scheduler.name=ddim."
-            )
+            raise UserError(f"--where: found {condition!r}; accepted is KEY=VALUE, as in scheduler.name=ddim.")
         key = setting(key, [r.settings for r in rows], "--where")
         matching = [r for r in found if same(r.settings.get(key), wanted)]
         if not matching:

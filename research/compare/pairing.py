@@ -49,9 +49,7 @@ def share(sides: Sequence[Side], over: str) -> Shared:
     first, *others = sides
     cells = {}
     for cell, rows in first.cells.items():
-        keys = tuple(
-            key for key in sorted(rows, key=repr) if all(key in side.cells.get(cell, {}) for side in others)
-        )
+        keys = tuple(key for key in sorted(rows, key=repr) if all(key in side.cells.get(cell, {}) for side in others))
         if keys:
             cells[cell] = keys
     return Shared(cells, over)
@@ -63,9 +61,7 @@ def left_over(a: Side, b: Side, shared: Shared, within: Sequence[str]) -> list[s
     for one, other in ((a, b), (b, a)):
         alone = [cell for cell in one.cells if cell not in other.cells]
         if alone and within:
-            named = "; ".join(cell_name(cell, within) for cell in alone[:3]) + (
-                " …" if len(alone) > 3 else ""
-            )
+            named = "; ".join(cell_name(cell, within) for cell in alone[:3]) + (" …" if len(alone) > 3 else "")
             notes.append(
                 f"{len(alone)} settings of {one.name} have no counterpart in {other.name} ({named}) and are left out."
             )
@@ -95,13 +91,7 @@ def nothing_shared(a: Side, b: Side, within: Sequence[str]) -> UserError:
         f"{s.name} {_some([key[0 if seeds else 1] for key in sorted(k, key=repr)])}"
         for s, k in zip((a, b), keys, strict=True)
     ]
-    what = (
-        "prompts"
-        if seeds and not prompts
-        else "seeds"
-        if prompts and not seeds
-        else "prompts with the same seeds"
-    )
+    what = "prompts" if seeds and not prompts else "seeds" if prompts and not seeds else "prompts with the same seeds"
     return UserError(
         f"nothing to pair: found no common {what} ({', '.join(said)}); accepted are jobs of the same prompts and seeds, "
         "or --unpaired for independent samples."

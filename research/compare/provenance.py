@@ -10,7 +10,7 @@ from typing import Any
 from research.compare.features import kind
 from research.compare.sides import Side
 from research.report import comparable
-from research.report.rows import Row
+from research.report.jobs import Row
 
 _SHOWN = 2
 
@@ -47,9 +47,7 @@ def info_of(row: Row, metric: str) -> Mapping[str, Any]:
     if found := row.info(metric):
         return found
     infos = row.record.get("metrics_info") or {}
-    shared = {
-        name: info for name, info in infos.items() if name not in row.metrics and isinstance(info, Mapping)
-    }
+    shared = {name: info for name, info in infos.items() if name not in row.metrics and isinstance(info, Mapping)}
     return next(iter(shared.values())) if len(shared) == 1 else shared
 
 

@@ -9,7 +9,7 @@ from research.compare.features import LEAST
 from research.compare.outcome import NOT_APART, TOO_FEW, Outcome, Request
 from research.compare.pairing import IMAGES
 from research.compare.sides import Sides
-from research.compare.statistics import JACKKNIFE
+from research.statistics import JACKKNIFE
 
 
 def remarks(

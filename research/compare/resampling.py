@@ -79,14 +79,7 @@ class Discrepancy:
     """
 
     def __init__(
-        self,
-        vectors: Array,
-        real: Real,
-        kernel: Kernel,
-        groups: Rows,
-        *,
-        biased: bool = False,
-        times: float = 1.0,
+        self, vectors: Array, real: Real, kernel: Kernel, groups: Rows, *, biased: bool = False, times: float = 1.0
     ) -> None:
         import torch
 
@@ -112,11 +105,7 @@ class Discrepancy:
         count = len(self.own) - len(rows)
         if count < 2:
             return math.nan
-        inside = (
-            self.own.sum()
-            - 2 * self.own[rows].sum()
-            + (self.together[self.groups[rows[0]]] if len(rows) else 0.0)
-        )
+        inside = self.own.sum() - 2 * self.own[rows].sum() + (self.together[self.groups[rows[0]]] if len(rows) else 0.0)
         crossed = (self.crossed.sum() - self.crossed[rows].sum()) / count
         if self.biased:
             inside += self.diagonal.sum() - self.diagonal[rows].sum()

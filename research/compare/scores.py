@@ -15,7 +15,7 @@ from research.compare.jobs import Job
 from research.compare.outcome import Request
 from research.compare.pairing import Shared, share
 from research.compare.sides import Side
-from research.compare.statistics import Estimate, apart, jackknife, mean_difference, welch
+from research.statistics import Estimate, apart, jackknife, mean_difference, welch
 
 PER_IMAGE, SET, NEITHER = "per image", "set", "neither"
 TOO_SMALL = "too few images to leave some out"
@@ -70,9 +70,7 @@ class Scores:
         first, second = (self._by_unit(side, metric, shared) for side in (a, b))
         units = [unit for unit in shared.units if math.isfinite(first[unit]) and math.isfinite(second[unit])]
         if lost := len(shared.units) - len(units):
-            self.notes.append(
-                f"{metric}: {lost} {shared.over} have no finite number on both sides and are left out."
-            )
+            self.notes.append(f"{metric}: {lost} {shared.over} have no finite number on both sides and are left out.")
         if not units:
             return Found(None, None, None, "no finite number")
         gaps = [second[unit] - first[unit] for unit in units]
@@ -97,12 +95,7 @@ class Scores:
 
     def recorded(self, side: Side, metric: str, shared: Shared) -> float | None:
         """The mean of a number over a side's jobs, as their records have it."""
-        jobs = {
-            job
-            for cell in (list(shared.cells) or side.cells)
-            if cell in side.cells
-            for job in side.jobs_of(cell)
-        }
+        jobs = {job for cell in (list(shared.cells) or side.cells) if cell in side.cells for job in side.jobs_of(cell)}
         values = [row.metrics[metric] for job in jobs if (row := job.holder(metric)) is not None]
         finite = [value for value in values if math.isfinite(value)]
         return python_statistics.fmean(finite) if finite else None
@@ -112,18 +105,14 @@ class Scores:
         if kind == SET:
             x, y = (self.sets.replicates(side, metric, own) for side, own in zip((a, b), alone, strict=True))
             one, other = (jackknife(f.full, f.without, f.left_out, self.request.level) for f in (x, y))
-            estimate = (
-                apart(one, other, self.request.level) if one is not None and other is not None else None
-            )
+            estimate = apart(one, other, self.request.level) if one is not None and other is not None else None
             return Found(x.full, y.full, estimate, "" if estimate else TOO_SMALL, max(x.least, y.least))
         scores: list[list[float]] = []
         for side, own in zip((a, b), alone, strict=True):
             scores.append([v for v in self._by_unit(side, metric, own).values() if math.isfinite(v)])
         means = [python_statistics.fmean(s) if s else None for s in scores]
         estimate = welch(scores[0], scores[1], self.request.level)
-        return Found(
-            means[0], means[1], estimate, "" if estimate else f"fewer than two {self.request.over} on a side"
-        )
+        return Found(means[0], means[1], estimate, "" if estimate else f"fewer than two {self.request.over} on a side")
 
     def _kind(self, sides: Sequence[Side], metric: str) -> str:
         kinds = {self._kind_of(job, metric) for side in sides for job in side.jobs}
@@ -143,12 +132,8 @@ class Scores:
         if not values:
             return NEITHER
         finite = [v for v in values.values() if math.isfinite(v)]
-        agrees = bool(finite) and math.isclose(
-            python_statistics.fmean(finite), mean, rel_tol=1e-3, abs_tol=1e-4
-        )
-        return (
-            PER_IMAGE if agrees or len(finite) < len(values) else NEITHER
-        )  # a number that is no mean of them
+        agrees = bool(finite) and math.isclose(python_statistics.fmean(finite), mean, rel_tol=1e-3, abs_tol=1e-4)
+        return PER_IMAGE if agrees or len(finite) < len(values) else NEITHER  # a number that is no mean of them
 
     def _by_unit(self, side: Side, metric: str, shared: Shared) -> dict[Any, float]:
         """The mean of each unit's scores over cells and images; NaN where one is not finite."""

@@ -10,8 +10,8 @@ from typing import Any
 
 from research.compare.jobs import Job
 from research.compare.sides import Cell, Side
-from research.compare.statistics import Estimate, mean_difference, welch
-from research.report.rows import Row
+from research.report.jobs import Row
+from research.statistics import Estimate, mean_difference, welch
 
 LEAST_BATCHES = 3
 _PARTS = ("encode", "denoise", "decode")
@@ -28,12 +28,7 @@ def per_image(side: Side, cells: list[Cell]) -> float | None:
 def difference(a: Side, b: Side, cells: list[Cell], level: float) -> tuple[Estimate | None, str, str]:
     """`b` less `a` in seconds an image, what its units are, and what to know of it."""
     shared = [
-        row
-        for side in (a, b)
-        for cell in cells
-        for job in side.jobs_of(cell)
-        for row in _runs(job)
-        if _together(row)
+        row for side in (a, b) for cell in cells for job in side.jobs_of(cell) for row in _runs(job) if _together(row)
     ]
     if shared:
         return (
@@ -48,20 +43,12 @@ def difference(a: Side, b: Side, cells: list[Cell], level: float) -> tuple[Estim
             [statistics.fmean(r[k] for r in side) for k in range(count)]
             for side, count in zip(runs, counts, strict=True)
         ]
-        return (
-            welch(means[0], means[1], level),
-            "runs",
-            f"{counts[0]} and {counts[1]} runs, of independent order",
-        )
+        return (welch(means[0], means[1], level), "runs", f"{counts[0]} and {counts[1]} runs, of independent order")
     gaps = list(_by_batch(a, b, cells))
     if len(gaps) >= LEAST_BATCHES:
         said = "batches of one run each, pair by pair: says nothing of how runs differ (--repeats DIR)"
         return mean_difference(gaps, level), "batches", said
-    return (
-        None,
-        "runs",
-        "one run each; --repeats DIR with further runs, or several batches a job, give an interval",
-    )
+    return (None, "runs", "one run each; --repeats DIR with further runs, or several batches a job, give an interval")
 
 
 def _cell(side: Side, cell: Cell) -> list[float]:

@@ -12,7 +12,7 @@ from research.compare.jobs import DATA, Job, Key, gather, kept, read_place, same
 from research.compare.outcome import Request
 from research.errors import UserError, nearest
 from research.report.axes import axis_label, find_axes, value_label
-from research.report.rows import Row
+from research.report.jobs import Row
 
 Cell = tuple[Any, ...]  # values of the settings that vary within the sides
 MOST = 16  # sides that are all set against each other
@@ -115,11 +115,7 @@ def _by_axis(rows: list[Row], axis: str) -> tuple[list[Side], list[str]]:
     sides = []
     for value in values:
         word = value_label(value)
-        side = Side(
-            f"{axis_label(key)} {word}",
-            [j for j in jobs if j.settings.get(key) == value],
-            {word, text(value)},
-        )
+        side = Side(f"{axis_label(key)} {word}", [j for j in jobs if j.settings.get(key) == value], {word, text(value)})
         sides.append(side)
     return sides, within
 
@@ -141,10 +137,7 @@ def _each(jobs: list[Job], places: Sequence[tuple[str, Path]]) -> tuple[list[Sid
         alike.setdefault(tuple(job.settings.get(a.key) for a in axes) if axes else (job.id,), []).append(job)
     sides = []
     for values, group in alike.items():
-        name = (
-            ", ".join(f"{a.label} {value_label(v)}" for a, v in zip(axes, values, strict=False))
-            or group[0].id
-        )
+        name = ", ".join(f"{a.label} {value_label(v)}" for a, v in zip(axes, values, strict=False)) or group[0].id
         said = {word for job in group for word in (job.id, str(job.row.folder))}
         sides.append(Side(name, group, said))
     return sides, []
@@ -162,9 +155,7 @@ def _by_place(places: Sequence[tuple[str, Path]], read: Sequence[list[Row]]) -> 
             name = ", ".join(f"{a.label} {value_label(jobs[0].settings.get(a.key))}" for a in axes)
         sides.append(
             Side(
-                name or whole.name,
-                jobs,
-                {str(path), whole.name, str(whole), *([jobs[0].id] if len(jobs) == 1 else [])},
+                name or whole.name, jobs, {str(path), whole.name, str(whole), *([jobs[0].id] if len(jobs) == 1 else [])}
             )
         )
     if len({path.resolve() for _, path in places}) < len(places):
@@ -252,9 +243,7 @@ def _find(sides: Sequence[Side], word: str) -> Side:
         return close[0]
     names = [s.name for s in sides]
     found = f"found {word!r}, which names {len(set(close))} sides" if close else f"found {word!r}"
-    raise UserError(
-        f"--baseline: {found}.{nearest(word, names)} Accepted: {'; '.join(names[:8])}, or a job's id."
-    )
+    raise UserError(f"--baseline: {found}.{nearest(word, names)} Accepted: {'; '.join(names[:8])}, or a job's id.")
 
 
 def _number(said: str) -> float | str:

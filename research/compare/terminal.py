@@ -6,15 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from research.compare.outcome import BETTER, WORSE, Comparison, Outcome
-from research.compare.write import (
-    front_lines,
-    outcome_cells,
-    outcome_header,
-    shown,
-    side_table,
-    tags,
-    why_lines,
-)
+from research.compare.write import front_lines, outcome_cells, outcome_header, shown, side_table, tags, why_lines
 
 if TYPE_CHECKING:
     from rich.console import Console

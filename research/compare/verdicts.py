@@ -18,7 +18,7 @@ from research.compare.outcome import (
     Request,
     Settle,
 )
-from research.compare.statistics import EXACT, Estimate, holm, needed, resolvable
+from research.statistics import EXACT, Estimate, holm, needed, resolvable
 
 
 def with_estimate(outcome: Outcome, estimate: Estimate | None, least: int = 0) -> Outcome:
@@ -45,8 +45,7 @@ def judged(outcomes: Sequence[Outcome], request: Request) -> list[Outcome]:
     alpha = 1 - request.level
     tested = sum(o.p is not None for o in outcomes)
     return [
-        _verdict(o, p, alpha, alpha / max(1, tested), request.power)
-        for o, p in zip(outcomes, adjusted, strict=True)
+        _verdict(o, p, alpha, alpha / max(1, tested), request.power) for o, p in zip(outcomes, adjusted, strict=True)
     ]
 
 

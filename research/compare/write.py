@@ -12,28 +12,15 @@ from dataclasses import asdict
 from typing import Any
 
 from research.compare.outcome import NO_INTERVAL, TOO_FEW, Comparison, Front, Outcome
+from research.report.columns import number
 from research.report.directions import label
-from research.report.measures import number
 
 FORMAT = 1
 _LONG = 16
 _COSTS = {"nfe": "NFE", "seconds_per_image": "s / image"}
 _ARROWS = {1: " ↑", -1: " ↓", 0: ""}
 _CSV = (
-    *(
-        "a",
-        "b",
-        "metric",
-        "better",
-        "value_a",
-        "value_b",
-        "difference",
-        "low",
-        "high",
-        "p",
-        "p_holm",
-        "verdict",
-    ),
+    *("a", "b", "metric", "better", "value_a", "value_b", "difference", "low", "high", "p", "p_holm", "verdict"),
     *("n", "unit", "paired", "method", "needed", "more", "resolvable", "provenance", "note"),
 )
 
@@ -161,9 +148,7 @@ def side_table(found: Comparison) -> tuple[list[str], list[list[str]]]:
     for s in found.sides:
         name = s.name if names[s.name] == s.name else f"{names[s.name]}: {s.name}"
         numbers = [_signed(s.values.get(m)) + (" •" if (m, s.name) in on else "") for m in metrics]
-        rows.append(
-            [name, str(len(s.jobs)), str(s.n_images), number(s.nfe), number(s.seconds_per_image), *numbers]
-        )
+        rows.append([name, str(len(s.jobs)), str(s.n_images), number(s.nfe), number(s.seconds_per_image), *numbers])
     return header, rows
 
 
@@ -171,9 +156,7 @@ def front_lines(fronts: Sequence[Front], names: Mapping[str, str]) -> list[str]:
     """A sentence for each front."""
     lines = []
     for f in fronts:
-        on = ", ".join(
-            f"{names[p.side]} ({_signed(p.value)} at {number(p.cost)})" for p in f.points if p.on_front
-        )
+        on = ", ".join(f"{names[p.side]} ({_signed(p.value)} at {number(p.cost)})" for p in f.points if p.on_front)
         off = [p for p in f.points if not p.on_front]
         line = f"{label(f.metric)} against {_COSTS[f.cost]}: on the front {on}."
         if open_ := [names[p.side] for p in off if p.told_apart is False]:
@@ -208,9 +191,7 @@ def to_markdown(found: Comparison) -> str:
 
 def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
-    return (
-        "\n".join("| " + " | ".join(_escape_markdown(cell) for cell in line) + " |" for line in lines) + "\n"
-    )
+    return "\n".join("| " + " | ".join(_escape_markdown(cell) for cell in line) + " |" for line in lines) + "\n"
 
 
 def _escape_markdown(text: str) -> str:

@@ -24,7 +24,7 @@ from research.guidance.slg import SLG
 from research.guidance.tcfg import TCFG
 from research.guidance.threshold import Threshold
 from research.guidance.tsg import TSG
-from research.sampling.plugs import Guidance
+from research.sampling.interfaces import Guidance
 
 __all__ = [
     "APG",

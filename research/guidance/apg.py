@@ -8,9 +8,9 @@ from torch import Tensor
 from research.errors import ConfigError
 from research.guidance.checks import checked_scale
 from research.guidance.pairs import Pair, guided_in, inner, parallel
-from research.sampling.plugs import Guided
+from research.sampling.interfaces import Guided
 from research.sampling.prediction import Prediction
-from research.sampling.run import Run, StepState
+from research.sampling.state import Run, StepState
 
 
 class APG(Pair):
@@ -48,9 +48,7 @@ class APG(Pair):
         self.momentum = checked_scale(momentum, "guidance.momentum")
         self.norm_threshold = checked_scale(norm_threshold, "guidance.norm_threshold")
         if not -1 < self.momentum < 1:
-            raise ConfigError(
-                f"guidance.momentum: found {momentum!r}; accepted is a number between -1 and 1."
-            )
+            raise ConfigError(f"guidance.momentum: found {momentum!r}; accepted is a number between -1 and 1.")
         if self.norm_threshold < 0:
             raise ConfigError(
                 f"guidance.norm_threshold: found {norm_threshold!r}; accepted is a number from 0 (no limit)."
@@ -67,10 +65,7 @@ class APG(Pair):
         plain = self.eta == 1 and self.momentum == 0 and self.norm_threshold == 0
         if plain and "uncond" in predictions:  # linear: no conversion, no rounding of its own
             return guided_in(
-                state,
-                predictions,
-                "prediction",
-                lambda v: v["uncond"] + self.scale * (v["cond"] - v["uncond"]),
+                state, predictions, "prediction", lambda v: v["uncond"] + self.scale * (v["cond"] - v["uncond"])
             )
         return super().combine(state, predictions)
 

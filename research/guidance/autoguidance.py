@@ -8,8 +8,8 @@ from dataclasses import replace
 from research.errors import ConfigError
 from research.guidance.checks import checked_scale
 from research.guidance.perturbed import Perturbed, free_name
-from research.sampling.plugs import Branch, Guidance, Model, Solver
-from research.sampling.run import Run, StepState
+from research.sampling.interfaces import Branch, Guidance, Model, Solver
+from research.sampling.state import Run, StepState
 
 
 class Autoguidance(Perturbed):
@@ -49,9 +49,7 @@ class Autoguidance(Perturbed):
         usual = 0.2 if model is None else 0.0
         self.noise = usual if noise is None else checked_scale(noise, "guidance.noise")
         if self.noise < 0 or (model is None and self.noise == 0):
-            accepted = (
-                "a number above 0, as there is no guidance.model" if model is None else "a number from 0"
-            )
+            accepted = "a number above 0, as there is no guidance.model" if model is None else "a number from 0"
             raise ConfigError(f"guidance.noise: found {noise!r}; accepted is {accepted}.")
 
     def check(self, model: Model, solver: Solver) -> None:

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from research.guidance.checks import checked_scale
-from research.sampling.plugs import Branch, Guidance, Guided
+from research.sampling.interfaces import Branch, Guidance, Guided
 from research.sampling.prediction import Prediction
-from research.sampling.run import Run, StepState
+from research.sampling.state import Run, StepState
 
 
 class CFG(Guidance):

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from research.errors import ConfigError
 from research.guidance.checks import checked_scale
 from research.guidance.pairs import names_at
-from research.sampling.plugs import Branch, Guidance, Guided
+from research.sampling.interfaces import Branch, Guidance, Guided
 from research.sampling.prediction import Prediction
-from research.sampling.run import StepState
+from research.sampling.state import StepState
 
 
 class CFGPlusPlus(Guidance):

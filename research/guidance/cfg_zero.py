@@ -10,9 +10,9 @@ from torch import Tensor
 
 from research.errors import ConfigError
 from research.guidance.pairs import Pair, share
-from research.sampling.plugs import Branch, Guided
+from research.sampling.interfaces import Branch, Guided
 from research.sampling.prediction import Prediction
-from research.sampling.run import StepState
+from research.sampling.state import StepState
 
 
 class CFGZero(Pair):
@@ -42,9 +42,7 @@ class CFGZero(Pair):
         except TypeError:
             self.zero_steps = -1
         if self.zero_steps < 0:
-            raise ConfigError(
-                f"guidance.zero_steps: found {zero_steps!r}; accepted is a whole number from 0."
-            )
+            raise ConfigError(f"guidance.zero_steps: found {zero_steps!r}; accepted is a whole number from 0.")
 
     def vectorises(self) -> bool:
         return self.scale != 1

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from research.errors import ConfigError, SamplingError
 from research.guidance.gradients import GradientGuidance, at, check_decodes, checked_choice, gradient_of
-from research.sampling.plugs import Guidance
+from research.sampling.interfaces import Guidance
 from research.sampling.prediction import Prediction
-from research.sampling.run import Run, StepState
+from research.sampling.state import Run, StepState
 
 SEES = ("x", "x0", "pixels")
 TIMES = ("t", "log_snr", "sigma")
@@ -151,7 +151,5 @@ def _classes(given: Any) -> int | list[int]:
     except TypeError:
         numbers = []
     if not parts or len(numbers) != len(parts) or min(numbers) < 0:
-        raise ConfigError(
-            f"guidance.target: found {given!r}; accepted is a class from 0, or a list with one an image."
-        )
+        raise ConfigError(f"guidance.target: found {given!r}; accepted is a class from 0, or a list with one an image.")
     return numbers if several else numbers[0]

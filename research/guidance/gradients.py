@@ -23,9 +23,9 @@ from research.errors import ConfigError, SamplingError
 from research.guidance.checks import checked_scale
 from research.guidance.spaces import per_image
 from research.guidance.wrapping import Wrapping
-from research.sampling.plugs import Guidance, Guided
+from research.sampling.interfaces import Guidance, Guided
 from research.sampling.prediction import Prediction, to_x0
-from research.sampling.run import Run, StepState
+from research.sampling.state import Run, StepState
 from research.sampling.timeline import Stage
 
 MODES = ("model", "x0")

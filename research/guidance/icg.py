@@ -12,9 +12,9 @@ from torch import Tensor
 from research.errors import ConfigError
 from research.guidance.checks import checked_scale
 from research.guidance.pairs import guided_in
-from research.sampling.plugs import Branch, Condition, Guidance, Guided, Model, Solver
+from research.sampling.interfaces import Branch, Condition, Guidance, Guided, Model, Solver
 from research.sampling.prediction import Prediction
-from research.sampling.run import Run, StepState
+from research.sampling.state import Run, StepState
 
 STREAM = "hook/icg"
 
@@ -69,10 +69,7 @@ class ICG(Guidance):
         if len(predictions) == 1:
             return Guided(next(iter(predictions.values())))
         return guided_in(
-            state,
-            predictions,
-            "prediction",
-            lambda v: v["independent"] + self.scale * (v["cond"] - v["independent"]),
+            state, predictions, "prediction", lambda v: v["independent"] + self.scale * (v["cond"] - v["independent"])
         )
 
 

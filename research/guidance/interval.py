@@ -8,9 +8,9 @@ from numbers import Real
 
 from research.errors import ConfigError
 from research.guidance.modifier import Modifier
-from research.sampling.plugs import Branch, Guidance, Guided
+from research.sampling.interfaces import Branch, Guidance, Guided
 from research.sampling.prediction import Prediction
-from research.sampling.run import Run, StepState
+from research.sampling.state import Run, StepState
 from research.sampling.timeline import Stage
 
 _KEY = "guidance.modifiers.interval"
@@ -65,9 +65,7 @@ class Interval(Modifier):
             self.elsewhere.start(run)
         self._steps: dict[int, bool] = {}  # by the user's step: whether it is inside
         if len(run.timeline) and not any(self._inside(stage) for stage in run.timeline.stages):
-            run.warn(
-                f"{_KEY}.{self.axis}: [{self.low:g}, {self.high:g}] holds none of the steps; nothing is guided."
-            )
+            run.warn(f"{_KEY}.{self.axis}: [{self.low:g}, {self.high:g}] holds none of the steps; nothing is guided.")
 
     def differentiates(self, state: StepState) -> bool:
         return self._now(state).differentiates(state)
@@ -83,9 +81,7 @@ class Interval(Modifier):
 
     def _inside(self, stage: Stage) -> bool:
         if stage.step not in self._steps:
-            at = {"steps": stage.step / stage.n_steps, "log_snr": stage.log_snr, "sigma": stage.sigma}[
-                self.axis
-            ]
+            at = {"steps": stage.step / stage.n_steps, "log_snr": stage.log_snr, "sigma": stage.sigma}[self.axis]
             above_low = self.low < at if self.axis == "sigma" else self.low <= at
             below_high = at <= self.high if self.axis == "sigma" else at < self.high
             self._steps[stage.step] = above_low and below_high

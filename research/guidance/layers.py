@@ -50,9 +50,7 @@ def matching(
             if full == "all" or name == full or name.startswith(full + ".") or fnmatchcase(name, full)
         ]
         if not found:
-            there = ", ".join(names[:_SHOWN]) + (
-                f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-            )
+            there = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
             raise ConfigError(
                 f"{key}: {pattern!r} fits no {kind + ' ' if kind else ''}layer of this network; "
                 f"it has {there or 'none'}. Accepted: {_ACCEPTED}."

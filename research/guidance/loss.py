@@ -10,9 +10,9 @@ from torch import Tensor
 
 from research.errors import ConfigError, SamplingError
 from research.guidance.gradients import GradientGuidance, at, check_decodes, checked_choice
-from research.sampling.plugs import Guidance
+from research.sampling.interfaces import Guidance
 from research.sampling.prediction import Prediction
-from research.sampling.run import Run, StepState
+from research.sampling.state import Run, StepState
 
 SEES = ("latents", "pixels")
 

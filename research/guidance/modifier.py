@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from research.guidance.wrapping import Wrapping
-from research.sampling.plugs import Guidance
+from research.sampling.interfaces import Guidance
 
 
 class Modifier(Wrapping):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from research.sampling.plugs import Guidance
+from research.sampling.interfaces import Guidance
 
 
 class NoGuidance(Guidance):

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from research.guidance.checks import checked_scale
 from research.guidance.spaces import checked_space, in_space, needs_levels
-from research.sampling.plugs import Branch, Guidance, Guided
+from research.sampling.interfaces import Branch, Guidance, Guided
 from research.sampling.prediction import Prediction, convert
-from research.sampling.run import StepState
+from research.sampling.state import StepState
 
 _HALF = (torch.float16, torch.bfloat16)
 
@@ -57,10 +57,7 @@ def names_at(scale: float) -> tuple[str, ...]:
 
 
 def guided_in(
-    state: StepState,
-    predictions: Mapping[str, Prediction],
-    space: str,
-    method: Callable[[dict[str, Tensor]], Tensor],
+    state: StepState, predictions: Mapping[str, Prediction], space: str, method: Callable[[dict[str, Tensor]], Tensor]
 ) -> Guided:
     """What ``method`` makes of the predictions in a space, a dict of tensors by branch name, as the loop takes it.
 

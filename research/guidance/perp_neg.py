@@ -11,9 +11,9 @@ from research.errors import ConfigError
 from research.guidance.checks import checked_scale
 from research.guidance.pairs import guided_in, names_at, parallel
 from research.guidance.weighted import Prompt, WeightedPrompts
-from research.sampling.plugs import Branch, Guidance, Guided
+from research.sampling.interfaces import Branch, Guidance, Guided
 from research.sampling.prediction import Prediction
-from research.sampling.run import Run, StepState
+from research.sampling.state import Run, StepState
 
 
 class PerpNeg(Guidance):
@@ -40,10 +40,7 @@ class PerpNeg(Guidance):
     requires = frozenset({"text", "uncond"})
 
     def __init__(
-        self,
-        scale: float = 7.5,
-        prompts: Prompt | Sequence[Prompt] = (),
-        weights: Sequence[float] | None = None,
+        self, scale: float = 7.5, prompts: Prompt | Sequence[Prompt] = (), weights: Sequence[float] | None = None
     ):
         self.scale = checked_scale(scale)
         if self.scale < 0:

@@ -11,9 +11,9 @@ from research.errors import ConfigError
 from research.guidance.checks import checked_scale
 from research.guidance.layers import checked_layers, matching
 from research.guidance.wrapping import Wrapping
-from research.sampling.plugs import Branch, Guidance, Guided, Model, Patch, Solver
+from research.sampling.interfaces import Branch, Guidance, Guided, Model, Patch, Solver
 from research.sampling.prediction import Prediction, convert
-from research.sampling.run import Run, StepState
+from research.sampling.state import Run, StepState
 
 
 class Perturbed(Wrapping):
@@ -104,7 +104,7 @@ class PatchedLayers(Perturbed):
 
 
 class LayerPatch:
-    """A patch of layers of a kind; see `research.sampling.plugs.Patch`."""
+    """A patch of layers of a kind; see `research.sampling.interfaces.Patch`."""
 
     kind = "self-attention"
 

@@ -12,9 +12,9 @@ from research.guidance.checks import checked_scale
 from research.guidance.modifier import Modifier
 from research.guidance.spaces import checked_space, in_space, needs_levels, per_image
 from research.guidance.wrapping import with_branches
-from research.sampling.plugs import Branch, Guidance, Guided
+from research.sampling.interfaces import Branch, Guidance, Guided
 from research.sampling.prediction import Prediction
-from research.sampling.run import StepState
+from research.sampling.state import StepState
 
 _KEY = "guidance.modifiers.rescale"
 

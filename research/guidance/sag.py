@@ -18,9 +18,9 @@ from research.guidance.checks import checked_scale
 from research.guidance.perturbed import LayerPatch, PatchedLayers, free_name, plain_branch, pushed
 from research.guidance.projections import recorded_output
 from research.guidance.seg import checked_sigma
-from research.sampling.plugs import Branch, Guidance, Guided
+from research.sampling.interfaces import Branch, Guidance, Guided
 from research.sampling.prediction import Prediction, to_x0
-from research.sampling.run import StepState
+from research.sampling.state import StepState
 
 
 class SAG(PatchedLayers):

@@ -11,9 +11,9 @@ from torch import Tensor
 from research.errors import ConfigError
 from research.guidance.checks import checked_scale
 from research.guidance.modifier import Modifier
-from research.sampling.plugs import Branch, Condition, Denoiser, Guidance, Guided
+from research.sampling.interfaces import Branch, Condition, Denoiser, Guidance, Guided
 from research.sampling.prediction import Prediction, convert
-from research.sampling.run import Run, StepState
+from research.sampling.state import Run, StepState
 from research.sampling.timeline import Stage
 
 _HALF = (torch.float16, torch.bfloat16)
@@ -52,9 +52,7 @@ class Scales(Modifier):
     def start(self, run: Run) -> None:
         super().start(run)
         if run.places and run.places[-1] >= len(self.scales):
-            raise ConfigError(
-                f"guidance.scales: found {len(self.scales)} for at least {run.places[-1] + 1} images."
-            )
+            raise ConfigError(f"guidance.scales: found {len(self.scales)} for at least {run.places[-1] + 1} images.")
         dtype = torch.promote_types(run.model.dtype, torch.float32)
         mine = [self.scales[place] for place in run.places]
         self._mine = torch.tensor(mine, dtype=dtype, device=run.model.device).reshape(-1, 1, 1, 1)
@@ -95,9 +93,7 @@ class _Once:
         self.alike = len(different) < len(rows)
         self._first = [rows.index(row) for row in different]
         self._copies = [different.index(row) for row in rows]
-        self._conditions: dict[
-            int, tuple[Condition, Condition]
-        ] = {}  # held, so that no other comes to have the id
+        self._conditions: dict[int, tuple[Condition, Condition]] = {}  # held, so that no other comes to have the id
 
     def predict(self, x: Tensor, stage: Stage, branches: Sequence[Branch]) -> dict[str, Prediction]:
         if not self.alike or any(branch.condition.extra for branch in branches):

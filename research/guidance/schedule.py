@@ -9,9 +9,9 @@ from contextlib import AbstractContextManager, contextmanager
 from research.errors import ConfigError
 from research.guidance.checks import checked_scale
 from research.guidance.modifier import Modifier
-from research.sampling.plugs import Branch, Guidance, Guided
+from research.sampling.interfaces import Branch, Guidance, Guided
 from research.sampling.prediction import Prediction
-from research.sampling.run import Run, StepState
+from research.sampling.state import Run, StepState
 
 _KEY = "guidance.modifiers.schedule"
 # the part of the way from start to end, of the part p of the steps that is done, and the power

@@ -14,8 +14,8 @@ from research.errors import ConfigError, SamplingError
 from research.guidance.blur import gaussian_blur, map_size
 from research.guidance.perturbed import LayerPatch, PatchedLayers
 from research.guidance.projections import changed_output
-from research.sampling.plugs import Guidance, Patch
-from research.sampling.run import StepState
+from research.sampling.interfaces import Guidance, Patch
+from research.sampling.state import StepState
 
 
 class SEG(PatchedLayers):
@@ -67,11 +67,7 @@ class BlurredQueries(LayerPatch):
         self.sigma, self.latents = sigma, latents
 
     def __call__(self, layer: Any, forward: Any, hidden: Tensor, **kwargs: Any) -> Tensor:
-        size = (
-            (hidden.shape[2], hidden.shape[3])
-            if hidden.ndim == 4
-            else map_size(hidden.shape[1], self.latents)
-        )
+        size = (hidden.shape[2], hidden.shape[3]) if hidden.ndim == 4 else map_size(hidden.shape[1], self.latents)
         if size is None:
             raise SamplingError(
                 f"guidance.layers: a layer has {hidden.shape[1]} places, which are no map of latents of "

@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from research.guidance.perturbed import LayerPatch, PatchedLayers
-from research.sampling.plugs import Guidance, Patch
-from research.sampling.run import StepState
+from research.sampling.interfaces import Guidance, Patch
+from research.sampling.state import StepState
 
 
 class SLG(PatchedLayers):

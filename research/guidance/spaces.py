@@ -11,7 +11,7 @@ from torch import Tensor
 
 from research.errors import ConfigError
 from research.sampling.prediction import KINDS, Kind, Prediction, convert
-from research.sampling.run import StepState
+from research.sampling.state import StepState
 
 SPACES = (*KINDS, "prediction")
 
@@ -32,14 +32,10 @@ def needs_levels(space: str) -> frozenset[str]:
     return frozenset() if space == "prediction" else frozenset({"noise-levels"})
 
 
-def in_space(
-    state: StepState, predictions: Mapping[str, Prediction], space: str
-) -> tuple[dict[str, Tensor], Kind]:
+def in_space(state: StepState, predictions: Mapping[str, Prediction], space: str) -> tuple[dict[str, Tensor], Kind]:
     """The values of predictions in a space, shape of the latents [N, C, h, w], and the kind they are then of."""
     kind: Kind = next(iter(predictions.values())).kind if space == "prediction" else space  # type: ignore[assignment]
-    return {
-        name: convert(p, kind, state.x_before, state.stage).value for name, p in predictions.items()
-    }, kind
+    return {name: convert(p, kind, state.x_before, state.stage).value for name, p in predictions.items()}, kind
 
 
 def per_image(values: Tensor, like: Tensor) -> Tensor:

@@ -10,9 +10,9 @@ from research.errors import ConfigError
 from research.guidance.checks import checked_scale
 from research.guidance.modifier import Modifier
 from research.guidance.spaces import per_image
-from research.sampling.plugs import Guidance, Guided
+from research.sampling.interfaces import Guidance, Guided
 from research.sampling.prediction import Prediction, to_x0
-from research.sampling.run import StepState
+from research.sampling.state import StepState
 
 _KEY = "guidance.modifiers.threshold"
 
@@ -35,9 +35,7 @@ class Threshold(Modifier):
 
     own_requires = frozenset({"noise-levels"})
 
-    def __init__(
-        self, guidance: Guidance, percentile: float = 0.995, limit: float = 1.0, mode: str = "dynamic"
-    ):
+    def __init__(self, guidance: Guidance, percentile: float = 0.995, limit: float = 1.0, mode: str = "dynamic"):
         super().__init__(guidance)
         self.percentile = checked_scale(percentile, f"{_KEY}.percentile")
         self.limit = checked_scale(limit, f"{_KEY}.limit")

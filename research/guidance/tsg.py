@@ -11,9 +11,9 @@ from torch import Tensor
 from research.errors import ConfigError
 from research.guidance.checks import checked_scale
 from research.guidance.pairs import guided_in
-from research.sampling.plugs import Branch, Guidance, Guided
+from research.sampling.interfaces import Branch, Guidance, Guided
 from research.sampling.prediction import Prediction
-from research.sampling.run import Run, StepState
+from research.sampling.state import Run, StepState
 
 STREAM = "hook/tsg"
 
@@ -71,8 +71,5 @@ class TSG(Guidance):
         if len(predictions) == 1:
             return Guided(next(iter(predictions.values())))
         return guided_in(
-            state,
-            predictions,
-            "prediction",
-            lambda v: v["perturbed"] + self.scale * (v["cond"] - v["perturbed"]),
+            state, predictions, "prediction", lambda v: v["perturbed"] + self.scale * (v["cond"] - v["perturbed"])
         )

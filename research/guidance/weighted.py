@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 
 from research.errors import ConfigError
 from research.guidance.checks import checked_scale
-from research.sampling.plugs import Branch
-from research.sampling.run import Run
+from research.sampling.interfaces import Branch
+from research.sampling.state import Run
 
 Prompt = str | Sequence[str]  # one for all images, or one an image of the job
 
@@ -25,9 +25,7 @@ class WeightedPrompts:
         ConfigError: there is no prompt, or an empty one, or not one weight a prompt, or the weights sum to nothing.
     """
 
-    def __init__(
-        self, name: str, prompts: Prompt | Sequence[Prompt], weights: Sequence[float] | float | None
-    ):
+    def __init__(self, name: str, prompts: Prompt | Sequence[Prompt], weights: Sequence[float] | float | None):
         self.prompts = _checked_prompts(prompts)
         self.weights = (1.0,) * len(self.prompts) if weights is None else checked_weights(weights)
         if len(self.weights) != len(self.prompts):
@@ -73,9 +71,7 @@ def checked_weights(weights: Sequence[float] | float, key: str = "guidance.weigh
     if not numbers:
         raise ConfigError(f"{key}: found none; accepted are one or more numbers.")
     if abs(math.fsum(numbers)) < 1e-9:
-        raise ConfigError(
-            f"{key}: found {list(numbers)}, which sum to nothing; accepted are numbers with another sum."
-        )
+        raise ConfigError(f"{key}: found {list(numbers)}, which sum to nothing; accepted are numbers with another sum.")
     return numbers
 
 
@@ -84,9 +80,7 @@ def _checked_prompts(given: Prompt | Sequence[Prompt]) -> list[str | list[str]]:
     for prompt in [given] if isinstance(given, str) or not isinstance(given, Iterable) else given:
         texts = [prompt] if isinstance(prompt, str) or not isinstance(prompt, Iterable) else list(prompt)
         if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
-            raise ConfigError(
-                f"guidance.prompts: found {prompt!r}; accepted are sentences that are not empty."
-            )
+            raise ConfigError(f"guidance.prompts: found {prompt!r}; accepted are sentences that are not empty.")
         prompts.append(prompt if isinstance(prompt, str) else texts)
     if not prompts:
         raise ConfigError("guidance.prompts: found none; accepted are one or more sentences.")

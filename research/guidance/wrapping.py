@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from research.errors import ConfigError
-from research.sampling.plugs import Branch, Guidance, Guided, Model, Solver
+from research.sampling.interfaces import Branch, Guidance, Guided, Model, Solver
 from research.sampling.prediction import Prediction
-from research.sampling.run import Run, StepState
+from research.sampling.state import Run, StepState
 
 
 class Wrapping(Guidance):

@@ -26,9 +26,7 @@ class DeepPart:
     def __init__(self, unet: Any, blocks: int):
         middle = [] if unet.mid_block is None else [unet.mid_block]
         self.modules: list[Any] = [*unet.down_blocks[blocks:], *middle, *unet.up_blocks[:-blocks]]
-        self._residuals = [0] * len(
-            self.modules
-        )  # how many of them a block hands on, known once it was computed
+        self._residuals = [0] * len(self.modules)  # how many of them a block hands on, known once it was computed
         self._before: list[Any] = []
         self._now: tuple[Rows, Merged] | None = None
         self._calls = self._batch = 0

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from research.errors import ConfigError
 from research.hooks.mask_composite import Composite
-from research.sampling.run import Run, StepState
+from research.sampling.state import Run, StepState
 
 
 class Differential(Composite):
@@ -39,12 +39,7 @@ class Differential(Composite):
     map_name = "strength_map"
 
     def __init__(
-        self,
-        image: Any = None,
-        strength_map: Any = None,
-        *,
-        latents: Tensor | None = None,
-        noise: Tensor | None = None,
+        self, image: Any = None, strength_map: Any = None, *, latents: Tensor | None = None, noise: Tensor | None = None
     ):
         if strength_map is None:
             raise ConfigError(
@@ -56,9 +51,7 @@ class Differential(Composite):
     def on_start(self, run: Run) -> None:
         super().on_start(run)
         if not bool(((self._where >= 0) & (self._where <= 1)).all()):  # NaN fails it as well
-            raise ConfigError(
-                "hooks.differential.strength_map: found values outside 0 to 1; accepted are these."
-            )
+            raise ConfigError("hooks.differential.strength_map: found values outside 0 to 1; accepted are these.")
         # how many of the full schedule's steps each latent takes part in; the margin is that of single precision
         steps = run.timeline.n_steps
         kept = torch.floor(self._where.double() * steps * (1 + 1e-6)).clamp(max=steps)

@@ -10,8 +10,8 @@ from research.errors import ConfigError
 from research.hooks.emphasis import Emphasis, emphases, emphasised, token_places
 from research.hooks.windows import real
 from research.sampling.hooks import Hook
-from research.sampling.plugs import Condition
-from research.sampling.run import Run, StepState
+from research.sampling.interfaces import Condition
+from research.sampling.state import Run, StepState
 
 KEY = "hooks.dynamic_prompt"
 PROMPT, NEGATIVE = "{prompt}", "{negative_prompt}"
@@ -57,15 +57,10 @@ class DynamicPrompt(Hook):
         negative_weights: Mapping[str, Any] | None = None,
     ):
         if prompts is None and negative is None and not weights and not negative_weights:
-            raise ConfigError(
-                f"{KEY}: found neither prompts, negative nor weights; accepted is at least one."
-            )
+            raise ConfigError(f"{KEY}: found neither prompts, negative nor weights; accepted is at least one.")
         self.courses = {
             "cond": _Course(
-                "prompts",
-                keys_of(f"{KEY}.prompts", prompts, PROMPT),
-                emphases(f"{KEY}.weights", weights),
-                blend,
+                "prompts", keys_of(f"{KEY}.prompts", prompts, PROMPT), emphases(f"{KEY}.weights", weights), blend
             ),
             "uncond": _Course(
                 "negative",
@@ -119,9 +114,7 @@ class _Course:
             self.asked = False
         self._made: dict[Any, Condition] = {}
         texts = (
-            {text for _, sentence in self.keys for text in self._texts(sentence, all_rows=True)}
-            if self.weights
-            else ()
+            {text for _, sentence in self.keys for text in self._texts(sentence, all_rows=True)} if self.weights else ()
         )
         for one in self.weights:
             one.window.warn_if_empty(run)
@@ -239,14 +232,10 @@ def _of_mapping(key: str, given: Mapping[Any, Any]) -> Keys:
         try:
             number = float(start)
         except (TypeError, ValueError):
-            raise ConfigError(
-                f"{key}: found {start!r}; accepted are fractions of the steps from 0 to 1."
-            ) from None
+            raise ConfigError(f"{key}: found {start!r}; accepted are fractions of the steps from 0 to 1.") from None
         real(key, number, 0.0, 1.0)
         if keys and number <= keys[-1][0]:
-            raise ConfigError(
-                f"{key}: found {number:g} after {keys[-1][0]:g}; accepted are fractions in rising order."
-            )
+            raise ConfigError(f"{key}: found {number:g} after {keys[-1][0]:g}; accepted are fractions in rising order.")
         keys.append((number, _sentence(f"{key}.{start}", text)))
     return keys
 
@@ -262,9 +251,7 @@ def _of_list(key: str, given: Sequence[Any], own: str) -> Keys:
         until = entry.get("until")
         if until is None:
             if not last:
-                raise ConfigError(
-                    f"{where}.until: must be given; only the last sentence lasts to the end without it."
-                )
+                raise ConfigError(f"{where}.until: must be given; only the last sentence lasts to the end without it.")
             return keys
         until = real(f"{where}.until", until, 0.0, 1.0)
         if until <= start:

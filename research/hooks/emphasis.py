@@ -26,9 +26,7 @@ class Emphasis:
 
     def __init__(self, key: str, words: Any, given: Any):
         if not isinstance(words, str) or not words.strip():
-            raise ConfigError(
-                f"{key}: found {words!r}; accepted are words of the prompt, each with its weight."
-            )
+            raise ConfigError(f"{key}: found {words!r}; accepted are words of the prompt, each with its weight.")
         self.words, self.key = words, f"{key}.{words}"
         inner = dict(given) if isinstance(given, Mapping) else {"weight": given}
         if unknown := inner.keys() - {"weight", "steps"}:
@@ -46,9 +44,7 @@ def emphases(key: str, given: Any) -> list[Emphasis]:
     if given is None:
         return []
     if not isinstance(given, Mapping):
-        raise ConfigError(
-            f"{key}: found {given!r}; accepted are words with their weights, as in {{red: 1.4}}."
-        )
+        raise ConfigError(f"{key}: found {given!r}; accepted are words with their weights, as in {{red: 1.4}}.")
     return [Emphasis(key, words, weight) for words, weight in given.items()]
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from research.sampling.hooks import Hook
-from research.sampling.run import StepState
+from research.sampling.state import StepState
 
 
 class ExtraChannels(Hook):

@@ -12,9 +12,9 @@ from research.errors import ConfigError, SamplingError
 from research.hooks.deep_part import DeepPart
 from research.hooks.windows import Window, real, whole
 from research.sampling.hooks import Hook
-from research.sampling.plugs import Branch, Denoiser, Model, Solver
+from research.sampling.interfaces import Branch, Denoiser, Model, Solver
 from research.sampling.prediction import Prediction
-from research.sampling.run import Run, StepState
+from research.sampling.state import Run, StepState
 from research.sampling.timeline import Stage
 
 _KEY = "hooks.feature_cache"
@@ -102,9 +102,7 @@ class FeatureCache(Hook):
     def on_end(self, run: Run) -> None:
         run.trace["feature_cache"] = {"evaluations": self._evaluations, "deep_evaluations": self._deep}
 
-    def predict(
-        self, denoiser: Denoiser, x: Tensor, stage: Stage, branches: Sequence[Branch]
-    ) -> dict[str, Prediction]:
+    def predict(self, denoiser: Denoiser, x: Tensor, stage: Stage, branches: Sequence[Branch]) -> dict[str, Prediction]:
         """What the denoiser predicts, with the deep part taken from where it was kept."""
         mine = [branch for branch in branches if branch.model == "main"]
         self._evaluations += len(mine)

@@ -11,7 +11,7 @@ from torch import Tensor
 from research.errors import ConfigError, SamplingError
 from research.hooks.windows import Window, first_of_step
 from research.sampling.hooks import Hook
-from research.sampling.run import Run, StepState
+from research.sampling.state import Run, StepState
 
 KEY = "hooks.latent_transform"
 

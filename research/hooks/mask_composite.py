@@ -11,7 +11,7 @@ from research import pictures
 from research.errors import ConfigError
 from research.sampling.hooks import Hook
 from research.sampling.noise import HOOK
-from research.sampling.run import Run, StepState
+from research.sampling.state import Run, StepState
 
 
 class Composite(Hook):
@@ -39,17 +39,13 @@ class Composite(Hook):
     def __init__(self, where: Any, image: Any, latents: Tensor | None, noise: Tensor | None):
         self._key = f"hooks.{self.name}"
         if (image is None) == (latents is None):
-            raise ConfigError(
-                f"{self._key}: found neither or both of image and latents; accepted is one of them."
-            )
+            raise ConfigError(f"{self._key}: found neither or both of image and latents; accepted is one of them.")
         self.where, self.image, self.latents, self.noise = where, image, latents, noise
         tensors = {"latents": latents, "noise": noise, self.map_name: None if latents is None else where}
         for name, tensor in tensors.items():
             if tensor is not None and not isinstance(tensor, Tensor):
                 beside = " beside latents" if name == self.map_name else ""
-                raise ConfigError(
-                    f"{self._key}.{name}: found {type(tensor).__name__}; accepted{beside} is a tensor."
-                )
+                raise ConfigError(f"{self._key}.{name}: found {type(tensor).__name__}; accepted{beside} is a tensor.")
         if image is not None:
             pictures.check(f"{self._key}.image", image)
             pictures.check(f"{self._key}.{self.map_name}", where)
@@ -111,9 +107,7 @@ class MaskComposite(Composite):
     name = "mask_composite"
     map_name = "mask"
 
-    def __init__(
-        self, mask: Any, image: Any = None, *, latents: Tensor | None = None, noise: Tensor | None = None
-    ):
+    def __init__(self, mask: Any, image: Any = None, *, latents: Tensor | None = None, noise: Tensor | None = None):
         super().__init__(mask, image, latents, noise)
 
     def on_start(self, run: Run) -> None:

@@ -6,7 +6,7 @@ import torch
 
 from research.errors import SamplingError
 from research.sampling.hooks import Hook
-from research.sampling.run import StepState
+from research.sampling.state import StepState
 
 
 class NanGuard(Hook):

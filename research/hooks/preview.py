@@ -14,8 +14,8 @@ from research.errors import ConfigError
 from research.hooks.projection import projection_of
 from research.hooks.windows import first_of_step, real, whole
 from research.sampling.hooks import Hook
-from research.sampling.plugs import Model, Solver
-from research.sampling.run import Run, StepState
+from research.sampling.interfaces import Model, Solver
+from research.sampling.state import Run, StepState
 
 KEY = "hooks.preview"
 MOST_IMAGES = 16
@@ -111,9 +111,7 @@ class Preview(Hook):
         scale = self.scale or max(1, _TILE // max(width, height))
         return width * scale, height * scale
 
-    def _frame(
-        self, tiles: Sequence[Image.Image], caption: str, size: tuple[int, int] | None = None
-    ) -> Image.Image:
+    def _frame(self, tiles: Sequence[Image.Image], caption: str, size: tuple[int, int] | None = None) -> Image.Image:
         """The tiles on white in about as many columns as rows, without blur, over the caption."""
         width, height = size or self._tile(*tiles[0].size)
         columns = math.ceil(math.sqrt(len(tiles)))

@@ -49,16 +49,12 @@ class Projection:
         Raises:
             ConfigError: it is none.
         """
-        accepted = (
-            "accepted is weight [3][C] or [3][C][k][k] for C latent channels and an odd k, and bias [3]"
-        )
+        accepted = "accepted is weight [3][C] or [3][C][k][k] for C latent channels and an odd k, and bias [3]"
         try:
             weight = torch.tensor(content["weight"], dtype=torch.float32)
             bias = torch.tensor(content["bias"], dtype=torch.float32)
         except (TypeError, KeyError, ValueError, RuntimeError):
-            raise ConfigError(
-                f"{key}: found no projection; {accepted}, as research-preview writes them."
-            ) from None
+            raise ConfigError(f"{key}: found no projection; {accepted}, as research-preview writes them.") from None
         found = list(weight.shape)
         if weight.ndim == 2:
             weight = weight[..., None, None]
@@ -106,9 +102,7 @@ def projection_of(key: str, given: Any, model: Any) -> Projection | None:
     """
     if "pixels" in model.supports:
         if given is not None:
-            raise ConfigError(
-                f"{key}: found one; {model.name} works on pixels, which need none: leave it out."
-            )
+            raise ConfigError(f"{key}: found one; {model.name} works on pixels, which need none: leave it out.")
         return None
     if given is None:
         file = Path(zoo.zoo_path(str(model.path)) or Path(str(model.path)).expanduser()) / FILE
@@ -147,9 +141,7 @@ def fit_projection(latents: Tensor, colours: Tensor, size: int = 1) -> tuple[Pro
         ModelError: too few cells for the number of channels, or all of one colour.
     """
     channels = latents.shape[1]
-    z = (
-        F.unfold(_widened(latents.double(), size), size).transpose(1, 2).flatten(0, 1)
-    )  # [cells, C * size * size]
+    z = F.unfold(_widened(latents.double(), size), size).transpose(1, 2).flatten(0, 1)  # [cells, C * size * size]
     y = colours.double().permute(0, 2, 3, 1).reshape(-1, 3)
     z1 = torch.cat([z, torch.ones_like(z[:, :1])], dim=1)
     total = (y - y.mean(dim=0)).square().sum()

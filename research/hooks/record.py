@@ -12,7 +12,7 @@ from research.errors import ConfigError, nearest
 from research.hooks.windows import first_of_step, whole
 from research.sampling.hooks import Hook
 from research.sampling.prediction import convert
-from research.sampling.run import Run, StepState
+from research.sampling.state import Run, StepState
 
 KEY = "hooks.record"
 TENSORS = ("x", "x0", "guided", "predictions")
@@ -125,9 +125,7 @@ def _numbers(state: StepState) -> Iterator[tuple[str, Tensor]]:
 
 def _entry(where: dict[str, float], numbers: dict[str, Tensor]) -> dict[str, Any]:
     means = {name: float(values.mean()) for name, values in numbers.items()}
-    per_image = {
-        name: [float(f"{value:.6g}") for value in values.tolist()] for name, values in numbers.items()
-    }
+    per_image = {name: [float(f"{value:.6g}") for value in values.tolist()] for name, values in numbers.items()}
     return {**where, **means, "per_image": per_image}
 
 

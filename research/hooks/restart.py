@@ -12,9 +12,9 @@ from torch import Tensor
 from research.errors import ConfigError
 from research.hooks.windows import Window, whole
 from research.sampling.hooks import Hook
+from research.sampling.interfaces import Solver
 from research.sampling.noise import HOOK
-from research.sampling.plugs import Solver
-from research.sampling.run import Run, StepState
+from research.sampling.state import Run, StepState
 from research.sampling.timeline import Timeline
 
 Level = tuple[float, float]  # signal and noise of the latents
@@ -81,13 +81,9 @@ class Restart(Revisiting):
 
     name = "restart"
 
-    def __init__(
-        self, sigma: Sequence[float] | None = None, times: int = 2, steps: Sequence[float] | None = None
-    ):
+    def __init__(self, sigma: Sequence[float] | None = None, times: int = 2, steps: Sequence[float] | None = None):
         if (sigma is None) == (steps is None):
-            raise ConfigError(
-                "hooks.restart: found neither or both of sigma and steps; accepted is one of them."
-            )
+            raise ConfigError("hooks.restart: found neither or both of sigma and steps; accepted is one of them.")
         self.sigma = None if sigma is None else _interval("hooks.restart.sigma", sigma)
         self.window = None if steps is None else Window("hooks.restart.steps", steps)
         self.times = whole("hooks.restart.times", times, 0)

@@ -12,7 +12,7 @@ from research.errors import ConfigError, SamplingError
 from research.hooks.windows import real, whole
 from research.sampling.noise import HOOK
 from research.sampling.prediction import Prediction, to_x0
-from research.sampling.run import Run, StepState
+from research.sampling.state import Run, StepState
 from research.sampling.timeline import Stage
 
 
@@ -74,9 +74,7 @@ class Flip:
     def __init__(self, horizontal: bool = True, vertical: bool = False):
         self.dims = [dim for dim, asked in ((-1, horizontal), (-2, vertical)) if asked]
         if not self.dims:
-            raise ConfigError(
-                "hooks.flip: found neither horizontal nor vertical; accepted is at least one of them."
-            )
+            raise ConfigError("hooks.flip: found neither horizontal nor vertical; accepted is at least one of them.")
 
     def __call__(self, latents: Tensor) -> Tensor:
         return latents.flip(self.dims)

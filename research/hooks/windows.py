@@ -7,7 +7,7 @@ import operator
 from typing import Any
 
 from research.errors import ConfigError
-from research.sampling.run import Run
+from research.sampling.state import Run
 from research.sampling.timeline import Stage
 
 
@@ -39,9 +39,7 @@ class Window:
     def warn_if_empty(self, run: Run) -> None:
         """Say so if no step of the run lies in a window that was meant to have some."""
         if self.low < self.high and not any(stage in self for stage in run.timeline):
-            run.warn(
-                f"{self.key}: no step of this run lies in [{self.low:g}, {self.high:g}); the hook did nothing."
-            )
+            run.warn(f"{self.key}: no step of this run lies in [{self.low:g}, {self.high:g}); the hook did nothing.")
 
 
 def first_of_step(run: Run, stage: Stage) -> bool:
@@ -60,9 +58,7 @@ def whole(key: str, value: Any, least: int, *, accepted: str = "") -> int:
     except TypeError:
         number = None
     if number is None or number < least:
-        raise ConfigError(
-            f"{key}: found {value!r}; accepted is {accepted or f'a whole number from {least}'}."
-        )
+        raise ConfigError(f"{key}: found {value!r}; accepted is {accepted or f'a whole number from {least}'}.")
     return number
 
 
@@ -75,7 +71,5 @@ def real(key: str, value: Any, least: float = -math.inf, most: float = math.inf)
     good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if not good or not least <= value <= most:
         limits = f" from {least:g} to {most:g}" if math.isfinite(most) else f" from {least:g}"
-        raise ConfigError(
-            f"{key}: found {value!r}; accepted is a number{limits if math.isfinite(least) else ''}."
-        )
+        raise ConfigError(f"{key}: found {value!r}; accepted is a number{limits if math.isfinite(least) else ''}.")
     return float(value)

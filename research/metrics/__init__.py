@@ -16,18 +16,18 @@ if TYPE_CHECKING:
     from research.metrics.base import MetricResult as MetricResult
     from research.metrics.clip_score import CLIPScore as CLIPScore
     from research.metrics.directional import DirectionalSimilarity as DirectionalSimilarity
-    from research.metrics.features import load_features as load_features
+    from research.metrics.extractors.base import load_features as load_features
     from research.metrics.fid import FID as FID
     from research.metrics.inception_score import InceptionScore as InceptionScore
     from research.metrics.job import ScoredJob as ScoredJob
     from research.metrics.kid import CMMD as CMMD
     from research.metrics.kid import KID as KID
-    from research.metrics.measuring import check_metric as check_metric
-    from research.metrics.measuring import measure as measure
-    from research.metrics.measuring import per_image as per_image
     from research.metrics.order import fit_order as fit_order
     from research.metrics.perceptual import PerceptualDistance as PerceptualDistance
     from research.metrics.prdc import PRDC as PRDC
+    from research.metrics.score import check_metric as check_metric
+    from research.metrics.score import measure as measure
+    from research.metrics.score import per_image as per_image
     from research.metrics.similarity import PSNR as PSNR
     from research.metrics.similarity import SSIM as SSIM
     from research.metrics.solver_error import SolverError as SolverError
@@ -49,11 +49,11 @@ _LAZY = {
     "SSIM": "research.metrics.similarity",
     "ScoredJob": "research.metrics.job",
     "SolverError": "research.metrics.solver_error",
-    "check_metric": "research.metrics.measuring",
+    "check_metric": "research.metrics.score",
     "fit_order": "research.metrics.order",
-    "load_features": "research.metrics.features",
-    "measure": "research.metrics.measuring",
-    "per_image": "research.metrics.measuring",
+    "load_features": "research.metrics.extractors.base",
+    "measure": "research.metrics.score",
+    "per_image": "research.metrics.score",
 }
 
 __all__ = [

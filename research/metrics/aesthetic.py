@@ -8,15 +8,8 @@ from typing import TYPE_CHECKING
 
 from research.errors import ConfigError
 from research.hashing import sha256_files
-from research.metrics.base import (
-    MetricResult,
-    check_count,
-    check_whole,
-    comparable,
-    library_versions,
-    mean_over_images,
-)
-from research.metrics.clip import load_clip, locate_clip
+from research.metrics.base import MetricResult, check_count, check_whole, comparable, library_versions, mean_over_images
+from research.metrics.extractors.clip import load_clip, locate_clip
 
 if TYPE_CHECKING:
     import torch
@@ -70,9 +63,7 @@ class PreferenceScore:
             **made_with,
             "comparable": comparable(definition, made_with),
             "versions": library_versions("torch", "transformers", "pillow"),
-            "warnings": [
-                f"preference: {len(truncated)} prompts are longer than {clip.name} sees and were cut"
-            ]
+            "warnings": [f"preference: {len(truncated)} prompts are longer than {clip.name} sees and were cut"]
             if truncated
             else [],
         }
@@ -107,11 +98,7 @@ class AestheticScore:
         check_count(key, n_images)
 
     def compute(
-        self,
-        images: Sequence[Image.Image],
-        prompts: Sequence[str] = (),
-        *,
-        device: str | torch.device = "cpu",
+        self, images: Sequence[Image.Image], prompts: Sequence[str] = (), *, device: str | torch.device = "cpu"
     ) -> MetricResult:
         """Scores image by image; prompts play no part."""
         import torch

@@ -73,9 +73,7 @@ def check_whole(key: str, value: object, *, least: int = 1) -> None:
 def check_choice(key: str, value: object, choices: Sequence[str]) -> None:
     """Raises ConfigError unless `value` is one of `choices`."""
     if not isinstance(value, str) or value not in choices:
-        raise ConfigError(
-            f"{key}: found {value!r}.{nearest(str(value), choices)} Accepted: {', '.join(choices)}."
-        )
+        raise ConfigError(f"{key}: found {value!r}.{nearest(str(value), choices)} Accepted: {', '.join(choices)}.")
 
 
 def check_name(key: str, value: object) -> None:
@@ -89,9 +87,7 @@ def check_name(key: str, value: object) -> None:
 def check_count(key: str, n_images: int, least: int = 1) -> None:
     """Raises ConfigError for fewer images than a metric can work with."""
     if n_images < least:
-        raise ConfigError(
-            f"{key}: found {n_images} image{'s' * (n_images != 1)}; accepted is at least {least}."
-        )
+        raise ConfigError(f"{key}: found {n_images} image{'s' * (n_images != 1)}; accepted is at least {least}.")
 
 
 def comparable(*what: Any) -> str:
@@ -113,9 +109,7 @@ def mean_over_images(name: str, scores: Sequence[float], info: dict[str, Any]) -
     values = {name: statistics.fmean(scores)}
     if len(scores) > 1:
         values[f"{name}_se"] = statistics.stdev(scores) / math.sqrt(len(scores))
-    return MetricResult(
-        values, {**info, "n_images": len(scores), "per_image": [float(f"{s:.6g}") for s in scores]}
-    )
+    return MetricResult(values, {**info, "n_images": len(scores), "per_image": [float(f"{s:.6g}") for s in scores]})
 
 
 @cache

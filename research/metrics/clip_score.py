@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from research.errors import ConfigError
 from research.metrics.base import MetricResult, check_whole, comparable, library_versions
-from research.metrics.clip import load_clip, locate_clip
+from research.metrics.extractors.clip import load_clip, locate_clip
 
 if TYPE_CHECKING:
     import torch

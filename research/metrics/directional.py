@@ -6,15 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from research.errors import ConfigError
-from research.metrics.base import (
-    MetricResult,
-    check_count,
-    check_whole,
-    comparable,
-    library_versions,
-    mean_over_images,
-)
-from research.metrics.clip import load_clip, locate_clip
+from research.metrics.base import MetricResult, check_count, check_whole, comparable, library_versions, mean_over_images
+from research.metrics.extractors.clip import load_clip, locate_clip
 from research.metrics.job import ScoredJob, needs_image, told
 
 if TYPE_CHECKING:
@@ -40,9 +33,7 @@ class DirectionalSimilarity:
     name = "clip_directional"
     needs_job = True
 
-    def __init__(
-        self, source_prompt: str | Sequence[str], model: str = "emoji-eval", batch_size: int = 64
-    ) -> None:
+    def __init__(self, source_prompt: str | Sequence[str], model: str = "emoji-eval", batch_size: int = 64) -> None:
         self.source_prompt, self.model, self.batch_size = source_prompt, model, batch_size
 
     def check(self, *, n_images: int) -> None:
@@ -51,9 +42,7 @@ class DirectionalSimilarity:
         locate_clip(self.model, f"{_KEY}.model")
         check_count(_KEY, n_images)
         given = [self.source_prompt] if isinstance(self.source_prompt, str) else self.source_prompt
-        if not isinstance(given, list | tuple) or not all(
-            isinstance(text, str) and text.strip() for text in given
-        ):
+        if not isinstance(given, list | tuple) or not all(isinstance(text, str) and text.strip() for text in given):
             raise ConfigError(
                 f"{_KEY}.source_prompt: found {self.source_prompt!r}; accepted is a sentence for what the input shows, "
                 "or a list with one an image."
@@ -120,9 +109,7 @@ class DirectionalSimilarity:
         if unmoved:
             warnings.append(f"{self.name}: {unmoved} images equal their input, and count as 0")
         if truncated:
-            warnings.append(
-                f"{self.name}: {len(truncated)} prompts are longer than {clip.name} sees and were cut"
-            )
+            warnings.append(f"{self.name}: {len(truncated)} prompts are longer than {clip.name} sees and were cut")
         info = {
             "definition": DEFINITION,
             "model": clip.name,

@@ -55,9 +55,7 @@ class FID(SetMetric):
     def check(self, *, n_images: int) -> None:
         """Raises ConfigError for unknown features or reference, a missing extra, or fewer than 2 images."""
         if not isinstance(self.extrapolate, bool):
-            raise ConfigError(
-                f"{self.key}.extrapolate: found {self.extrapolate!r}; accepted is true or false."
-            )
+            raise ConfigError(f"{self.key}.extrapolate: found {self.extrapolate!r}; accepted is true or false.")
         if n_images >= 2:
             super().check(n_images=n_images)
             return
@@ -68,11 +66,7 @@ class FID(SetMetric):
         )
 
     def compute(
-        self,
-        images: Sequence[Image.Image],
-        prompts: Sequence[str] = (),
-        *,
-        device: str | torch.device = "cpu",
+        self, images: Sequence[Image.Image], prompts: Sequence[str] = (), *, device: str | torch.device = "cpu"
     ) -> MetricResult:
         """Scores images as a set; prompts play no part."""
         self.check(n_images=len(images))
@@ -91,7 +85,7 @@ class FID(SetMetric):
         Args:
             rows, total: of a part: where its images stand among how many.
         """
-        from research.metrics.features import extract, load_features
+        from research.metrics.extractors.base import extract, load_features
         from research.metrics.reference import Sums, chosen
 
         features = load_features(self.features, device=device, key=f"{self.key}.features")
@@ -134,11 +128,7 @@ class FID(SetMetric):
         warnings = [
             f"{self.name}: {count} {what} for {dimension} features: covariance not of full rank, value biased upward{more}"
             for count, what, more in (
-                (
-                    n_images,
-                    "images",
-                    "" if bias is None else f", by roughly {bias:.3g} of {values[self.name]:.3g}",
-                ),
+                (n_images, "images", "" if bias is None else f", by roughly {bias:.3g} of {values[self.name]:.3g}"),
                 (reference.num_samples, "reference images", ""),
             )
             if count <= dimension

@@ -126,9 +126,7 @@ def standard_error(features: Tensor, reference: Gaussian, *, groups: int = 20, s
     return math.sqrt((groups - 1) / groups * float((found - found.mean()).square().sum()))
 
 
-def extrapolated(
-    features: Tensor, reference: Gaussian, *, sizes: int = 8, draws: int = 4, seed: int = 0
-) -> float:
+def extrapolated(features: Tensor, reference: Gaussian, *, sizes: int = 8, draws: int = 4, seed: int = 0) -> float:
     """The distance at an unlimited count (FID-infinity, arXiv:1911.07023): a straight line through distances of subsets over 1/N.
 
     Args:

@@ -14,11 +14,9 @@ import numpy as np
 from PIL import Image
 
 from research.errors import ConfigError
-from research.metrics.locate import IMAGE_SUFFIXES
+from research.metrics.extractors.find import IMAGE_SUFFIXES
 
-_ACCEPTED = (
-    "a directory of images, a .zip of images, or an .npz with uint8 pixels [N, H, W, 3] as its first array"
-)
+_ACCEPTED = "a directory of images, a .zip of images, or an .npz with uint8 pixels [N, H, W, 3] as its first array"
 
 
 @dataclass(frozen=True)

@@ -36,14 +36,11 @@ def to_uint8(images: Tensor) -> Tensor:
     if images.dtype == torch.uint8:
         return images
     if not images.is_floating_point():
-        raise ConfigError(
-            f"images: found dtype {images.dtype}; accepted is uint8 (0 to 255) or float in [0, 1]."
-        )
+        raise ConfigError(f"images: found dtype {images.dtype}; accepted is uint8 (0 to 255) or float in [0, 1].")
     low, high = (float(v) for v in torch.aminmax(images)) if images.numel() else (0.0, 0.0)
     if not (low >= 0.0 and high <= 1.0):  # also false for NaN
         raise ConfigError(
-            f"images: found floats from {low:.3g} to {high:.3g}; "
-            "accepted is uint8 (0 to 255) or float in [0, 1]."
+            f"images: found floats from {low:.3g} to {high:.3g}; accepted is uint8 (0 to 255) or float in [0, 1]."
         )
     return (images.float() * 255).round().to(torch.uint8)
 
@@ -98,9 +95,7 @@ class Preprocess:
             elif "shortest_edge" in found:
                 edge = int(found["shortest_edge"])
             else:
-                raise ConfigError(
-                    f"{file}: found size {found}; accepted is height and width, or shortest_edge."
-                )
+                raise ConfigError(f"{file}: found size {found}; accepted is height and width, or shortest_edge.")
         crop = None
         if config.get("do_center_crop", True):
             found = config.get("crop_size", 224)
@@ -113,10 +108,7 @@ class Preprocess:
 
     def describe(self) -> dict[str, Any]:
         """The settings as plain JSON values, the filter by its name."""
-        named = {
-            **asdict(self),
-            "resample": f"PIL {Image.Resampling(self.resample).name.lower()}, antialiased",
-        }
+        named = {**asdict(self), "resample": f"PIL {Image.Resampling(self.resample).name.lower()}, antialiased"}
         return {key: list(value) if isinstance(value, tuple) else value for key, value in named.items()}
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -125,9 +117,7 @@ class Preprocess:
         height, width = self._resized(images.shape[-2], images.shape[-1])
         if (height, width) != tuple(images.shape[-2:]):
             arrays = images.permute(0, 2, 3, 1).numpy()
-            resized = [
-                Image.fromarray(a).resize((width, height), Image.Resampling(self.resample)) for a in arrays
-            ]
+            resized = [Image.fromarray(a).resize((width, height), Image.Resampling(self.resample)) for a in arrays]
             images = stack(resized)
         if self.crop is not None:
             images = _center_crop(images, *self.crop)

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from research.errors import ConfigError
 from research.metrics.base import MetricResult, check_count, check_whole, comparable, library_versions
-from research.metrics.efficientnet import EFFICIENTNET
-from research.metrics.inception import INCEPTION
-from research.metrics.locate import locate_features
+from research.metrics.extractors.efficientnet import EFFICIENTNET
+from research.metrics.extractors.find import locate_features
+from research.metrics.extractors.inception import INCEPTION
 
 if TYPE_CHECKING:
     import torch
@@ -36,11 +36,7 @@ class InceptionScore:
     name = "inception_score"
 
     def __init__(
-        self,
-        classifier: str = INCEPTION,
-        labels: Sequence[str] | None = None,
-        splits: int = 1,
-        batch_size: int = 64,
+        self, classifier: str = INCEPTION, labels: Sequence[str] | None = None, splits: int = 1, batch_size: int = 64
     ) -> None:
         self.classifier, self.labels, self.splits, self.batch_size = classifier, labels, splits, batch_size
 
@@ -52,9 +48,7 @@ class InceptionScore:
         locate_features(self.classifier, f"{key}.classifier")
         known = self.classifier in (INCEPTION, EFFICIENTNET)
         if known and self.labels is not None:
-            raise ConfigError(
-                f"{key}.labels: goes with a CLIPModel; {self.classifier!r} has classes of its own."
-            )
+            raise ConfigError(f"{key}.labels: goes with a CLIPModel; {self.classifier!r} has classes of its own.")
         texts = self.labels if isinstance(self.labels, list | tuple) else ()
         if not known and (len(set(texts)) < 2 or not all(isinstance(text, str) and text for text in texts)):
             raise ConfigError(
@@ -63,11 +57,7 @@ class InceptionScore:
         check_count(key, n_images, 2 * self.splits)
 
     def compute(
-        self,
-        images: Sequence[Image.Image],
-        prompts: Sequence[str] = (),
-        *,
-        device: str | torch.device = "cpu",
+        self, images: Sequence[Image.Image], prompts: Sequence[str] = (), *, device: str | torch.device = "cpu"
     ) -> MetricResult:
         """Scores images as a set; prompts play no part."""
         import torch
@@ -102,22 +92,19 @@ class InceptionScore:
 
     def _classifier(self, device: str) -> tuple[Any, dict[str, Any]]:
         """Class probabilities of uint8 images [N, 3, H, W], and what gives them."""
-        from research.metrics.clip import load_clip
-        from research.metrics.features import load_features
+        from research.metrics.extractors.base import load_features
+        from research.metrics.extractors.clip import load_clip
 
         key = f"metrics.{self.name}.classifier"
         if self.classifier == EFFICIENTNET:
             features = load_features(EFFICIENTNET, device=device, key=key)
             return features.probabilities, {**features.provenance, "layer": "softmax 1000"}
         if self.classifier == INCEPTION:
-            from research.metrics.inception import logits_network
+            from research.metrics.extractors.inception import logits_network
 
             network, made_with = logits_network(device)
             return lambda images: network(images.to(device)).softmax(-1), made_with
-        clip, labels = (
-            load_clip(self.classifier, device=device, key=key),
-            list(dict.fromkeys(self.labels or ())),
-        )
+        clip, labels = (load_clip(self.classifier, device=device, key=key), list(dict.fromkeys(self.labels or ())))
 
         def by_sentences(images: Tensor) -> Tensor:
             from torch.nn.functional import normalize

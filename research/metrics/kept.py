@@ -31,7 +31,7 @@ class KeptFeatures:
 
     Attributes:
         vectors: [N, D], one row an image, in the order of the job's images.
-        provenance: of the extractor, see `research.metrics.features`.
+        provenance: of the extractor, see `research.metrics.extractors.base`.
     """
 
     vectors: Tensor
@@ -40,9 +40,7 @@ class KeptFeatures:
     @property
     def name(self) -> str:
         """The extractor's name, fit for a file, with the beginning of its weights' hash."""
-        plain = (
-            re.sub(r"[^\w.-]+", "_", str(self.provenance.get("name", "features"))).strip("._") or "features"
-        )
+        plain = re.sub(r"[^\w.-]+", "_", str(self.provenance.get("name", "features"))).strip("._") or "features"
         return f"{plain[:60]}-{str(self.provenance.get('weights_sha256'))[:8]}"
 
 
@@ -92,13 +90,9 @@ def read(folder: Path, info: dict[str, Any]) -> KeptFeatures | None:
     try:
         content = file.read_bytes()
     except OSError as error:
-        raise ConfigError(
-            f"{file}: cannot be read ({error.strerror or error}); score the job again."
-        ) from error
+        raise ConfigError(f"{file}: cannot be read ({error.strerror or error}); score the job again.") from error
     if hashlib.sha256(content).hexdigest() != info.get("features_sha256"):
-        raise ConfigError(
-            f"{file}: is not the file that the job's record says (SHA-256); score the job again."
-        )
+        raise ConfigError(f"{file}: is not the file that the job's record says (SHA-256); score the job again.")
     length = int.from_bytes(content[:8], "little")
     metadata = json.loads(content[8 : 8 + length]).get("__metadata__", {})
     return KeptFeatures(load(content)["features"].float(), json.loads(metadata["provenance"]))

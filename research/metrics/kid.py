@@ -60,11 +60,7 @@ class KID(SetMetric):
             self._fits(n_images, "images")
 
     def compute(
-        self,
-        images: Sequence[Image.Image],
-        prompts: Sequence[str] = (),
-        *,
-        device: str | torch.device = "cpu",
+        self, images: Sequence[Image.Image], prompts: Sequence[str] = (), *, device: str | torch.device = "cpu"
     ) -> MetricResult:
         """Scores images as a set; prompts play no part."""
         self.check(n_images=len(images))
@@ -147,16 +143,10 @@ class CMMD(SetMetric):
         check_choice(f"{self.key}.estimator", self.estimator, ("unbiased", "biased"))
         number = isinstance(self.bandwidth, int | float) and not isinstance(self.bandwidth, bool)
         if not number or not 0 < self.bandwidth < math.inf:
-            raise ConfigError(
-                f"{self.key}.bandwidth: found {self.bandwidth!r}; accepted is a number above 0."
-            )
+            raise ConfigError(f"{self.key}.bandwidth: found {self.bandwidth!r}; accepted is a number above 0.")
 
     def compute(
-        self,
-        images: Sequence[Image.Image],
-        prompts: Sequence[str] = (),
-        *,
-        device: str | torch.device = "cpu",
+        self, images: Sequence[Image.Image], prompts: Sequence[str] = (), *, device: str | torch.device = "cpu"
     ) -> MetricResult:
         """Scores images as a set; prompts play no part."""
         from torch.nn.functional import normalize
@@ -168,11 +158,11 @@ class CMMD(SetMetric):
         real = normalize(reference.all_vectors(f"{self.key}.reference").double(), dim=1)
         vectors = self.vectors(images, features)
         kernel = gaussian(self.bandwidth)
-        known = _within.get(
-            (reference.info.get("sha256"), "cmmd", self.bandwidth), lambda: within(real, kernel), 16
-        )
+        known = _within.get((reference.info.get("sha256"), "cmmd", self.bandwidth), lambda: within(real, kernel), 16)
         found = discrepancy(normalize(vectors.double(), dim=1), real, kernel, known)
-        definition = f"CMMD (arXiv:2401.09603): 1000 x MMD^2 of normalised features, Gaussian kernel of {self.bandwidth:g}"
+        definition = (
+            f"CMMD (arXiv:2401.09603): 1000 x MMD^2 of normalised features, Gaussian kernel of {self.bandwidth:g}"
+        )
         warnings = self.other_size(images[0].size, reference)
         info = self.info(definition, features, reference, len(images), warnings, estimator=self.estimator)
         values = (

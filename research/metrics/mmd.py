@@ -50,9 +50,7 @@ def within(y: Tensor, kernel: Kernel) -> tuple[float, float]:
     return total, total - float(_diagonal(y, kernel).sum())
 
 
-def discrepancy(
-    x: Tensor, y: Tensor, kernel: Kernel, within_y: tuple[float, float] | None = None
-) -> Discrepancy:
+def discrepancy(x: Tensor, y: Tensor, kernel: Kernel, within_y: tuple[float, float] | None = None) -> Discrepancy:
     """MMD^2 between vectors [N, D] and [M, D], with N and M at least 2; memory grows with N + M and not with their product.
 
     Args:
@@ -76,9 +74,7 @@ def discrepancy(
     biased = float(xx.sum()) / n**2 + whole_y / m**2 - 2 * float(xy.sum()) / (n * m)
     se = math.nan
     if n > 2:
-        without = (
-            (inside_x.sum() - 2 * inside_x) / ((n - 1) * (n - 2)) + of_y - 2 * (xy.sum() - xy) / ((n - 1) * m)
-        )
+        without = (inside_x.sum() - 2 * inside_x) / ((n - 1) * (n - 2)) + of_y - 2 * (xy.sum() - xy) / ((n - 1) * m)
         se = math.sqrt((n - 1) / n * float((without - without.mean()).square().sum()))
     return Discrepancy(unbiased, max(biased, 0.0), se)
 

@@ -52,9 +52,7 @@ def fit_order(steps: Sequence[float], errors: Sequence[float]) -> Order:
             if not (0 < value < math.inf):
                 raise ConfigError(f"fit_order: {name}: found {value!r}; accepted are finite numbers above 0.")
     if len(set(steps)) < 2:
-        raise ConfigError(
-            f"fit_order: steps: found {sorted(set(steps))}; accepted are two different ones at least."
-        )
+        raise ConfigError(f"fit_order: steps: found {sorted(set(steps))}; accepted are two different ones at least.")
     x, y = [math.log(value) for value in steps], [math.log(value) for value in errors]
     n = len(x)
     mean_x, mean_y = sum(x) / n, sum(y) / n

@@ -5,23 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from research.metrics.base import (
-    MetricResult,
-    check_count,
-    check_whole,
-    comparable,
-    library_versions,
-    mean_over_images,
-)
+from research.metrics.base import MetricResult, check_count, check_whole, comparable, library_versions, mean_over_images
+from research.metrics.extractors.find import locate_clip
 from research.metrics.job import ScoredJob, needs_image, told
-from research.metrics.locate import locate_clip
 
 if TYPE_CHECKING:
     import torch
     from PIL import Image
     from torch import Tensor
 
-    from research.metrics.clip import Clip
+    from research.metrics.extractors.clip import Clip
 
 DEFINITION = (
     "mean over layers and patches of the squared distance between unit token vectors of a CLIP image tower "
@@ -66,16 +59,14 @@ class PerceptualDistance:
         job: ScoredJob | None = None,
     ) -> MetricResult:
         """Compares image by image; prompts play no part."""
-        from research.metrics.clip import load_clip
+        from research.metrics.extractors.clip import load_clip
         from research.metrics.images import batches
 
         self.check(n_images=len(images))
         job = told(_KEY, job)
         self.check_job(job.config)
         clip = load_clip(self.model, device=str(device), key=f"{_KEY}.model")
-        pairs = zip(
-            batches(images, self.batch_size), batches(job.inputs(images), self.batch_size), strict=True
-        )
+        pairs = zip(batches(images, self.batch_size), batches(job.inputs(images), self.batch_size), strict=True)
         scores = [score for ours, given in pairs for score in distances(clip, ours, given).tolist()]
         made_with = {"weights_sha256": clip.weights_sha256, "preprocess": clip.preprocess.describe()}
         info = {

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
-DEFINITION = "improved precision and recall (arXiv:1904.06991), density and coverage (arXiv:2002.09797), k-th neighbours"
+DEFINITION = (
+    "improved precision and recall (arXiv:1904.06991), density and coverage (arXiv:2002.09797), k-th neighbours"
+)
 _BLOCK = 1024
 _EXACT = 2_000_000_000  # differences to take one by one; more are taken by matrix products
 
@@ -59,11 +61,7 @@ class PRDC(SetMetric):
         check_count(self.key, n_images, self.k + 1)
 
     def compute(
-        self,
-        images: Sequence[Image.Image],
-        prompts: Sequence[str] = (),
-        *,
-        device: str | torch.device = "cpu",
+        self, images: Sequence[Image.Image], prompts: Sequence[str] = (), *, device: str | torch.device = "cpu"
     ) -> MetricResult:
         """Scores images as a set; prompts play no part."""
         self.check(n_images=len(images))
@@ -102,10 +100,7 @@ class PRDC(SetMetric):
         if not self.balance or len(ours) == len(real):
             return ours, real
         generator, count = torch.Generator().manual_seed(self.seed), min(len(ours), len(real))
-        drawn = [
-            v if len(v) == count else v[torch.randperm(len(v), generator=generator)[:count]]
-            for v in (ours, real)
-        ]
+        drawn = [v if len(v) == count else v[torch.randperm(len(v), generator=generator)[:count]] for v in (ours, real)]
         return drawn[0], drawn[1]
 
 

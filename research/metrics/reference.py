@@ -22,9 +22,9 @@ from research.errors import ConfigError
 from research.files import write_atomic
 from research.hashing import sha256_files
 from research.metrics import reference_file
-from research.metrics.features import Features, extract
+from research.metrics.extractors.base import Features, extract
+from research.metrics.extractors.find import IMAGE_SUFFIXES, locate_reference
 from research.metrics.frechet import Gaussian
-from research.metrics.locate import IMAGE_SUFFIXES, locate_reference
 
 # what makes feature vectors comparable; the name is not part of it, since a copy may lie elsewhere
 _COMPARED = ("weights_sha256", "layer", "dimension", "preprocess")
@@ -40,7 +40,7 @@ class Reference:
         feature_sum: float64 ``[D]``.
         feature_outer_sum: float64 ``[D, D]``, the sum of outer products.
         num_samples: N.
-        features: provenance of the extractor (see `research.metrics.features`).
+        features: provenance of the extractor (see `research.metrics.extractors.base`).
         info: ``name``, ``sha256`` and ``data`` for the record; plain JSON values.
         vectors: the features of M of the images ``[M, D]``, or None.
     """
@@ -165,9 +165,7 @@ def accumulate_reference(
     return sums.reference(dict(features.provenance), info or {})
 
 
-def save_reference(
-    path: Path, reference: Reference, provenance: dict[str, Any], *, sidecar: bool = False
-) -> None:
+def save_reference(path: Path, reference: Reference, provenance: dict[str, Any], *, sidecar: bool = False) -> None:
     """Writes the statistics with what they were made of; `load_reference` verifies them.
 
     Args:
@@ -226,12 +224,7 @@ def _short(value: Any) -> str:
 
 def _read(path: Path, key: str) -> Reference:
     tensors, told, sha256 = reference_file.read(path, key)
-    info = {
-        "name": path.stem,
-        "sha256": sha256,
-        "num_samples": int(tensors["num_samples"]),
-        "data": told.get("data"),
-    }
+    info = {"name": path.stem, "sha256": sha256, "num_samples": int(tensors["num_samples"]), "data": told.get("data")}
     return Reference(
         tensors["feature_sum"].double(),
         tensors["feature_outer_sum"].double(),
@@ -251,9 +244,7 @@ def _from_images(directory: Path, features: Features, batch_size: int, key: str)
         "data": "a directory of images",
     }
     wanted = chosen(len(files), VECTORS)
-    return accumulate_reference(
-        open_all(files, key), features, batch_size=batch_size, info=info, wanted=wanted
-    )
+    return accumulate_reference(open_all(files, key), features, batch_size=batch_size, info=info, wanted=wanted)
 
 
 def image_files(directory: Path) -> list[Path]:

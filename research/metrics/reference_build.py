@@ -14,7 +14,7 @@ import torch
 from research.errors import ConfigError
 from research.files import write_atomic
 from research.metrics.base import library_versions
-from research.metrics.features import Features, extract
+from research.metrics.extractors.base import Features, extract
 from research.metrics.image_source import ImageSource, combined
 from research.metrics.reference import Reference, Sums, chosen, save_reference
 
@@ -116,20 +116,14 @@ class Build:
 
         if int(self.sums.count) != self.done:  # interrupted between two lines; the note before is good
             return
-        tensors = {
-            "feature_sum": self.sums.feature_sum,
-            "outer_sum": self.sums.outer_sum,
-            "count": self.sums.count,
-        }
+        tensors = {"feature_sum": self.sums.feature_sum, "outer_sum": self.sums.outer_sum, "count": self.sums.count}
         if (vectors := self.sums.vectors) is not None:
             tensors["vectors"] = vectors
         told = {"of": self._of(), "digests": [d.hex() for d in self.digests], "sizes": dict(self.sizes)}
         try:
             write_atomic(self.partial, save(tensors, {"partial": json.dumps(told)}))
         except OSError as error:
-            raise ConfigError(
-                f"--out: {self.partial} cannot be written: {error.strerror or error}."
-            ) from error
+            raise ConfigError(f"--out: {self.partial} cannot be written: {error.strerror or error}.") from error
 
     def _chunk(self) -> None:
         pieces = list(self.source.pieces(self.done, self.done + CHUNK))

@@ -33,9 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("path", type=Path, nargs="?", metavar="PATH", help="the images")
-    parser.add_argument(
-        "-o", "--out", type=Path, metavar="FILE", help="default: NAME-FEATURES.safetensors, here"
-    )
+    parser.add_argument("-o", "--out", type=Path, metavar="FILE", help="default: NAME-FEATURES.safetensors, here")
     parser.add_argument(
         "--features",
         default="emoji-eval",
@@ -71,9 +69,7 @@ class _Mismatch(ConfigError):
 
 def _build(args: argparse.Namespace) -> int:
     if args.path is None:
-        raise ConfigError(
-            "PATH: is missing; accepted is a directory of images, a .zip or an .npz; or --verify FILE."
-        )
+        raise ConfigError("PATH: is missing; accepted is a directory of images, a .zip or an .npz; or --verify FILE.")
     for key, least in (("batch_size", 1), ("vectors", 0)):
         if getattr(args, key) < least:
             raise ConfigError(
@@ -86,14 +82,14 @@ def _build(args: argparse.Namespace) -> int:
         raise ConfigError(f"--out: found {str(out)!r}; accepted is a name that ends in .safetensors.")
     if out.exists() and not args.again:
         raise ConfigError(f"--out: {out} exists; --again builds it anew, --verify {out} checks it.")
+    from research.metrics.extractors.find import locate_features
     from research.metrics.image_source import open_source
-    from research.metrics.locate import locate_features
 
     locate_features(args.features, "--features")
     source = open_source(args.path)
     from tqdm import tqdm
 
-    from research.metrics.features import load_features
+    from research.metrics.extractors.base import load_features
     from research.metrics.reference_build import Build
     from research.models.load import resolve_dtype_and_device
 
@@ -104,9 +100,7 @@ def _build(args: argparse.Namespace) -> int:
         print(f"going on after {before} of {len(source.names)} images", file=sys.stderr)
     previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        with tqdm(
-            total=len(source.names), initial=before, unit="image", disable=None, file=sys.stderr
-        ) as bar:
+        with tqdm(total=len(source.names), initial=before, unit="image", disable=None, file=sys.stderr) as bar:
             reference = build.run(lambda done: bar.update(done - bar.n))
     except KeyboardInterrupt:
         print(
@@ -130,9 +124,7 @@ def _build(args: argparse.Namespace) -> int:
 
 def _verify(args: argparse.Namespace) -> int:
     if not args.verify.is_file():
-        raise ConfigError(
-            f"--verify: {str(args.verify)!r} does not exist; accepted is a file of research-reference."
-        )
+        raise ConfigError(f"--verify: {str(args.verify)!r} does not exist; accepted is a file of research-reference.")
     import torch
 
     from research.metrics.reference import read_reference
@@ -146,19 +138,10 @@ def _verify(args: argparse.Namespace) -> int:
     size = float(covariance.diagonal().abs().max())
     for wrong, what in (
         (reference.num_samples < 2, f"holds {reference.num_samples} images"),
-        (
-            covariance.shape != (dimension, dimension),
-            f"has sums of {dimension} and {list(covariance.shape)} features",
-        ),
+        (covariance.shape != (dimension, dimension), f"has sums of {dimension} and {list(covariance.shape)} features"),
         (not bool(torch.isfinite(covariance).all()), "has sums that are not finite"),
-        (
-            not torch.allclose(covariance, covariance.T, atol=1e-9 * size),
-            "has a covariance that is not symmetric",
-        ),
-        (
-            float(torch.linalg.eigvalsh(covariance)[0]) < -1e-6 * size,
-            "has a covariance with negative variances",
-        ),
+        (not torch.allclose(covariance, covariance.T, atol=1e-9 * size), "has a covariance that is not symmetric"),
+        (float(torch.linalg.eigvalsh(covariance)[0]) < -1e-6 * size, "has a covariance with negative variances"),
         (
             reference.features.get("dimension") != dimension,
             f"says {reference.features.get('dimension')} features, has {dimension}",
@@ -206,12 +189,8 @@ def _say(reference: Reference, file: Path, as_json: bool) -> None:
     features = reference.features
     preprocess = features.get("preprocess")
     resize = preprocess.get("resample") if isinstance(preprocess, dict) else preprocess
-    print(
-        f"{file}: {reference.num_samples} images, {features.get('dimension')} features of {features.get('name')}"
-    )
-    print(
-        f"  weights {str(features.get('weights_sha256'))[:16]}, layer {features.get('layer')}, resize {resize}"
-    )
+    print(f"{file}: {reference.num_samples} images, {features.get('dimension')} features of {features.get('name')}")
+    print(f"  weights {str(features.get('weights_sha256'))[:16]}, layer {features.get('layer')}, resize {resize}")
     print(f"  features kept of {kept} images, sha256 {str(told['sha256'])[:16]}")
     if isinstance(told["data"], dict) and "content_sha256" in told["data"]:
         data = told["data"]

@@ -63,9 +63,7 @@ def read(path: Path, key: str) -> tuple[dict[str, Tensor], dict[str, Any], str]:
     except ValueError as error:
         raise ConfigError(f"{key}: {path.name} is damaged: what it says of itself cannot be read.") from error
     if missing := {"feature_sum", "feature_outer_sum", "num_samples"} - tensors.keys():
-        raise ConfigError(
-            f"{key}: {path.name} holds no reference statistics: {sorted(missing)[0]} is missing."
-        )
+        raise ConfigError(f"{key}: {path.name} holds no reference statistics: {sorted(missing)[0]} is missing.")
     if _METADATA in metadata and (found := _seal(tensors, told)) != told.get("seal"):
         raise ConfigError(
             f"{key}: {path.name} is damaged: the sha256 of what it holds is {found[:12]}, it says {str(told.get('seal'))[:12]}."

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from research.metrics import kept
 from research.metrics.base import check_count, check_name, check_whole, comparable, library_versions
-from research.metrics.locate import locate_features, locate_reference
+from research.metrics.extractors.find import locate_features, locate_reference
 
 if TYPE_CHECKING:
     import torch
     from PIL import Image
     from torch import Tensor
 
-    from research.metrics.features import Features
+    from research.metrics.extractors.base import Features
     from research.metrics.reference import Reference
 
 
@@ -33,9 +33,7 @@ class SetMetric:
     name: str
     least = 2
 
-    def __init__(
-        self, features: str, reference: str, batch_size: int, name: str, keep_features: bool
-    ) -> None:
+    def __init__(self, features: str, reference: str, batch_size: int, name: str, keep_features: bool) -> None:
         self.features, self.reference, self.batch_size = features, reference, batch_size
         self.name, self.keep_features = name, keep_features
 
@@ -57,20 +55,18 @@ class SetMetric:
         Raises:
             ConfigError: one cannot be read, or they do not belong together.
         """
-        from research.metrics.features import load_features
+        from research.metrics.extractors.base import load_features
         from research.metrics.reference import load_reference
 
         features = load_features(self.features, device=device, key=f"{self.key}.features")
-        reference = load_reference(
-            self.reference, features, batch_size=self.batch_size, key=f"{self.key}.reference"
-        )
+        reference = load_reference(self.reference, features, batch_size=self.batch_size, key=f"{self.key}.reference")
         return features, reference
 
     def vectors(self, images: Sequence[Image.Image], features: Features) -> Tensor:
         """Features [N, D] of all images, float32 on the CPU."""
         import torch
 
-        from research.metrics.features import extract
+        from research.metrics.extractors.base import extract
 
         return torch.cat(list(extract(images, features, self.batch_size)))
 
@@ -107,9 +103,7 @@ class SetMetric:
             "features": features.provenance,
             "reference": reference.info,
             "n_images": n_images,
-            "comparable": comparable(
-                definition, settings, features.provenance, reference.info.get("sha256"), n_images
-            ),
+            "comparable": comparable(definition, settings, features.provenance, reference.info.get("sha256"), n_images),
             "versions": library_versions("torch", "torchmetrics", "transformers", "pillow"),
             "warnings": warnings,
         }

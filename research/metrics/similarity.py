@@ -118,9 +118,7 @@ class PSNR(InputSimilarity):
     """
 
     name = "psnr"
-    definition = (
-        f"10 log10(1 / mean squared error) of RGB in [0, 1], at most {BEST_PSNR:g} dB, mean over images"
-    )
+    definition = f"10 log10(1 / mean squared error) of RGB in [0, 1], at most {BEST_PSNR:g} dB, mean over images"
 
     def __init__(self, region: str = "all", name: str = "psnr") -> None:
         super().__init__(region, name)
@@ -141,9 +139,7 @@ class SSIM(InputSimilarity):
     """
 
     name = "ssim"
-    definition = (
-        "SSIM (Wang et al. 2004) of RGB in [0, 1], Gaussian window of 11 with deviation 1.5, mean over images"
-    )
+    definition = "SSIM (Wang et al. 2004) of RGB in [0, 1], Gaussian window of 11 with deviation 1.5, mean over images"
 
     def __init__(self, region: str = "all", name: str = "ssim") -> None:
         super().__init__(region, name)

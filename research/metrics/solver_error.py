@@ -9,14 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from research.caches import MIB, Cache
 from research.errors import ConfigError
-from research.metrics.base import (
-    MetricResult,
-    check_count,
-    check_whole,
-    comparable,
-    library_versions,
-    mean_over_images,
-)
+from research.metrics.base import MetricResult, check_count, check_whole, comparable, library_versions, mean_over_images
 from research.metrics.job import ScoredJob, told
 
 if TYPE_CHECKING:
@@ -74,9 +67,7 @@ class SolverError:
         if self.steps is not None:
             check_whole(f"{_KEY}.steps", self.steps)
         if self.scheduler is not None and (not isinstance(self.scheduler, str) or not self.scheduler):
-            raise ConfigError(
-                f"{_KEY}.scheduler: found {self.scheduler!r}; accepted is a scheduler's name, or null."
-            )
+            raise ConfigError(f"{_KEY}.scheduler: found {self.scheduler!r}; accepted is a scheduler's name, or null.")
         check_count(_KEY, n_images)
 
     def check_job(self, config: Mapping[str, Any]) -> None:
@@ -131,9 +122,7 @@ class SolverError:
                 "tasks whose images have latents one each."
             )
         errors = (own.double() - reference.double()).flatten(1).square().mean(1).sqrt().tolist()
-        name = (
-            self.scheduler or job.config["scheduler"].get("name") or job.config["scheduler"].get("class_name")
-        )
+        name = self.scheduler or job.config["scheduler"].get("name") or job.config["scheduler"].get("class_name")
         spread = reference.double().flatten(1).std(1)
         settings = {"reference_scheduler": name, "reference_steps": finer}
         warnings = []

@@ -17,11 +17,11 @@ from torch import Tensor
 from research.errors import ConfigError, ModelError, SamplingError
 from research.hashing import sha256_files
 from research.models.patching import layer_names
-from research.models.second import check_second, second_model
+from research.models.weak_model import check_second, second_model
 from research.models.weights import check_safetensors, weight_files
-from research.sampling.plugs import Denoiser, Solver
-from research.sampling.run import Run
-from research.schedulers.build import SolverFactory
+from research.sampling.interfaces import Denoiser, Solver
+from research.sampling.state import Run
+from research.solvers.build import SolverFactory
 
 
 class BaseModel(ABC):
@@ -48,9 +48,7 @@ class BaseModel(ABC):
         self.scheduler_config = dict(scheduler_config)
 
     @classmethod
-    def from_directory(
-        cls, directory: Path, *, path: str, dtype: torch.dtype, allow_pickle: bool
-    ) -> BaseModel:
+    def from_directory(cls, directory: Path, *, path: str, dtype: torch.dtype, allow_pickle: bool) -> BaseModel:
         """Check every weight file, then load. See `load_model` for the errors."""
         files, safe = [], True
         scheduler_config = _scheduler_config(directory)
@@ -72,10 +70,7 @@ class BaseModel(ABC):
         # weights keep `requires_grad`, which guidance with gradients has no use for: torch's choice of kernels depends on it, and
         # so do the last bits that are to equal a pipeline's
         return cls(
-            path=path,
-            weights_sha256=sha256_files(files, root=directory),
-            scheduler_config=scheduler_config,
-            **parts,
+            path=path, weights_sha256=sha256_files(files, root=directory), scheduler_config=scheduler_config, **parts
         )
 
     @classmethod
@@ -96,7 +91,7 @@ class BaseModel(ABC):
 
     @abstractmethod
     def encode(self, run: Run, pixels: Tensor, stream: str) -> Tensor:
-        """Latents of pixels; see `research.sampling.plugs.Model`."""
+        """Latents of pixels; see `research.sampling.interfaces.Model`."""
 
     @abstractmethod
     def decode_pixels(self, latents: Tensor) -> Tensor:

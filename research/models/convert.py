@@ -17,10 +17,10 @@ import torch
 
 from research.errors import ConfigError, ModelError
 from research.models.convert_original import original_config_directory
-from research.models.inspect_files import unreadable
+from research.models.find_model import find, pipeline_class, read_index
+from research.models.inspect.parts import Component, checked_parts, components_of, wanted_parts
+from research.models.inspect.safe_files import unreadable
 from research.models.inspect_fit import reason
-from research.models.inspect_parts import Component, checked_parts, components_of, wanted_parts
-from research.models.locate import find, pipeline_class, read_index
 from research.models.single_file import as_safetensors, single_file_config, write_file
 from research.models.weights import read_header, stems
 
@@ -58,17 +58,13 @@ def convert_model(
     if config is not None and original_config is not None:
         raise ConfigError("--config, --original-config: found both; accepted is one of them.")
     if tokenizer is not None and original_config is None:
-        raise ConfigError(
-            "--tokenizer: goes with --original-config; a directory given as --config has its own."
-        )
+        raise ConfigError("--tokenizer: goes with --original-config; a directory given as --config has its own.")
     target = Path(out).expanduser()
     if target.is_symlink() or (target.exists() and not (target.is_dir() and not any(target.iterdir()))):
         raise ConfigError(f"--convert: {target} is there already; accepted is a new or an empty folder.")
     found = find(path)
     if found.hub_id is not None:
-        raise ModelError(
-            f"model.path: {path!r} is a hub id or does not exist; accepted here is a file or a directory."
-        )
+        raise ModelError(f"model.path: {path!r} is a hub id or does not exist; accepted here is a file or a directory.")
     if found.directory is not None:
         if config is not None or original_config is not None:
             raise ConfigError(f"--config, --original-config: go with a single file; {path} is a directory.")
@@ -81,9 +77,7 @@ def convert_model(
         if original_config is not None:
             link, kind = stack.enter_context(as_safetensors(found.file, allow_pickle=allow_pickle))
             directory = stack.enter_context(
-                original_config_directory(
-                    Path(original_config).expanduser(), tokenizer, read_header(link), kind
-                )
+                original_config_directory(Path(original_config).expanduser(), tokenizer, read_header(link), kind)
             )
         else:
             directory = stack.enter_context(
@@ -125,11 +119,7 @@ def _write_directory(directory: Path, parts: list[Component], scratch: Path) -> 
             continue
         (scratch / part.name).mkdir()
         for file in part.folder.iterdir():
-            if (
-                file.suffix in (".json", ".txt", ".model")
-                and ".index." not in file.name
-                and unreadable(file) is None
-            ):
+            if file.suffix in (".json", ".txt", ".model") and ".index." not in file.name and unreadable(file) is None:
                 shutil.copyfile(file, scratch / part.name / file.name)
         tensors: dict[str, torch.Tensor] = {}
         for file in part.files:
@@ -147,9 +137,7 @@ def _tensors(file: Path, safe: bool) -> dict[str, torch.Tensor]:
         state = torch.load(file, map_location="cpu", weights_only=True)
         return {str(name): tensor.detach().clone().contiguous() for name, tensor in state.items()}
     except Exception as error:
-        raise ModelError(
-            f"model.path: {file} cannot be read as a pickle of tensors: {reason(error)}"
-        ) from error
+        raise ModelError(f"model.path: {file} cannot be read as a pickle of tensors: {reason(error)}") from error
 
 
 @contextlib.contextmanager

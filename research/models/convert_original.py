@@ -13,20 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from research.errors import ModelError
-from research.models.inspect_files import shown, unreadable
+from research.models.inspect.kinds import CLIP, OPEN_CLIP, Kind
+from research.models.inspect.safe_files import shown, unreadable
 from research.models.inspect_fit import reason
-from research.models.inspect_kinds import CLIP, OPEN_CLIP, Kind
 from research.models.weights import TensorInfo
 
 _LIMIT = 1 << 20  # bytes of YAML; those in use have 2 kB
 _HEAD = 64  # channels of an attention head in both text encoders
-_TOKENIZER_FILES = (
-    "tokenizer.json",
-    "vocab.json",
-    "merges.txt",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-)
+_TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json")
 
 
 @contextlib.contextmanager

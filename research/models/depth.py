@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from research.models.inspect_files import read_json
+from research.models.inspect.safe_files import read_json
 from research.models.weights import check_safetensors, weight_files, whole
 
 
@@ -45,9 +45,7 @@ class DepthEstimator:
             local_files_only=True,
             output_loading_info=True,
         )
-        processor = DPTImageProcessor.from_pretrained(
-            directory, subfolder="feature_extractor", local_files_only=True
-        )
+        processor = DPTImageProcessor.from_pretrained(directory, subfolder="feature_extractor", local_files_only=True)
         return cls(whole(loaded, directory / "depth_estimator"), processor)
 
     @torch.no_grad()

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from research.errors import ModelError
-from research.models.inspect_files import read_json, shown
-from research.models.inspect_parts import Component
-from research.models.inspect_pickle import report_pickle
-from research.models.inspect_report import Inspection
+from research.models.inspect.parts import Component
+from research.models.inspect.pickles import report_pickle
+from research.models.inspect.report import Inspection
+from research.models.inspect.safe_files import read_json, shown
 from research.models.inspect_values import first_not_finite, free_memory
-from research.schedulers.names import resolve, scheduler_names
+from research.solvers.names import resolve, scheduler_names
 
 _TASKS = {
     "text": ["text_to_image", "image_to_image", "inpaint", "interpolation", "inversion"],

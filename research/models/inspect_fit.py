@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from research.errors import ModelError, nearest
-from research.models.inspect_files import read_json, shown, unreadable
-from research.models.inspect_kinds import CLIP, UNET, VAE
-from research.models.inspect_parts import Component
+from research.models.inspect.kinds import CLIP, UNET, VAE
+from research.models.inspect.parts import Component
+from research.models.inspect.safe_files import read_json, shown, unreadable
 from research.models.inspect_view import plain_view
 from research.models.weights import TensorInfo, misfit
 
@@ -48,9 +48,7 @@ def fit_problems(parts: Sequence[Component]) -> list[str]:
             part.problems.append(found)
             problems.append(found)
     if not any(part.problems for part in by_name.values()):
-        problems += channel_problems(
-            {name: part.config for name, part in by_name.items()}, parts[0].folder.parent
-        )
+        problems += channel_problems({name: part.config for name, part in by_name.items()}, parts[0].folder.parent)
     return problems
 
 
@@ -60,9 +58,7 @@ def channel_problems(configs: Mapping[str, Mapping[str, Any]], directory: Path) 
     if not vae:
         return []
     latent, entry, out = vae.get("latent_channels"), unet.get("in_channels"), unet.get("out_channels")
-    accepted = (
-        {latent: "text", 2 * latent + 1: "inpaint", latent + 1: "depth"} if isinstance(latent, int) else {}
-    )
+    accepted = {latent: "text", 2 * latent + 1: "inpaint", latent + 1: "depth"} if isinstance(latent, int) else {}
     if entry not in accepted or out != latent:
         wanted = ", ".join(f"{channels} ({role})" for channels, role in accepted.items())
         return [
@@ -126,9 +122,7 @@ def make_scheduler(config: Mapping[str, Any], file: Path) -> Any:
         )
     for key, accepted in _CHOICES.items():
         if config.get(key, accepted[0]) not in accepted:
-            raise ModelError(
-                f"model.path: {file}: {key} is {shown(config[key])}; accepted: {', '.join(accepted)}."
-            )
+            raise ModelError(f"model.path: {file}: {key} is {shown(config[key])}; accepted: {', '.join(accepted)}.")
     try:
         with quietly():
             return cls.from_config(dict(config))
@@ -169,7 +163,9 @@ def _module_problem(part: Component) -> str | None:
         return f"model.path: the weights in {part.folder} are whole numbers ({said}), as if quantised; accepted are floats."
     kind = part.config.get("model_type")
     if part.name == "text_encoder" and kind is not None and not str(kind).startswith("clip"):
-        return f"model.path: {part.folder / 'config.json'} is of a {shown(kind)} model; accepted is a CLIP text encoder."
+        return (
+            f"model.path: {part.folder / 'config.json'} is of a {shown(kind)} model; accepted is a CLIP text encoder."
+        )
     try:
         with quietly(), plain_view(part.folder, part.variant) as folder:
             _, info = _loader(part).from_pretrained(

@@ -7,7 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from research.errors import ModelError, nearest
-from research.models.inspect_files import shown
+from research.models.find_model import FAMILIES, Located, find, read_index
+from research.models.inspect.hub import cached_snapshot, remote_parts
+from research.models.inspect.kinds import kind_of_folder
+from research.models.inspect.parts import Component, components_of
+from research.models.inspect.report import Inspection
+from research.models.inspect.safe_files import shown
 from research.models.inspect_filled import (
     describe_scheduler,
     estimate_memory,
@@ -17,12 +22,7 @@ from research.models.inspect_filled import (
     refuse,
     role_of,
 )
-from research.models.inspect_hub import cached_snapshot, remote_parts
-from research.models.inspect_kinds import kind_of_folder
-from research.models.inspect_parts import Component, components_of
-from research.models.inspect_report import Inspection
 from research.models.inspect_single import inspect_file
-from research.models.locate import FAMILIES, Located, find, read_index
 
 
 def inspect_model(
@@ -68,9 +68,7 @@ def _directory(found: Inspection, directory: Path, deep: bool) -> None:
     if not index_file.exists() and not index_file.is_symlink():
         kind = kind_of_folder(directory)
         found.kind, found.what = kind.name, kind.what
-        list_pickles(
-            found, sorted(p for p in directory.iterdir() if p.suffix in (".bin", ".ckpt", ".pt", ".pth"))
-        )
+        list_pickles(found, sorted(p for p in directory.iterdir() if p.suffix in (".bin", ".ckpt", ".pt", ".pth")))
         read_index(directory)  # raises, with the same words as load_model
     found.kind, found.what = "pipeline", "a directory with a model_index.json"
     index = read_index(directory)

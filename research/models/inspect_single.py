@@ -6,18 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from research.errors import ModelError
-from research.models.inspect_files import sniff
-from research.models.inspect_filled import (
-    describe_scheduler,
-    estimate_memory,
-    fill_fitting,
-    list_pickles,
-    look_through,
-)
-from research.models.inspect_kinds import CLIP, UNET, VAE, Kind, kind_of_file, kind_of_tensors
-from research.models.inspect_parts import Component
-from research.models.inspect_pickle import check_pickle, report_pickle
-from research.models.inspect_report import Inspection, count
+from research.models.inspect.kinds import CLIP, UNET, VAE, Kind, kind_of_file, kind_of_tensors
+from research.models.inspect.parts import Component
+from research.models.inspect.pickles import check_pickle, report_pickle
+from research.models.inspect.report import Inspection, count
+from research.models.inspect.safe_files import sniff
+from research.models.inspect_filled import describe_scheduler, estimate_memory, fill_fitting, list_pickles, look_through
 from research.models.weights import TensorInfo, check_safetensors, read_header
 
 
@@ -51,9 +45,7 @@ def _checkpoint(found: Inspection, kind: Kind, config: Any, tensors: dict[str, T
     found.kind, found.what = kind.name, kind.what
     if tensors:
         part = Component("file", None, None, Path(found.location), True, tensors=tensors)
-        found.what += (
-            f": {len(tensors)} tensors, {count(part.parameters)} parameters, {', '.join(part.dtypes)}"
-        )
+        found.what += f": {len(tensors)} tensors, {count(part.parameters)} parameters, {', '.join(part.dtypes)}"
     if not kind.loads:
         raise ModelError(f"model.path: {found.location} {kind.sentence()}")
     found.verdict, found.family = "safe", "unet-text"

@@ -13,10 +13,10 @@ import torch
 from research.errors import ConfigError, ModelError, nearest
 from research.hashing import sha256_files
 from research.models.base import BaseModel
-from research.models.inspect_hub import fetch
-from research.models.inspect_parts import checked_parts
+from research.models.find_model import FAMILIES, locate, pipeline_class
+from research.models.inspect.hub import fetch
+from research.models.inspect.parts import checked_parts
 from research.models.inspect_view import plain_view
-from research.models.locate import FAMILIES, locate, pipeline_class
 from research.models.single_file import single_file_config, write_file
 
 DTYPES = {
@@ -102,9 +102,7 @@ def _from_file(
     return model
 
 
-def resolve_dtype_and_device(
-    dtype: str | torch.dtype, device: str | torch.device
-) -> tuple[torch.dtype, torch.device]:
+def resolve_dtype_and_device(dtype: str | torch.dtype, device: str | torch.device) -> tuple[torch.dtype, torch.device]:
     """What "auto" stands for on this machine.
 
     Raises:
@@ -118,15 +116,11 @@ def resolve_dtype_and_device(
         try:
             chosen = torch.device(device)
         except (RuntimeError, TypeError) as error:
-            raise ConfigError(
-                f"model.device: found {device!r}; accepted: auto, cpu, cuda, cuda:N, mps."
-            ) from error
+            raise ConfigError(f"model.device: found {device!r}; accepted: auto, cpu, cuda, cuda:N, mps.") from error
     if chosen.type not in ("cpu", "cuda", "mps"):
         raise ConfigError(f"model.device: found {device!r}; accepted: auto, cpu, cuda, cuda:N, mps.")
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(
-            f"model.device: found {device!r}; this machine has {torch.cuda.device_count()} CUDA devices."
-        )
+        raise ConfigError(f"model.device: found {device!r}; this machine has {torch.cuda.device_count()} CUDA devices.")
     if chosen.type == "mps" and not torch.backends.mps.is_available():
         raise ConfigError(f"model.device: found {device!r}; this machine has no MPS device.")
     if isinstance(dtype, torch.dtype) and dtype in (*DTYPES.values(), torch.float64):
@@ -138,7 +132,5 @@ def resolve_dtype_and_device(
             f"model.dtype: found {dtype!r}.{nearest(str(dtype), DTYPES)} Accepted: auto, {', '.join(DTYPES)}."
         )
     if DTYPES[dtype] is torch.bfloat16 and chosen.type == "cuda" and not torch.cuda.is_bf16_supported():
-        raise ConfigError(
-            f"model.dtype: found {dtype!r}; this GPU has no bfloat16, accepted: auto, float32, float16."
-        )
+        raise ConfigError(f"model.dtype: found {dtype!r}; this GPU has no bfloat16, accepted: auto, float32, float16.")
     return DTYPES[dtype], chosen

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from research.errors import ConfigError, ModelError, SamplingError
 from research.guidance.layers import matching
-from research.sampling.plugs import Branch, Patch
+from research.sampling.interfaces import Branch, Patch
 
 KINDS = ("self-attention", "cross-attention", "block")
 _ORDER = {"down_blocks": 0, "mid_block": 1, "up_blocks": 2}  # as data passes through them
@@ -112,9 +112,7 @@ class Patching:
             self._names[kind] = layer_names(self.network, kind)
         return self._names[kind]
 
-    def _replace(
-        self, layer: nn.Module, branches: Sequence[Branch], parts: Sequence[_Part], undo: ExitStack
-    ) -> None:
+    def _replace(self, layer: nn.Module, branches: Sequence[Branch], parts: Sequence[_Part], undo: ExitStack) -> None:
         own: Callable[..., Tensor] = layer.forward
         # of the arguments after the hidden states
         names = tuple(inspect.signature(type(layer).forward).parameters)[2:]
@@ -152,9 +150,7 @@ def replaced(layer: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
             layer.__dict__["forward"] = before
 
 
-def _through(
-    patches: Sequence[Patch], layer: nn.Module, forward: Callable[..., Tensor]
-) -> Callable[..., Tensor]:
+def _through(patches: Sequence[Patch], layer: nn.Module, forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """A layer's forward with patches around it, the first of them innermost."""
     for patch in patches:
         forward = partial(patch.__call__, layer, forward)

@@ -51,15 +51,10 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("path", metavar="MODEL_PATH", help="a zoo name, a directory or a hub id")
     parser.add_argument(
-        "--pictures",
-        metavar="FOLDER",
-        help="pictures to fit to, like those the model makes (default: the zoo's)",
+        "--pictures", metavar="FOLDER", help="pictures to fit to, like those the model makes (default: the zoo's)"
     )
     parser.add_argument(
-        "--out",
-        type=Path,
-        metavar="FILE",
-        help="where to write it (default: preview.json in the model's directory)",
+        "--out", type=Path, metavar="FILE", help="where to write it (default: preview.json in the model's directory)"
     )
     parser.add_argument(
         "--size",
@@ -73,7 +68,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
 
 def _fit(args: argparse.Namespace) -> int:
     from research.hooks.projection import FILE
-    from research.models.locate import locate
+    from research.models.find_model import locate
     from research.models.preview_fit import fit, picture_files, zoo_pictures
 
     directory = locate(args.path).directory
@@ -82,9 +77,7 @@ def _fit(args: argparse.Namespace) -> int:
     elif directory is not None:
         out = directory / FILE
     else:
-        raise ConfigError(
-            f"--out: must be given, {args.path} is no directory of this disk; accepted is a file."
-        )
+        raise ConfigError(f"--out: must be given, {args.path} is no directory of this disk; accepted is a file.")
     if out.is_dir():
         raise ConfigError(f"--out: {out} is a folder; accepted is a file.")
     given = zoo_pictures() if args.pictures is None else picture_files(args.pictures)
@@ -101,9 +94,7 @@ def _fit(args: argparse.Namespace) -> int:
         write_atomic(out, (json.dumps(content) + "\n").encode())
     except OSError as error:
         raise ConfigError(f"--out: {out} cannot be written: {error.strerror or error}.") from error
-    print(
-        f"{found.channels} latent channels, {len(given)} pictures, {content['cells']} cells: R^2 = {r2:.3f}"
-    )
+    print(f"{found.channels} latent channels, {len(given)} pictures, {content['cells']} cells: R^2 = {r2:.3f}")
     print(f"written: {out}")
     return OK
 

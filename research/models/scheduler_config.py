@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from research.errors import ModelError
-from research.models.inspect_files import read_json
-from research.models.locate import find
+from research.models.find_model import find
+from research.models.inspect.safe_files import read_json
 
 _FILE = "scheduler_config.json"
 # families whose pipeline mends old settings on loading, and whose network works on latents
@@ -52,9 +52,7 @@ def scheduler_config(path: str | os.PathLike[str]) -> ModelSchedule | None:
         return ModelSchedule(name, read_json(directory / _FILE), None)
     file = directory / "scheduler" / _FILE
     if not file.is_file():
-        raise ModelError(
-            f"model.path: {name} has no scheduler; accepted is a directory with scheduler/{_FILE}."
-        )
+        raise ModelError(f"model.path: {name} has no scheduler; accepted is a directory with scheduler/{_FILE}.")
     config = read_json(file)
     index = directory / "model_index.json"
     pipeline = str(read_json(index).get("_class_name", "")) if index.is_file() else ""

@@ -14,13 +14,13 @@ import torch
 
 from research.errors import ModelError
 from research.files import write_atomic
-from research.models.inspect_files import read_json, shown, sniff, unreadable
+from research.models.find_model import find, read_index
+from research.models.inspect.hub import fetch_configs
+from research.models.inspect.kinds import UNET, VAE, Kind, kind_of_file, kind_of_tensors
+from research.models.inspect.parts import TEXT_PARTS, checked_parts, config_problems, index_problems
+from research.models.inspect.pickles import check_pickle
+from research.models.inspect.safe_files import read_json, shown, sniff, unreadable
 from research.models.inspect_fit import quietly, reason, scheduler_problem, size_problem, tokenizer_problem
-from research.models.inspect_hub import fetch_configs
-from research.models.inspect_kinds import UNET, VAE, Kind, kind_of_file, kind_of_tensors
-from research.models.inspect_parts import TEXT_PARTS, checked_parts, config_problems, index_problems
-from research.models.inspect_pickle import check_pickle
-from research.models.locate import find, read_index
 from research.models.weights import TensorInfo, check_safetensors, read_header
 
 _KEPT = (UNET, *VAE, "cond_stage_model.")
@@ -106,9 +106,7 @@ def open_file(
                 )
         except Exception as error:  # what a file that does not fit makes the library raise is no closed list
             why = reason(error).replace(str(link), str(file)).replace(str(configs), str(config))
-            raise ModelError(
-                f"model.path: {file} cannot be opened with the configs of {config}: {why}"
-            ) from error
+            raise ModelError(f"model.path: {file} cannot be opened with the configs of {config}: {why}") from error
     opened = Opened(pipe.unet, pipe.vae, pipe.text_encoder, pipe.tokenizer, pipe.scheduler, scheduler_config)
     for name in _CONFIGS:
         _check_all_there(getattr(opened, name).eval(), name, f"{file} and the configs of {config}")
@@ -116,9 +114,7 @@ def open_file(
 
 
 @contextlib.contextmanager
-def single_file_config(
-    file: Path, config: Any, *, allow_pickle: bool, offline: bool | None
-) -> Iterator[Path]:
+def single_file_config(file: Path, config: Any, *, allow_pickle: bool, offline: bool | None) -> Iterator[Path]:
     """The directory of configs for a file: the one given (a path or a zoo name), or that of the hub's model of the kind.
 
     Raises:
@@ -131,9 +127,7 @@ def single_file_config(
         yield fetch_configs(file, kind, offline=offline)
 
 
-def write_file(
-    file: Path, config: Path, folder: Path, *, allow_pickle: bool, needs_depth: bool = True
-) -> None:
+def write_file(file: Path, config: Path, folder: Path, *, allow_pickle: bool, needs_depth: bool = True) -> None:
     """Write a single-file checkpoint as a diffusers directory.
 
     Args:
@@ -143,27 +137,17 @@ def write_file(
 
     opened, kind = open_file(file, config=config, allow_pickle=allow_pickle)
     latent = opened.vae.config.latent_channels
-    name = {2 * latent + 1: "StableDiffusionInpaintPipeline", latent + 1: _DEPTH}.get(
-        kind.in_channels or latent, _TEXT
-    )
-    more: dict[str, Any] = {
-        "safety_checker": None,
-        "feature_extractor": None,
-        "requires_safety_checker": False,
-    }
+    name = {2 * latent + 1: "StableDiffusionInpaintPipeline", latent + 1: _DEPTH}.get(kind.in_channels or latent, _TEXT)
+    more: dict[str, Any] = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
     if name == _DEPTH:
         more = _depth_parts(file, config, needed=needs_depth) or more
     cls = getattr(diffusers, _TEXT if name == _DEPTH and "depth_estimator" not in more else name)
     with quietly():
-        cls(**opened.parts, scheduler=opened.scheduler, **more).save_pretrained(
-            folder, safe_serialization=True
-        )
+        cls(**opened.parts, scheduler=opened.scheduler, **more).save_pretrained(folder, safe_serialization=True)
     index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
     write_atomic(folder / "model_index.json", json.dumps({**index, "_class_name": name}, indent=2) + "\n")
     # the scheduler as its config says it, and not as the library mends it on reading
-    write_atomic(
-        folder / "scheduler" / "scheduler_config.json", json.dumps(opened.scheduler_config, indent=2) + "\n"
-    )
+    write_atomic(folder / "scheduler" / "scheduler_config.json", json.dumps(opened.scheduler_config, indent=2) + "\n")
 
 
 def _depth_parts(file: Path, config: Path, *, needed: bool) -> dict[str, Any]:
@@ -225,9 +209,7 @@ def check_config(config: Path) -> dict[str, Any]:
 
 def own_dtype(tensors: Mapping[str, TensorInfo]) -> torch.dtype:
     """The dtype of a checkpoint's modules if they share one, else float32, which holds the others exactly."""
-    found = {
-        t.dtype for name, t in tensors.items() if name.startswith(_KEPT) and t.dtype.startswith(("F", "BF"))
-    }
+    found = {t.dtype for name, t in tensors.items() if name.startswith(_KEPT) and t.dtype.startswith(("F", "BF"))}
     return _DTYPES.get(found.pop(), torch.float32) if len(found) == 1 else torch.float32
 
 
@@ -241,9 +223,7 @@ def _plain_config(config: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="research-") as scratch:
         copy = Path(scratch)
         named = {name: index[name] for name in TEXT_PARTS}
-        (copy / "model_index.json").write_text(
-            json.dumps({"_class_name": "StableDiffusionPipeline", **named})
-        )
+        (copy / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline", **named}))
         for name in named:
             (copy / name).mkdir()
             for file in (config / name).iterdir():
@@ -259,9 +239,7 @@ def _rewrite(file: Path, target: Path) -> None:
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise ModelError(
-            f"model.path: {file} cannot be read as a pickle of tensors: {reason(error)}"
-        ) from error
+        raise ModelError(f"model.path: {file} cannot be read as a pickle of tensors: {reason(error)}") from error
     for _ in range(3):
         if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
             state = state["state_dict"]
@@ -276,9 +254,7 @@ def _rewrite(file: Path, target: Path) -> None:
     try:
         save_file({name: tensor.detach().clone().contiguous() for name, tensor in kept.items()}, target)
     except Exception as error:
-        raise ModelError(
-            f"model.path: {file} holds tensors that safetensors cannot: {reason(error)}"
-        ) from error
+        raise ModelError(f"model.path: {file} holds tensors that safetensors cannot: {reason(error)}") from error
 
 
 def _check_all_there(module: Any, name: str, which: str) -> None:

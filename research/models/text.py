@@ -50,11 +50,7 @@ class TextEncoder:
     def encode_together(self, texts: Sequence[str]) -> Tensor:
         """Embeddings [N, tokens, dim] of all texts in one batch: what a diffusers pipeline computes."""
         tokens = self.tokenizer(
-            list(texts),
-            padding="max_length",
-            max_length=self.max_tokens,
-            truncation=True,
-            return_tensors="pt",
+            list(texts), padding="max_length", max_length=self.max_tokens, truncation=True, return_tensors="pt"
         )
         mask = None
         if getattr(self.encoder.config, "use_attention_mask", False):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from research.errors import SamplingError
 from research.models.patching import Patching
-from research.sampling.plugs import Branch, Condition
+from research.sampling.interfaces import Branch, Condition
 from research.sampling.prediction import Kind, Prediction
 from research.sampling.timeline import Stage
 
@@ -35,7 +35,7 @@ class UnetDenoiser:
         self._joined: dict[tuple[int, ...], dict[str, Any]] = {}
 
     def predict(self, x: Tensor, stage: Stage, branches: Sequence[Branch]) -> dict[str, Prediction]:
-        """See `research.sampling.plugs.Denoiser`.
+        """See `research.sampling.interfaces.Denoiser`.
 
         Raises:
             SamplingError: no branch, two of one name, or a patch that changes nothing.
@@ -65,10 +65,7 @@ class UnetDenoiser:
         if count == 1:
             return {branches[0].name: Prediction(output, self.kind)}
         kind = self.kind
-        return {
-            branch.name: Prediction(part, kind)
-            for branch, part in zip(branches, output.chunk(count), strict=True)
-        }
+        return {branch.name: Prediction(part, kind) for branch, part in zip(branches, output.chunk(count), strict=True)}
 
     def _join(self, key: tuple[int, ...], conditions: Sequence[Condition]) -> dict[str, Any]:
         arguments: dict[str, Any] = {}
@@ -87,9 +84,7 @@ class UnetDenoiser:
 def _unfit(branches: Sequence[Branch]) -> SamplingError:
     """A branch that would not be computed as asked is an error, and no silent copy of another one."""
     names = ", ".join(branch.name for branch in branches) or "none"
-    return SamplingError(
-        f"guidance: asks for the branches {names}; accepted is at least one, each of its own name."
-    )
+    return SamplingError(f"guidance: asks for the branches {names}; accepted is at least one, each of its own name.")
 
 
 def _times(branches: Sequence[Branch], t: Tensor, images: int) -> Tensor:

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from research.models.base import BaseModel
-from research.models.outline import pixel_shape
 from research.models.patching import has_attention
+from research.models.summary import pixel_shape
 from research.models.unet_denoiser import UnetDenoiser
 from research.models.weights import whole
-from research.sampling.run import Run
+from research.sampling.state import Run
 
 
 class UnetPixelModel(BaseModel):

@@ -15,12 +15,12 @@ from research.caches import MIB, Cache
 from research.errors import ModelError
 from research.models.base import BaseModel
 from research.models.depth import DepthEstimator
-from research.models.outline import LatentGeometry
 from research.models.patching import has_attention
+from research.models.summary import LatentGeometry
 from research.models.text import TextEncoder
 from research.models.unet_denoiser import UnetDenoiser
 from research.models.weights import whole
-from research.sampling.run import Run
+from research.sampling.state import Run
 
 _pictures = Cache("pictures", 256 * MIB)  # encoded; one of 512 x 512 takes 0.1 MB
 
@@ -83,9 +83,7 @@ class UnetTextModel(BaseModel):
             "unet": load(UNet2DConditionModel, "unet", torch_dtype=dtype),
             "vae": load(AutoencoderKL, "vae", torch_dtype=dtype),
             "text_encoder": load(CLIPTextModel, "text_encoder", dtype=dtype),
-            "tokenizer": CLIPTokenizer.from_pretrained(
-                directory, subfolder="tokenizer", local_files_only=True
-            ),
+            "tokenizer": CLIPTokenizer.from_pretrained(directory, subfolder="tokenizer", local_files_only=True),
         }
 
     @property

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from research.errors import ModelError
-from research.models.inspect_files import described, read_json, shown, sniff, unreadable
+from research.models.inspect.safe_files import described, read_json, shown, sniff, unreadable
 
 HEADER_LIMIT = 100_000_000  # bytes; what the safetensors library accepts
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
@@ -43,9 +43,7 @@ BITS = {
 }
 _TRANSFORMERS = re.compile(r"text_encoder|image_encoder|safety_checker|depth_estimator")
 # tensors that checkpoints carry and their modules no longer have, or have in another class of the same weights
-_HARMLESS = re.compile(
-    r"position_ids$|^text_projection\.weight$|^logit_scale$|^vision_model\.|^visual_projection\."
-)
+_HARMLESS = re.compile(r"position_ids$|^text_projection\.weight$|^logit_scale$|^vision_model\.|^visual_projection\.")
 
 
 @dataclass(frozen=True)
@@ -150,9 +148,7 @@ def read_header(file: Path) -> dict[str, TensorInfo]:
         header = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique)
         if not isinstance(header, dict):
             raise ValueError(f"found a {type(header).__name__}")
-        tensors = {
-            name: _tensor(name, entry, 8 + length) for name, entry in header.items() if name != "__metadata__"
-        }
+        tensors = {name: _tensor(name, entry, 8 + length) for name, entry in header.items() if name != "__metadata__"}
         _check_places(tensors, 8 + length, size)
     except (ValueError, RecursionError) as error:
         what = "nested too deeply" if isinstance(error, RecursionError) else shown(error)
@@ -222,9 +218,7 @@ def _there(file: Path) -> bool:
 
 def _no_weights(component: Path, variant: str) -> str:
     stem = stems(component)[0]
-    inside = sorted(
-        p.name for p in component.iterdir() if p.suffix in (".safetensors", ".gguf", *PICKLE_SUFFIXES)
-    )
+    inside = sorted(p.name for p in component.iterdir() if p.suffix in (".safetensors", ".gguf", *PICKLE_SUFFIXES))
     found = f" (found {shown(', '.join(inside[:4]))})" if inside else ""
     wanted = f"{stem}{'.' * bool(variant)}{variant}.safetensors"
     return f"model.path: {component} has no weights{found}; accepted is a .safetensors file, {wanted}."
@@ -270,9 +264,7 @@ def _tensor(name: str, entry: Any, base: int) -> TensorInfo:
         raise ValueError(f"{name!r} has an unknown dtype {entry.get('dtype')!r}")
     bits = math.prod(entry["shape"]) * BITS[entry["dtype"]]
     if bits != 8 * (places[1] - places[0]):
-        raise ValueError(
-            f"{name!r} has {places[1] - places[0]} bytes, its shape {entry['shape']} needs {bits // 8}"
-        )
+        raise ValueError(f"{name!r} has {places[1] - places[0]} bytes, its shape {entry['shape']} needs {bits // 8}")
     return TensorInfo(entry["dtype"], tuple(entry["shape"]), base + places[0], places[1] - places[0])
 
 
@@ -280,9 +272,7 @@ def _check_places(tensors: Mapping[str, TensorInfo], start: int, size: int) -> N
     end = start
     for name, tensor in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].nbytes)):
         if tensor.start != end:
-            raise ValueError(
-                f"{name!r} {'overlaps' if tensor.start < end else 'leaves a gap to'} the tensor before it"
-            )
+            raise ValueError(f"{name!r} {'overlaps' if tensor.start < end else 'leaves a gap to'} the tensor before it")
         end += tensor.nbytes
     if end != size:
         raise ValueError(f"its tensors end at byte {end}")

@@ -9,34 +9,25 @@ from research.lazy import lazy_names
 if TYPE_CHECKING:
     from research.report.build import ReportPaths as ReportPaths
     from research.report.build import build_report as build_report
-    from research.report.rows import Row as Row
-    from research.report.rows import Sweep as Sweep
-    from research.report.rows import read_row as read_row
-    from research.report.rows import read_sweep as read_sweep
+    from research.report.jobs import Row as Row
+    from research.report.jobs import Sweep as Sweep
+    from research.report.jobs import read_row as read_row
+    from research.report.jobs import read_sweep as read_sweep
     from research.report.table import print_row as print_row
     from research.report.table import print_table as print_table
 
 _LAZY = {
     "ReportPaths": "research.report.build",
     "build_report": "research.report.build",
-    "Row": "research.report.rows",
-    "Sweep": "research.report.rows",
-    "read_row": "research.report.rows",
-    "read_sweep": "research.report.rows",
+    "Row": "research.report.jobs",
+    "Sweep": "research.report.jobs",
+    "read_row": "research.report.jobs",
+    "read_sweep": "research.report.jobs",
     "print_row": "research.report.table",
     "print_table": "research.report.table",
 }
 
-__all__ = [
-    "ReportPaths",
-    "Row",
-    "Sweep",
-    "build_report",
-    "print_row",
-    "print_table",
-    "read_row",
-    "read_sweep",
-]
+__all__ = ["ReportPaths", "Row", "Sweep", "build_report", "print_row", "print_table", "read_row", "read_sweep"]
 
 
 __getattr__ = lazy_names(__name__, _LAZY)

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from research.report.axes import value_label
+from research.report.columns import NFE, SECONDS, Measure, number, quality
 from research.report.intervals import difference, told_apart
-from research.report.measures import NFE, SECONDS, Measure, number, quality
+from research.report.jobs import Row, Sweep
 from research.report.pareto import front
-from research.report.rows import Row, Sweep
 
 FEW_IMAGES = 64
 _SETS = ("fid", "fid_infinity", "fid_inf", "kid", "cmmd")
@@ -94,8 +94,7 @@ def advise(sweep: Sweep) -> Advice | None:
         names = " and ".join(m.label for m in sure)
         line = f"{names} pull apart: no setting is among the best by all of them."
         pairs = [
-            f"By {m.label} take {where(sweep, _best(m, rows))} ({m.label} {_said(m, _best(m, rows))})."
-            for m in sure
+            f"By {m.label} take {where(sweep, _best(m, rows))} ({m.label} {_said(m, _best(m, rows))})." for m in sure
         ]
         return Advice(None, line, pairs, doubts, cards, ladder, by)
     use = min(good, key=lambda r: _cost(r, found))
@@ -173,9 +172,7 @@ def _doubts(sweep: Sweep, rows: list[Row], found: list[Measure], sure: list[Meas
         more = f" (so or alike in {len(same)} settings)" if len(set(same)) > 1 else ""
         doubts.append(f"{same[0].rstrip('.')}{more}.")
     if any(len(r.record.get("together") or []) > 1 for r in rows):
-        doubts.append(
-            "Some jobs shared batches: their seconds are their share of the batch, not times measured alone."
-        )
+        doubts.append("Some jobs shared batches: their seconds are their share of the batch, not times measured alone.")
     return doubts[:8]
 
 
@@ -184,11 +181,7 @@ def _more(rows: Sequence[Row], found: Sequence[Measure]) -> list[Measure]:
     sets = [m for m in quality(rows) if m.key in _SETS]
     if not any(m.key in _SETS and m.interval(r) is None for m in found for r in rows):
         return []
-    return [
-        m
-        for m in sets
-        if m.key not in {f.key for f in found} and all(m.interval(r) is not None for r in rows)
-    ][:1]
+    return [m for m in sets if m.key not in {f.key for f in found} and all(m.interval(r) is not None for r in rows)][:1]
 
 
 def _comparable(sweep: Sweep, found: Sequence[Measure]) -> list[Row]:

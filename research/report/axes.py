@@ -7,17 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 # settings that decide neither the images nor their scores
-_IGNORED = (
-    "output_dir",
-    "sweep_name",
-    "on_failure",
-    "resume",
-    "runtime",
-    "tracker",
-    "hydra",
-    "experiment",
-    "metrics",
-)
+_IGNORED = ("output_dir", "sweep_name", "on_failure", "resume", "runtime", "tracker", "hydra", "experiment", "metrics")
 # the order in which axes are shown; the others follow by name
 PREFERRED = ("model.path", "task._target_", "scheduler.name", "guidance._target_", "guidance.scale", "steps")
 _LABELS = {

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from research.report.csv_file import write_csv
-from research.report.rows import Sweep, read_sweep
+from research.report.jobs import Sweep, read_sweep
 from research.report.table import print_table
 
 if TYPE_CHECKING:

@@ -33,9 +33,7 @@ def _parser() -> argparse.ArgumentParser:
         description="(Re)build results.csv, plots, contact sheet and report.html of a sweep, once or as it runs.",
     )
     parser.add_argument("sweep_dir", type=Path, metavar="DIR", help="a sweep's folder: outputs/<sweep_name>")
-    parser.add_argument(
-        "--watch", action="store_true", help="keep report.html up to date while the sweep runs"
-    )
+    parser.add_argument("--watch", action="store_true", help="keep report.html up to date while the sweep runs")
     parser.add_argument(
         "--serve",
         nargs="?",
@@ -45,9 +43,7 @@ def _parser() -> argparse.ArgumentParser:
         help="the same, and serve it on this machine alone, at http://127.0.0.1:PORT (8000; 0 takes a free one)",
     )
     parser.add_argument(
-        "--until-finished",
-        action="store_true",
-        help="with --watch or --serve: end when every job has its result",
+        "--until-finished", action="store_true", help="with --watch or --serve: end when every job has its result"
     )
     return parser
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from research.files import write_atomic
 from research.report.axes import PREFERRED
-from research.report.rows import Row, Sweep
+from research.report.jobs import Row, Sweep
 
 _TIMINGS = ("load", "encode", "denoise", "decode", "metrics", "total")
 _COUNTS = ("nfe", "n_images", "images_per_second", "peak_memory_bytes")
@@ -19,9 +19,7 @@ _TEXTS = ("device", "created", "weights_sha256", "error")
 def write_csv(sweep: Sweep, path: Path) -> None:
     """Writes job id and status, the varied settings, the usual settings, metrics, seconds, counts and provenance."""
     settings = [axis.key for axis in sweep.axes]
-    settings += [
-        k for k in (*PREFERRED, "seed") if k not in settings and any(k in r.settings for r in sweep.rows)
-    ]
+    settings += [k for k in (*PREFERRED, "seed") if k not in settings and any(k in r.settings for r in sweep.rows)]
     metrics = sorted({key for row in sweep.rows for key in row.metrics})
     timings = sorted(
         {key for row in sweep.rows for key in row.timings},

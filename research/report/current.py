@@ -23,6 +23,4 @@ def current_report(sweep_dir: Path) -> ReportPaths | None:
         return None
     if shown != records.keys() or max(records.values(), default=0) >= built:
         return None
-    return ReportPaths(
-        results, sheet if sheet.is_file() else None, sorted((sweep_dir / "plots").glob("*.png")), page
-    )
+    return ReportPaths(results, sheet if sheet.is_file() else None, sorted((sweep_dir / "plots").glob("*.png")), page)

@@ -40,18 +40,7 @@ _LOWER = (
     "perceptual",
 )
 _HIGHER = (
-    *(
-        "clip",
-        "ssim",
-        "psnr",
-        "precision",
-        "recall",
-        "density",
-        "coverage",
-        "inception",
-        "aesthetic",
-        "preference",
-    ),
+    *("clip", "ssim", "psnr", "precision", "recall", "density", "coverage", "inception", "aesthetic", "preference"),
     *("similarity", "accuracy", "score", "pick", "reward", "hps", "dino", "order"),
 )
 _NEITHER = ("std", "bias", "seconds", "count", "samples")
@@ -98,6 +87,4 @@ def label(key: str) -> str:
         "dinov2": "DINOv2",
         "lpips": "LPIPS",
     }
-    return " ".join(
-        known.get(word, {"ssim": "SSIM", "psnr": "PSNR", "mse": "MSE"}.get(word, word)) for word in words
-    )
+    return " ".join(known.get(word, {"ssim": "SSIM", "psnr": "PSNR", "mse": "MSE"}.get(word, word)) for word in words)

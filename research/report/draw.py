@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from research.report.advice import where
 from research.report.axes import Axis, value_label
-from research.report.measures import SECONDS
+from research.report.columns import SECONDS
+from research.report.jobs import Row, Sweep
 from research.report.palette import COLOURS, GRID, INK, MARKERS, PAPER
 from research.report.plots import Panels
-from research.report.rows import Row, Sweep
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -77,10 +77,7 @@ def svg(figure: Figure, sweep: Sweep, panels: Panels) -> str:
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     rows = {row.job_id: row for row in sweep.done}
     text = re.sub(
-        r'<g id="marks:([^"]+)">.*?(?=<g id=|</svg>)',
-        lambda m: _named(m, rows, sweep, panels),
-        text,
-        flags=re.DOTALL,
+        r'<g id="marks:([^"]+)">.*?(?=<g id=|</svg>)', lambda m: _named(m, rows, sweep, panels), text, flags=re.DOTALL
     )
     text = re.sub(r'<g id="[^"]*">', "<g>", text)
     name = panels.name
@@ -114,9 +111,7 @@ def _named(match: re.Match[str], rows: dict[str, Row], sweep: Sweep, panels: Pan
     return re.sub(r"<use [^>]*/>", one, match[0])
 
 
-def _draw_series(
-    axes: Any, rows: Sequence[Row], panels: Panels, look: tuple[str, str], alike: Collection[Row]
-) -> Any:
+def _draw_series(axes: Any, rows: Sequence[Row], panels: Panels, look: tuple[str, str], alike: Collection[Row]) -> Any:
     points = panels.drawn(rows)
     if panels.path is not None:
         key, order = panels.path.key, panels.path.values
@@ -130,13 +125,7 @@ def _draw_series(
         marked = [r for r in points if (r in alike) == (inside == colour)]
         if marked:
             where_, height = [panels.x(r) for r in marked], [panels.y.value(r) for r in marked]
-            style = {
-                "color": colour,
-                "markerfacecolor": inside,
-                "markersize": 5,
-                "clip_on": False,
-                "zorder": 4,
-            }
+            style = {"color": colour, "markerfacecolor": inside, "markersize": 5, "clip_on": False, "zorder": 4}
             (marks,) = axes.plot(where_, height, marker, **style)
             marks.set_gid(f"marks:{','.join(r.job_id for r in marked)}")
             marks.set_in_layout(False)
@@ -153,13 +142,7 @@ def _draw_series(
                 parse_math=False,
             )
     return axes.plot(
-        [],
-        [],
-        "-" if panels.path is not None else "",
-        marker=marker,
-        color=colour,
-        markersize=5,
-        linewidth=1.2,
+        [], [], "-" if panels.path is not None else "", marker=marker, color=colour, markersize=5, linewidth=1.2
     )[0]
 
 
@@ -180,17 +163,13 @@ def _draw_intervals(axes: Any, rows: Sequence[Row], panels: Panels, colour: str)
     drawn = []
     found = [(panels.x(r), i) for r in rows if (i := panels.y.interval(r)) is not None]
     if found:
-        drawn.append(
-            axes.vlines([x for x, _ in found], [i.low for _, i in found], [i.high for _, i in found], **style)
-        )
+        drawn.append(axes.vlines([x for x, _ in found], [i.low for _, i in found], [i.high for _, i in found], **style))
     across = panels.x_measure
     if across is not None:
         pairs = [(panels.y.value(r), i) for r in rows if (i := across.interval(r)) is not None]
         if pairs:
             drawn.append(
-                axes.hlines(
-                    [y for y, _ in pairs], [i.low for _, i in pairs], [i.high for _, i in pairs], **style
-                )
+                axes.hlines([y for y, _ in pairs], [i.low for _, i in pairs], [i.high for _, i in pairs], **style)
             )
     for lines in drawn:
         lines.set_in_layout(False)

@@ -12,8 +12,9 @@ from typing import Any
 from research.files import write_atomic
 from research.report.advice import advise, count, fronts, where
 from research.report.axes import Axis, value_label
+from research.report.columns import measures
 from research.report.directions import label
-from research.report.measures import measures
+from research.report.jobs import Row, Sweep
 from research.report.notes import notes, provenance_notes
 from research.report.page_parts import advice_section, figures_section, task_pictures
 from research.report.page_sheet import contact_sheet
@@ -21,7 +22,6 @@ from research.report.page_table import table
 from research.report.payload import payload
 from research.report.plots import Plot
 from research.report.provenance import fixed_settings, made_with
-from research.report.rows import Row, Sweep
 from research.report.thumbs import Encoded
 
 TRACEBACKS_AT_MOST = 20
@@ -128,9 +128,7 @@ def _head(sweep: Sweep) -> str:
     swept = "".join(_swept(axis) for axis in sweep.axes)
     varied = f'<h2 class="swept">What was swept</h2>\n<dl>{swept}</dl>' if swept else ""
     model = {str(r.settings.get("model.path")) for r in sweep.rows if r.settings.get("model.path")}
-    counts = {
-        (len(r.settings.get("prompts") or ()), r.settings.get("images_per_prompt") or 1) for r in sweep.rows
-    }
+    counts = {(len(r.settings.get("prompts") or ()), r.settings.get("images_per_prompt") or 1) for r in sweep.rows}
     with_what = [f"model {m}" for m in sorted(model)[:3]]
     same = ", the same in every job" if len(sweep.rows) > 1 else ""
     if len(counts) == 1 and (each := counts.pop())[0]:
@@ -141,16 +139,12 @@ def _head(sweep: Sweep) -> str:
 
 
 def _swept(axis: Axis) -> str:
-    return (
-        f'<dt>{escape(axis.label)}</dt><dd class="chips">{_chips([value_label(v) for v in axis.values])}</dd>'
-    )
+    return f'<dt>{escape(axis.label)}</dt><dd class="chips">{_chips([value_label(v) for v in axis.values])}</dd>'
 
 
 def _chips(values: Sequence[str]) -> str:
     shown = "".join(f"<bdi class=chip>{escape(v[:80])}</bdi>" for v in values[:VALUES_AT_MOST])
-    return shown + (
-        f" <span>and {len(values) - VALUES_AT_MOST} more</span>" if len(values) > VALUES_AT_MOST else ""
-    )
+    return shown + (f" <span>and {len(values) - VALUES_AT_MOST} more</span>" if len(values) > VALUES_AT_MOST else "")
 
 
 def _problems(sweep: Sweep) -> str:
@@ -160,9 +154,7 @@ def _problems(sweep: Sweep) -> str:
         line = f"<code>{escape(row.job_id[:12])}</code>{escape(at)}: {escape(row.error or 'no error was recorded')}"
         stack = _traceback(row) if place < TRACEBACKS_AT_MOST else ""
         parts.append(
-            f"<details><summary>{line}</summary><pre>{escape(stack)}</pre></details>"
-            if stack
-            else f"<p>{line}</p>"
+            f"<details><summary>{line}</summary><pre>{escape(stack)}</pre></details>" if stack else f"<p>{line}</p>"
         )
     parts += [f"<p>{escape(problem)}</p>" for problem in sweep.damaged]
     return "\n".join(parts)
@@ -193,7 +185,5 @@ def _provenance(pairs: Sequence[tuple[str, str]]) -> str:
 
 
 def _definitions(pairs: Iterable[tuple[str, Any]]) -> str:
-    items = "".join(
-        f"<dt>{escape(name)}</dt><dd><bdi>{escape(str(value))}</bdi></dd>" for name, value in pairs
-    )
+    items = "".join(f"<dt>{escape(name)}</dt><dd><bdi>{escape(str(value))}</bdi></dd>" for name, value in pairs)
     return f"<dl>{items}</dl>" if items else ""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from research.report.rows import Row
+from research.report.jobs import Row
 
 LEVEL = 0.95
 _NAMED = ("interval", "ci", "ci95", "confidence_interval", "bootstrap")
@@ -73,9 +73,7 @@ def difference(a: Row, b: Row, key: str) -> Difference | None:
     if len(gaps) < 2:
         return None
     mean = statistics.fmean(gaps)
-    return Difference(
-        mean, *_around(mean, statistics.stdev(gaps) / math.sqrt(len(gaps)), len(gaps)), len(gaps)
-    )
+    return Difference(mean, *_around(mean, statistics.stdev(gaps) / math.sqrt(len(gaps)), len(gaps)), len(gaps))
 
 
 def told_apart(a: Row, b: Row, key: str) -> bool | None:
@@ -121,21 +119,15 @@ def _said(row: Row, key: str) -> Interval | None:
     info = (row.record.get("metrics_info") or {}).get(key)
     found: list[Any] = [info.get(name) for name in _NAMED] if isinstance(info, Mapping) else []
     pairs = [_pair(f) for f in found]
-    pairs += [
-        _pair([row.metrics.get(f"{key}_{low}"), row.metrics.get(f"{key}_{high}")]) for low, high in _ENDS
-    ]
+    pairs += [_pair([row.metrics.get(f"{key}_{low}"), row.metrics.get(f"{key}_{high}")]) for low, high in _ENDS]
     return next((p for p in pairs if p is not None), None)
 
 
 def _pair(found: Any) -> Interval | None:
     if isinstance(found, Mapping):
-        return next(
-            (p for low, high in _ENDS if (p := _pair([found.get(low), found.get(high)])) is not None), None
-        )
+        return next((p for low, high in _ENDS if (p := _pair([found.get(low), found.get(high)])) is not None), None)
     if isinstance(found, Sequence) and not isinstance(found, str) and len(found) == 2:
         low, high = found
-        if all(
-            isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) for v in (low, high)
-        ):
+        if all(isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) for v in (low, high)):
             return Interval(float(low), float(high)) if low <= high else None
     return None

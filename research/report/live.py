@@ -16,14 +16,12 @@ from urllib.parse import unquote, urlsplit
 from research.errors import UserError
 from research.files import write_atomic
 from research.report.html import LIVE, PROGRESS, frame, render
+from research.report.jobs import read_sweep
 from research.report.progress import Progress, progress, progress_html
-from research.report.rows import read_sweep
 
 EVERY = 2.0  # seconds between two looks at the folder
 LOOPBACK = "127.0.0.1"
-_REST = (
-    4  # a build is followed by so many times its own length without one, so that a sweep keeps its processors
-)
+_REST = 4  # a build is followed by so many times its own length without one, so that a sweep keeps its processors
 
 
 class LiveReport:
@@ -74,7 +72,9 @@ class LiveReport:
             sweep = read_sweep(self.directory)
         except UserError:  # no job is done yet
             name = self.directory.resolve().name
-            waiting = f'<h1>{name_of(name)}</h1><div id="progress">{PROGRESS}</div><p class="muted">No job is done yet.</p>'
+            waiting = (
+                f'<h1>{name_of(name)}</h1><div id="progress">{PROGRESS}</div><p class="muted">No job is done yet.</p>'
+            )
             self._body = frame(name, "", waiting)
         else:
             parts = write_parts(sweep, self._thumbs, console=Console(file=io.StringIO()))

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from research.report.advice import count
-from research.report.measures import Measure
-from research.report.rows import Row, Sweep
+from research.report.columns import Measure
+from research.report.jobs import Row, Sweep
 
 _SHOWN = 3
 _NOT_JOBS = {"plots", "wandb"}

@@ -8,9 +8,9 @@ from html import escape
 from urllib.parse import quote
 
 from research.report.advice import Advice, where
-from research.report.measures import TOTAL, measures, number
+from research.report.columns import TOTAL, measures, number
+from research.report.jobs import Row, Sweep
 from research.report.plots import Plot
-from research.report.rows import Row, Sweep
 
 PICTURES_BYTES_AT_MOST = 500_000
 

@@ -7,8 +7,8 @@ from html import escape
 from urllib.parse import quote
 
 from research.report.axes import value_label
-from research.report.measures import Measure, number, quality
-from research.report.rows import Row, Sweep
+from research.report.columns import Measure, number, quality
+from research.report.jobs import Row, Sweep
 from research.report.sheet import lay_out
 from research.report.thumbs import Encoded
 
@@ -33,9 +33,7 @@ def contact_sheet(sweep: Sweep, thumbs: Encoded) -> str:
     lines = []
     for values in layout.rows:
         labels = "".join(f'<th scope="row"><bdi>{escape(value_label(v)[:60])}</bdi></th>' for v in values)
-        cells = "".join(
-            _cell(layout.cells.get((values, column)), by_job, measures, best) for column in layout.columns
-        )
+        cells = "".join(_cell(layout.cells.get((values, column)), by_job, measures, best) for column in layout.columns)
         lines.append(f"<tr>{labels}{cells}</tr>")
     body = "\n".join(lines)
     return (

@@ -8,8 +8,8 @@ from urllib.parse import quote
 
 from research.report.advice import level
 from research.report.axes import value_label
-from research.report.measures import Measure, number
-from research.report.rows import Row, Sweep
+from research.report.columns import Measure, number
+from research.report.jobs import Row, Sweep
 
 
 def table(sweep: Sweep, columns: Sequence[Measure], fronts: set[str]) -> str:
@@ -20,8 +20,7 @@ def table(sweep: Sweep, columns: Sequence[Measure], fronts: set[str]) -> str:
     heads += [(m.label + {1: " ↑", -1: " ↓", 0: ""}[m.better], True) for m in columns]
     heads += [("front", False), ("images", True), ("status", False), ("job", False)]
     head = "".join(
-        f'<th scope="col"{_numeric(n)}><button type="button">{escape(label)}</button></th>'
-        for label, n in heads
+        f'<th scope="col"{_numeric(n)}><button type="button">{escape(label)}</button></th>' for label, n in heads
     )
     rows = "\n".join(_line(sweep, row, columns, marks, kinds, fronts) for row in sweep.rows)
     legend = (

@@ -7,9 +7,9 @@ from typing import Any
 
 from research.report.advice import Advice
 from research.report.axes import value_label
+from research.report.columns import Measure
 from research.report.commands import ALONE, image_prefix, job_command, prompt_word
-from research.report.measures import Measure
-from research.report.rows import Row, Sweep
+from research.report.jobs import Row, Sweep
 
 SCORES_AT_MOST = 60_000
 IMAGES_AT_MOST = 200_000
@@ -38,10 +38,7 @@ def payload(sweep: Sweep, columns: list[Measure], fronts: set[str], advice: Advi
                 "s": [axis.values.index(row.settings.get(axis.key)) for axis in sweep.axes],
                 "v": [None if v is None else float(f"{v:.7g}") for v in numbers],
                 "i": [None if i is None else [float(f"{i.low:.5g}"), float(f"{i.high:.5g}")] for i in sure],
-                "k": [
-                    k.get(m.provenance(row), "") if len(k) > 1 else ""
-                    for m, k in zip(columns, kinds, strict=True)
-                ],
+                "k": [k.get(m.provenance(row), "") if len(k) > 1 else "" for m, k in zip(columns, kinds, strict=True)],
                 "done": row.done,
                 "error": row.error,
                 "set": sets.setdefault(listed, len(sets)),
@@ -54,12 +51,7 @@ def payload(sweep: Sweep, columns: list[Measure], fronts: set[str], advice: Advi
     data = {
         "name": sweep.name,
         "axes": [
-            {
-                "key": a.key,
-                "label": a.label,
-                "numeric": a.numeric,
-                "values": [value_label(v) for v in a.values],
-            }
+            {"key": a.key, "label": a.label, "numeric": a.numeric, "values": [value_label(v) for v in a.values]}
             for a in sweep.axes
         ],
         "measures": [{"key": m.key, "label": m.label, "better": m.better} for m in columns],

@@ -10,13 +10,13 @@ from typing import Any
 from research.files import write_atomic
 from research.report.advice import principal
 from research.report.axes import Axis
-from research.report.measures import NFE, SECONDS, Measure
+from research.report.columns import NFE, SECONDS, Measure
+from research.report.jobs import Row, Sweep
 from research.report.palette import COLOURS as COLOURS
 from research.report.palette import GRID as GRID
 from research.report.palette import INK as INK
 from research.report.palette import MARKERS as MARKERS
 from research.report.pareto import front
-from research.report.rows import Row, Sweep
 
 WIDE = 6.0  # inches; such a figure has a line of the page for itself
 Value = Callable[[Row], Any]
@@ -69,9 +69,7 @@ class Panels:
         if not (self.x_better and self.y.better):
             return []
         found = self.alike(rows)
-        places = front(
-            [(-self.x_better * self.x(r), -self.y.better * (self.y.value(r) or 0.0)) for r in found]
-        )
+        places = front([(-self.x_better * self.x(r), -self.y.better * (self.y.value(r) or 0.0)) for r in found])
         return sorted((found[i] for i in places), key=self.x)
 
 
@@ -122,9 +120,7 @@ def figures(sweep: Sweep) -> list[Panels]:
     for m in both:
         caption = f"{m.label} against seconds of sampling an image, without loading and scoring."
         found.append(
-            Panels(
-                f"{m.key}_vs_seconds", caption, SECONDS.value, "seconds an image", m, steps, None, -1, SECONDS
-            )
+            Panels(f"{m.key}_vs_seconds", caption, SECONDS.value, "seconds an image", m, steps, None, -1, SECONDS)
         )
     if steps is not None and steps.numeric:
         caption = f"{first.label} against the number of steps."
@@ -132,9 +128,7 @@ def figures(sweep: Sweep) -> list[Panels]:
     if scale is not None and scale.numeric:
         other = single or first
         caption = f"{other.label} against guidance scale."
-        found.append(
-            Panels(f"{other.key}_vs_guidance", caption, _setting(scale), scale.label, other, scale, steps)
-        )
+        found.append(Panels(f"{other.key}_vs_guidance", caption, _setting(scale), scale.label, other, scale, steps))
     return [p for p in found if len(p.drawn(rows)) >= 2]
 
 

@@ -92,16 +92,12 @@ def progress_html(now: Progress) -> str:
     for job in now.running[:_SHOWN]:
         images = f"{job.made} of {job.wanted} images" if job.wanted else f"{job.made} images"
         silent = f" · no sign of life for {job.silent:.0f} s" if job.silent > SILENT else ""
-        lines.append(
-            f"<li><code>{escape(job.job_id)}</code> <bdi>{escape(job.label)}</bdi>: {images}{silent}</li>"
-        )
+        lines.append(f"<li><code>{escape(job.job_id)}</code> <bdi>{escape(job.label)}</bdi>: {images}{silent}</li>")
     if len(now.running) > _SHOWN:
         lines.append(f"<li>and {len(now.running) - _SHOWN} more</li>")
     running = f"<ul>{''.join(lines)}</ul>" if lines else ""
     state = "Finished" if now.finished else "Live"
-    return (
-        f'<div class="live" role="status"><strong>{state}</strong>: {escape(now.line())}{bar}{running}</div>'
-    )
+    return f'<div class="live" role="status"><strong>{state}</strong>: {escape(now.line())}{bar}{running}</div>'
 
 
 def _folders(directory: Path) -> list[Path]:
@@ -134,14 +130,8 @@ def _label(config: dict[str, Any]) -> str:
         found = config.get(group)
         return found.get(key) if isinstance(found, dict) else None
 
-    named = {
-        "": part("scheduler", "name"),
-        "guidance scale": part("guidance", "scale"),
-        "steps": config.get("steps"),
-    }
-    return ", ".join(
-        f"{name} {value_label(value)}".strip() for name, value in named.items() if value is not None
-    )
+    named = {"": part("scheduler", "name"), "guidance scale": part("guidance", "scale"), "steps": config.get("steps")}
+    return ", ".join(f"{name} {value_label(value)}".strip() for name, value in named.items() if value is not None)
 
 
 def _config(folder: Path) -> dict[str, Any]:
@@ -149,8 +139,7 @@ def _config(folder: Path) -> dict[str, Any]:
 
     try:
         found = yaml.load(
-            (folder / "config.yaml").read_text(encoding="utf-8"),
-            getattr(yaml, "CSafeLoader", yaml.SafeLoader),
+            (folder / "config.yaml").read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader)
         )
     except (OSError, ValueError, yaml.YAMLError):
         return {}

@@ -7,31 +7,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from research.report.axes import flatten, value_label
-from research.report.rows import Sweep
+from research.report.jobs import Sweep
 
 # where files go and how runs are logged says nothing about the images
-_LEFT_OUT = (
-    "output_dir",
-    "sweep_name",
-    "tracker",
-    "hydra",
-    "runtime",
-    "on_failure",
-    "resume",
-    "experiment",
-    "metrics",
-)
+_LEFT_OUT = ("output_dir", "sweep_name", "tracker", "hydra", "runtime", "on_failure", "resume", "experiment", "metrics")
 _VALUES_AT_MOST = 3
 # of a metric's info: results and files of the one job, and what is too long to list
-_OF_THE_JOB = (
-    "warnings",
-    "per_image",
-    "versions",
-    "preprocess",
-    "bias_estimate",
-    "features_file",
-    "features_sha256",
-)
+_OF_THE_JOB = ("warnings", "per_image", "versions", "preprocess", "bias_estimate", "features_file", "features_sha256")
 
 
 def fixed_settings(sweep: Sweep) -> list[tuple[str, str]]:

@@ -17,9 +17,7 @@ Values = list[Any]
 OPTIONS = "scheduler.options."
 
 
-def read(
-    words: Sequence[str], defaults: Mapping[str, Values], *, prefix: str | None = OPTIONS
-) -> dict[str, Values]:
+def read(words: Sequence[str], defaults: Mapping[str, Values], *, prefix: str | None = OPTIONS) -> dict[str, Values]:
     """Keys with their values, in the order of ``defaults``, then of the words.
 
     Args:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from research.files import write_atomic
 from research.report.axes import Axis, value_label
-from research.report.measures import quality
-from research.report.rows import Row, Sweep
+from research.report.columns import quality
+from research.report.jobs import Row, Sweep
 from research.report.thumbs import Chosen, choose_images, load_thumb, thumb_size
 
 if TYPE_CHECKING:
@@ -189,26 +189,18 @@ def _notes_layout(sweep: Sweep, metrics: Sequence[Any], cell_width: int) -> list
     return lines
 
 
-def _draw_notes(
-    draw: Any, row: Row, metrics: Sequence[Any], best: dict[str, Row | None], x: int, y: int
-) -> None:
+def _draw_notes(draw: Any, row: Row, metrics: Sequence[Any], best: dict[str, Row | None], x: int, y: int) -> None:
     from research.report.fonts import font, text_width
 
     for measure in metrics:
         text = _note(measure, row)
         is_best = best[measure.key] is row
-        draw.text(
-            (x, y),
-            text,
-            GOOD if is_best else MUTED,
-            font(text, SMALL + 1),
-            stroke_width=0.3 if is_best else 0,
-        )
+        draw.text((x, y), text, GOOD if is_best else MUTED, font(text, SMALL + 1), stroke_width=0.3 if is_best else 0)
         x += text_width(text, SMALL + 1) + 14
 
 
 def _note(measure: Any, row: Row) -> str:
-    from research.report.measures import number
+    from research.report.columns import number
 
     return f"{measure.label} {number(measure.value(row))}"
 
@@ -226,9 +218,7 @@ def _draw_message(draw: Any, box: tuple[int, int, int, int], text: str, ink: str
 
 
 def _legend_lines(chosen: Chosen, width: int, wrap: Any) -> list[str]:
-    parts = [
-        f"{i + 1} {prompt or 'no prompt'} (seed {seed})" for i, (prompt, seed) in enumerate(chosen.images)
-    ]
+    parts = [f"{i + 1} {prompt or 'no prompt'} (seed {seed})" for i, (prompt, seed) in enumerate(chosen.images)]
     order = "In each cell: " if len(parts) == 1 else "In each cell, row by row: "
     return wrap(order + "  ·  ".join(parts), LABEL - 2, width)[:8]
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from research.report.axes import value_label
-from research.report.measures import measures
-from research.report.rows import Row, Sweep
+from research.report.columns import measures
+from research.report.jobs import Row, Sweep
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -51,14 +51,10 @@ def print_row(row: Row, *, console: Console | None = None) -> None:
     console = console or Console()
     line = Text(row.job_id, style="dim").append("  ")
     if not row.done:
-        line.append("failed: ", style="bold red").append(
-            row.error or "no error was recorded", style="default"
-        )
+        line.append("failed: ", style="bold red").append(row.error or "no error was recorded", style="default")
     else:
         parts = [f"{m.label} {m.text(row)}" for m in measures([row])]
-        line.append(
-            "  ·  ".join([f"{row.n_images} image{'s' * (row.n_images != 1)}", *parts]), style="default"
-        )
+        line.append("  ·  ".join([f"{row.n_images} image{'s' * (row.n_images != 1)}", *parts]), style="default")
     console.print(line, soft_wrap=True)
 
 
@@ -99,9 +95,7 @@ def _print_problems(sweep: Sweep, console: Console) -> None:
     for row in sweep.failed:
         where = ", ".join(f"{axis.label} {value_label(row.settings.get(axis.key))}" for axis in sweep.axes)
         line = Text("failed ", style="bold red").append(row.job_id[:10], style="dim")
-        line.append(f" {where}: " if where else ": ", style="default").append(
-            row.error or "no error was recorded"
-        )
+        line.append(f" {where}: " if where else ": ", style="default").append(row.error or "no error was recorded")
         console.print(line, soft_wrap=True)
     for problem in sweep.damaged:
         console.print(Text("damaged ", style="bold yellow").append(problem, style="default"), soft_wrap=True)

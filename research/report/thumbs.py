@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from research.report.rows import Row
+from research.report.jobs import Row
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -72,9 +72,7 @@ def thumb_size(chosen: Chosen, cells: int) -> int:
     return wanted if chosen.source > 2 * wanted else chosen.source if chosen.source <= room else wanted
 
 
-def encode_thumbs(
-    rows: Sequence[Row], chosen: Chosen, kept: dict[Any, tuple[str, int, int]] | None = None
-) -> Encoded:
+def encode_thumbs(rows: Sequence[Row], chosen: Chosen, kept: dict[Any, tuple[str, int, int]] | None = None) -> Encoded:
     """Thumbnails to stand in a page, ``{(job id, place in its images): (data URI, width, height)}``, within the page's bytes.
 
     Every job gets its first image before any gets its second. Small images go in as they are, large ones scaled down.

@@ -2,9 +2,7 @@
 
 from research.sampling.checks import check_offers, check_plugs
 from research.sampling.hooks import Hook, check_claims
-from research.sampling.loop import LoopSampler
-from research.sampling.noise import NoiseSource
-from research.sampling.plugs import (
+from research.sampling.interfaces import (
     Branch,
     Condition,
     Denoiser,
@@ -16,9 +14,11 @@ from research.sampling.plugs import (
     StepOutput,
     Task,
 )
+from research.sampling.loop import LoopSampler
+from research.sampling.noise import NoiseSource
 from research.sampling.prediction import KINDS, Kind, Prediction, convert, to_epsilon, to_flow, to_v, to_x0
-from research.sampling.run import Run, StepState
-from research.sampling.sampler import Sampler, SampleResult
+from research.sampling.result import Sampler, SampleResult
+from research.sampling.state import Run, StepState
 from research.sampling.timeline import Stage, Timeline, kept_steps
 
 __all__ = [

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from research.errors import SamplingError
-from research.sampling.plugs import Branch, Denoiser
+from research.sampling.interfaces import Branch, Denoiser
 from research.sampling.prediction import Prediction
-from research.sampling.run import Run
+from research.sampling.state import Run
 from research.sampling.timeline import Stage
 
 

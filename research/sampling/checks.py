@@ -8,7 +8,7 @@ from typing import Any
 
 from research.errors import ConfigError
 from research.sampling.hooks import Hook, check_claims
-from research.sampling.plugs import Guidance, Model, Solver, Task
+from research.sampling.interfaces import Guidance, Model, Solver, Task
 
 
 def check_plugs(guidance: Guidance, hooks: Sequence[Hook], model: Model, solver: Solver) -> None:

@@ -10,9 +10,9 @@ from torch import Tensor
 from research.errors import ConfigError, SamplingError, UserError
 
 if TYPE_CHECKING:
-    from research.sampling.plugs import Model, Solver
+    from research.sampling.interfaces import Model, Solver
     from research.sampling.prediction import Prediction
-    from research.sampling.run import Run, StepState
+    from research.sampling.state import Run, StepState
     from research.sampling.timeline import Timeline
 
 
@@ -62,9 +62,7 @@ class Hook:
     def pre_model(self, state: StepState, inputs: Tensor) -> Tensor | None:
         """What the model sees, [N, C, h, w], scaled by the scheduler: return a replacement (more channels, say) or None."""
 
-    def post_model(
-        self, state: StepState, predictions: Mapping[str, Prediction]
-    ) -> dict[str, Prediction] | None:
+    def post_model(self, state: StepState, predictions: Mapping[str, Prediction]) -> dict[str, Prediction] | None:
         """The prediction of each branch by name: return a replacement for all of them or None."""
 
     def post_guidance(self, state: StepState) -> None:
@@ -119,9 +117,7 @@ class HookSet:
         self.pre_model = self._replacing("pre_model", _check_inputs)
         self.post_model = self._replacing("post_model", _check_predictions)
 
-    def _changing(
-        self, point: str, check: Callable[[str, Any, Tensor], None] | None = None
-    ) -> Callable[[Any], None]:
+    def _changing(self, point: str, check: Callable[[str, Any, Tensor], None] | None = None) -> Callable[[Any], None]:
         """A point whose hooks change the run or state they are given."""
         methods = self._overriding(point)
 
@@ -215,11 +211,7 @@ def _check_predictions(who: str, state: StepState, given: Mapping[str, Any], ret
 
 def _check_prediction(who: str, state: StepState, found: Any, like: Prediction) -> None:
     value = getattr(found, "value", found)
-    if (
-        not isinstance(found, type(like))
-        or value.shape != like.value.shape
-        or value.dtype != like.value.dtype
-    ):
+    if not isinstance(found, type(like)) or value.shape != like.value.shape or value.dtype != like.value.dtype:
         raise _misfit(who, state, value, like.value)
 
 

@@ -14,11 +14,11 @@ from research.errors import ConfigError, SamplingError
 from research.sampling.branches import denoiser_of
 from research.sampling.checks import check_offers, check_plugs, checked_seeds, whole_number
 from research.sampling.hooks import Hook, HookSet, check_claims, check_guided, guarded, said
+from research.sampling.interfaces import Guidance, Guided, Model, Task
 from research.sampling.noise import NoiseSource
-from research.sampling.plugs import Guidance, Guided, Model, Task
 from research.sampling.prediction import Prediction
-from research.sampling.run import Run, StepState
-from research.sampling.sampler import Progress, SampleResult, gather, result_of
+from research.sampling.result import Progress, SampleResult, gather, result_of
+from research.sampling.state import Run, StepState
 
 
 class LoopSampler:
@@ -51,9 +51,7 @@ class LoopSampler:
         self.guidance = Guidance() if guidance is None else guidance
         self.hooks = list(hooks)
         if strange := [hook for hook in self.hooks if not isinstance(hook, Hook)]:
-            raise ConfigError(
-                f"hooks: found {strange[0]!r}; accepted are objects of subclasses of research.Hook."
-            )
+            raise ConfigError(f"hooks: found {strange[0]!r}; accepted are objects of subclasses of research.Hook.")
         self.parity = parity
         self._new_solver = model.solvers(scheduler, scheduler_options, parity=parity)
         check_plugs(self.guidance, self.hooks, model, self._new_solver())
@@ -81,9 +79,7 @@ class LoopSampler:
             UserError: steps, seeds, prompts, pictures or sizes cannot work (before anything is computed), or latents stop
                 being finite.
         """
-        result = gather(
-            list(self.batches(task, seeds=seeds, steps=steps, batch_size=batch_size, progress=progress))
-        )
+        result = gather(list(self.batches(task, seeds=seeds, steps=steps, batch_size=batch_size, progress=progress)))
         result.pictures = self.pictures(task, result.images)
         return result
 
@@ -129,9 +125,7 @@ class LoopSampler:
                 images = self._run(run, progress)
             yield result_of(run, images)
 
-    def _prepare(
-        self, task: Task, seeds: Sequence[int], rows: tuple[int, ...], steps: int, first: int = 0
-    ) -> Run:
+    def _prepare(self, task: Task, seeds: Sequence[int], rows: tuple[int, ...], steps: int, first: int = 0) -> Run:
         solver, device = task.solver(self._new_solver()), self.model.device
         mine = tuple(seeds[row] for row in rows)
         timeline = task.timeline(solver, steps, device)
@@ -190,22 +184,11 @@ class LoopSampler:
             sums.append(x.sum(dtype=torch.float32))  # read after the loop: here it would stall a GPU
             ticks.append(time.perf_counter())
             if progress is not None and stage.last_of_step:
-                progress(
-                    stage.step + 1,
-                    stage.n_steps,
-                    {"rows": run.rows, "places": run.places, "sigma": stage.sigma},
-                )
+                progress(stage.step + 1, stage.n_steps, {"rows": run.rows, "places": run.places, "sigma": stage.sigma})
         run.x = x
         _raise_unless_finite(run, sums)
         run.trace["stages"] = [
-            {
-                "index": s.index,
-                "step": s.step,
-                "t": s.time,
-                "sigma": s.sigma,
-                "log_snr": s.log_snr,
-                "seconds": b - a,
-            }
+            {"index": s.index, "step": s.step, "t": s.time, "sigma": s.sigma, "log_snr": s.log_snr, "seconds": b - a}
             for s, a, b in zip(run.timeline, ticks, ticks[1:], strict=False)
         ]
 
@@ -233,11 +216,7 @@ def _differentiating(state: StepState) -> Iterator[None]:
 
 def _detached(prediction: Any) -> Any:
     """A prediction without its graph; anything else is left for the check of what a guidance returns."""
-    return (
-        Prediction(prediction.value.detach(), prediction.kind)
-        if isinstance(prediction, Prediction)
-        else prediction
-    )
+    return Prediction(prediction.value.detach(), prediction.kind) if isinstance(prediction, Prediction) else prediction
 
 
 def _raise_unless_finite(run: Run, sums: list[Tensor]) -> None:

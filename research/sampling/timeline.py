@@ -41,9 +41,7 @@ class Timeline:
     stages: tuple[Stage, ...]
     n_steps: int  # of the full schedule
     first_stage: int = 0  # how many stages of the full schedule the slice leaves out
-    order: tuple[int, ...] | None = (
-        None  # indices of the stages in the order walked; each once unless said otherwise
-    )
+    order: tuple[int, ...] | None = None  # indices of the stages in the order walked; each once unless said otherwise
 
     def __iter__(self) -> Iterator[Stage]:
         return iter(self.stages) if self.order is None else (self.stages[i] for i in self.order)

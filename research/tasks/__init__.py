@@ -15,15 +15,7 @@ if TYPE_CHECKING:
     from research.tasks.text_to_image import TextToImage as TextToImage
     from research.tasks.unconditional import Unconditional as Unconditional
 
-__all__ = [
-    "DepthToImage",
-    "ImageToImage",
-    "Inpaint",
-    "Interpolation",
-    "Inversion",
-    "TextToImage",
-    "Unconditional",
-]
+__all__ = ["DepthToImage", "ImageToImage", "Inpaint", "Interpolation", "Inversion", "TextToImage", "Unconditional"]
 
 # imported on first use, so that the checks of settings need no torch
 __getattr__ = lazy_names(

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from research.errors import ConfigError
 from research.sampling.hooks import Hook, not_inherited
+from research.sampling.interfaces import Condition, Model, Solver
 from research.sampling.noise import INITIAL
-from research.sampling.plugs import Condition, Model, Solver
-from research.sampling.run import Run
+from research.sampling.state import Run
 from research.sampling.timeline import Timeline
 
 # what a latent UNet's input channels are, and the task for it
@@ -34,9 +34,7 @@ class Conditions(Mapping[str, Condition]):
     def __getitem__(self, name: str) -> Condition:
         if name not in self._made:
             if name not in self._makers:
-                raise ConfigError(
-                    f"guidance: asks for a condition {name!r}; this task has {', '.join(self._makers)}."
-                )
+                raise ConfigError(f"guidance: asks for a condition {name!r}; this task has {', '.join(self._makers)}.")
             self._made[name] = self._makers[name]()
         return self._made[name]
 
@@ -97,7 +95,7 @@ class BaseTask:
         return frozenset()
 
     def condition(self, run: Run, texts: str | Sequence[str]) -> Condition:
-        """A condition of other sentences; see `research.sampling.plugs.Task`.
+        """A condition of other sentences; see `research.sampling.interfaces.Task`.
 
         Raises:
             ConfigError: the task has no sentences.

@@ -16,8 +16,8 @@ from research.errors import ConfigError
 from research.hooks.extra_channels import ExtraChannels
 from research.models.base import pixels_to_images
 from research.sampling.hooks import Hook
-from research.sampling.plugs import Model
-from research.sampling.run import Run
+from research.sampling.interfaces import Model
+from research.sampling.state import Run
 from research.tasks.image_to_image import ImageToImage, of_batch
 from research.tasks.sheets import side_by_side
 
@@ -62,9 +62,7 @@ class DepthToImage(ImageToImage):
     def check(self, model: Model, n_images: int) -> None:
         super().check(model, n_images)
         if self._given is None and getattr(model, "depth", None) is None:
-            raise ConfigError(
-                f"{_KEY}: found none, and {model.name} has no depth estimator; accepted is {_ACCEPTED}."
-            )
+            raise ConfigError(f"{_KEY}: found none, and {model.name} has no depth estimator; accepted is {_ACCEPTED}.")
         for depth in self._given or ():
             self._check_size(depth)
         if self._given is not None and len(self._given) not in (1, n_images):
@@ -99,9 +97,7 @@ class DepthToImage(ImageToImage):
             return list(run.model.depth(shown))  # type: ignore[attr-defined]
         height, width = self._pixels.shape[2:]
         for shape in {tuple(depth.shape) for depth in self._given} - {(height, width)}:
-            run.warn(
-                f"{_KEY}: resized, it has {shape[1]} x {shape[0]} pixels and the picture {width} x {height}."
-            )
+            run.warn(f"{_KEY}: resized, it has {shape[1]} x {shape[0]} pixels and the picture {width} x {height}.")
         return self._given
 
     def _check_size(self, depth: Tensor) -> None:
@@ -131,9 +127,7 @@ def scaled(depth: Tensor, size: tuple[int, int], run: Run) -> Tensor:
 
     A constant map, on which the pipeline divides by zero, says nothing about depth and becomes 0.
     """
-    small = torch.nn.functional.interpolate(
-        depth[:, None].float(), size=size, mode="bicubic", align_corners=False
-    )
+    small = torch.nn.functional.interpolate(depth[:, None].float(), size=size, mode="bicubic", align_corners=False)
     low, high = small.amin(dim=(1, 2, 3), keepdim=True), small.amax(dim=(1, 2, 3), keepdim=True)
     flat = (high == low).expand_as(small)
     if bool(flat.any()):

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from research import pictures
 from research.models.base import pixels_to_images
+from research.sampling.interfaces import Model, Solver
 from research.sampling.noise import ENCODE, INITIAL
-from research.sampling.plugs import Model, Solver
-from research.sampling.run import Run
+from research.sampling.state import Run
 from research.sampling.timeline import Timeline
 from research.tasks.checks import check_steps, check_strength
 from research.tasks.sheets import side_by_side
@@ -86,9 +86,7 @@ class ImageToImage(TextToImage):
         return super().finish(run, latents) if len(run.timeline) else self.originals(run.rows)
 
     def pictures(self, images: Sequence[Any]) -> Mapping[str, Any]:
-        return {
-            "before_after": side_by_side(list(zip(self.originals(range(len(images))), images, strict=True)))
-        }
+        return {"before_after": side_by_side(list(zip(self.originals(range(len(images))), images, strict=True)))}
 
     # -- for the tasks that start from a picture too
 

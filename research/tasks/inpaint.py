@@ -14,9 +14,9 @@ from research import pictures
 from research.hooks.extra_channels import ExtraChannels
 from research.hooks.mask_composite import MaskComposite, at_latent_size
 from research.sampling.hooks import Hook
+from research.sampling.interfaces import Model
 from research.sampling.noise import ENCODE
-from research.sampling.plugs import Model
-from research.sampling.run import Run
+from research.sampling.state import Run
 from research.tasks.image_to_image import ImageToImage, of_batch
 from research.tasks.sheets import side_by_side
 
@@ -119,12 +119,7 @@ class Inpaint(ImageToImage):
     def mask_images(self, rows: Sequence[int]) -> list[Image.Image]:
         """The masks as grey pictures of the images' size, of the images with these numbers."""
         height, width = self._pixels.shape[2:]
-        masks = (
-            (pictures.to_masks(self._masks, 1, height, width, binary=False)[:, 0] * 255)
-            .round()
-            .byte()
-            .numpy()
-        )
+        masks = (pictures.to_masks(self._masks, 1, height, width, binary=False)[:, 0] * 255).round().byte().numpy()
         return [Image.fromarray(masks[row if len(masks) > 1 else 0]) for row in rows]
 
     def _to_pixels(self, model: Any) -> Tensor:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from research.errors import ConfigError
+from research.sampling.interfaces import Condition, Model
 from research.sampling.noise import INITIAL, NoiseSource
-from research.sampling.plugs import Condition, Model
-from research.sampling.run import Run
+from research.sampling.state import Run
 from research.tasks.base import BaseTask, Conditions
 from research.tasks.checks import whole
 from research.tasks.sheets import enlarged, side_by_side
@@ -51,8 +51,7 @@ class Interpolation(BaseTask):
         width: int | None = None,
     ):
         self.ends = tuple(
-            whole(f"task.{name}", seed, least=0)
-            for name, seed in (("start_seed", start_seed), ("end_seed", end_seed))
+            whole(f"task.{name}", seed, least=0) for name, seed in (("start_seed", start_seed), ("end_seed", end_seed))
         )
         self.frames = whole("task.frames", frames, least=2)
         texts = sentences("task.prompt", "" if prompt is None else prompt)
@@ -61,9 +60,7 @@ class Interpolation(BaseTask):
             raise ConfigError(f"task.negative_prompt: found {negative_prompt!r}; accepted is a sentence.")
         self.negative_prompt = negative_prompt or ""
         self.height, self.width = height, width
-        self.prompts = (
-            None if prompt is None else [self.keys[round(self._key(k))] for k in range(self.frames)]
-        )
+        self.prompts = None if prompt is None else [self.keys[round(self._key(k))] for k in range(self.frames)]
 
     def seeds(self, given: Sequence[int] | None) -> Sequence[int]:
         """The start seed for each frame: whatever else a hook draws is the same in all of them. Seeds that were given must be

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from research.models.base import images_to_pixels
 from research.sampling.hooks import Hook
+from research.sampling.interfaces import Solver
 from research.sampling.noise import ENCODE
-from research.sampling.plugs import Solver
-from research.sampling.run import Run, StepState
+from research.sampling.state import Run, StepState
 from research.sampling.timeline import Timeline
-from research.schedulers.round_trip import RoundTripSolver
+from research.solvers.round_trip import RoundTripSolver
 from research.tasks.base import BaseTask
 from research.tasks.image_to_image import ImageToImage
 from research.tasks.sheets import side_by_side

@@ -31,6 +31,4 @@ def side_by_side(rows: Sequence[Sequence[Image.Image | None]], *, most: int = _R
 def enlarged(images: Sequence[Image.Image]) -> list[Image.Image]:
     """Pictures for an animation, small ones enlarged without blur."""
     times = max(1, -(-_SIDE // max(images[0].size)))
-    return [
-        i.convert("RGB").resize((i.width * times, i.height * times), Image.Resampling.NEAREST) for i in images
-    ]
+    return [i.convert("RGB").resize((i.width * times, i.height * times), Image.Resampling.NEAREST) for i in images]

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from research.errors import ConfigError
-from research.sampling.plugs import Condition, Model
-from research.sampling.run import Run
+from research.sampling.interfaces import Condition, Model
+from research.sampling.state import Run
 from research.tasks.base import BaseTask, Conditions
 
 if TYPE_CHECKING:
@@ -40,9 +40,7 @@ class TextToImage(BaseTask):
     ):
         self.latents = latents
         self.prompts = sentences("prompt", prompt)
-        self.negative_prompt = (
-            None if negative_prompt is None else sentences("negative_prompt", negative_prompt)
-        )
+        self.negative_prompt = None if negative_prompt is None else sentences("negative_prompt", negative_prompt)
         self.height, self.width = height, width
 
     def check(self, model: Model, n_images: int) -> None:
@@ -92,9 +90,7 @@ class TextToImage(BaseTask):
         if self.negative_prompt and "uncond" in run.conditions and not run.conditions.made("uncond"):  # type: ignore[attr-defined]
             scale = getattr(run.guidance, "scale", None)
             name = type(run.guidance).__name__ + ("" if scale is None else f", scale {scale:g}")
-            run.warn(
-                f"negative_prompt: not used, because this guidance ({name}) makes no unconditional prediction."
-            )
+            run.warn(f"negative_prompt: not used, because this guidance ({name}) makes no unconditional prediction.")
         return super().finish(run, latents)
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from research.errors import ConfigError
-from research.sampling.plugs import Condition, Model
-from research.sampling.run import Run
+from research.sampling.interfaces import Condition, Model
+from research.sampling.state import Run
 from research.tasks.base import BaseTask, Conditions
 
 
@@ -35,9 +35,7 @@ class Unconditional(BaseTask):
         n_classes = getattr(model, "n_classes", None)
         if self.class_label is None:
             if n_classes:
-                raise ConfigError(
-                    f"task.class_label: found none; {model.name} needs one from 0 to {n_classes - 1}."
-                )
+                raise ConfigError(f"task.class_label: found none; {model.name} needs one from 0 to {n_classes - 1}.")
             return
         if not n_classes:
             raise ConfigError(f"task.class_label: found {self.class_label!r}; {model.name} has no classes.")
@@ -53,9 +51,7 @@ class Unconditional(BaseTask):
             if self.class_label is None:
                 return Condition()
             labels = self._labels(run.n_images)
-            return Condition(
-                class_labels=torch.tensor([labels[row] for row in run.rows], device=run.model.device)
-            )
+            return Condition(class_labels=torch.tensor([labels[row] for row in run.rows], device=run.model.device))
 
         return Conditions({"cond": condition})
 

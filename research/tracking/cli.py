@@ -67,17 +67,10 @@ def _sync(args: argparse.Namespace) -> int:
         def tell(entry: Entry) -> None:
             done["ended"] += 1
             said = entry.error or ("sent" if entry.state == sync.NEW else "brought up to date")
-            print(
-                f"[{done['ended']}/{total}] {entry.record.job_id} {entry.record.name}: {said}",
-                file=sys.stderr,
-            )
+            print(f"[{done['ended']}/{total}] {entry.record.job_id} {entry.record.name}: {said}", file=sys.stderr)
 
         sync.send(made, options, tell)
-    print(
-        json.dumps(_as_json(made, args), indent=1, ensure_ascii=False)
-        if args.json
-        else _as_text(made, args, asked)
-    )
+    print(json.dumps(_as_json(made, args), indent=1, ensure_ascii=False) if args.json else _as_text(made, args, asked))
     for line in made.damaged:
         print(f"error: {line}", file=sys.stderr)
     return FAILED if made.failed or made.damaged else OK
@@ -111,16 +104,10 @@ def _as_text(made: Plan, args: argparse.Namespace, asked: bool) -> str:
     if args.dry_run:
         lines += [f"{entry.state:<10}  {entry.run_id}  {entry.record.name}" for entry in made.entries]
         if asked:
-            counts = [
-                f"{states[state]} {state}"
-                for state in (sync.NEW, sync.CHANGED, sync.CURRENT)
-                if states[state]
-            ]
+            counts = [f"{states[state]} {state}" for state in (sync.NEW, sync.CHANGED, sync.CURRENT) if states[state]]
             lines.append(f"{', '.join(counts)}; nothing was sent (--dry-run)")
         else:
-            lines.append(
-                f"no key for {server()}, so it was not asked what it holds; nothing was sent (--dry-run)"
-            )
+            lines.append(f"no key for {server()}, so it was not asked what it holds; nothing was sent (--dry-run)")
     else:
         sent = sum(entry.sent for entry in made.entries)
         counts = [f"{sent} sent", f"{states[sync.CURRENT]} up to date before"]
@@ -149,13 +136,9 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--entity", help="user or team")
     one.add_argument("--max-images", type=_count, help="images a job to show")
     one.add_argument(
-        "--artifacts",
-        action=argparse.BooleanOptionalAction,
-        help="keep all images of a job there as an artifact",
+        "--artifacts", action=argparse.BooleanOptionalAction, help="keep all images of a job there as an artifact"
     )
-    one.add_argument(
-        "--workers", type=_positive_count, default=Options.workers, help="jobs at a time (%(default)s)"
-    )
+    one.add_argument("--workers", type=_positive_count, default=Options.workers, help="jobs at a time (%(default)s)")
     one.add_argument("--force", action="store_true", help="send also what is up to date")
     for name, what in (
         ("time_limit", "a job"),
@@ -164,12 +147,8 @@ def _parser() -> argparse.ArgumentParser:
     ):
         default = getattr(Options, name)
         option = f"--{name.replace('_', '-')}"
-        one.add_argument(
-            option, type=seconds, default=default, metavar="SECONDS", help=f"for {what} (%(default)g)"
-        )
-    one.add_argument(
-        "--retries", type=_count, default=Options.retries, help="of a request that failed (%(default)s)"
-    )
+        one.add_argument(option, type=seconds, default=default, metavar="SECONDS", help=f"for {what} (%(default)g)")
+    one.add_argument("--retries", type=_count, default=Options.retries, help="of a request that failed (%(default)s)")
     return parser
 
 

@@ -9,16 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from research.errors import UserError
-from research.tracking.dashboard_contents import (
-    CLIP,
-    FID,
-    GUIDANCE,
-    LOG_SNR,
-    NFE,
-    SECONDS,
-    Contents,
-    lower_is_better,
-)
+from research.tracking.dashboard_contents import CLIP, FID, GUIDANCE, LOG_SNR, NFE, SECONDS, Contents, lower_is_better
 
 LEGEND_AT_MOST, ROWS_AT_MOST = 3, 10
 _COLOURS = {0: "#3b5bdb", 50: "#2f9e8f", 100: "#e8890c"}  # told apart by colour-blind people
@@ -37,18 +28,14 @@ def workspace(found: Contents, *, project: str, entity: str, name: str) -> Any:
         )
         for place, (title, panels) in enumerate(_sections(found).items())
     ]
-    columns = [f"summary:{key}" for key in found.metrics[:4]] + [
-        f"config:{key}.value" for key in found.axes[:6]
-    ]
+    columns = [f"summary:{key}" for key in found.metrics[:4]] + [f"config:{key}.value" for key in found.axes[:6]]
     return ws.Workspace(
         entity=entity,
         project=project,
         name=name,
         sections=sections,
         settings=ws.WorkspaceSettings(x_axis=LOG_SNR, group_by_prefix="first", max_runs=100),
-        runset_settings=ws.RunsetSettings(
-            filters=[ws.Metric("Group").isin(found.groups)], pinned_columns=columns
-        ),
+        runset_settings=ws.RunsetSettings(filters=[ws.Metric("Group").isin(found.groups)], pinned_columns=columns),
     )
 
 
@@ -70,12 +57,7 @@ def report(found: Contents, *, project: str, entity: str, title: str, command: s
         blocks += [wr.H2(heading), wr.P(_NOTES[heading]), wr.PanelGrid(runsets=[runset], panels=panels)]
     blocks += [wr.H2("How this was made"), wr.MarkdownBlock(text=f"    {command}")]
     return wr.Report(
-        project=project,
-        entity=entity,
-        title=title[:128],
-        description=_summary(found),
-        blocks=blocks,
-        width="fluid",
+        project=project, entity=entity, title=title[:128], description=_summary(found), blocks=blocks, width="fluid"
     )
 
 
@@ -110,20 +92,14 @@ def _sections(found: Contents, width: int = 8) -> dict[str, list[Any]]:
     guided, panels = GUIDANCE in found.axes, []
     if {FID, CLIP} <= set(found.metrics):
         colour = {"z": wr.Config(GUIDANCE), "gradient": _gradient(wr)} if guided else {}
-        panels.append(
-            scatter(wr.SummaryMetric(CLIP), FID, "FID against CLIP score, by guidance scale", **colour)
-        )
+        panels.append(scatter(wr.SummaryMetric(CLIP), FID, "FID against CLIP score, by guidance scale", **colour))
     if guided:
         quality = [key for key in found.metrics if key not in (NFE, SECONDS)][:5]
-        panels += [
-            scatter(wr.Config(GUIDANCE), key, f"{_words(key)} against guidance scale") for key in quality
-        ]
+        panels += [scatter(wr.Config(GUIDANCE), key, f"{_words(key)} against guidance scale") for key in quality]
     if panels:
         sections["Guidance: FID against CLIP score"] = panels
     place.restart()
-    measured = [key for key in found.metrics if key not in (NFE, SECONDS) and not key.startswith("seconds")][
-        :3
-    ]
+    measured = [key for key in found.metrics if key not in (NFE, SECONDS) and not key.startswith("seconds")][:3]
     costs = [(key, log) for key, log in ((SECONDS, True), (NFE, True)) if key in found.metrics]
     if panels := [
         scatter(wr.SummaryMetric(cost), key, f"{_words(key)} against {_words(cost)}", log_x=log)
@@ -133,8 +109,7 @@ def _sections(found: Contents, width: int = 8) -> dict[str, list[Any]]:
         sections["Quality against cost"] = panels
     place.restart()
     columns = [
-        wr.ParallelCoordinatesPlotColumn(metric=wr.Config(axis), display_name=_words(axis))
-        for axis in found.axes
+        wr.ParallelCoordinatesPlotColumn(metric=wr.Config(axis), display_name=_words(axis)) for axis in found.axes
     ]
     columns += [
         wr.ParallelCoordinatesPlotColumn(
@@ -196,17 +171,10 @@ class _Grid:
 
 
 def _introduction(found: Contents) -> str:
-    lines = [
-        _summary(found),
-        "",
-        "Varied: " + (", ".join(f"`{axis}`" for axis in found.axes) or "nothing") + ".",
-    ]
+    lines = [_summary(found), "", "Varied: " + (", ".join(f"`{axis}`" for axis in found.axes) or "nothing") + "."]
     if found.best:
         lines += ["", "| metric | best value | job |", "|---|---|---|"]
-        lines += [
-            f"| {_words(key)} | {value:.4g} | {_cell(name)} |"
-            for key, name, value in found.best[:ROWS_AT_MOST]
-        ]
+        lines += [f"| {_words(key)} | {value:.4g} | {_cell(name)} |" for key, name, value in found.best[:ROWS_AT_MOST]]
         lines += [
             "",
             "The best of many noisy values looks better than it is: compare jobs over the same seeds before choosing.",
@@ -220,16 +188,8 @@ def _summary(found: Contents) -> str:
 
 
 def _words(key: str) -> str:
-    named = {
-        CLIP: "CLIP score",
-        FID: "FID",
-        NFE: "NFE",
-        SECONDS: "seconds an image",
-        GUIDANCE: "guidance scale",
-    }
-    return named.get(key) or key.removeprefix("curve/").removeprefix("recorded/").replace("/", " ").replace(
-        "_", " "
-    )
+    named = {CLIP: "CLIP score", FID: "FID", NFE: "NFE", SECONDS: "seconds an image", GUIDANCE: "guidance scale"}
+    return named.get(key) or key.removeprefix("curve/").removeprefix("recorded/").replace("/", " ").replace("_", " ")
 
 
 def _cell(text: str) -> str:

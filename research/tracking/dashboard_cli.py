@@ -57,9 +57,7 @@ def _dashboard(args: argparse.Namespace, argv: Sequence[str]) -> int:
     if args.output or not has_key():
         file = Path(args.output or folder / "dashboard.json")
         _write(file, dashboard.spec(found, boards))
-        why = (
-            "" if args.output else f" (no key for {server()} was found: set WANDB_API_KEY or run wandb login)"
-        )
+        why = "" if args.output else f" (no key for {server()} was found: set WANDB_API_KEY or run wandb login)"
         print(f"workspace and report of {found.jobs} jobs: {file}{why}")
         return OK
     worker: WorkerProcess | None = None

@@ -55,9 +55,7 @@ def contents(records: Sequence[Record]) -> Contents:
     """
     done = [record for record in records if record.done]
     if not done:
-        raise UserError(
-            f"dashboard: found {len(records)} jobs and none that is done; accepted is at least one."
-        )
+        raise UserError(f"dashboard: found {len(records)} jobs and none that is done; accepted is at least one.")
     metrics = [key for key in _keys(r.summary for r in done) if _is_metric(key, done)]
     return Contents(
         groups=sorted({record.group for record in records}),
@@ -79,20 +77,14 @@ def _axes(records: Sequence[Record]) -> list[str]:
         if key in _NO_AXIS or key.startswith(_NO_AXES):
             continue
         values = {repr(record.config.get(key)) for record in records}
-        if len(values) > 1 and all(
-            not isinstance(record.config.get(key), (list, dict)) for record in records
-        ):
+        if len(values) > 1 and all(not isinstance(record.config.get(key), (list, dict)) for record in records):
             varied.append(key)
     varied.sort(key=lambda key: (_FIRST.index(key) if key in _FIRST else len(_FIRST), key))
     return varied[:AXES_AT_MOST]
 
 
 def _is_metric(key: str, records: Sequence[Record]) -> bool:
-    if key.startswith(("nfe_by_branch/", "mirror/")) or key in (
-        "n_images",
-        "images_per_second",
-        "peak_memory_bytes",
-    ):
+    if key.startswith(("nfe_by_branch/", "mirror/")) or key in ("n_images", "images_per_second", "peak_memory_bytes"):
         return False
     if key.startswith("seconds/") and key != SECONDS:
         return False

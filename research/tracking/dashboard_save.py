@@ -32,10 +32,7 @@ def build(folder: Path, asked: Mapping[str, Any]) -> tuple[Contents, dict[str, A
     made = sync.plan(folder, sync.Options(project=asked.get("project"), entity=asked.get("entity")))
     found = contents([entry.record for entry in made.entries])
     first = made.entries[0].settings
-    target = {
-        "project": str(first["project"]),
-        "entity": str(first["entity"] or asked.get("default_entity") or ""),
-    }
+    target = {"project": str(first["project"]), "entity": str(first["entity"] or asked.get("default_entity") or "")}
     title = _plain(asked.get("title") or f"Sampling: {', '.join(found.groups)}")[:128]
     boards = {
         "workspace": dashboard.workspace(found, name=title, **target),
@@ -68,11 +65,7 @@ def save(folder: Path, asked: Mapping[str, Any], timeout: float) -> dict[str, st
         kept.get("workspace_id") or "",
     )
     _again(workspace, lambda: _forget(workspace), bool(workspace._internal_id))
-    saved = {
-        "report_id": report.id,
-        "workspace_name": workspace._internal_name,
-        "workspace_id": workspace._internal_id,
-    }
+    saved = {"report_id": report.id, "workspace_name": workspace._internal_name, "workspace_id": workspace._internal_id}
     write_atomic(folder / _KEPT, json.dumps({**_kept(folder), key: saved}, indent=1))
     return {"workspace": workspace.url, "report": report.url}
 

@@ -13,17 +13,7 @@ from research.tracking.scrub import is_secret, scrub, scrub_text
 NAME_AT_MOST, TAG_AT_MOST, PROMPTS_AT_MOST, LIST_AT_MOST = 100, 64, 16, 16
 
 # settings that decide neither images nor numbers
-_LEFT_OUT = {
-    "output_dir",
-    "sweep_name",
-    "resume",
-    "retry",
-    "on_failure",
-    "tracker",
-    "hydra",
-    "sweep",
-    "experiment",
-}
+_LEFT_OUT = {"output_dir", "sweep_name", "resume", "retry", "on_failure", "tracker", "hydra", "sweep", "experiment"}
 _LEFT_OUT_RUNTIME = {"progress", "claim_timeout", "grace", "workers"}
 
 
@@ -91,10 +81,7 @@ def tags(result: Mapping[str, Any], added: list[str]) -> list[str]:
     scheduler = (config.get("scheduler") or {}).get("name")
     commit = result.get("git_commit")
     tags = [*added, result.get("sweep_name"), scheduler, target(config.get("guidance"))]
-    tags += [
-        f"commit:{str(commit)[:10]}" if commit else None,
-        None if result.get("status") == "done" else "failed",
-    ]
+    tags += [f"commit:{str(commit)[:10]}" if commit else None, None if result.get("status") == "done" else "failed"]
     return list(dict.fromkeys(str(tag)[:TAG_AT_MOST] for tag in tags if tag))
 
 
@@ -146,9 +133,7 @@ def images(job: Path, result: Mapping[str, Any], at_most: int) -> list[dict[str,
         if (job / entry["file"]).is_file()
     ]
     shown = {name: file for name, file in (result.get("pictures") or {}).items() if (job / file).is_file()}
-    return found + [
-        {"file": file, "sha256": name, "caption": str(name)} for name, file in sorted(shown.items())
-    ]
+    return found + [{"file": file, "sha256": name, "caption": str(name)} for name, file in sorted(shown.items())]
 
 
 def _caption(entry: Mapping[str, Any]) -> str:
@@ -166,12 +151,7 @@ def samples(result: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:
     for name in dict.fromkeys(key for entry in entries for key in entry.get("scores") or {}):
         scores[name] = [(entry.get("scores") or {}).get(name) for entry in entries]
     rows = [
-        [
-            Path(entry["file"]).name,
-            entry.get("seed"),
-            entry.get("prompt") or "",
-            *(scores[n][i] for n in scores),
-        ]
+        [Path(entry["file"]).name, entry.get("seed"), entry.get("prompt") or "", *(scores[n][i] for n in scores)]
         for i, entry in enumerate(entries)
     ]
     return ["file", "seed", "prompt", *scores], rows

@@ -52,9 +52,7 @@ class Record:
     @property
     def media(self) -> str:
         """Hash of the images and the table, 16 hex digits."""
-        return _hash(
-            [[image["sha256"], image["caption"]] for image in self.images], self.columns, self.samples
-        )
+        return _hash([[image["sha256"], image["caption"]] for image in self.images], self.columns, self.samples)
 
     @property
     def digest(self) -> str:
@@ -105,9 +103,7 @@ def read_result(job: Path) -> dict[str, Any]:
     try:
         result = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise RecordError(
-            f"{job}: has no result.json; accepted is the folder of a job that has ended."
-        ) from None
+        raise RecordError(f"{job}: has no result.json; accepted is the folder of a job that has ended.") from None
     except (OSError, ValueError) as error:
         raise RecordError(f"{file}: cannot be read ({error}); accepted is what a job has written.") from error
     if not isinstance(result, dict) or not isinstance(result.get("job_id"), str):

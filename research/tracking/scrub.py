@@ -14,9 +14,7 @@ _SECRET = re.compile(
     re.IGNORECASE,
 )
 # an absolute path: from the root, the home folder or a drive, not the slashes inside "owner/name" or a URL
-_PATH = re.compile(
-    r"(?<![\w:/.])(?:~|[A-Za-z]:)?[/\\](?:[^\s/\\'\"=,;:\]\)]+[/\\])*([^\s/\\'\"=,;:\]\)]+)[/\\]?"
-)
+_PATH = re.compile(r"(?<![\w:/.])(?:~|[A-Za-z]:)?[/\\](?:[^\s/\\'\"=,;:\]\)]+[/\\])*([^\s/\\'\"=,;:\]\)]+)[/\\]?")
 # a relative one: climbing, or ending in a file; "owner/name" of a hub is none
 _RELATIVE = re.compile(
     r"(?<![\w:/.])(?:(?:\.{1,2}[/\\])+(?:[^\s/\\'\"=,;:\]\)]+[/\\])*"

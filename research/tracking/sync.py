@@ -73,9 +73,7 @@ def plan(folder: Path, options: Options) -> Plan:
         UserError: no such folder, or no finished job in it.
     """
     if not folder.is_dir():
-        raise UserError(
-            f"{folder}: is no folder; accepted is one of a job, of a sweep, or one that holds sweeps."
-        )
+        raise UserError(f"{folder}: is no folder; accepted is one of a job, of a sweep, or one that holds sweeps.")
     made = Plan()
     for job in _jobs(folder, made):
         try:
@@ -89,9 +87,7 @@ def plan(folder: Path, options: Options) -> Plan:
     made.entries.sort(key=lambda entry: (str(entry.record.config.get("created")), entry.record.job_id))
     if not made.entries and not made.damaged:
         more = f" ({made.unfinished} without a result yet)" if made.unfinished else ""
-        raise UserError(
-            f"{folder}: has no finished jobs{more}; accepted is a folder with jobs that have ended."
-        )
+        raise UserError(f"{folder}: has no finished jobs{more}; accepted is a folder with jobs that have ended.")
     return made
 
 

@@ -67,11 +67,7 @@ def confirm(path: str, job: Path, record: Record, scratch: Path, timeout: float)
     if held < rows:
         raise NotConfirmed(f"the server holds {held} of {rows} rows")
     summary = dict(run.summary)
-    wanted = [
-        *record.summary,
-        *(["images"] if record.images else []),
-        *(["samples"] if record.samples else []),
-    ]
+    wanted = [*record.summary, *(["images"] if record.images else []), *(["samples"] if record.samples else [])]
     if missing := [key for key in wanted if key not in summary]:
         raise NotConfirmed(f"the server lacks {', '.join(missing[:3])}")
     if record.has_media:

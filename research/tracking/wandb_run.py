@@ -122,9 +122,7 @@ def _of_the_job(key: str) -> bool:
 def _media(job: Path, record: Record) -> dict[str, Any]:
     import wandb
 
-    images = [
-        wandb.Image(pixels(job / entry["file"]), caption=entry["caption"] or None) for entry in record.images
-    ]
+    images = [wandb.Image(pixels(job / entry["file"]), caption=entry["caption"] or None) for entry in record.images]
     found: dict[str, Any] = {"images": images} if images else {}
     if record.samples:
 
@@ -161,11 +159,7 @@ def _client_settings(record: Record, settings: Mapping[str, Any], mode: str) -> 
     limits: dict[str, Any] = {"init_timeout": 20.0}
     if mode == "online":
         request, whole = float(settings["request_timeout"]), float(settings["time_limit"])
-        limits = {
-            "init_timeout": request,
-            "finish_timeout": max(request, whole / 2),
-            "finish_timeout_raises": True,
-        }
+        limits = {"init_timeout": request, "finish_timeout": max(request, whole / 2), "finish_timeout_raises": True}
         for kind in ("graphql", "file_stream", "file_transfer"):
             limits[f"x_{kind}_timeout_seconds"] = request
             limits[f"x_{kind}_retry_max"] = settings["retries"]

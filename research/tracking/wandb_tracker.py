@@ -20,7 +20,9 @@ from research.tracking.worker_process import WorkerProcess
 
 _log = logging.getLogger(__name__)
 MODES = ("offline", "online")
-FAILURES_AT_MOST = 2  # in a row; then online runs are written offline, and the rest of the sweep is no longer mirrored offline
+FAILURES_AT_MOST = (
+    2  # in a row; then online runs are written offline, and the rest of the sweep is no longer mirrored offline
+)
 SILENT_AT_MOST = 3  # looks in a row at a server that gives no answer, at the end of a sweep
 
 
@@ -68,9 +70,7 @@ class WandbTracker:
         limits = {"time_limit": time_limit, "request_timeout": request_timeout, "close_limit": close_limit}
         for name, seconds in limits.items():
             if seconds is not None and not (is_number(seconds) and seconds > 0):
-                raise ConfigError(
-                    f"tracker.{name}: found {seconds!r}; accepted is a number of seconds above 0."
-                )
+                raise ConfigError(f"tracker.{name}: found {seconds!r}; accepted is a number of seconds above 0.")
         for name, count in {"max_images": max_images, "retries": retries}.items():
             if not isinstance(count, int) or isinstance(count, bool) or count < 0:
                 raise ConfigError(f"tracker.{name}: found {count!r}; accepted is a whole number from 0.")

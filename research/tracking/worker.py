@@ -42,9 +42,7 @@ def _answer(request: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str
         if "groups" in request:
             from research.tracking.wandb_check import overview
 
-            found = overview(
-                settings["project"], settings["entity"], request["groups"], settings["request_timeout"]
-            )
+            found = overview(settings["project"], settings["entity"], request["groups"], settings["request_timeout"])
             return {"ok": True, "runs": [dataclasses.asdict(run) for run in found]}
         if "dashboard" in request:
             from research.tracking.dashboard_save import save

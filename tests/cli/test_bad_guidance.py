@@ -37,10 +37,7 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
     "no text to guide with": ([*PIXEL, "guidance=cfg"], ["CFG", "uncond", "pixel"]),
     "no sentences": ([*PIXEL, "guidance=perp_neg"], ["PerpNeg", "text"]),
     "prompts that change, without any": ([*PIXEL, "guidance=none", "hooks=dynamic_prompt"], ["text"]),
-    "pattern of no layer": (
-        ["guidance=seg", "guidance.layers=[middle]"],
-        ["guidance.layers", "middle", "mid_block"],
-    ),
+    "pattern of no layer": (["guidance=seg", "guidance.layers=[middle]"], ["guidance.layers", "middle", "mid_block"]),
     "window turned round": (
         [f"{MODIFIED}=interval", "guidance.modifiers.interval.steps=[0.8,0.2]"],
         ["guidance.modifiers.interval.steps", "[0.8, 0.2]", "lo < hi"],
@@ -62,10 +59,7 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
         [f"{MODIFIED}=rescale", "+guidance.modifiers.rescale.guidance=3"],
         ["guidance.modifiers.rescale.guidance"],
     ),
-    "modifier without a class": (
-        ["+guidance.modifiers.mine.steps=[0,1]"],
-        ["guidance.modifiers.mine", "_target_"],
-    ),
+    "modifier without a class": (["+guidance.modifiers.mine.steps=[0,1]"], ["guidance.modifiers.mine", "_target_"]),
     "modifier by a setting alone": (
         ["+guidance.modifiers.interval.steps=[0,1]"],
         ["guidance.modifiers.interval", "_target_"],
@@ -78,18 +72,9 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
         ["guidance=composable", "guidance.prompts=[a]", "guidance.weights=[0]"],
         ["guidance.weights"],
     ),
-    "weak model missing": (
-        ["guidance=autoguidance", "guidance.model=nowhere"],
-        ["guidance.model", "nowhere"],
-    ),
-    "weak model of other latents": (
-        ["guidance=autoguidance", "guidance.model=odd"],
-        ["guidance.model", "odd"],
-    ),
-    "weak model without noise": (
-        ["guidance=autoguidance", "guidance.noise=0"],
-        ["guidance.noise", "above 0"],
-    ),
+    "weak model missing": (["guidance=autoguidance", "guidance.model=nowhere"], ["guidance.model", "nowhere"]),
+    "weak model of other latents": (["guidance=autoguidance", "guidance.model=odd"], ["guidance.model", "odd"]),
+    "weak model without noise": (["guidance=autoguidance", "guidance.noise=0"], ["guidance.noise", "above 0"]),
     "loss unknown": (
         ["guidance=loss", "guidance.loss._target_=research.guidance.losses.Color"],
         ["guidance.loss", "Color"],

@@ -37,10 +37,7 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
     "unknown nested key": (["guidance.scal=3"], ["guidance.scal:", "Did you mean 'scale'?"]),
     "unknown nested key added": (["+guidance.foo=1"], ["guidance.foo:", "CFG", "Accepted: scale"]),
     "unknown model key": (["model.dtyp=float32"], ["model.dtyp:", "Did you mean 'dtype'?"]),
-    "unknown scheduler option": (
-        ["scheduler.options.etta=1"],
-        ["scheduler.options.etta:", "Did you mean 'eta'?"],
-    ),
+    "unknown scheduler option": (["scheduler.options.etta=1"], ["scheduler.options.etta:", "Did you mean 'eta'?"]),
     "unknown hydra key": (["hydra.nonsense=1"], ["hydra.nonsense"]),
     "unknown launcher": (["-m", "hydra/launcher=jblib"], ["hydra/launcher", "'jblib'", "basic"]),
     **{
@@ -88,10 +85,7 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
     "model path": (["model.path=/no/such/model"], ["model.path", "/no/such/model", "does not exist"]),
     "model path missing": (["model=custom"], ["model.path", "must be given"]),
     "class missing": (["guidance._target_=nowhere.Mine"], ["guidance._target_", "nowhere"]),
-    "class misspelt": (
-        ["guidance._target_=research.guidance.CGF"],
-        ["guidance._target_", "Did you mean 'CFG'?"],
-    ),
+    "class misspelt": (["guidance._target_=research.guidance.CGF"], ["guidance._target_", "Did you mean 'CFG'?"]),
     "height": (["task.height=13"], ["task.height:", "found 13", "multiple of 2"]),
     "no value": (["steps"], ["'steps'", "key=value"]),
     "unreadable value": (["prompts=[a,b"], ["prompts=[a,b", "cannot be read"]),
@@ -164,9 +158,7 @@ def test_nothing_heavy_is_imported_to_refuse(tmp_path: Path) -> None:
     assert done.stderr.count("\n") == len(argvs)
 
 
-def test_a_sweep_names_the_job_that_cannot_run(
-    folder: Path, tiny_sd: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_sweep_names_the_job_that_cannot_run(folder: Path, tiny_sd: Path, capsys: pytest.CaptureFixture[str]) -> None:
     base = [f"model.path={tiny_sd}", "tracker=none", "metrics=none"]
     assert run(["-m", "guidance.scale=1,nan", "steps=2,3", *base]) == 2
     assert "in the job guidance.scale=nan steps=2" in capsys.readouterr().err
@@ -184,9 +176,7 @@ def test_broken_models(
     weights = broken / "unet" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
     pickled = shutil.copytree(tiny_sd, tmp_path / "pickled")
-    (pickled / "unet" / "diffusion_pytorch_model.safetensors").rename(
-        pickled / "unet" / "diffusion_pytorch_model.bin"
-    )
+    (pickled / "unet" / "diffusion_pytorch_model.safetensors").rename(pickled / "unet" / "diffusion_pytorch_model.bin")
     for model, words in {
         "empty": ["model_index.json"],
         "broken": ["not a whole safetensors file", "unet"],
@@ -199,9 +189,7 @@ def test_broken_models(
     assert not (tmp_path / "outputs").exists()
 
 
-def test_full_error_shows_the_stack(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_full_error_shows_the_stack(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RESEARCH_FULL_ERROR", "1")
     assert run(["steps=0"]) == 2
     shown = capsys.readouterr().err

@@ -72,9 +72,7 @@ def test_help_answers_within_a_second(tmp_path: Path) -> None:
         before = os.times()
         light("--help", cwd=tmp_path)
         after = os.times()
-        spans.append(
-            after.children_user + after.children_system - before.children_user - before.children_system
-        )
+        spans.append(after.children_user + after.children_system - before.children_user - before.children_system)
     assert min(spans) < 1.0, spans
 
 
@@ -93,13 +91,9 @@ def test_python_dash_m_is_the_command(tmp_path: Path) -> None:
     assert done.stdout == ""
 
 
-def test_choices_of_the_users_own_folder_are_listed(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_choices_of_the_users_own_folder_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "mine" / "guidance").mkdir(parents=True)
-    (tmp_path / "mine" / "guidance" / "gentle.yaml").write_text(
-        "_target_: research.guidance.CFG\nscale: 1.5\n"
-    )
+    (tmp_path / "mine" / "guidance" / "gentle.yaml").write_text("_target_: research.guidance.CFG\nscale: 1.5\n")
     assert run(["--config-dir", str(tmp_path / "mine"), "--help"]) == 0
     assert "fdg, gentle, icg" in capsys.readouterr().out
     assert run(["--config-dir", str(tmp_path / "mine"), "--cfg", "job", "guidance=gentle"]) == 0

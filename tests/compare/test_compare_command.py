@@ -15,7 +15,7 @@ import pytest
 
 from research.cli import run
 from research.compare.cli import main
-from research.runs.score_cli import main as score
+from research.jobs.score_cli import main as score
 
 SWEPT = [
     *("-m", "tracker=none", "steps=2", "images_per_prompt=8", "runtime.vectorise=off", "batch_size=4"),
@@ -38,10 +38,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
             assert run([*SWEPT, *more, f"sweep_name={name}"]) == 0
     for name in ("ddim", "euler"):  # a second run, which took a tenth longer
         shutil.copytree(place / "outputs" / name, place / "outputs" / f"{name}2")
-        change(
-            place / "outputs" / f"{name}2",
-            lambda r: r["timings"].update(denoise=1.1 * r["timings"]["denoise"]),
-        )
+        change(place / "outputs" / f"{name}2", lambda r: r["timings"].update(denoise=1.1 * r["timings"]["denoise"]))
     return place / "outputs"
 
 
@@ -133,9 +130,7 @@ def test_an_axis_is_paired_over_the_others(told):
     assert [len(s["jobs"]) for s in said["sides"]] == [2, 2]
     nfe = outcome(said, "nfe")
     assert (nfe["value_a"], nfe["value_b"], nfe["verdict"]) == (4, 2, "lower")
-    assert (
-        told("outputs/ddim", "outputs/euler", "--axis", "scheduler")["sides"][0]["name"] == "scheduler ddim"
-    )
+    assert told("outputs/ddim", "outputs/euler", "--axis", "scheduler")["sides"][0]["name"] == "scheduler ddim"
 
 
 def test_all_jobs_of_a_sweep_and_holm(told):
@@ -164,14 +159,10 @@ def test_seconds_by_batches_and_by_repeated_runs(told):
     alone = outcome(told("outputs/ddim", "outputs/euler"), "seconds_per_image")
     assert (alone["n"], alone["unit"], alone["paired"]) == (8, "batches", True)
     assert "of one run each" in alone["note"]
-    repeated = told(
-        "outputs/ddim", "outputs/euler", "--repeats", "outputs/ddim2", "--repeats", "outputs/euler2"
-    )
+    repeated = told("outputs/ddim", "outputs/euler", "--repeats", "outputs/ddim2", "--repeats", "outputs/euler2")
     seconds = outcome(repeated, "seconds_per_image")
     assert (seconds["n"], seconds["unit"], seconds["method"]) == (2, "runs", "Welch t")
-    ddim = [
-        outcome(told("outputs/ddim", "outputs/ddim2"), "seconds_per_image")[k] for k in ("value_a", "value_b")
-    ]
+    ddim = [outcome(told("outputs/ddim", "outputs/ddim2"), "seconds_per_image")[k] for k in ("value_a", "value_b")]
     assert seconds["value_a"] == pytest.approx(sum(ddim) / 2)
 
 
@@ -183,9 +174,7 @@ def test_shared_batches_give_no_seconds(here, told):
 
 
 def test_jobs_of_other_seeds_are_more_images_of_one_side(told):
-    said = told(
-        "outputs/ddim", "outputs/late", "outputs/euler", "--axis", "scheduler", "--where", "guidance.scale=1"
-    )
+    said = told("outputs/ddim", "outputs/late", "outputs/euler", "--axis", "scheduler", "--where", "guidance.scale=1")
     assert [s["n_images"] for s in said["sides"]] == [32, 16]
     assert outcome(said, "kid")["n"] == 16
     assert any("16 of 32 images of scheduler ddim have no image" in note for note in said["notes"])
@@ -214,9 +203,7 @@ def test_what_cannot_be_paired_is_said(told):
     assert not any("left out" in note for note in said["notes"])
     job = next(i for i, r in records(Path("outputs/euler")).items() if r["config"]["guidance"]["scale"] == 3)
     said = told("outputs/ddim", f"one=outputs/euler/{job}")
-    assert any(
-        "1 settings of ddim have no counterpart in one (guidance.scale=1)" in note for note in said["notes"]
-    )
+    assert any("1 settings of ddim have no counterpart in one (guidance.scale=1)" in note for note in said["notes"])
 
 
 def test_images_that_one_side_lacks_are_left_out(here, told):
@@ -231,8 +218,7 @@ def test_images_that_one_side_lacks_are_left_out(here, told):
     said = told("outputs/ddim", "outputs/euler", "--metrics", "clip_score")
     assert outcome(said, "clip_score")["n"] == 14
     assert any(
-        "4 of 32 images of ddim have no image of the same prompt and seed in euler" in note
-        for note in said["notes"]
+        "4 of 32 images of ddim have no image of the same prompt and seed in euler" in note for note in said["notes"]
     )
 
 
@@ -258,10 +244,7 @@ def test_numbers_of_another_provenance_are_refused_and_marked_by_force(here, cap
 
     change(here / "euler", other)
     said = line(capsys, "outputs/ddim", "outputs/euler")
-    assert (
-        "clip_score: ddim and euler have numbers of different provenance (model emoji-eval and another"
-        in said
-    )
+    assert "clip_score: ddim and euler have numbers of different provenance (model emoji-eval and another" in said
     assert "--force" in said
     assert "--metrics fid,kid,nfe,seconds_per_image" in said
     assert main(["outputs/ddim", "outputs/euler", "--metrics", "kid"]) == 0
@@ -278,9 +261,7 @@ def test_seconds_of_other_machines_are_not_compared(here, told, capsys):
     said = told("outputs/ddim", "outputs/euler")
     assert outcome(said, "seconds_per_image")["difference"] is None
     assert any("is not compared: device cpu and another machine" in note for note in said["notes"])
-    assert "different provenance" in line(
-        capsys, "outputs/ddim", "outputs/euler", "--metrics", "seconds_per_image"
-    )
+    assert "different provenance" in line(capsys, "outputs/ddim", "outputs/euler", "--metrics", "seconds_per_image")
 
 
 def test_features_that_are_gone_or_others(here, told, capsys):
@@ -331,20 +312,9 @@ def test_a_folder_after_an_option_is_a_side(made, monkeypatch, capsys):
 def test_names_with_marks_of_tables_change_nothing(made, monkeypatch, capsys):
     monkeypatch.chdir(made.parent)
     for option in ("--md", "--tex", "--csv", "--json"):
-        assert (
-            main(
-                [
-                    "a|b [red]_$%&=outputs/ddim",
-                    "é🙂<script>=outputs/euler",
-                    option,
-                ]
-            )
-            == 0
-        )
+        assert main(["a|b [red]_$%&=outputs/ddim", "é🙂<script>=outputs/euler", option]) == 0
         out = capsys.readouterr().out
-        assert {"--md": "a\\|b", "--tex": "\\_\\$\\%\\&", "--csv": "a|b [red]", "--json": "a|b [red]"}[
-            option
-        ] in out
+        assert {"--md": "a\\|b", "--tex": "\\_\\$\\%\\&", "--csv": "a|b [red]", "--json": "a|b [red]"}[option] in out
     assert main(["a|b [red]_$%&=outputs/ddim", "é🙂=outputs/euler"]) == 0
     assert "a|b [red]_$%&" in capsys.readouterr().out
 
@@ -352,9 +322,7 @@ def test_names_with_marks_of_tables_change_nothing(made, monkeypatch, capsys):
 def test_a_metric_that_some_jobs_lack(here, told, capsys):
     change(here / "euler", lambda r: [r[part].pop("kid") for part in ("metrics", "metrics_info")])
     said = told("outputs/ddim", "outputs/euler")
-    assert (
-        "Not in all jobs, and left out: kid; research-score computes them from the images." in said["notes"]
-    )
+    assert "Not in all jobs, and left out: kid; research-score computes them from the images." in said["notes"]
     assert "--metrics: kid is missing in jobs of euler" in line(
         capsys, "outputs/ddim", "outputs/euler", "--metrics", "kid"
     )
@@ -367,9 +335,7 @@ def test_pareto_fronts(told):
     best = max(p["value"] for p in points.values())
     assert next(p for p in points.values() if p["value"] == best)["on_front"]
     for p in points.values():
-        beaten = [
-            q for q in points.values() if q["cost"] <= p["cost"] and q["value"] >= p["value"] and q != p
-        ]
+        beaten = [q for q in points.values() if q["cost"] <= p["cost"] and q["value"] >= p["value"] and q != p]
         strictly = [q for q in beaten if (q["cost"], q["value"]) != (p["cost"], p["value"])]
         assert p["on_front"] == (not strictly)
 
@@ -385,31 +351,19 @@ def test_pareto_fronts(told):
         (["outputs/late"], "found one job; accepted are two jobs"),
         (["outputs/ddim", "outputs/ddim"], "found twice"),
         (["outputs"], "found sweeps inside"),
-        (
-            ["outputs/ddim", "outputs/euler", "--metrics", "fdi"],
-            "'fdi', which no job has. Did you mean 'fid'?",
-        ),
+        (["outputs/ddim", "outputs/euler", "--metrics", "fdi"], "'fdi', which no job has. Did you mean 'fid'?"),
         (["outputs/ddim", "--axis", "guidance.scal"], "Did you mean 'guidance.scale'?"),
         (
             ["outputs/ddim", "--axis", "steps"],
             "found one value (2) in 2 jobs; accepted are axes that vary: guidance.scale",
         ),
-        (
-            ["outputs/ddim", "--baseline", "9"],
-            "--baseline: found '9'. Accepted: guidance scale 1; guidance scale 3",
-        ),
-        (
-            ["outputs/ddim", "--where", "guidance.scale=9"],
-            "accepted are values of guidance.scale there are: 1, 3",
-        ),
+        (["outputs/ddim", "--baseline", "9"], "--baseline: found '9'. Accepted: guidance scale 1; guidance scale 3"),
+        (["outputs/ddim", "--where", "guidance.scale=9"], "accepted are values of guidance.scale there are: 1, 3"),
         (["outputs/ddim", "--where", "steps"], "accepted is KEY=VALUE"),
         (["outputs/ddim", "--level", "95"], "--level: found 95"),
         (["outputs/ddim", "--json", "--md"], "found two formats for the standard output"),
         (["outputs/ddim", "--json", "none/x.json"], "there is no folder none"),
-        (
-            ["outputs/ddim", "outputs/euler", "--repeats", "outputs/late"],
-            "found no run of a job that is compared",
-        ),
+        (["outputs/ddim", "outputs/euler", "--repeats", "outputs/late"], "found no run of a job that is compared"),
         (["outputs/ddim", "outputs/ddim2", "--repeats", "outputs/ddim2"], "which is on 2 sides"),
     ],
     ids=lambda words: " ".join(words) if isinstance(words, list) else "",

@@ -14,12 +14,10 @@ from research.compare.pairing import share
 from research.compare.provenance import differs, what_differs
 from research.compare.sides import Side
 from research.report.axes import flatten
-from research.report.rows import Row
+from research.report.jobs import Row
 
 IMAGES = st.lists(
-    st.tuples(st.sampled_from(["fox", "owl", "<script>", "é🙂", ""]), st.integers(0, 3)),
-    min_size=1,
-    max_size=12,
+    st.tuples(st.sampled_from(["fox", "owl", "<script>", "é🙂", ""]), st.integers(0, 3)), min_size=1, max_size=12
 )
 
 
@@ -30,8 +28,7 @@ def job(images: list[tuple[str, int]], name: str = "a", **record: Any) -> Job:
         "status": "done",
         "config": config,
         "images": [
-            {"file": f"{k}.png", "prompt": p, "seed": s, "sha256": f"{name}{k}"}
-            for k, (p, s) in enumerate(images)
+            {"file": f"{k}.png", "prompt": p, "seed": s, "sha256": f"{name}{k}"} for k, (p, s) in enumerate(images)
         ],
         **record,
     }
@@ -99,10 +96,7 @@ def scored(name: str, **changes: Any) -> Side:
         ({"versions": {"torch": "3"}, "warnings": ["few"], "bias_estimate": 3.0}, ""),
         ({"features": {**FID["features"], "name": "a copy"}}, ""),
         ({"features": {**FID["features"], "preprocess": {"size": 64}}}, "features.preprocess.size 32 and 64"),
-        (
-            {"reference": {**FID["reference"], "sha256": "3" * 64}},
-            "reference.sha256 222222222222 and 333333333333",
-        ),
+        ({"reference": {**FID["reference"], "sha256": "3" * 64}}, "reference.sha256 222222222222 and 333333333333"),
     ],
 )
 def test_what_makes_two_distances_of_one_kind(changes, said):

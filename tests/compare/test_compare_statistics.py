@@ -12,21 +12,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
 
-from research.compare import statistics
+from research import statistics
 from research.compare.resampling import Discrepancy, Frechet, Real, group_units, replicate
-from research.compare.statistics import (
-    BCA,
-    EXACT,
-    STUDENT,
-    holm,
-    jackknife,
-    mean_difference,
-    needed,
-    resolvable,
-    welch,
-)
 from research.metrics.frechet import Gaussian, frechet_distance
 from research.metrics.mmd import discrepancy, gaussian, polynomial, within
+from research.statistics import BCA, EXACT, STUDENT, holm, jackknife, mean_difference, needed, resolvable, welch
 
 NOTHING = np.empty(0, dtype=np.intp)
 
@@ -92,10 +82,7 @@ def test_swapping_the_sides_flips_the_signs(d):
 
 
 @settings(deadline=None, max_examples=30)
-@given(
-    arrays(np.float64, st.integers(2, 20), elements=finite),
-    arrays(np.float64, st.integers(2, 20), elements=finite),
-)
+@given(arrays(np.float64, st.integers(2, 20), elements=finite), arrays(np.float64, st.integers(2, 20), elements=finite))
 def test_swapping_unpaired_sides_flips_the_signs(x, y):
     forth, back = welch(x, y), welch(y, x)
     assert (back.value, -back.high, -back.low) == pytest.approx((-forth.value, forth.low, forth.high))
@@ -152,8 +139,7 @@ def two_jobs(rng, n: int, dimension: int, away: float = 0.16):
     a, b = 0.1 + noise * np.sqrt(1.2 * spread), away + other * np.sqrt(1.45 * spread)
     known = [
         frechet_distance(
-            Gaussian(torch.full((dimension,), m, dtype=torch.float64), torch.diag(torch.tensor(c * spread))),
-            real,
+            Gaussian(torch.full((dimension,), m, dtype=torch.float64), torch.diag(torch.tensor(c * spread))), real
         )
         for m, c in ((0.1, 1.2), (away, 1.45))
     ]
@@ -222,9 +208,7 @@ def test_leaving_a_group_out_of_a_kernel_distance(name, biased):
     for group in (None, 0, 6):
         rows = NOTHING if group is None else np.flatnonzero(groups == group)
         known = discrepancy(torch.from_numpy(np.delete(x, rows, axis=0)), torch.from_numpy(y), kernel)
-        assert found.without(rows) == pytest.approx(
-            known.biased if biased else known.unbiased, rel=1e-9, abs=1e-12
-        )
+        assert found.without(rows) == pytest.approx(known.biased if biased else known.unbiased, rel=1e-9, abs=1e-12)
 
 
 def test_the_jackknife_of_kid_is_its_standard_error():
@@ -232,9 +216,7 @@ def test_the_jackknife_of_kid_is_its_standard_error():
     rng = np.random.default_rng(3)
     x, y, kernel = rng.normal(0.3, 1, size=(40, 5)), rng.normal(size=(60, 5)), polynomial(5)
     groups = np.arange(40)
-    found = replicate(
-        [Discrepancy(x, Real(y, *within(torch.from_numpy(y), kernel)), kernel, groups)], [groups], groups
-    )
+    found = replicate([Discrepancy(x, Real(y, *within(torch.from_numpy(y), kernel)), kernel, groups)], [groups], groups)
     known = discrepancy(torch.from_numpy(x), torch.from_numpy(y), kernel)
     estimate = jackknife(found.full, found.without, found.left_out)
     assert estimate.se == pytest.approx(known.se)

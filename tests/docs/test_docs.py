@@ -17,23 +17,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from doc_blocks import (
-    DOCS,
-    ROOT,
-    SCRIPTS,
-    Reader,
-    blocks,
-    made_by_page,
-    pages,
-    pictures,
-)
+from doc_blocks import DOCS, ROOT, SCRIPTS, Reader, blocks, made_by_page, pages, pictures
 
-QUICK = {
-    "index.md",
-    "researcher/hooks-and-metrics.md",
-    "reference/commands.md",
-    "reference/files.md",
-}
+QUICK = {"index.md", "researcher/hooks-and-metrics.md", "reference/commands.md", "reference/files.md"}
 EXTRAS = {"researcher/wandb.md": "wandb_workspaces"}  # what a page's blocks import that a plain install lacks
 NAMES = [page.relative_to(DOCS).as_posix() for page in pages()]
 
@@ -53,9 +39,7 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Reader:
         torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[] if n in QUICK else [pytest.mark.slow]) for n in NAMES]
-)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in QUICK else [pytest.mark.slow]) for n in NAMES])
 def test_a_page_does_what_it_says(name: str, reader: Reader) -> None:
     if name in EXTRAS:
         pytest.importorskip(EXTRAS[name])
@@ -104,9 +88,7 @@ def check_files(sweep: Path) -> None:
     assert {"sweep.json", "results.csv", "report.html", "result.json", "config.yaml", "images"} <= there
     table = text.split("## result.json")[1].split("## results.csv")[0]
     documented = {
-        key
-        for row in re.findall(r"^\| (`[^|]+) \|", table, flags=re.MULTILINE)
-        for key in re.findall(r"`(\w+)`", row)
+        key for row in re.findall(r"^\| (`[^|]+) \|", table, flags=re.MULTILINE) for key in re.findall(r"`(\w+)`", row)
     }
     for job in jobs:
         assert set(json.loads((job / "result.json").read_text())) == documented

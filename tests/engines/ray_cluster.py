@@ -82,13 +82,7 @@ class Ray:
 
     def _up(self) -> None:
         small = ["--object-store-memory=100000000", "--disable-usage-stats", "--node-ip-address=127.0.0.1"]
-        head = [
-            "--head",
-            "--port=6379",
-            "--num-cpus=0",
-            "--include-dashboard=false",
-            f"--temp-dir={self.folder}",
-        ]
+        head = ["--head", "--port=6379", "--num-cpus=0", "--include-dashboard=false", f"--temp-dir={self.folder}"]
         for _ in range(3):  # a busy machine lets some of Ray's own time limits pass
             if self._start(*head, *small) and self._start(f"--address={HEAD}", "--num-cpus=2", *small):
                 return
@@ -106,7 +100,5 @@ class Ray:
         ray = Path(sys.executable).parent / "ray"
         command = self.inside(str(ray), "start", *arguments)
         with self.log.open("ab") as stream:
-            done = subprocess.run(
-                command, env=self.env, stdout=stream, stderr=stream, timeout=300, check=False
-            )
+            done = subprocess.run(command, env=self.env, stdout=stream, stderr=stream, timeout=300, check=False)
         return done.returncode == 0

@@ -84,12 +84,7 @@ class Slurm:
             files = {name: self.folder / f"munge.{name}" for name in ("socket", "pid", "log", "seed")}
             places = [f"--{name}-file={files[name]}" for name in ("pid", "log", "seed")]
             self._start(
-                "munged",
-                "--foreground",
-                "--force",
-                f"--key-file={key}",
-                f"--socket={files['socket']}",
-                *places,
+                "munged", "--foreground", "--force", f"--key-file={key}", f"--socket={files['socket']}", *places
             )
             _wait(files["socket"].exists, 20, "munged")
             self._start("slurmctld", "-D", "-c")
@@ -134,10 +129,7 @@ class Slurm:
     def steps_of(self, node: str) -> list[int]:
         """The slurmstepd processes of a node; what they started is below them."""
         # a step keeps a socket NODE_JOB.STEP in its node's folder
-        jobs = {
-            file.name.removeprefix(f"{node}_").partition(".")[0]
-            for file in self._spool(node).glob(f"{node}_*.*")
-        }
+        jobs = {file.name.removeprefix(f"{node}_").partition(".")[0] for file in self._spool(node).glob(f"{node}_*.*")}
         found = []
         for place in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):

@@ -140,6 +140,4 @@ def check_nothing_left(folder: Path) -> None:
 def pythonpath() -> str:
     import research
 
-    return os.pathsep.join(
-        [str(Path(research.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
-    )
+    return os.pathsep.join([str(Path(research.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])

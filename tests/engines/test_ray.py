@@ -17,9 +17,7 @@ from sweeps import Results, Sweep, at_work, check_loads, check_nothing_left, ima
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Ray]:
-    absent = missing() + [
-        n for n in ("ray", "hydra_plugins.hydra_ray_launcher") if not importlib.util.find_spec(n)
-    ]
+    absent = missing() + [n for n in ("ray", "hydra_plugins.hydra_ray_launcher") if not importlib.util.find_spec(n)]
     if absent:
         pytest.fail(
             f"missing: {', '.join(absent)}; apt-get install iproute2 util-linux, pip install '.[ray]', run as root"

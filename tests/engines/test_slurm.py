@@ -80,6 +80,4 @@ def test_a_sweep_outlives_what_happens_to_its_tasks(
     check_nothing_left(sweep.folder)
     assert "12 jobs in 3 chunks" in shown
     assert {result["worker"]["launcher"] for result in results.values()} == {"submitit_slurm"}
-    assert any(
-        result["worker"]["restarts"] != "0" for result in results.values() if "restarts" in result["worker"]
-    )
+    assert any(result["worker"]["restarts"] != "0" for result in results.values() if "restarts" in result["worker"])

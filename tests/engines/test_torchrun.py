@@ -29,9 +29,7 @@ STARTED: list[subprocess.Popen[bytes]] = []
 
 
 def start(folder: Path, *more: str, ranks: int, log: Path) -> subprocess.Popen[bytes]:
-    torchrun = (
-        ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
-    )
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
     env = {**os.environ, "PYTHONPATH": pythonpath()}
     with log.open("wb") as stream:
         process = subprocess.Popen(
@@ -119,7 +117,7 @@ def environ(pid: int) -> dict[str, str]:
 
 
 PARTING = """
-from research.runs.collective import broadcast, connected
+from research.jobs.engines.collective import broadcast, connected
 with connected():
     broadcast({"end": 0})
 """
@@ -128,20 +126,9 @@ with connected():
 def test_ranks_part_without_harm(tmp_path: Path) -> None:
     """The group's threads end before the process does: one that they aborted would make a sweep that is done a failed one."""
     (tmp_path / "parting.py").write_text(PARTING)
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node=2",
-        "parting.py",
-    ]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "parting.py"]
     for _ in range(8):
         ended = subprocess.run(
-            command,
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            env={**os.environ, "PYTHONPATH": pythonpath()},
+            command, cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": pythonpath()}
         )
         assert ended.returncode == 0, ended.stderr

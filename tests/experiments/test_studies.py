@@ -43,12 +43,7 @@ def run(words: list[str], folder: Path) -> None:
     # one thread: two of them wait for each other when the machine has other work
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [sys.executable, *start, *words[1:]],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=290,
+        [sys.executable, *start, *words[1:]], cwd=folder, env=environment, capture_output=True, text=True, timeout=290
     )
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -56,14 +51,7 @@ def run(words: list[str], folder: Path) -> None:
 @pytest.mark.parametrize("study", STUDIES)
 def test_a_page_has_all_that_a_reader_wants(study: str) -> None:
     page, folder = readme(study), ROOT / "experiments" / STUDIES[study]
-    for part in (
-        "**Question.**",
-        "**Config.**",
-        "**Command.**",
-        "**Found",
-        "**How to read it.**",
-        "On a GPU",
-    ):
+    for part in ("**Question.**", "**Config.**", "**Command.**", "**Found", "**How to read it.**", "On a GPU"):
         assert part in page
     named = re.findall(r"\]\(([^)#]+)\)", page)
     assert any(name.endswith(".png") for name in named)
@@ -135,10 +123,7 @@ def test_differences_are_paired(common) -> None:
     random = np.random.default_rng(0)
     hard = random.normal(0, 10, 30)  # what makes a prompt hard is the same for both
     a = {(k, 0): float(value) for k, value in enumerate(hard)}
-    b = {
-        (k, 0): float(value + gap)
-        for k, (value, gap) in enumerate(zip(hard, random.normal(1, 0.1, 30), strict=True))
-    }
+    b = {(k, 0): float(value + gap) for k, (value, gap) in enumerate(zip(hard, random.normal(1, 0.1, 30), strict=True))}
     assert not common.mean(a).low > common.mean(b).high
     found = common.difference(b, a)
     assert found.told_apart

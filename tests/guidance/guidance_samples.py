@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from research.sampling import Guidance, Prediction, convert
+from research.sampling.interfaces import Condition
 from research.sampling.noise import NoiseSource
-from research.sampling.plugs import Condition
 from research.sampling.prediction import KINDS, Kind
-from research.sampling.run import Run, StepState
+from research.sampling.state import Run, StepState
 from research.sampling.timeline import Stage, Timeline
 
 SHAPE = (2, 4, 8, 8)
@@ -62,16 +62,12 @@ def run_of(n_images: int = SHAPE[0], *, guidance: Guidance | None = None, kind: 
 
     def condition(run: Run, texts: str | Sequence[str]) -> Condition:
         sentences = [texts] * len(run.rows) if isinstance(texts, str) else [texts[row] for row in run.rows]
-        return Condition(
-            embeds=torch.cat([normal(zlib.crc32(text.encode()), (1, 5, 6)).float() for text in sentences])
-        )
+        return Condition(embeds=torch.cat([normal(zlib.crc32(text.encode()), (1, 5, 6)).float() for text in sentences]))
 
     model: Any = SimpleNamespace(
         name="none", supports=frozenset({"text", "uncond"}), dtype=torch.float32, device=torch.device("cpu")
     )
-    solver: Any = SimpleNamespace(
-        name="none", kind=kind, supports=frozenset({"first-order", f"predicts:{kind}"})
-    )
+    solver: Any = SimpleNamespace(name="none", kind=kind, supports=frozenset({"first-order", f"predicts:{kind}"}))
     task: Any = SimpleNamespace(name="none", prompts="a prompt", condition=condition)
     run = Run(
         model=model,

@@ -24,7 +24,7 @@ from research.guidance.pag import IdentityAttention
 from research.guidance.sag import AttentionReceived
 from research.guidance.seg import BlurredQueries
 from research.guidance.slg import Skip
-from research.models.outline import outline
+from research.models.summary import outline
 from research.models.unet_denoiser import UnetDenoiser
 from research.sampling import Branch, Condition, LoopSampler
 from research.sampling.timeline import Stage
@@ -55,12 +55,7 @@ def is_whole(model) -> bool:
 def of_pipeline(pipe, scale: float, **settings) -> torch.Tensor:
     generator = torch.Generator().manual_seed(3)
     return pipe(
-        "cat",
-        guidance_scale=scale,
-        num_inference_steps=4,
-        generator=generator,
-        output_type="latent",
-        **settings,
+        "cat", guidance_scale=scale, num_inference_steps=4, generator=generator, output_type="latent", **settings
     ).images
 
 
@@ -143,9 +138,7 @@ def test_an_infinite_blur_gives_every_place_the_mean_attention(sd, inputs) -> No
     finally:
         handle.remove()
     # equal queries attend equally: all places get the same
-    assert torch.allclose(
-        seen["output"], seen["output"].mean(1, keepdim=True).expand_as(seen["output"]), atol=1e-5
-    )
+    assert torch.allclose(seen["output"], seen["output"].mean(1, keepdim=True).expand_as(seen["output"]), atol=1e-5)
 
 
 def test_a_wide_blur_comes_near_the_infinite_one_and_a_narrow_one_near_none(sd, inputs) -> None:
@@ -368,6 +361,4 @@ def test_an_identity_map_is_the_values_projected_out(pixel) -> None:
     # on a single place every map is the identity
     single = torch.randn(2, 16, 1, 1)
     with torch.no_grad():
-        assert torch.allclose(
-            IdentityAttention(["mid"])(layer, layer.forward, single), layer(single), atol=1e-5
-        )
+        assert torch.allclose(IdentityAttention(["mid"])(layer, layer.forward, single), layer(single), atol=1e-5)

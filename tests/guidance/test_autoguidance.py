@@ -16,8 +16,8 @@ from tiny_models import edit_json, save_tiny_pixel, save_tiny_sd
 from research import load_model
 from research.errors import ConfigError
 from research.guidance import CFG, PAG, Autoguidance, Interval
-from research.models.outline import outline
-from research.models.second import add_noise
+from research.models.summary import outline
+from research.models.weak_model import add_noise
 from research.sampling import Guided, LoopSampler, Prediction
 from research.sampling.prediction import KINDS
 from research.tasks import TextToImage, Unconditional
@@ -90,9 +90,7 @@ def test_every_layout_and_scheduler_and_batches_equal_singles(kind, scheduler, s
 
 
 def test_outside_a_window_the_weak_model_is_not_evaluated(sd) -> None:
-    found = sample(
-        sd, Interval(Autoguidance(2.0, base=CFG(2.0)), steps=(0.0, 0.5)), steps=4, scheduler="heun"
-    )
+    found = sample(sd, Interval(Autoguidance(2.0, base=CFG(2.0)), steps=(0.0, 0.5)), steps=4, scheduler="heun")
     assert found.nfe_by_branch == {"uncond": 4, "cond": 7, "weak": 4}
 
 
@@ -100,10 +98,7 @@ def test_two_weak_models_and_a_patch_in_one_guidance(sd) -> None:
     guidance = Autoguidance(1.5, noise=0.1, base=PAG(1.0, base=Autoguidance(1.5, noise=0.3)))
     found = sample(sd, guidance, steps=2)
     assert found.nfe_by_branch == dict.fromkeys(["cond", "weak", "perturbed", "weak_2"], 2)
-    assert {name: told["noise"] for name, told in found.trace["models"].items()} == {
-        "weak": 0.3,
-        "weak_2": 0.1,
-    }
+    assert {name: told["noise"] for name, told in found.trace["models"].items()} == {"weak": 0.3, "weak_2": 0.1}
 
 
 # --- the model made worse
@@ -127,7 +122,7 @@ def test_a_weak_version_is_made_once_and_leaves_the_model_as_it_is(sd) -> None:
 
 def test_the_noise_is_the_same_in_every_process() -> None:
     code = (
-        "import torch; from research.models.second import add_noise; torch.manual_seed(0); n = torch.nn.Linear(7, 5);"
+        "import torch; from research.models.weak_model import add_noise; torch.manual_seed(0); n = torch.nn.Linear(7, 5);"
         "torch.nn.init.eye_(n.weight); torch.manual_seed(1); add_noise(n, 0.5); print(float(n.weight.double().square().sum()))"
     )
     told = subprocess.check_output([sys.executable, "-c", code], text=True)
@@ -192,9 +187,7 @@ def test_a_weak_model_that_does_not_fit_is_refused_before_weights_load(what, oth
 def test_another_conditioning_width_is_refused(sd, copied) -> None:
     path = copied(sd.path)
     edit_json(path / "unet" / "config.json", cross_attention_dim=24)
-    with pytest.raises(
-        ConfigError, match=r"guidance\.model: .* has the conditioning width 24; accepted .*, 16\."
-    ):
+    with pytest.raises(ConfigError, match=r"guidance\.model: .* has the conditioning width 24; accepted .*, 16\."):
         Autoguidance(2.0, model=str(path)).check(outline(str(sd.path)), sd.solvers("ddim")())
 
 
@@ -206,9 +199,7 @@ def test_a_weak_model_that_is_not_there_is_refused(sd, tmp_path) -> None:
 
 def test_a_schedule_said_and_the_same_by_default_agree(sd, copied) -> None:
     path = copied(sd.path)
-    edit_json(
-        path / "scheduler" / "scheduler_config.json", num_train_timesteps=None, rescale_betas_zero_snr=None
-    )
+    edit_json(path / "scheduler" / "scheduler_config.json", num_train_timesteps=None, rescale_betas_zero_snr=None)
     Autoguidance(2.0, model=str(path)).check(outline(str(sd.path)), sd.solvers("ddim")())
 
 

@@ -150,9 +150,7 @@ def test_scale_0_is_the_unconditional_prediction(sd, guide):
 
 
 @pytest.mark.parametrize(
-    ("guide", "names"),
-    [(ICG(0), {"independent": 4}), (TSG(0), {"perturbed": 4})],
-    ids=["icg", "tsg"],
+    ("guide", "names"), [(ICG(0), {"independent": 4}), (TSG(0), {"perturbed": 4})], ids=["icg", "tsg"]
 )
 def test_scale_0_is_the_weak_prediction_alone(sd, guide, names):
     assert sample(sd, guide).nfe_by_branch == names
@@ -161,16 +159,10 @@ def test_scale_0_is_the_weak_prediction_alone(sd, guide, names):
 @pytest.mark.parametrize("scale", [0.5, 1.0, 3.0])
 def test_what_each_costs(sd, scale):
     two = {"uncond": 4, "cond": 4}
-    assert (
-        sample(sd, CFGPlusPlus(min(scale, 1))).nfe_by_branch == two
-    )  # at 1 it is renoised with the other's noise
+    assert sample(sd, CFGPlusPlus(min(scale, 1))).nfe_by_branch == two  # at 1 it is renoised with the other's noise
     three = sample(sd, Composable(scale, prompts=["dog", "b"], weights=[1, 0])).nfe_by_branch
     assert three == {**two, "prompt_1": 4}  # a weight of 0 is not evaluated
-    assert sample(sd, PerpNeg(scale, prompts=["dog", "b"])).nfe_by_branch == {
-        **two,
-        "negative_1": 4,
-        "negative_2": 4,
-    }
+    assert sample(sd, PerpNeg(scale, prompts=["dog", "b"])).nfe_by_branch == {**two, "negative_1": 4, "negative_2": 4}
 
 
 # spaces
@@ -179,9 +171,7 @@ def test_what_each_costs(sd, scale):
 @pytest.mark.parametrize("method", LINEAR)
 @quick
 @given(seed=seeds, log_sigma=log_sigmas, shape=shapes, kind=kinds, scale=scales, kept=st.booleans())
-def test_linear_methods_are_the_same_whatever_the_model_predicts(
-    method, seed, log_sigma, shape, kind, scale, kept
-):
+def test_linear_methods_are_the_same_whatever_the_model_predicts(method, seed, log_sigma, shape, kind, scale, kept):
     state = state_of(stage_of(math.exp(log_sigma), kept=kept), seed=seed, shape=shape)
     predictions = predictions_of(state, NAMES, seed=seed)
     guide = LINEAR[method](scale)
@@ -194,9 +184,7 @@ def test_linear_methods_are_the_same_whatever_the_model_predicts(
 @pytest.mark.parametrize("method", IN_A_SPACE)
 @settings(max_examples=5, deadline=None)
 @given(seed=seeds, log_sigma=log_sigmas, kind=kinds, scale=scales)
-def test_methods_in_a_space_are_the_same_whatever_the_model_predicts(
-    method, space, seed, log_sigma, kind, scale
-):
+def test_methods_in_a_space_are_the_same_whatever_the_model_predicts(method, space, seed, log_sigma, kind, scale):
     state = state_of(stage_of(math.exp(log_sigma)), seed=seed)
     predictions = predictions_of(state, seed=seed)
     guide = IN_A_SPACE[method](scale, space)
@@ -209,9 +197,7 @@ def test_methods_in_a_space_are_the_same_whatever_the_model_predicts(
 def test_spaces_are_not_the_same(method):
     state = state_of(stage_of(2.0))
     predictions = predictions_of(state)
-    x0, epsilon = (
-        guided_x0(IN_A_SPACE[method](3.0, space), state, predictions) for space in ("x0", "epsilon")
-    )
+    x0, epsilon = (guided_x0(IN_A_SPACE[method](3.0, space), state, predictions) for space in ("x0", "epsilon"))
     assert relative(x0, epsilon) > 1e-2
     own = guided_x0(IN_A_SPACE[method](3.0, "prediction"), state, predictions)
     assert relative(own, epsilon) < 1e-12
@@ -220,13 +206,9 @@ def test_spaces_are_not_the_same(method):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("method", SAMPLED)
 def test_half_precision_stays_close_and_keeps_its_dtype(method, dtype):
-    stage = stage_of(
-        14.6
-    )  # the noisiest level of Stable Diffusion: x0 is a small difference of large numbers
+    stage = stage_of(14.6)  # the noisiest level of Stable Diffusion: x0 is a small difference of large numbers
     state = state_of(stage, dtype=dtype)
-    predictions = {
-        name: Prediction(p.value.to(dtype), p.kind) for name, p in predictions_of(state, NAMES).items()
-    }
+    predictions = {name: Prediction(p.value.to(dtype), p.kind) for name, p in predictions_of(state, NAMES).items()}
     wide_state = state_of(stage, x=state.x_before.double())
     wide = {name: Prediction(p.value.double(), p.kind) for name, p in predictions.items()}
     guide = SAMPLED[method]()
@@ -298,6 +280,4 @@ def test_each_has_a_config_that_makes_it(method):
 def test_a_model_without_prompts_is_refused_where_they_are_needed(pixel):
     for method in ("apg", "cfg_zero", "tcfg", "fdg", "magnitude_aware", "perp_neg", "composable", "icg"):
         with pytest.raises(ConfigError, match=r"^guidance: .*tiny-ddpm"):
-            LoopSampler(pixel, scheduler="ddpm", guidance=SAMPLED[method]()).sample(
-                Unconditional(), seeds=[0], steps=2
-            )
+            LoopSampler(pixel, scheduler="ddpm", guidance=SAMPLED[method]()).sample(Unconditional(), seeds=[0], steps=2)

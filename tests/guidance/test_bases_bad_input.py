@@ -9,18 +9,7 @@ import pytest
 
 from research import LoopSampler
 from research.errors import ConfigError
-from research.guidance import (
-    APG,
-    FDG,
-    ICG,
-    TCFG,
-    TSG,
-    CFGPlusPlus,
-    CFGZero,
-    Composable,
-    MagnitudeAware,
-    PerpNeg,
-)
+from research.guidance import APG, FDG, ICG, TCFG, TSG, CFGPlusPlus, CFGZero, Composable, MagnitudeAware, PerpNeg
 from research.tasks import TextToImage, Unconditional
 
 SCALED = [CFGPlusPlus, APG, CFGZero, TCFG, FDG, MagnitudeAware, PerpNeg, Composable, ICG, TSG]
@@ -144,17 +133,13 @@ def test_a_list_of_prompts_is_cut_with_the_batches(sd):
 
 
 def outline(**settings):
-    return SimpleNamespace(
-        **{"name": "an-outline", "supports": frozenset({"pixels"}), "n_classes": None, **settings}
-    )
+    return SimpleNamespace(**{"name": "an-outline", "supports": frozenset({"pixels"}), "n_classes": None, **settings})
 
 
 def test_icg_is_checked_before_weights_load():
     solver = SimpleNamespace(supports=frozenset(), name="ddim")
     for model in (outline(), outline(n_classes=1), SimpleNamespace(name="m", supports=frozenset({"pixels"}))):
-        assert "ICG needs a model with prompts or with at least two classes" in message(
-            ICG(2.0).check, model, solver
-        )
+        assert "ICG needs a model with prompts or with at least two classes" in message(ICG(2.0).check, model, solver)
         ICG(1.0).check(model, solver)  # no guidance
     for model in (outline(n_classes=2), outline(supports=frozenset({"text"}))):
         ICG(2.0).check(model, solver)

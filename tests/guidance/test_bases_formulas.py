@@ -32,19 +32,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from research import Hook, LoopSampler
-from research.guidance import (
-    APG,
-    CFG,
-    FDG,
-    ICG,
-    TCFG,
-    TSG,
-    CFGPlusPlus,
-    CFGZero,
-    Composable,
-    MagnitudeAware,
-    PerpNeg,
-)
+from research.guidance import APG, CFG, FDG, ICG, TCFG, TSG, CFGPlusPlus, CFGZero, Composable, MagnitudeAware, PerpNeg
 from research.guidance.fdg import laplacian_pyramid
 from research.guidance.pairs import inner, parallel
 from research.guidance.tcfg import along_shared
@@ -100,9 +88,7 @@ def test_apg_with_all_switched_off_samples_what_cfg_samples(sd):
     assert relative(latents(APG(4.0, eta=1 - 1e-9, momentum=0, norm_threshold=0)), latents(CFG(4.0))) < 1e-3
 
 
-@pytest.mark.parametrize(
-    ("eta", "momentum", "threshold"), [(0.0, -0.5, 3.0), (0.3, 0.0, 0.0), (1.0, -0.75, 15.0)]
-)
+@pytest.mark.parametrize(("eta", "momentum", "threshold"), [(0.0, -0.5, 3.0), (0.3, 0.0, 0.0), (1.0, -0.75, 15.0)])
 def test_apg_makes_the_same_numbers_as_diffusers(eta, momentum, threshold):
     # the paper's algorithm is c + (scale - 1) * update, which diffusers calls the original formulation with scale - 1
     reference = AdaptiveProjectedGuidance(
@@ -165,16 +151,12 @@ def test_momentum_is_reset_between_runs_of_other_shapes(sd, sd_odd):
     guide = APG(3.0)
 
     def latents(model, seeds, steps):
-        return (
-            LoopSampler(model, guidance=guide).sample(TextToImage("a cat"), seeds=seeds, steps=steps).latents
-        )
+        return LoopSampler(model, guidance=guide).sample(TextToImage("a cat"), seeds=seeds, steps=steps).latents
 
     a = latents(sd, [1, 2], 4)
     latents(sd_odd, [3], 2)
     assert torch.equal(latents(sd, [1, 2], 4), a)
-    batches = LoopSampler(sd, guidance=guide).sample(
-        TextToImage("a cat"), seeds=[1, 2], steps=4, batch_size=1
-    )
+    batches = LoopSampler(sd, guidance=guide).sample(TextToImage("a cat"), seeds=[1, 2], steps=4, batch_size=1)
     assert relative(batches.latents, a) < 1e-5
 
 
@@ -391,9 +373,7 @@ def test_a_negative_prompt_of_perp_neg_is_orthogonal_to_the_positive_one(seed, s
     found = guide.combine(state, predictions).prediction.value
     u, c, n = (predictions[name].value for name in ("uncond", "cond", "negative_1"))
     away = (found - u) / scale - (c - u)
-    assert (
-        inner(away, c - u).abs() / (inner(n - u, n - u) * inner(c - u, c - u)).sqrt()
-    ).max() < 1e-5 * weight
+    assert (inner(away, c - u).abs() / (inner(n - u, n - u) * inner(c - u, c - u)).sqrt()).max() < 1e-5 * weight
     # away from the negative prompt
     assert (inner(away, n - u) <= 1e-5).all()
 

@@ -15,9 +15,9 @@ from research.errors import ConfigError, SamplingError
 from research.guidance import CFG, ClassifierGuidance, LossGuidance, NoGuidance
 from research.guidance.losses import ClipClassifier
 from research.models import BaseModel
-from research.models.gaussian import GaussianModel
-from research.models.gaussian_error import GaussianTask
 from research.tasks import TextToImage, Unconditional
+from research.testing.gaussian import GaussianModel
+from research.testing.gaussian_error import GaussianTask
 
 SHAPE = (1, 2, 2)
 MEAN, STD, SEEN, BLUR = 0.3, 0.8, normal(5, SHAPE), 0.7
@@ -92,10 +92,7 @@ def test_logits_and_log_probabilities_are_the_same() -> None:
     predictions = predictions_of(state, ("cond",))
     found = [
         guided_x0(ClassifierGuidance(1.0, classifier, [0, 2], mode="x0"), state, predictions)
-        for classifier in (
-            lambda x: x.flatten(1) @ weights,
-            lambda x: (x.flatten(1) @ weights).log_softmax(1),
-        )
+        for classifier in (lambda x: x.flatten(1) @ weights, lambda x: (x.flatten(1) @ weights).log_softmax(1))
     ]
     assert relative(*found) < 1e-12
     assert relative(found[0], guided_x0(NoGuidance(), state, predictions)) > 1e-4
@@ -168,12 +165,7 @@ def test_arguments(arguments: dict[str, Any], said: str) -> None:
 
 
 RUNS: list[tuple[Any, Any, type[Exception], str]] = [
-    (
-        lambda x: x.sum((1, 2, 3)),
-        0,
-        SamplingError,
-        r"returned the shape \[2\] at step 1 .* logits \[2, classes\]",
-    ),
+    (lambda x: x.sum((1, 2, 3)), 0, SamplingError, r"returned the shape \[2\] at step 1 .* logits \[2, classes\]"),
     (lambda x: "cat", 0, SamplingError, r"guidance\.classifier: returned 'cat'"),
     (lambda x: x.detach().flatten(1), 0, SamplingError, "without a gradient"),
     (lambda x: x.flatten(1) * float("nan"), 0, SamplingError, "found nan, nan"),

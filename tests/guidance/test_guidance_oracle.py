@@ -14,8 +14,10 @@ from torch import Tensor
 from research import LoopSampler
 from research.errors import ConfigError
 from research.guidance import CFG, CFGPlusPlus, Interval, NoGuidance
-from research.models.gaussian import GaussianModel
-from research.models.gaussian_conditional import (
+from research.sampling.interfaces import Branch, Guidance, Guided
+from research.sampling.prediction import Prediction
+from research.testing.gaussian import GaussianModel
+from research.testing.gaussian_conditional import (
     ConditionalGaussianModel,
     ConditionalGaussianTask,
     Gaussian,
@@ -23,15 +25,9 @@ from research.models.gaussian_conditional import (
     guided_path,
     tilted,
 )
-from research.sampling.plugs import Branch, Guidance, Guided
-from research.sampling.prediction import Prediction
 
-COND = Gaussian(
-    torch.tensor([1.0, -0.5, 0.5, 1.5]).reshape(4, 1, 1), torch.tensor([0.5, 1, 0.8, 0.4]).reshape(4, 1, 1)
-)
-UNCOND = Gaussian(
-    torch.tensor([0.0, 0.2, 0.5, -0.5]).reshape(4, 1, 1), torch.tensor([1, 1, 0.6, 0.8]).reshape(4, 1, 1)
-)
+COND = Gaussian(torch.tensor([1.0, -0.5, 0.5, 1.5]).reshape(4, 1, 1), torch.tensor([0.5, 1, 0.8, 0.4]).reshape(4, 1, 1))
+UNCOND = Gaussian(torch.tensor([0.0, 0.2, 0.5, -0.5]).reshape(4, 1, 1), torch.tensor([1, 1, 0.6, 0.8]).reshape(4, 1, 1))
 MODEL = ConditionalGaussianModel({"cond": COND, "uncond": UNCOND}, shape=(4, 4, 4))
 TO_THE_END = {"use_karras_sigmas": True, "final_sigmas_type": "sigma_min"}
 

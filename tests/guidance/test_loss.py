@@ -6,16 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from guidance_samples import (
-    converted,
-    guided_x0,
-    kinds,
-    log_sigmas,
-    normal,
-    predictions_of,
-    stage_of,
-    state_of,
-)
+from guidance_samples import converted, guided_x0, kinds, log_sigmas, normal, predictions_of, stage_of, state_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -37,10 +28,10 @@ from research.guidance import (
 )
 from research.guidance.gradients import GradientGuidance
 from research.models import BaseModel
-from research.models.gaussian import GaussianModel
-from research.models.gaussian_error import GaussianTask
 from research.sampling.prediction import convert
 from research.tasks import TextToImage, Unconditional
+from research.testing.gaussian import GaussianModel
+from research.testing.gaussian_error import GaussianTask
 
 SHAPE = (4, 6, 6)
 TARGET = normal(7, SHAPE)
@@ -80,11 +71,7 @@ def test_a_linear_loss_tilts_a_gaussian_into_the_known_one(scheduler: str, kind:
 def test_a_quadratic_loss_leads_to_between_data_and_target() -> None:
     plain = gaussian_run(GaussianModel(0.0, 1.0, SHAPE), "ddim", steps=40)
     distances = [
-        float(
-            (
-                gaussian_run(GaussianModel(0.0, 1.0, SHAPE), "ddim", LossGuidance(k, squares), 40) - TARGET
-            ).norm()
-        )
+        float((gaussian_run(GaussianModel(0.0, 1.0, SHAPE), "ddim", LossGuidance(k, squares), 40) - TARGET).norm())
         for k in (0.2, 1.0, 4.0)
     ]
     assert float((plain - TARGET).norm()) > distances[0] > distances[1] > distances[2] > 0
@@ -101,9 +88,7 @@ def test_leaving_the_jacobian_out_is_exact_for_unit_gaussian_data(scheduler: str
 
 def test_the_jacobian_matters_elsewhere() -> None:
     model = GaussianModel(normal(1, SHAPE), 0.3, SHAPE)
-    through, without = (
-        gaussian_run(model, "ddim", LossGuidance(0.5, squares, mode=mode)) for mode in ("model", "x0")
-    )
+    through, without = (gaussian_run(model, "ddim", LossGuidance(0.5, squares, mode=mode)) for mode in ("model", "x0"))
     assert relative(without, through) > 0.05
 
 
@@ -129,9 +114,7 @@ def test_ddim_and_euler_give_the_same_picture() -> None:
     model = GaussianModel(normal(1, SHAPE), 0.5, SHAPE)
     gaps = []
     for steps in (30, 120):
-        ddim, euler = (
-            gaussian_run(model, name, LossGuidance(2.0, squares), steps) for name in ("ddim", "euler")
-        )
+        ddim, euler = (gaussian_run(model, name, LossGuidance(2.0, squares), steps) for name in ("ddim", "euler"))
         gaps.append(relative(euler, ddim))
     assert gaps[1] < 0.03
     assert gaps[1] < gaps[0]
@@ -218,18 +201,14 @@ def mean_square_each(pixels: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("mode", ["model", "x0"])
 @pytest.mark.parametrize("normalize", [None, "residual", "gradient"])
-def test_an_image_is_led_the_same_alone_and_in_a_batch(
-    sd: BaseModel, mode: str, normalize: str | None
-) -> None:
+def test_an_image_is_led_the_same_alone_and_in_a_batch(sd: BaseModel, mode: str, normalize: str | None) -> None:
     scale = 0.5 if normalize == "gradient" else 30.0
     results = []
     for loss in (mean_square, mean_square_each):
         led = LossGuidance(scale, loss, mode=mode, sees="pixels", normalize=normalize, base=CFG(2.0))
         sampler = LoopSampler(sd, "ddim", guidance=led)
         for size in (3, 1):
-            results.append(
-                sampler.sample(TextToImage("pizza"), seeds=[0, 1, 2], steps=3, batch_size=size).latents
-            )
+            results.append(sampler.sample(TextToImage("pizza"), seeds=[0, 1, 2], steps=3, batch_size=size).latents)
     for other in results[1:]:
         assert relative(other, results[0]) < 1e-4
     plain = LoopSampler(sd, "ddim", guidance=CFG(2.0)).sample(TextToImage("pizza"), seeds=[0, 1, 2], steps=2)
@@ -252,9 +231,7 @@ def test_guidance_around_guidance_adds_both(sd: BaseModel) -> None:
         return -x.flatten(1).sum(1)
 
     def run(guidance: Any) -> Tensor:
-        result = LoopSampler(sd, "euler", guidance=guidance).sample(
-            TextToImage("pizza"), seeds=[0, 1], steps=3
-        )
+        result = LoopSampler(sd, "euler", guidance=guidance).sample(TextToImage("pizza"), seeds=[0, 1], steps=3)
         return result.latents
 
     nested = run(LossGuidance(0.2, up, base=LossGuidance(0.1, up, base=CFG(2.0))))

@@ -13,10 +13,10 @@ from research import LoopSampler
 from research.errors import ConfigError, SamplingError
 from research.guidance import CFG, LossGuidance
 from research.models import BaseModel
-from research.models.gaussian import GaussianModel
-from research.models.gaussian_error import GaussianTask
-from research.sampling.plugs import Guidance, Guided
+from research.sampling.interfaces import Guidance, Guided
 from research.sampling.prediction import Prediction
+from research.testing.gaussian import GaussianModel
+from research.testing.gaussian_error import GaussianTask
 
 
 def run(loss: Any, seeds: Any = (0, 1), **settings: Any) -> None:
@@ -127,18 +127,14 @@ def test_a_base_that_hands_on_no_gradient_is_named() -> None:
             found = predictions["cond"]
             return Guided(Prediction(found.value.detach(), found.kind))
 
-    with pytest.raises(
-        SamplingError, match="Cut inside LossGuidance hands on a prediction without a gradient"
-    ):
+    with pytest.raises(SamplingError, match="Cut inside LossGuidance hands on a prediction without a gradient"):
         run(each, base=Cut())
     run(each, base=Cut(), mode="x0")
 
 
 def test_pixels_need_a_decoder(sd: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(GaussianModel, "decode_pixels")
-    with pytest.raises(
-        ConfigError, match=r"guidance\.sees: found pixels; model gaussian has no decode_pixels"
-    ):
+    with pytest.raises(ConfigError, match=r"guidance\.sees: found pixels; model gaussian has no decode_pixels"):
         run(each, sees="pixels")
 
 

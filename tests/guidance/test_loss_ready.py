@@ -16,10 +16,10 @@ from research import LoopSampler, load_model
 from research.errors import ConfigError
 from research.guidance import CFG, LossGuidance
 from research.guidance.losses import ClipClassifier, ClipLoss, Colour, Inpainting, MaskLoss, SuperResolution
+from research.jobs.identity import canonical
 from research.metrics import CLIPScore
 from research.models import BaseModel
 from research.models.base import images_to_pixels
-from research.runs.identity import canonical
 from research.tasks import TextToImage
 from research.zoo import picture_path
 
@@ -52,9 +52,7 @@ def test_colour_of_a_part() -> None:
     pixels = torch.ones(1, 3, 4, 4)
     pixels[..., 2:] = -1
     assert Colour("white", mask)(pixels).item() == 0
-    with pytest.raises(
-        ConfigError, match=r"guidance\.loss\.mask: found a mask that leaves no pixel to the colour"
-    ):
+    with pytest.raises(ConfigError, match=r"guidance\.loss\.mask: found a mask that leaves no pixel to the colour"):
         Colour("white", Image.new("L", (4, 4)))(pixels)
 
 
@@ -90,9 +88,7 @@ def test_a_small_picture_is_matched_by_what_is_large() -> None:
 
 def test_the_clip_loss_is_the_clip_score() -> None:
     prompts = ["pizza on a blue background", "cat face", "strawberry", "octopus"]
-    images = [
-        Image.open(picture_path(name)).convert("RGB") for name in ("pizza", "cat", "strawberry", "penguin")
-    ]
+    images = [Image.open(picture_path(name)).convert("RGB") for name in ("pizza", "cat", "strawberry", "penguin")]
     scores = CLIPScore().compute(images, prompts).info["per_image"]
     losses = ClipLoss(prompts)(images_to_pixels(images))
     for loss, score in zip(losses.tolist(), scores, strict=True):
@@ -125,9 +121,7 @@ def test_pictures_and_prompts_go_by_image_in_any_batch(emoji: BaseModel, size: i
         TextToImage("emoji"), seeds=[0, 1, 2, 3], steps=6, batch_size=size
     )
     found = images_to_pixels(result.images)
-    distances = torch.stack(
-        [MaskLoss(f"zoo:{name}", "zoo:mask_half", keep="inside")(found) for name in names]
-    )
+    distances = torch.stack([MaskLoss(f"zoo:{name}", "zoo:mask_half", keep="inside")(found) for name in names])
     assert distances.argmin(0).tolist() == [0, 1, 2, 3]
 
 
@@ -153,9 +147,7 @@ def test_a_picture_counts_by_its_content(tmp_path: Path) -> None:
 
     def node(image: Any) -> Any:
         loss = {"_target_": "research.guidance.losses.Inpainting", "image": image, "mask": "zoo:mask_half"}
-        return canonical(
-            {"guidance": {"_target_": "research.guidance.LossGuidance", "scale": 1, "loss": loss}}
-        )
+        return canonical({"guidance": {"_target_": "research.guidance.LossGuidance", "scale": 1, "loss": loss}})
 
     assert node("zoo:pizza") == node(str(copy))
     assert node("zoo:pizza") != node("zoo:cat")
@@ -165,19 +157,10 @@ BAD: list[tuple[Any, str]] = [
     (lambda: Colour("reddish"), r"guidance\.loss\.colour: found 'reddish'"),
     (lambda: Colour([1, 2, 0]), r"guidance\.loss\.colour: found \[1, 2, 0\]"),
     (lambda: Colour([0.1, math.nan, 0]), r"guidance\.loss\.colour"),
-    (
-        lambda: Inpainting("nowhere.png", "zoo:mask_half"),
-        r"guidance\.loss\.image: the file 'nowhere\.png' does not",
-    ),
-    (
-        lambda: Inpainting("zoo:pizza", "zoo:mask_haf"),
-        r"guidance\.loss\.mask: the zoo has no picture .*mask_half",
-    ),
+    (lambda: Inpainting("nowhere.png", "zoo:mask_half"), r"guidance\.loss\.image: the file 'nowhere\.png' does not"),
+    (lambda: Inpainting("zoo:pizza", "zoo:mask_haf"), r"guidance\.loss\.mask: the zoo has no picture .*mask_half"),
     (lambda: MaskLoss("zoo:pizza", "zoo:mask_half", keep="all"), r"guidance\.loss\.keep: found 'all'"),
-    (
-        lambda: SuperResolution("zoo:pizza", 1),
-        r"guidance\.loss\.factor: found 1; accepted is a whole number from 2",
-    ),
+    (lambda: SuperResolution("zoo:pizza", 1), r"guidance\.loss\.factor: found 1; accepted is a whole number from 2"),
     (lambda: ClipLoss("a", model="emoji-evil"), r"guidance\.loss\.model: 'emoji-evil' does not exist"),
     (lambda: ClipLoss([]), r"guidance\.loss\.prompt: found \[\]"),
     (lambda: ClipClassifier(["cat"]), r"guidance\.classifier\.prompts: found \['cat'\]"),

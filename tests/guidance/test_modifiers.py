@@ -78,9 +78,7 @@ def test_over_everything_it_is_the_base(name, scale, log_sigma, kind, seed, shap
         "interval by sigma": Interval(BASES[name](scale), sigma=(0, math.inf)),
         "interval by log-SNR": Interval(BASES[name](scale), log_snr=(-math.inf, math.inf)),
         "constant schedule": Schedule(BASES[name](scale), "constant"),
-        "schedule from and to its own scale": Schedule(
-            BASES[name](scale), "cosine", start=BASES[name](scale).scale
-        ),
+        "schedule from and to its own scale": Schedule(BASES[name](scale), "cosine", start=BASES[name](scale).scale),
         "rescale by nothing": Rescale(BASES[name](scale), phi=0),
     }
     for what, modified in around.items():
@@ -143,14 +141,10 @@ def test_rescale_of_predictions_is_that_of_diffusers(scale, log_sigma, seed, phi
 def test_threshold_is_imagens_image_by_image(seed, shape, percentile, limit, mode):
     state = state_of(stage_of(0.7), seed=seed, shape=shape)
     x0 = 3 * normal(seed, shape)
-    found = guided_x0(
-        Threshold(NoGuidance(), percentile, limit, mode), state, {"cond": Prediction(x0, "x0")}
-    ).numpy()
+    found = guided_x0(Threshold(NoGuidance(), percentile, limit, mode), state, {"cond": Prediction(x0, "x0")}).numpy()
     for image, result in zip(x0.numpy(), found, strict=True):
         q = max(limit, float(np.quantile(np.abs(image), percentile))) if mode == "dynamic" else limit
-        np.testing.assert_allclose(
-            result, np.clip(image, -q, q) * (limit / q if mode == "dynamic" else 1), atol=1e-5
-        )
+        np.testing.assert_allclose(result, np.clip(image, -q, q) * (limit / q if mode == "dynamic" else 1), atol=1e-5)
     assert np.abs(found).max() <= limit * (1 + 1e-6)
 
 
@@ -203,9 +197,7 @@ def sample(model, guidance, scheduler="ddim", steps=8, seeds=(0, 1), hooks=(), *
     return sampler.sample(task, seeds=list(seeds), steps=steps)
 
 
-@pytest.mark.parametrize(
-    "scheduler", ["ddim", "euler", "heun", "dpm2", "dpmpp_sde", "pndm", "dpmpp_2m", "euler_a"]
-)
+@pytest.mark.parametrize("scheduler", ["ddim", "euler", "heun", "dpm2", "dpmpp_sde", "pndm", "dpmpp_2m", "euler_a"])
 @pytest.mark.parametrize("prediction", ["epsilon", "v"])
 def test_the_window_counts_the_users_steps(sd, sd_v, scheduler, prediction):
     """And never evaluations: with two a step, guidance would end half way."""
@@ -226,9 +218,7 @@ def test_levels_are_those_of_the_timeline(sd):
             for stage in result.trace["stages"]:
                 firsts.setdefault(stage["step"], stage[axis])
             low, high = window
-            right = {
-                s for s, at in firsts.items() if (low < at <= high if axis == "sigma" else low <= at < high)
-            }
+            right = {s for s, at in firsts.items() if (low < at <= high if axis == "sigma" else low <= at < high)}
             assert 0 < len(right) < 12
             count = sum(stage["step"] in right for stage in result.trace["stages"])
             assert result.nfe_by_branch["uncond"] == count

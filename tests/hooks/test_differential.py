@@ -11,7 +11,7 @@ from task_samples import close, flat, left_half, picture, run, soft
 from research import LoopSampler
 from research.errors import ConfigError
 from research.hooks import Differential, MaskComposite
-from research.runs.identity import canonical
+from research.jobs.identity import canonical
 from research.tasks import ImageToImage, Inpaint, TextToImage, Unconditional
 
 MEMORYLESS = ["ddim", "euler", "heun", "dpm2"]
@@ -60,9 +60,7 @@ def test_on_image_to_image_any_scheduler_gives_that_strength(sd, scheduler):
 def test_black_and_white_alone_is_a_mask(sd, scheduler):
     mask = torch.rand((1, 1, 8, 8), generator=torch.Generator().manual_seed(2)).round()
     hooks = Differential(latents=latents_of(), strength_map=mask), MaskComposite(mask, latents=latents_of())
-    found, right = (
-        run(sd, TextToImage("a"), [1, 2], scheduler=scheduler, hooks=[hook]).latents for hook in hooks
-    )
+    found, right = (run(sd, TextToImage("a"), [1, 2], scheduler=scheduler, hooks=[hook]).latents for hook in hooks)
     assert torch.equal(found, right)
     kept = (mask == 0).expand_as(found)
     assert torch.equal(found[kept], latents_of().expand_as(found)[kept])
@@ -137,10 +135,7 @@ def test_a_map_counts_by_its_content(tmp_path):
         ({"image": picture(), "strength_map": "no.png"}, r"strength_map: the file 'no\.png' does not exist"),
         ({"image": picture(), "strength_map": 0.5}, r"strength_map: found 0\.5"),
         ({"image": "no.png", "strength_map": soft()}, "image: the file"),
-        (
-            {"strength_map": soft(), "latents": latents_of()},
-            "strength_map: found Image; accepted beside latents",
-        ),
+        ({"strength_map": soft(), "latents": latents_of()}, "strength_map: found Image; accepted beside latents"),
     ],
 )
 def test_what_it_refuses_when_it_is_made(arguments, found):

@@ -98,9 +98,7 @@ def test_the_jobs_own_prompts_fill_in(sd):
 
 def test_a_batch_equals_singles(sd):
     task = TextToImage(["a cat", "a dog", "an owl"])
-    hook = DynamicPrompt(
-        {0.0: "{prompt}", 0.4: "x {prompt}"}, negative="{prompt}", blend=True, weights={"a": 1.5}
-    )
+    hook = DynamicPrompt({0.0: "{prompt}", 0.4: "x {prompt}"}, negative="{prompt}", blend=True, weights={"a": 1.5})
     together = run(sd, hook, seeds=[1, 2, 3], task=task, scheduler="euler_a")
     alone = run(sd, hook, seeds=[1, 2, 3], task=task, scheduler="euler_a", batch_size=1)
     assert (together.latents - alone.latents).norm() / together.latents.norm() < 1e-4

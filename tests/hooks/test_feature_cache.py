@@ -15,10 +15,10 @@ from research import Hook, LoopSampler
 from research.errors import ConfigError, SamplingError
 from research.guidance import CFG
 from research.hooks import FeatureCache
-from research.models.gaussian import GaussianModel
-from research.models.outline import outline
+from research.models.summary import outline
 from research.sampling import Branch, Guidance, Guided
 from research.tasks import ImageToImage, TextToImage, Unconditional
+from research.testing.gaussian import GaussianModel
 
 SCHEDULERS = ["ddim", "heun", "pndm", "dpmpp_2m", "euler_a", "unipc"]
 
@@ -250,9 +250,7 @@ def test_where_guidance_takes_gradients_all_is_computed(sd):
     found, gradients = [], []
     for hooks in ([], [FeatureCache(every=9)]):
         guidance = Gradient()
-        found.append(
-            LoopSampler(sd, guidance=guidance, hooks=hooks).sample(TextToImage("a"), seeds=[1], steps=3)
-        )
+        found.append(LoopSampler(sd, guidance=guidance, hooks=hooks).sample(TextToImage("a"), seeds=[1], steps=3))
         gradients.append(guidance.gradient)
     assert torch.equal(found[0].latents, found[1].latents)
     assert torch.equal(*gradients)
@@ -272,9 +270,7 @@ class Patched(Guidance):
 
 def test_a_branch_with_patches_is_refused(sd):
     with pytest.raises(SamplingError, match=r"^hooks\.feature_cache: the guidance patches .*'cond'.*without"):
-        LoopSampler(sd, guidance=Patched(), hooks=[FeatureCache()]).sample(
-            TextToImage("a"), seeds=[1], steps=3
-        )
+        LoopSampler(sd, guidance=Patched(), hooks=[FeatureCache()]).sample(TextToImage("a"), seeds=[1], steps=3)
     assert untouched(sd)
 
 
@@ -287,13 +283,9 @@ def test_it_composes_with_tasks_and_other_hooks(sd):
 
 
 def test_networks_it_cannot_attach_to(sd, sd_directory, sd_odd, pixel_directory):
-    with pytest.raises(
-        ConfigError, match=r"^hooks\.feature_cache: cannot attach to model gaussian; accepted"
-    ):
+    with pytest.raises(ConfigError, match=r"^hooks\.feature_cache: cannot attach to model gaussian; accepted"):
         LoopSampler(GaussianModel(), hooks=[FeatureCache()])
-    with pytest.raises(
-        ConfigError, match=r"feature_cache\.blocks: found 2; .* has 2 blocks, accepted here is 1\."
-    ):
+    with pytest.raises(ConfigError, match=r"feature_cache\.blocks: found 2; .* has 2 blocks, accepted here is 1\."):
         LoopSampler(sd, hooks=[FeatureCache(blocks=2)])
     with pytest.raises(ConfigError, match=r"feature_cache\.blocks: found 3; .* accepted here is 1 to 2\."):
         LoopSampler(sd_odd, hooks=[FeatureCache(blocks=3)])

@@ -75,9 +75,7 @@ def test_looking_leaves_the_files_as_they_are(job):
 
 
 def test_tensors_are_files_of_the_job(job):
-    code, folder = job(
-        "hooks=record", "hooks.record.tensors=[x,x0]", "hooks.record.steps=[0,4]", "batch_size=1"
-    )
+    code, folder = job("hooks=record", "hooks.record.tensors=[x,x0]", "hooks.record.steps=[0,4]", "batch_size=1")
     assert code == 0
     trace = json.loads((folder / "trace.json").read_text())
     assert trace["tensors"] == {

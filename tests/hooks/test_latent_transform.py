@@ -103,9 +103,7 @@ def test_hooks_act_in_their_order(sd):
     both = LatentTransform(lambda x: x * 2 + 1, (0, 0.2))
     assert torch.equal(run(sd, double, add).latents, run(sd, both).latents)
     double.order = 1
-    assert torch.equal(
-        run(sd, double, add).latents, run(sd, LatentTransform(lambda x: (x + 1) * 2, (0, 0.2))).latents
-    )
+    assert torch.equal(run(sd, double, add).latents, run(sd, LatentTransform(lambda x: (x + 1) * 2, (0, 0.2))).latents)
 
 
 # --- what they do

@@ -72,9 +72,7 @@ def test_a_picture_and_a_mask_of_any_kind(sd, tmp_path):
     assert torch.equal(first, second)
     levels = Levels()
     run(sd, TextToImage("a"), [1, 2], hooks=[levels, by_image])
-    assert not torch.equal(
-        levels.seen[-1][0, :, :, 4:], levels.seen[-1][1, :, :, 4:]
-    )  # the encoder's own noise
+    assert not torch.equal(levels.seen[-1][0, :, :, 4:], levels.seen[-1][1, :, :, 4:])  # the encoder's own noise
 
 
 def test_pictures_and_masks_one_an_image_in_any_batch(sd):

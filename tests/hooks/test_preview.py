@@ -14,8 +14,8 @@ from research.errors import ConfigError, ModelError
 from research.guidance import CFG
 from research.hooks import Preview
 from research.hooks.projection import Projection, fit_projection
-from research.models.outline import outline
 from research.models.preview_cli import run as research_preview
+from research.models.summary import outline
 from research.tasks import TextToImage, Unconditional
 
 PLAIN = {"weight": [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]], "bias": [0, 0, 0]}
@@ -69,18 +69,11 @@ def test_the_first_images_of_all_batches(sd):
     cut = run(sd, hook, seeds=range(5), batch_size=2).pictures["preview"]
     assert len(together) == len(cut) == 6
     for a, b in zip(together, cut, strict=True):
-        assert (
-            a.size == b.size == (2 * 32 + 2, 2 * 34 + 2 * 12)
-        )  # two columns, and a line that says three of five
-        near = (
-            torch.tensor(list(a.convert("L").getdata())) - torch.tensor(list(b.convert("L").getdata()))
-        ).abs()
+        assert a.size == b.size == (2 * 32 + 2, 2 * 34 + 2 * 12)  # two columns, and a line that says three of five
+        near = (torch.tensor(list(a.convert("L").getdata())) - torch.tensor(list(b.convert("L").getdata()))).abs()
         assert near.max() <= 2
     few = run(sd, hook, seeds=range(2)).pictures["preview"]
-    assert few[0].size == (
-        2 * 32 + 2,
-        34 + 12,
-    )  # nothing of the run before, and no line on how many there are
+    assert few[0].size == (2 * 32 + 2, 34 + 12)  # nothing of the run before, and no line on how many there are
 
 
 def test_pixels_need_no_projection(pixel, grey_directory):
@@ -218,11 +211,7 @@ def test_what_the_command_refuses(sd_directory, pixel_directory, capsys, tmp_pat
         (["owner/name"], 2, "--out: must be given, owner/name is no directory of this disk"),
         ([sd, "--pictures", str(tmp_path / "none")], 2, "--pictures: "),
         ([sd, "--pictures", str(tmp_path / "empty")], 2, "holds no picture; accepted are files of .png"),
-        (
-            [sd, "--pictures", str(tmp_path / "broken"), "--out", str(tmp_path / "o.json")],
-            2,
-            "a.png is no picture",
-        ),
+        ([sd, "--pictures", str(tmp_path / "broken"), "--out", str(tmp_path / "o.json")], 2, "a.png is no picture"),
         ([sd, "--out", str(tmp_path)], 2, "is a folder; accepted is a file"),
         ([str(pixel_directory)], 1, "works on pixels; its previews need no projection"),
     ):

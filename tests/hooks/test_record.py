@@ -92,9 +92,7 @@ def test_tensors_by_name_and_step(sd):
     hook = Record(tensors=["x", "x0", "predictions"], steps=[0, 3])
     tensors = run(sd, hook, states).trace["tensors"]
     assert sorted(tensors) == sorted(
-        f"{name}/step_{step:04d}"
-        for name in ("x", "x0", "predictions/cond", "predictions/uncond")
-        for step in (0, 3)
+        f"{name}/step_{step:04d}" for name in ("x", "x0", "predictions/cond", "predictions/uncond") for step in (0, 3)
     )
     for step in (0, 3):
         assert torch.equal(tensors[f"x0/step_{step:04d}"], states.kept[step]["x0"])

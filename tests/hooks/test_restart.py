@@ -15,10 +15,10 @@ from task_samples import close, left_half, picture, run
 from research import Hook, LoopSampler
 from research.errors import ConfigError
 from research.hooks import FeatureCache, MaskComposite, RePaint, Restart
-from research.models.gaussian import GaussianModel
-from research.models.gaussian_error import GaussianTask
 from research.sampling.timeline import Timeline
 from research.tasks import ImageToImage, Inpaint, Inversion, TextToImage
+from research.testing.gaussian import GaussianModel
+from research.testing.gaussian_error import GaussianTask
 
 MEMORYLESS = ["ddim", "euler", "ddpm", "euler_a"]
 SPREAD = torch.tensor([1.0, 2.0, 4.0, 8.0]).reshape(4, 1, 1)
@@ -161,8 +161,7 @@ def test_errors_made_before_shrink_by_the_known_factor(times):
     hook, watch = Restart(sigma=(0.5, 2.0), times=times), Watch()
     hooks = [hook, watch]
     right, wrong = (
-        on_gaussian(model, [*hooks, Shifted(by)], scheduler="euler", steps=400, n=2).latents
-        for by in (0.0, shift)
+        on_gaussian(model, [*hooks, Shifted(by)], scheduler="euler", steps=400, n=2).latents for by in (0.0, shift)
     )
     inside = hook.walk(watch.run.solver, Timeline(watch.run.timeline.stages, 400))
     sigmas = [stage.sigma for stage in watch.run.timeline.stages]
@@ -224,9 +223,7 @@ def test_its_noise_is_its_own(sd, scheduler):
 @pytest.mark.parametrize("scheduler", MEMORYLESS)
 def test_inpainting_by_repaint(sd, scheduler):
     task = Inpaint("a", picture(), left_half(), paste_back=False)
-    plain, found = (
-        run(sd, task, [1, 2], scheduler=scheduler, steps=8, hooks=hooks) for hooks in ([], [RePaint(2, 3)])
-    )
+    plain, found = (run(sd, task, [1, 2], scheduler=scheduler, steps=8, hooks=hooks) for hooks in ([], [RePaint(2, 3)]))
     assert found.nfe == 2 * (8 + 2 * 2 * 3)
     assert torch.equal(found.latents[..., 4:], plain.latents[..., 4:])  # the picture's
     assert not torch.allclose(found.latents[..., :4], plain.latents[..., :4], atol=0.05)
@@ -243,9 +240,7 @@ def test_what_is_kept_stays_at_its_level_after_a_jump():
     for stage, x in list(zip(watch.stages, watch.seen, strict=True))[1:]:
         rest = x[..., 16:] - stage.signal * 0.8
         assert float(rest.std()) == pytest.approx(stage.noise, rel=0.05)
-    assert torch.equal(
-        found.latents[..., 16:].double(), clean.expand(4, -1, -1, -1)[..., 16:].float().double()
-    )
+    assert torch.equal(found.latents[..., 16:].double(), clean.expand(4, -1, -1, -1)[..., 16:].float().double())
 
 
 def test_a_feature_cache_starts_anew_after_a_jump(sd):
@@ -267,9 +262,7 @@ def test_schedulers_with_a_memory_are_refused(sd, scheduler, hook):
 def test_parity_and_tasks_with_a_way_back_are_refused(sd):
     with pytest.raises(ConfigError, match=r"needs a scheduler that can go back.*without parity"):
         LoopSampler(sd, "ddim", hooks=[RePaint(2, 2)], parity=True)
-    with pytest.raises(
-        ConfigError, match=r"^hooks\.repaint: cannot go back .* accepted are tasks that denoise once"
-    ):
+    with pytest.raises(ConfigError, match=r"^hooks\.repaint: cannot go back .* accepted are tasks that denoise once"):
         run(sd, Inversion("a", picture()), [1], scheduler="ddim", hooks=[RePaint(2, 2)])
 
 
@@ -283,10 +276,7 @@ def test_two_hooks_with_a_walk_are_refused(sd):
     [
         (lambda: Restart(), "restart: found neither or both of sigma and steps"),
         (lambda: Restart((0.1, 2), steps=(0, 1)), "restart: found neither or both"),
-        (
-            lambda: Restart((2, 0.1)),
-            r"restart\.sigma: found \[2, 0\.1\]; accepted are two numbers, 0 <= lo < hi",
-        ),
+        (lambda: Restart((2, 0.1)), r"restart\.sigma: found \[2, 0\.1\]; accepted are two numbers, 0 <= lo < hi"),
         (lambda: Restart((-1, 2)), r"restart\.sigma: found"),
         (lambda: Restart((0.1, float("nan"))), r"restart\.sigma: found"),
         (lambda: Restart((0.1, float("inf"))), r"restart\.sigma: found"),

@@ -13,7 +13,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from research.errors import ConfigError
 from research.metrics import CLIPScore
-from research.metrics.clip import load_clip
+from research.metrics.extractors.clip import load_clip
 from research.metrics.images import stack
 
 PROMPTS = ["a fox", "a cup on red", "a fox", "sea & sky", "x", "été à la mer"]

@@ -30,10 +30,7 @@ SIZE = (40, 32)
 
 
 def job(image, mask=None, **more) -> ScoredJob:
-    task = {
-        "_target_": "research.tasks.Inpaint" if mask is not None else "research.tasks.ImageToImage",
-        "image": image,
-    }
+    task = {"_target_": "research.tasks.Inpaint" if mask is not None else "research.tasks.ImageToImage", "image": image}
     if mask is not None:
         task["mask"] = mask
     return ScoredJob({"task": task, "prompts": ["a dog"], **more}, [0, 1, 2])
@@ -164,9 +161,7 @@ def test_source_prompts_that_leave_no_way_are_refused(tiny_clip, given):
 @pytest.mark.parametrize("metric", [SSIM(), PSNR(), PerceptualDistance(), DirectionalSimilarity("a cat")])
 def test_a_task_without_a_picture_is_refused_when_the_job_is_planned(metric):
     config = {"task": {"_target_": "research.tasks.TextToImage"}, "prompts": ["a dog"]}
-    with pytest.raises(
-        ConfigError, match=r"task TextToImage has none; accepted are tasks with one"
-    ) as raised:
+    with pytest.raises(ConfigError, match=r"task TextToImage has none; accepted are tasks with one") as raised:
         check_metric(metric, 4, config)
     assert "\n" not in str(raised.value)
     with pytest.raises(ConfigError, match="needs the job besides its images"):
@@ -184,9 +179,7 @@ def test_preference_is_the_scaled_cosine(tiny_clip):
     images, prompts = pictures(3, seed=6), ["a dog", "a cat", "a fox"]
     result = PreferenceScore(tiny_clip).compute(images, prompts, device="cpu")
     clip = load_features(tiny_clip).clip
-    cosine = torch.nn.functional.cosine_similarity(
-        clip.embed_images(stack(images)), clip.embed_texts(prompts)
-    )
+    cosine = torch.nn.functional.cosine_similarity(clip.embed_images(stack(images)), clip.embed_texts(prompts))
     expected = float(clip.model.logit_scale.exp()) * cosine
     assert result.info["per_image"] == pytest.approx(expected.tolist(), rel=1e-4)
     assert PreferenceScore(tiny_clip).compute(images, [""] * 3, device="cpu").values == {}

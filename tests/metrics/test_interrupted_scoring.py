@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from metric_samples import pictures
 
-from research.metrics import FID, KID, CLIPScore, load_features, spill
-from research.metrics.measuring import measure
+from research.metrics import FID, KID, CLIPScore, feature_checkpoint, load_features
 from research.metrics.reference import accumulate_reference, chosen, save_reference
+from research.metrics.score import measure
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_scoring_goes_on_where_it_was_stopped(tiny_clip, reference, tmp_path, ba
 
 def forget(tiny_clip):
     """As a new process would: the images seen are forgotten, the network stays."""
-    from research.metrics.clip import seen_images
+    from research.metrics.extractors.clip import seen_images
 
     seen_images.clear()
 
@@ -106,12 +106,10 @@ def test_long_scoring_is_noted_as_it_goes_and_short_scoring_never(
 ):
     folder, images = job(tmp_path), pictures(20, seed=3)
     measure(CLIPScore(tiny_clip), images, ["a"] * 20, device="cpu", folder=folder, last=False)
-    measure(
-        FID(tiny_clip, reference, keep_features=False), images, [], device="cpu", folder=folder, last=False
-    )
+    measure(FID(tiny_clip, reference, keep_features=False), images, [], device="cpu", folder=folder, last=False)
     assert list(folder.iterdir()) == []
     forget(tiny_clip)
-    monkeypatch.setattr(spill, "SECONDS_BETWEEN_NOTES", 0.0)
+    monkeypatch.setattr(feature_checkpoint, "SECONDS_BETWEEN_NOTES", 0.0)
 
     class Killed(Exception):
         """What ends a process without a word leaves what was noted before."""

@@ -27,9 +27,7 @@ from research.metrics.prdc import prdc
 
 
 def normal(n: int, d: int, seed: int, *, shift: float = 0.0, scale: float = 1.0) -> torch.Tensor:
-    return (
-        torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * scale + shift
-    )
+    return torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * scale + shift
 
 
 # --- Frechet distance
@@ -103,9 +101,7 @@ def test_the_bias_estimate_is_as_good_as_it_says(n, within):
     """In 64 dimensions, below, at and above as many images."""
     truth = Gaussian(torch.zeros(64, dtype=torch.float64), torch.eye(64, dtype=torch.float64))
     sets = [normal(n, 64, seed) for seed in range(6)]
-    found = np.mean([bias_at(x, truth) for x in sets]) / np.mean(
-        [distance_of_features(x, truth) for x in sets]
-    )
+    found = np.mean([bias_at(x, truth) for x in sets]) / np.mean([distance_of_features(x, truth) for x in sets])
     assert 1 / within < found < within
 
 
@@ -121,9 +117,7 @@ def test_kid_is_unbiased_over_resamples():
     found, biased = [], []
     for _ in range(400):
         one = discrepancy(
-            x[torch.randperm(2000, generator=generator)[:20]],
-            y[torch.randperm(2000, generator=generator)[:20]],
-            kernel,
+            x[torch.randperm(2000, generator=generator)[:20]], y[torch.randperm(2000, generator=generator)[:20]], kernel
         )
         found.append(one.unbiased)
         biased.append(one.biased)
@@ -218,9 +212,7 @@ def test_inception_score_equals_torchmetrics():
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x.float().flatten(1)[:, :6] / 40
 
-    images = torch.randint(
-        0, 256, (64, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
-    )
+    images = torch.randint(0, 256, (64, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     theirs = Theirs(feature=Logits(), splits=1)
     theirs.update(images)
     mean, _ = theirs.compute()

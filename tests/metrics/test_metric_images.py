@@ -25,9 +25,7 @@ def test_same_pixels_as_transformers_processor(tmp_path, config, size):
     file = tmp_path / "preprocessor_config.json"
     file.write_text(json.dumps(config))
     images = pictures(3, seed=0, size=size)
-    theirs = image_processing_pil_clip.CLIPImageProcessorPil(**config)(images, return_tensors="pt")[
-        "pixel_values"
-    ]
+    theirs = image_processing_pil_clip.CLIPImageProcessorPil(**config)(images, return_tensors="pt")["pixel_values"]
     ours = Preprocess.from_config(file)(stack(images))
     torch.testing.assert_close(ours, theirs.float(), atol=1e-5, rtol=0)
 
@@ -45,11 +43,7 @@ def test_ranges_are_checked():
 
 def test_batches_hold_one_image_size_each():
     images = [*pictures(3, seed=2), *pictures(2, seed=3, size=(16, 16))]
-    assert [tuple(b.shape) for b in batches(images, 2)] == [
-        (2, 3, 32, 40),
-        (1, 3, 32, 40),
-        (2, 3, 16, 16),
-    ]
+    assert [tuple(b.shape) for b in batches(images, 2)] == [(2, 3, 32, 40), (1, 3, 32, 40), (2, 3, 16, 16)]
 
 
 @pytest.mark.parametrize("content", ["not json", '{"size": {"longest_edge": 3}}'])

@@ -56,13 +56,8 @@ def test_a_folder_becomes_a_file_that_says_what_it_is(folder, tiny_clip, here, c
     assert told["features"]["weights_sha256"] == load_features(tiny_clip).provenance["weights_sha256"]
     assert str(folder.parent) not in json.dumps(told)
     from_file = FID(tiny_clip, "smooth-tiny.safetensors").compute(pictures(30, seed=2), device="cpu").values
-    assert from_file == pytest.approx(
-        FID(tiny_clip, str(folder)).compute(pictures(30, seed=2), device="cpu").values
-    )
-    assert (
-        KID(tiny_clip, "smooth-tiny.safetensors").compute(pictures(30, seed=2), device="cpu").values["kid"]
-        > 0
-    )
+    assert from_file == pytest.approx(FID(tiny_clip, str(folder)).compute(pictures(30, seed=2), device="cpu").values)
+    assert KID(tiny_clip, "smooth-tiny.safetensors").compute(pictures(30, seed=2), device="cpu").values["kid"] > 0
 
 
 def test_a_zip_and_an_npz_hold_the_same_images(folder, tiny_clip, here):
@@ -92,12 +87,8 @@ def test_a_zip_and_an_npz_hold_the_same_images(folder, tiny_clip, here):
 
 def test_vectors_are_a_draw_from_all_and_can_be_left_out(folder, tiny_clip, here):
     features = load_features(tiny_clip)
-    some = Build(
-        open_source(folder), features, here / "a.safetensors", batch_size=8, vectors=10, name="r"
-    ).run()
-    whole = Build(
-        open_source(folder), features, here / "b.safetensors", batch_size=8, vectors=99, name="r"
-    ).run()
+    some = Build(open_source(folder), features, here / "a.safetensors", batch_size=8, vectors=10, name="r").run()
+    whole = Build(open_source(folder), features, here / "b.safetensors", batch_size=8, vectors=99, name="r").run()
     assert len(some.vectors) == 10
     assert torch.equal(some.vectors, whole.vectors[chosen(40, 10)])
     assert chosen(40, 10).nonzero().max() > 20  # not only those at the beginning
@@ -106,9 +97,7 @@ def test_vectors_are_a_draw_from_all_and_can_be_left_out(folder, tiny_clip, here
     assert FID(tiny_clip, "c.safetensors").compute(pictures(30, seed=2), device="cpu").values["fid"] > 0
 
 
-def test_an_interrupted_build_goes_on_and_comes_to_the_same_bits(
-    folder, tiny_clip, here, monkeypatch, capsys
-):
+def test_an_interrupted_build_goes_on_and_comes_to_the_same_bits(folder, tiny_clip, here, monkeypatch, capsys):
     monkeypatch.setattr(reference_build, "CHUNK", 8)
     features = load_features(tiny_clip)
     whole = here / "whole.safetensors"

@@ -64,11 +64,7 @@ SET_METRICS = [FID, KID, CMMD, PRDC]
 def test_the_same_images_score_better_than_others_and_batches_change_nothing(metric, tiny_clip, reference):
     same = metric(tiny_clip, reference).compute(pictures(60, seed=10), device="cpu").values
     other = metric(tiny_clip, reference).compute(pictures(60, seed=11, shift=0.3), device="cpu").values
-    again = (
-        metric(tiny_clip, reference, batch_size=7)
-        .compute(pictures(60, seed=11, shift=0.3), device="cpu")
-        .values
-    )
+    again = metric(tiny_clip, reference, batch_size=7).compute(pictures(60, seed=11, shift=0.3), device="cpu").values
     assert other == pytest.approx(again, rel=1e-3)
     if metric is PRDC:
         assert (same["precision"], same["recall"], same["coverage"]) == (1, 1, 1)
@@ -140,8 +136,7 @@ def test_few_images_get_their_bias_estimated_and_many_the_limit(tiny_clip, refer
     assert "biased upward, by roughly" in few.info["warnings"][0]
     asked = FID(tiny_clip, reference, extrapolate=True)
     assert (
-        "left out, 30 images for 24 features"
-        in asked.compute(pictures(30, seed=18), device="cpu").info["warnings"][0]
+        "left out, 30 images for 24 features" in asked.compute(pictures(30, seed=18), device="cpu").info["warnings"][0]
     )
     result = asked.compute(pictures(96, seed=18), device="cpu")
     assert result.values["fid_infinity"] < result.values["fid"]
@@ -167,9 +162,7 @@ def test_dinov2_gives_its_class_token(tiny_dino, tmp_path):
     model = Dinov2Model.from_pretrained(tiny_dino).eval()
     from research.metrics.images import Preprocess
 
-    pixels = Preprocess.from_config(__import__("pathlib").Path(tiny_dino) / "preprocessor_config.json")(
-        images
-    )
+    pixels = Preprocess.from_config(__import__("pathlib").Path(tiny_dino) / "preprocessor_config.json")(images)
     with torch.no_grad():
         expected = model(pixel_values=pixels).pooler_output
     torch.testing.assert_close(features(images), expected, rtol=1e-4, atol=1e-5)
@@ -241,10 +234,7 @@ def test_features_can_be_left_out_and_large_ones_are(tiny_clip, reference, tmp_p
     without = FID(tiny_clip, reference, keep_features=False)
     assert "features_file" not in measure(without, images, [], device="cpu", folder=tmp_path).info
     monkeypatch.setattr(kept_features, "LARGEST", 1000)
-    assert (
-        "features_file"
-        not in measure(FID(tiny_clip, reference), images, [], device="cpu", folder=tmp_path).info
-    )
+    assert "features_file" not in measure(FID(tiny_clip, reference), images, [], device="cpu", folder=tmp_path).info
     assert list(tmp_path.iterdir()) == []
 
 
@@ -255,9 +245,7 @@ def test_sums_of_parts_are_the_sum_of_the_whole(tiny_clip, reference):
     for mine, other in zip(metric.parts(sums[0]), metric.parts(sums[1]), strict=True):
         mine += other
     together = metric.conclude(sums[0], device="cpu")
-    assert together.values["fid"] == pytest.approx(
-        metric.compute(images, device="cpu").values["fid"], rel=1e-6
-    )
+    assert together.values["fid"] == pytest.approx(metric.compute(images, device="cpu").values["fid"], rel=1e-6)
     assert together.info["n_images"] == 40
     assert together.features is None
 
@@ -266,10 +254,7 @@ def test_parts_that_know_their_places_give_all_that_the_whole_gives(tiny_clip, r
     """The features come together too, in the order of the images, and with them what is worked out of them."""
     metric, images = FID(tiny_clip, reference), pictures(40, seed=26)
     places = [[k for k in range(40) if k // 10 % 2 == rank] for rank in range(2)]
-    sums = [
-        metric.add_up([images[k] for k in rows], device="cpu", rows=rows, total=len(images))
-        for rows in places
-    ]
+    sums = [metric.add_up([images[k] for k in rows], device="cpu", rows=rows, total=len(images)) for rows in places]
     for mine, other in zip(metric.parts(sums[0]), metric.parts(sums[1]), strict=True):
         mine += other
     together, whole = metric.conclude(sums[0], device="cpu"), metric.compute(images, device="cpu")

@@ -127,11 +127,7 @@ def test_jobs_with_one_reference_share_it_and_others_do_not():
         {"name": "ddpm", "class_name": "DDPMScheduler"},
         {"name": "euler_a", "class_name": "EulerAncestralDiscreteScheduler"},
         {"options": {"eta": 1.0}},
-        {
-            "name": "sde",
-            "class_name": "DPMSolverMultistepScheduler",
-            "options": {"algorithm_type": "sde-dpmsolver++"},
-        },
+        {"name": "sde", "class_name": "DPMSolverMultistepScheduler", "options": {"algorithm_type": "sde-dpmsolver++"}},
     ],
 )
 def test_schedulers_that_draw_noise_are_refused_when_the_job_is_planned(scheduler):
@@ -140,9 +136,7 @@ def test_schedulers_that_draw_noise_are_refused_when_the_job_is_planned(schedule
 
 
 def test_a_reference_that_is_no_finer_is_refused_and_a_little_finer_one_is_told():
-    with pytest.raises(
-        ConfigError, match="found a reference of 15 steps for a job of 10; accepted is at least twice"
-    ):
+    with pytest.raises(ConfigError, match="found a reference of 15 steps for a job of 10; accepted is at least twice"):
         check_metric(SolverError(steps=15), 3, job(10, 0).config)
     with pytest.raises(ConfigError, match="found a reference of 1000 steps for a job of 600"):
         check_metric(SolverError(), 3, job(600, 0).config)
@@ -169,7 +163,7 @@ def test_jobs_of_the_embedded_model_get_all_of_this_from_the_command_line(tmp_pa
 @pytest.mark.slow
 def test_scoring_again_agrees_and_what_a_task_cannot_have_is_refused_before_anything_is_made(tmp_path):
     folder, few = _sweep(tmp_path)[2]
-    done = _python("research.runs.score_cli", str(tmp_path / "s"), "--again")
+    done = _python("research.jobs.score_cli", str(tmp_path / "s"), "--again")
     assert done.returncode == 0, done.stderr
     again = json.loads((folder / "result.json").read_text())
     assert again["metrics"] == pytest.approx(few["metrics"], rel=1e-5)

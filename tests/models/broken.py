@@ -247,25 +247,15 @@ def more_files(folder: Path) -> dict[str, tuple[Path, str]]:
         "LoRA",
         lambda p: save_file({"lora_unet_mid.lora_up.weight": tensor, "lora_unet_mid.alpha": tensor}, p),
     )
-    add(
-        "control.safetensors",
-        "ControlNet",
-        lambda p: save_file({"control_model.input_blocks.0.0.weight": tensor}, p),
-    )
+    add("control.safetensors", "ControlNet", lambda p: save_file({"control_model.input_blocks.0.0.weight": tensor}, p))
     add(
         "xl.safetensors",
         "XL",
-        lambda p: save_file(
-            {"model.diffusion_model.out.0.weight": tensor, "conditioner.embedders.0.x": tensor}, p
-        ),
+        lambda p: save_file({"model.diffusion_model.out.0.weight": tensor, "conditioner.embedders.0.x": tensor}, p),
     )
     add("flux.safetensors", "Flux", lambda p: save_file({"double_blocks.0.img_attn.qkv.weight": tensor}, p))
     add("word.safetensors", "textual inversion", lambda p: save_file({"emb_params": tensor}, p))
-    add(
-        "vae.safetensors",
-        "VAE",
-        lambda p: save_file({"encoder.down_blocks.0.resnets.0.conv1.weight": tensor}, p),
-    )
+    add("vae.safetensors", "VAE", lambda p: save_file({"encoder.down_blocks.0.resnets.0.conv1.weight": tensor}, p))
     add(
         "unet only.safetensors",
         "without its text encoder",
@@ -274,11 +264,7 @@ def more_files(folder: Path) -> dict[str, tuple[Path, str]]:
     add("strange.safetensors", "no known model", lambda p: save_file({"a": tensor}, p))
     add("empty.safetensors", "0 bytes", Path.touch)
     add("html.safetensors", "HTML", lambda p: p.write_bytes(b"<!doctype html>"))
-    add(
-        "pointer.safetensors",
-        "git-lfs",
-        lambda p: p.write_bytes(b"version https://git-lfs.github.com/spec/v1\n"),
-    )
+    add("pointer.safetensors", "git-lfs", lambda p: p.write_bytes(b"version https://git-lfs.github.com/spec/v1\n"))
     add("zip.safetensors", "zip archive", lambda p: torch.save({"a": Evil()}, p))
     add("pickle.safetensors", "pickle", lambda p: p.write_bytes(pickle.dumps(Evil())))
     add("folder.safetensors", "empty directory", Path.mkdir)

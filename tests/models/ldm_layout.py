@@ -165,9 +165,7 @@ def _unet(key: str) -> str:
         at = 1 + 3 * int(block) + int(layer)
         if part == "downsamplers":
             return f"input_blocks.{1 + 3 * int(block) + 2}.0.op.{rest.removeprefix('conv.')}"
-        return (
-            f"input_blocks.{at}.1.{rest}" if part == "attentions" else f"input_blocks.{at}.0.{_resnet(rest)}"
-        )
+        return f"input_blocks.{at}.1.{rest}" if part == "attentions" else f"input_blocks.{at}.0.{_resnet(rest)}"
     at = 3 * int(block) + int(layer)
     if part == "upsamplers":
         return f"output_blocks.{3 * int(block) + 2}.{2 if block != '0' else 1}.{rest}"

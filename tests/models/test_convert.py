@@ -23,7 +23,7 @@ from research import LoopSampler, load_model
 from research.errors import ConfigError, ModelError
 from research.guidance import CFG
 from research.models.convert import convert_model
-from research.models.inspect_cli import run
+from research.models.inspect.cli import run
 from research.models.inspect_model import inspect_model
 from research.tasks import TextToImage
 
@@ -39,9 +39,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tensors = original_names(pipe)
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     torch.save({"state_dict": tensors, "global_step": 7, "epoch": 1}, folder / "model.ckpt")
-    save_file(
-        {k: v.half() if v.is_floating_point() else v for k, v in tensors.items()}, folder / "half.safetensors"
-    )
+    save_file({k: v.half() if v.is_floating_point() else v for k, v in tensors.items()}, folder / "half.safetensors")
     config_only(sd1_shaped(seed=5), folder / "configs")
     (folder / "v1.yaml").write_text(YAML.format(channels=4))
     return folder
@@ -50,8 +48,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def same_weights(written: Path, source: Path, half: bool = False) -> bool:
     for part in PARTS:
         ours, theirs = (
-            {k: v for f in (d / part).glob("*.safetensors") for k, v in load_file(f).items()}
-            for d in (written, source)
+            {k: v for f in (d / part).glob("*.safetensors") for k, v in load_file(f).items()} for d in (written, source)
         )
         if ours.keys() != theirs.keys():
             return False
@@ -63,9 +60,7 @@ def same_weights(written: Path, source: Path, half: bool = False) -> bool:
 def picture(directory: Path) -> torch.Tensor:
     pipe = quiet(StableDiffusionPipeline.from_pretrained(directory))
     generator = torch.Generator().manual_seed(0)
-    return pipe(
-        "a cat", num_inference_steps=2, height=64, width=64, generator=generator, output_type="pt"
-    ).images
+    return pipe("a cat", num_inference_steps=2, height=64, width=64, generator=generator, output_type="pt").images
 
 
 @pytest.mark.parametrize("way", ["config", "original config", "ckpt"])
@@ -89,9 +84,9 @@ def test_the_round_trip_is_equal(made, tmp_path, way, no_network, capsys):
 def test_half_precision_stays_half(made, tmp_path):
     out = convert_model(made / "half.safetensors", tmp_path / "out", config=made / "configs")
     assert same_weights(out, made / "source", half=True)
-    assert {
-        t.dtype for part in PARTS for f in (out / part).glob("*.safetensors") for t in load_file(f).values()
-    } == {torch.float16}
+    assert {t.dtype for part in PARTS for f in (out / part).glob("*.safetensors") for t in load_file(f).values()} == {
+        torch.float16
+    }
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "model.ckpt"])
@@ -126,11 +121,7 @@ def test_an_inpainting_checkpoint(tmp_path, no_network):
         tokenizer=tmp_path / "tokens",
     )
     found = inspect_model(out)
-    assert (found.pipeline, found.role, found.verdict) == (
-        "StableDiffusionInpaintPipeline",
-        "inpaint",
-        "safe",
-    )
+    assert (found.pipeline, found.role, found.verdict) == ("StableDiffusionInpaintPipeline", "inpaint", "safe")
     written = load_file(out / "unet" / "diffusion_pytorch_model.safetensors")
     assert all(torch.equal(written[key], value) for key, value in pipe.unet.state_dict().items())
     assert type(DiffusionPipeline.from_pretrained(out)).__name__ == "StableDiffusionInpaintPipeline"
@@ -170,11 +161,7 @@ def picture_small(directory: Path) -> torch.Tensor:
 def test_inspecting_a_file_with_its_configs(made, sd_directory):
     assert inspect_model(made / "model.safetensors").verdict == "safe"
     found = inspect_model(made / "model.safetensors", config=made / "configs")
-    assert (found.verdict, found.kind, found.scheduler["class_name"]) == (
-        "safe",
-        "sd-checkpoint",
-        "DDIMScheduler",
-    )
+    assert (found.verdict, found.kind, found.scheduler["class_name"]) == ("safe", "sd-checkpoint", "DDIMScheduler")
     wrong = inspect_model(made / "model.safetensors", config=sd_directory)
     assert wrong.verdict == "no"
     assert "do not fit" in wrong.sentence
@@ -187,10 +174,7 @@ def test_inspecting_a_file_with_its_configs(made, sd_directory):
 def refusals(made: Path, sd: Path) -> dict[str, tuple[dict, str]]:
     file = made / "model.safetensors"
     return {
-        "a pickle that is not allowed": (
-            {"path": made / "model.ckpt", "config": made / "configs"},
-            "allow_pickle",
-        ),
+        "a pickle that is not allowed": ({"path": made / "model.ckpt", "config": made / "configs"}, "allow_pickle"),
         "configs of another shape": ({"path": file, "config": sd}, "configs"),
         "configs that are not there": ({"path": file, "config": "/no/such/folder"}, "model.config"),
         "a file as configs": ({"path": file, "config": file}, "model.config"),
@@ -306,7 +290,7 @@ def test_config_goes_with_a_file_alone(sd_directory, made):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interruption_leaves_nothing(made, tmp_path, number):
     """Stopped as soon as the folder beside the place appears, which is before anything is in it."""
-    line = [sys.executable, "-m", "research.models.inspect_cli", str(made / "model.safetensors")]
+    line = [sys.executable, "-m", "research.models.inspect.cli", str(made / "model.safetensors")]
     line += ["--convert", str(tmp_path / "out"), "--config", str(made / "configs")]
     process = subprocess.Popen(
         line,

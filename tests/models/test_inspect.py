@@ -16,7 +16,7 @@ from tiny_models import edit_json, save_tiny_sd
 
 from research import LoopSampler, load_model
 from research.errors import ModelError
-from research.models.inspect_cli import run
+from research.models.inspect.cli import run
 from research.models.inspect_model import inspect_model
 from research.tasks import TextToImage
 
@@ -103,10 +103,7 @@ def test_one_variant_loads_and_is_told(sd, sd_directory, copied):
     model = load_model(directory, device="cpu")
     assert model.dtype == torch.float32
     for ours, given in zip(model.modules(), sd.modules(), strict=True):
-        assert all(
-            torch.equal(a, b.half().float())
-            for a, b in zip(ours.parameters(), given.parameters(), strict=True)
-        )
+        assert all(torch.equal(a, b.half().float()) for a, b in zip(ours.parameters(), given.parameters(), strict=True))
 
 
 def test_plain_weights_come_before_a_variant_and_a_variant_of_one_part_is_none(sd_directory, copied):
@@ -254,7 +251,7 @@ def test_help(capsys):
 
 
 def command(*argv: object, **more) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, "-m", "research.models.inspect_cli", *map(str, argv)]
+    line = [sys.executable, "-m", "research.models.inspect.cli", *map(str, argv)]
     return subprocess.run(line, capture_output=True, text=True, timeout=120, **more)
 
 
@@ -276,18 +273,16 @@ def test_in_a_terminal_that_knows_ascii_alone(tmp_path):
 
 def test_nothing_heavy_for_a_plain_refusal(tmp_path):
     code = (
-        "import sys; from research.models.inspect_cli import run; run([sys.argv[1]]);"
+        "import sys; from research.models.inspect.cli import run; run([sys.argv[1]]);"
         "print(*sorted({'torch', 'diffusers', 'transformers'} & set(sys.modules)), file=sys.stderr)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=60
-    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=60)
     assert done.stderr.strip() == ""
     assert "empty directory" in done.stdout
 
 
 def test_a_reader_that_goes_away(tmp_path):
-    line = f"'{sys.executable}' -m research.models.inspect_cli '{tmp_path}' | true"
+    line = f"'{sys.executable}' -m research.models.inspect.cli '{tmp_path}' | true"
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=120)
     assert done.stderr == ""
 

@@ -142,9 +142,7 @@ def test_a_tokenizer_that_says_no_length_is_cut_to_the_encoder(sd, sd_directory,
 # --- where nothing is
 
 
-@pytest.mark.parametrize(
-    "path", ["no-such-model", "./no/such/model", "/no/such/model", "a b c", "../nowhere"]
-)
+@pytest.mark.parametrize("path", ["no-such-model", "./no/such/model", "/no/such/model", "a b c", "../nowhere"])
 def test_a_path_that_does_not_exist(path, no_network):
     assert repr(path) in refusal(path)
     assert no_network == []
@@ -280,9 +278,7 @@ def rewrite_header(file: Path, change) -> None:
 
 
 @pytest.mark.parametrize("file", [UNET, VAE, TEXT])
-@pytest.mark.parametrize(
-    "lie", ["longer", "shape", "dtype", "offsets", "swapped shape", "another name", "left out"]
-)
+@pytest.mark.parametrize("lie", ["longer", "shape", "dtype", "offsets", "swapped shape", "another name", "left out"])
 def test_a_header_that_lies(sd_directory, copied, file, lie):
     """Whatever a header says wrongly, nothing is loaded: least of all a model with a few random weights in it."""
     directory = copied(sd_directory)
@@ -409,9 +405,7 @@ def test_a_pickle_that_would_run_code_does_not(sd_directory, copied, tmp_path):
 # --- settings
 
 
-@pytest.mark.parametrize(
-    "dtype", ["float", "fp61", "int8", "", None, 16, ["fp16"], torch.int64, torch.complex64]
-)
+@pytest.mark.parametrize("dtype", ["float", "fp61", "int8", "", None, 16, ["fp16"], torch.int64, torch.complex64])
 def test_a_dtype_that_is_none(sd_directory, dtype):
     message = refusal(sd_directory, ConfigError, dtype=dtype)
     assert repr(dtype) in message
@@ -440,9 +434,7 @@ def test_settings_are_checked_before_the_weights_are_read(tmp_path):
 
 def test_parameter_count(sd, sd_directory):
     counted = sum(
-        int(np.prod(tensor.shape))
-        for file in (UNET, VAE, TEXT)
-        for tensor in load_file(sd_directory / file).values()
+        int(np.prod(tensor.shape)) for file in (UNET, VAE, TEXT) for tensor in load_file(sd_directory / file).values()
     )
     assert sd.parameter_count() == counted
 
@@ -450,7 +442,6 @@ def test_parameter_count(sd, sd_directory):
 def test_two_models_of_one_session_are_two(tmp_path, sd):
     other = load_model(save_tiny_sd(tmp_path / "other", seed=9), device="cpu")
     first, second = (
-        LoopSampler(m, scheduler="ddim").sample(TextToImage("a"), seeds=[0], steps=2).latents
-        for m in (sd, other)
+        LoopSampler(m, scheduler="ddim").sample(TextToImage("a"), seeds=[0], steps=2).latents for m in (sd, other)
     )
     assert not torch.allclose(first, second)

@@ -14,8 +14,8 @@ from research.errors import ConfigError, SamplingError
 from research.guidance import Guidance
 from research.guidance.layers import checked_layers, matching
 from research.guidance.perturbed import LayerPatch
-from research.models.outline import outline
 from research.models.patching import KINDS, has_attention, layer_names
+from research.models.summary import outline
 from research.models.unet_denoiser import UnetDenoiser
 from research.sampling import Branch, Condition, LoopSampler
 from research.sampling.timeline import Stage
@@ -44,9 +44,7 @@ NAMES = [
         ("down.?.*", [0]),
     ],
 )
-def test_a_pattern_is_a_name_a_beginning_a_short_form_or_has_wildcards(
-    pattern: str, taken: list[int]
-) -> None:
+def test_a_pattern_is_a_name_a_beginning_a_short_form_or_has_wildcards(pattern: str, taken: list[int]) -> None:
     assert matching([pattern], NAMES) == [NAMES[i] for i in taken]
 
 
@@ -80,9 +78,7 @@ def test_an_outline_has_the_layers_and_offers_of_the_loaded_model(name: str, req
 
 
 def test_kinds_of_layers(sd, pixel) -> None:
-    assert [name.rpartition(".")[2] for name in sd.layers("self-attention")] == ["attn1"] * len(
-        sd.layers("block")
-    )
+    assert [name.rpartition(".")[2] for name in sd.layers("self-attention")] == ["attn1"] * len(sd.layers("block"))
     assert [name + ".attn2" for name in sd.layers("block")] == sd.layers("cross-attention")
     assert pixel.layers("block") == pixel.layers("self-attention")
     assert pixel.layers("cross-attention") == []
@@ -148,9 +144,7 @@ def predicted(model, branches) -> dict[str, torch.Tensor]:
 
 
 def is_whole(model) -> bool:
-    return not any(
-        "forward" in module.__dict__ or module._forward_hooks for module in model.network.modules()
-    )
+    return not any("forward" in module.__dict__ or module._forward_hooks for module in model.network.modules())
 
 
 @pytest.mark.parametrize("kind", ["self-attention", "cross-attention", "block"])

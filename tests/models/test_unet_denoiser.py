@@ -11,7 +11,7 @@ from research.errors import SamplingError
 from research.guidance import Guidance
 from research.models.unet_denoiser import UnetDenoiser
 from research.sampling import Branch, LoopSampler
-from research.sampling.plugs import Condition
+from research.sampling.interfaces import Condition
 from research.sampling.timeline import Stage
 from research.tasks import TextToImage
 
@@ -22,10 +22,7 @@ class Asks(Guidance):
 
     def branches(self, state):
         condition = state.conditions["cond"]
-        return [
-            Branch("cond", condition),
-            Branch(**{"name": "other", "condition": condition, **self.settings}),
-        ]
+        return [Branch("cond", condition), Branch(**{"name": "other", "condition": condition, **self.settings})]
 
 
 @pytest.mark.parametrize(("settings", "named"), [({"model": "weak"}, "weak"), ({"name": "cond"}, "cond")])

@@ -121,9 +121,7 @@ def write_job(
         "created": f"2026-01-01T00:{number // 60:02d}:{number % 60:02d}Z",
     }
     if error is not None:
-        (folder / "traceback.txt").write_text(
-            f"Traceback (most recent call last):\n  ...\nValueError: {error}\n"
-        )
+        (folder / "traceback.txt").write_text(f"Traceback (most recent call last):\n  ...\nValueError: {error}\n")
     stages = [
         {
             "index": i,

@@ -14,10 +14,10 @@ from sweep_samples import PROMPTS, write_job, write_sweep
 
 from research.report import build_report, read_row, read_sweep
 from research.report.advice import advise, fronts
+from research.report.columns import metric, quality
 from research.report.commands import image_command, prompt_word
 from research.report.directions import direction
 from research.report.intervals import difference, interval, told_apart
-from research.report.measures import metric, quality
 from research.report.pareto import front
 
 
@@ -30,9 +30,7 @@ def edit(folder, change):
 
 def scored(directory, number, scores, *, steps=10, fid=None, **job):
     """A job whose CLIP scores are these, one an image."""
-    folder = write_job(
-        directory, steps=steps, number=number, prompts=[f"p{i}" for i in range(len(scores))], **job
-    )
+    folder = write_job(directory, steps=steps, number=number, prompts=[f"p{i}" for i in range(len(scores))], **job)
 
     def change(record):
         record["metrics"] = {"clip_score": float(np.mean(scores))} | ({} if fid is None else {"fid": fid})
@@ -121,30 +119,10 @@ def test_numbers_of_another_provenance_are_neither_ranked_nor_hidden(tmp_path):
 @pytest.mark.parametrize(
     ("key", "better"),
     [
-        *[
-            (k, -1)
-            for k in (
-                "fid",
-                "fd_dinov2",
-                "kid",
-                "cmmd",
-                "fid_infinity",
-                "lpips",
-                "perceptual",
-                "solver_error",
-            )
-        ],
+        *[(k, -1) for k in ("fid", "fd_dinov2", "kid", "cmmd", "fid_infinity", "lpips", "perceptual", "solver_error")],
         *[
             (k, 1)
-            for k in (
-                "clip_score",
-                "clip_directional",
-                "precision",
-                "coverage",
-                "aesthetic",
-                "psnr_kept",
-                "ssim",
-            )
+            for k in ("clip_score", "clip_directional", "precision", "coverage", "aesthetic", "psnr_kept", "ssim")
         ],
         *[(k, 0) for k in ("kid_std", "steps_taken", "inverted_noise_std")],
     ],

@@ -24,8 +24,7 @@ from research.report.commands import image_command
 from research.report.live import LOOPBACK, LiveReport, _serve
 
 CHROMIUM = os.environ.get("CHROMIUM") or next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome", "msedge"))),
-    None,
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome", "msedge"))), None
 )
 pytestmark = pytest.mark.skipif(
     CHROMIUM is None, reason="no Chromium on the PATH (apt-get install chromium; CHROMIUM=/path/to/it)"
@@ -53,14 +52,9 @@ def browser():
 def sweep(tmp_path_factory):
     """Two schedulers, scales and step counts; one more job failed."""
     directory = write_sweep(
-        tmp_path_factory.mktemp("sweeps") / "a <b>grid</b> & 猫",
-        scales=(1.0, 3.0),
-        steps=(5, 25),
-        prompts=PROMPTS[:3],
+        tmp_path_factory.mktemp("sweeps") / "a <b>grid</b> & 猫", scales=(1.0, 3.0), steps=(5, 25), prompts=PROMPTS[:3]
     )
-    write_job(
-        directory, scheduler="heun", steps=5, prompts=PROMPTS[:3], error="latents became <NaN>", number=50
-    )
+    write_job(directory, scheduler="heun", steps=5, prompts=PROMPTS[:3], error="latents became <NaN>", number=50)
     build(directory)
     return directory
 
@@ -146,9 +140,7 @@ def test_the_filter_holds_words_settings_and_bounds(visit, sweep):
         expect(page.locator("#count")).to_have_text(f"{left} of 9 jobs")
         expect(rows(page)).to_have_count(left)
         kept = {row.get_attribute("data-job") for row in rows(page).all()}
-        lit = page.locator("#fig-fid_vs_nfe .pt:not(.off)").evaluate_all(
-            "all => all.map((e) => e.dataset.job)"
-        )
+        lit = page.locator("#fig-fid_vs_nfe .pt:not(.off)").evaluate_all("all => all.map((e) => e.dataset.job)")
         assert set(lit) == kept & done
         page.keyboard.press("Escape")
         expect(rows(page)).to_have_count(9)
@@ -205,9 +197,7 @@ def test_the_contact_sheet_takes_any_axes(visit, sweep):
     page.locator("#ax-z").select_option("steps")
     expect(sheet.locator("table")).to_have_count(2)
     table = sheet.locator("table").first
-    assert [t.strip() for t in table.locator("thead th").all_inner_texts()][1:] == [
-        f"prompt {p}" for p in PROMPTS[:3]
-    ]
+    assert [t.strip() for t in table.locator("thead th").all_inner_texts()][1:] == [f"prompt {p}" for p in PROMPTS[:3]]
     assert table.locator("tbody th").all_inner_texts() == ["ddim", "dpmpp_2m"]
     # every cell shows what its heads say
     jobs = {r.job_id: r for r in read_sweep(sweep).done}
@@ -311,9 +301,7 @@ def test_the_file_alone_is_enough(browser, sweep, tmp_path):
 
 def test_a_served_page_follows_the_sweep(visit, tmp_path):
     directory = write_sweep(tmp_path / "live", ("ddim",), (3.0,), (5, 10), prompts=PROMPTS[:1])
-    (directory / "sweep.json").write_text(
-        json.dumps({"jobs": [p.name for p in directory.iterdir()] + ["next"]})
-    )
+    (directory / "sweep.json").write_text(json.dumps({"jobs": [p.name for p in directory.iterdir()] + ["next"]}))
     report = LiveReport(directory)
     report.look()
     server = _serve(report, 0)
@@ -375,9 +363,7 @@ def test_the_command_makes_the_same_picture_again(tmp_path):
     row = sweep.done[1]
     image = next(i for i in row.images if i["prompt"] == prompt)
     command = image_command(row, prompt, image["seed"]).removeprefix("research ")
-    subprocess.run(
-        f"{sys.executable} -m research {command}", shell=True, cwd=tmp_path, check=True, capture_output=True
-    )
+    subprocess.run(f"{sys.executable} -m research {command}", shell=True, cwd=tmp_path, check=True, capture_output=True)
     (again,) = (tmp_path / "outputs" / "again").glob("*/images/*.png")
     made, was = (np.asarray(Image.open(f)).astype(int) for f in (again, row.image_path(image)))
     assert (
@@ -401,14 +387,7 @@ def test_the_server_shows_the_sweep_and_nothing_else(sweep, tmp_path):
         assert server.server_address[0] == "127.0.0.1"
         assert status("/report.html") == 200
         assert status("/live.json") == 200
-        for path in (
-            "/.hidden",
-            "/plots/",
-            "/plots",
-            "/../../etc/passwd",
-            "/%2e%2e/%2e%2e/etc/passwd",
-            "/nothing",
-        ):
+        for path in ("/.hidden", "/plots/", "/plots", "/../../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "/nothing"):
             assert status(path) == 404, path
         assert status("/report.html", Host="attacker.example") == 404
     finally:

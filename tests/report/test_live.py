@@ -89,9 +89,7 @@ def test_a_live_view_of_nothing_leaves_nothing(tmp_path):
 def test_the_command_watches_until_it_is_told_to_stop(tmp_path, end):
     directory = tmp_path / "sweep"
     with subprocess.Popen(
-        [sys.executable, "-m", "research.report.cli", str(directory), "--serve", "0"],
-        stdout=subprocess.PIPE,
-        text=True,
+        [sys.executable, "-m", "research.report.cli", str(directory), "--serve", "0"], stdout=subprocess.PIPE, text=True
     ) as watcher:
         try:
             assert "live at http://127.0.0.1:" in watcher.stdout.readline()

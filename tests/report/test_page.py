@@ -134,9 +134,7 @@ def test_prompts_as_an_axis(tmp_path):
     assert paths.contact_sheet is not None
 
 
-@pytest.mark.parametrize(
-    "axes", [{}, {"steps": (5, 10)}, {"scales": (1.0, 3.0)}, {"schedulers": ("ddim", "euler")}]
-)
+@pytest.mark.parametrize("axes", [{}, {"steps": (5, 10)}, {"scales": (1.0, 3.0)}, {"schedulers": ("ddim", "euler")}])
 def test_a_sheet_over_few_axes(tmp_path, axes):
     one = {"schedulers": ("ddim",), "scales": (3.0,), "steps": (10,)}
     write_sweep(tmp_path, **{**one, **axes}, prompts=PROMPTS[:2])

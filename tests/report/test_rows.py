@@ -10,29 +10,18 @@ from sweep_samples import PROMPTS, write_job, write_sweep
 
 from research.errors import UserError
 from research.report import print_row, print_table, read_row, read_sweep
+from research.report.columns import number
 from research.report.csv_file import write_csv
-from research.report.measures import number
 from research.report.sheet import lay_out
 
-AWKWARD = [
-    'a "quoted", comma',
-    "k=v; x",
-    "<script>alert(1)</script>",
-    "été ☕ 猫 [bold]x[/bold]",
-    "$x$ & $y$",
-]
+AWKWARD = ['a "quoted", comma', "k=v; x", "<script>alert(1)</script>", "été ☕ 猫 [bold]x[/bold]", "$x$ & $y$"]
 
 
 @pytest.fixture(scope="module")
 def grid(tmp_path_factory):
     directory = write_sweep(tmp_path_factory.mktemp("sweeps") / "grid", prompts=PROMPTS[:2])
     write_job(
-        directory,
-        scheduler="heun",
-        steps=10,
-        prompts=PROMPTS[:2],
-        error="latents became NaN\nat stage 7",
-        number=50,
+        directory, scheduler="heun", steps=10, prompts=PROMPTS[:2], error="latents became NaN\nat stage 7", number=50
     )
     return directory
 
@@ -61,9 +50,7 @@ def test_no_guidance_beside_guidance_is_two_axes(tmp_path):
 
 def test_rows_come_in_the_order_of_the_axes(grid):
     rows = read_sweep(grid).rows
-    settings = [
-        (r.settings["scheduler.name"], r.settings["guidance.scale"], r.settings["steps"]) for r in rows
-    ]
+    settings = [(r.settings["scheduler.name"], r.settings["guidance.scale"], r.settings["steps"]) for r in rows]
     assert settings == sorted(settings)
     assert lay_out(read_sweep(grid)).columns == [(5,), (10,), (25,)]
 
@@ -96,9 +83,7 @@ def test_table_in_a_pipe_is_whole_and_says_what_failed(grid):
     assert "…" not in text
     assert max(map(len, lines)) <= 200
     header = next(line for line in lines if "scheduler" in line)
-    assert [
-        word for word in ("guidance scale", "steps", "CLIP score ↑", "FID ↓", "NFE") if word not in header
-    ] == []
+    assert [word for word in ("guidance scale", "steps", "CLIP score ↑", "FID ↓", "NFE") if word not in header] == []
     assert "latents became NaN" in text
     assert "\x1b[" not in text
 
@@ -138,9 +123,7 @@ def test_csv_has_varied_settings_first_then_scores_and_costs(grid, tmp_path):
 def test_a_record_without_most_keys_is_still_a_row(tmp_path):
     folder = tmp_path / "sweep" / "job"
     folder.mkdir(parents=True)
-    (folder / "result.json").write_text(
-        json.dumps({"status": "failed", "error": None, "metrics": {"fid": None}})
-    )
+    (folder / "result.json").write_text(json.dumps({"status": "failed", "error": None, "metrics": {"fid": None}}))
     row = read_row(folder)
     assert (row.job_id, row.error, row.metrics, row.images) == ("job", "", {}, [])
     assert "no error was recorded" in printed(print_table, read_sweep(tmp_path / "sweep"))
@@ -148,15 +131,7 @@ def test_a_record_without_most_keys_is_still_a_row(tmp_path):
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [
-        (None, "–"),
-        (0.0, "0"),
-        (12, "12"),
-        (0.0262, "0.0262"),
-        (70.234, "70.2"),
-        (1234.5, "1234"),
-        (-0.00001, "-1e-05"),
-    ],
+    [(None, "–"), (0.0, "0"), (12, "12"), (0.0262, "0.0262"), (70.234, "70.2"), (1234.5, "1234"), (-0.00001, "-1e-05")],
 )
 def test_numbers_have_three_significant_digits(value, text):
     assert number(value) == text

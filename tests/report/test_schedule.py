@@ -15,7 +15,7 @@ from diffusers import DDIMScheduler, EulerDiscreteScheduler
 from PIL import Image
 from tiny_models import save_tiny_pixel
 
-from research.report.schedule_cli import run
+from research.schedule.cli import run
 
 FLOW = {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000, "shift": 1.0}
 
@@ -59,15 +59,7 @@ def test_points_are_those_of_diffusers(capsys):
 
 def test_second_order_steps_have_two_stages(capsys):
     (heun,) = as_json(capsys, "scheduler=heun", "steps=4")
-    assert [(p["step"], p["stage"]) for p in heun["points"]] == [
-        (0, 0),
-        (0, 1),
-        (1, 2),
-        (1, 3),
-        (2, 4),
-        (2, 5),
-        (3, 6),
-    ]
+    assert [(p["step"], p["stage"]) for p in heun["points"]] == [(0, 0), (0, 1), (1, 2), (1, 3), (2, 4), (2, 5), (3, 6)]
 
 
 def test_strength_marks_the_slice(capsys):
@@ -78,14 +70,9 @@ def test_strength_marks_the_slice(capsys):
 
 
 def test_values_with_commas_make_a_product(capsys):
-    found = as_json(
-        capsys, "scheduler=ddim,pndm", "steps=5,9", "scheduler.options.timestep_spacing=leading,trailing"
-    )
+    found = as_json(capsys, "scheduler=ddim,pndm", "steps=5,9", "scheduler.options.timestep_spacing=leading,trailing")
     assert [(one["scheduler"], one["steps"], one["options"]["timestep_spacing"]) for one in found] == [
-        (name, steps, spacing)
-        for name in ("ddim", "pndm")
-        for steps in (5, 9)
-        for spacing in ("leading", "trailing")
+        (name, steps, spacing) for name in ("ddim", "pndm") for steps in (5, 9) for spacing in ("leading", "trailing")
     ]
     assert len({one["label"] for one in found}) == 8
     assert as_json(capsys, "scheduler=[ddim,pndm]", "steps=5")[1]["scheduler"] == "pndm"
@@ -119,23 +106,12 @@ def test_the_model_decides_the_levels(tmp_path, capsys):
     (own,) = as_json(capsys, "scheduler=ddim", f"model={directory}", "steps=2")
     config = json.loads((directory / "scheduler/scheduler_config.json").read_text())
     alphas = DDIMScheduler.from_config(config).alphas_cumprod
-    assert own["points"][0]["alphas_cumprod"] == pytest.approx(
-        float(alphas[int(own["points"][0]["t"])]), rel=1e-5
-    )
+    assert own["points"][0]["alphas_cumprod"] == pytest.approx(float(alphas[int(own["points"][0]["t"])]), rel=1e-5)
 
 
 def test_lint_alone(capsys):
     assert (
-        run(
-            [
-                "--lint",
-                "scheduler=ddim",
-                "scheduler.options.timestep_spacing=linspace",
-                "steps=20",
-                "parity=true",
-            ]
-        )
-        == 0
+        run(["--lint", "scheduler=ddim", "scheduler.options.timestep_spacing=linspace", "steps=20", "parity=true"]) == 0
     )
     out = capsys.readouterr().out
     assert out.startswith("warning [level-missed] ddim: ")
@@ -182,12 +158,7 @@ def test_input_scale_moves_log_snr_by_twice_its_logarithm(tmp_path, capsys):
 
 def test_beta_schedules_are_those_of_diffusers(tmp_path, capsys):
     table = tmp_path / "course.csv"
-    assert (
-        run(
-            ["--course", "beta_schedule=linear,squaredcos_cap_v2", "beta_end=0.02,0.004", "--csv", str(table)]
-        )
-        == 0
-    )
+    assert run(["--course", "beta_schedule=linear,squaredcos_cap_v2", "beta_end=0.02,0.004", "--csv", str(table)]) == 0
     rows = list(csv.DictReader(table.open()))
     # no beta_end changes the cosine schedule, so it stands there once
     assert list(dict.fromkeys(r["label"] for r in rows)) == [
@@ -258,7 +229,7 @@ def test_bad_input_is_one_line(argv, words, capsys, tmp_path, monkeypatch):
 
 def test_help_needs_no_torch():
     code = (
-        "import sys; from research.report.schedule_cli import run; code = run(['--help'])\n"
+        "import sys; from research.schedule.cli import run; code = run(['--help'])\n"
         "assert not {'torch', 'diffusers', 'matplotlib'} & set(sys.modules); sys.exit(code)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)

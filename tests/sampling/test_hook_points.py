@@ -67,12 +67,7 @@ def test_all_points_in_order(sd, scheduler, stages):
 
 def test_order_sorts_and_equal_ones_stay(sd):
     log: list = []
-    hooks = [
-        Witness("late", log, 5),
-        Witness("first", log),
-        Witness("second", log),
-        Witness("early", log, -1),
-    ]
+    hooks = [Witness("late", log, 5), Witness("first", log), Witness("second", log), Witness("early", log, -1)]
     sample(sd, *hooks, steps=1)
     for point in POINTS:
         assert [name for name, at, _ in log if at == point] == ["early", "first", "second", "late"], point

@@ -58,11 +58,7 @@ def test_a_row_is_the_same_alone_and_in_any_batch(seeds, row, draws):
         assert torch.equal(batch.draw(STEP, (2, 3))[row], alone.draw(STEP, (2, 3))[0])
 
 
-@given(
-    seed=SEEDS,
-    order=st.permutations([INITIAL, STEP, ENCODE, HOOK, "a hook of mine"]),
-    extra=st.integers(0, 3),
-)
+@given(seed=SEEDS, order=st.permutations([INITIAL, STEP, ENCODE, HOOK, "a hook of mine"]), extra=st.integers(0, 3))
 def test_streams_do_not_know_of_one_another(seed, order, extra):
     expected = {stream: NoiseSource([seed]).draw(stream, (4,)) for stream in order}
     source = NoiseSource([seed])
@@ -95,9 +91,7 @@ def test_noise_does_not_depend_on_the_dtype(dtype):
     full, half = (NoiseSource([4]).draw(STEP, (64,), d) for d in (torch.float32, dtype))
     assert torch.equal(full.to(dtype), half)
     in_parity = NoiseSource([4], parity=True).draw(STEP, (64,), dtype)
-    assert torch.equal(
-        in_parity, torch.randn((1, 64), generator=torch.Generator().manual_seed(4), dtype=dtype)
-    )
+    assert torch.equal(in_parity, torch.randn((1, 64), generator=torch.Generator().manual_seed(4), dtype=dtype))
 
 
 def test_noise_is_standard_normal():
@@ -189,9 +183,7 @@ def test_a_hook_that_draws_moves_nobody_elses_noise(sd, scheduler):
     assert not torch.equal(a.drawn[0], b.drawn[0])
 
 
-@given(
-    seeds=st.lists(st.integers(0, 50), min_size=1, max_size=4), scheduler=st.sampled_from(["ddim", "euler_a"])
-)
+@given(seeds=st.lists(st.integers(0, 50), min_size=1, max_size=4), scheduler=st.sampled_from(["ddim", "euler_a"]))
 @settings(max_examples=12, deadline=None)
 def test_any_batch_of_seeds(sd, seeds, scheduler):
     found = latents(sd, scheduler, seeds, steps=2)

@@ -28,9 +28,7 @@ def quiet(pipe):
 def test_ddpm_pipeline(pixel, pixel_directory, seeds, steps):
     pipe = quiet(DDPMPipeline.from_pretrained(pixel_directory))
     expected = pipe(len(seeds), generator=generators(seeds), num_inference_steps=steps)
-    found = LoopSampler(pixel, scheduler="ddpm", parity=True).sample(
-        Unconditional(), seeds=seeds, steps=steps
-    )
+    found = LoopSampler(pixel, scheduler="ddpm", parity=True).sample(Unconditional(), seeds=seeds, steps=steps)
     assert bytes_of(expected.images) == bytes_of(found.images)
     assert found.nfe == steps
 

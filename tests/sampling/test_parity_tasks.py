@@ -17,7 +17,7 @@ from task_samples import flat, left_half, one_pixel, picture, soft
 from research import LoopSampler
 from research.errors import ConfigError
 from research.guidance import CFG
-from research.schedulers import resolve, scheduler_names
+from research.solvers import resolve, scheduler_names
 from research.tasks import DepthToImage, ImageToImage, Inpaint
 
 NAMES = [name for name in scheduler_names() if not name.startswith("flow")]
@@ -80,9 +80,7 @@ def both(
         return {}
 
     inpainting = task.startswith("inpaint")
-    given: dict[str, Any] = (
-        {"mask_image": mask} if inpainting else {"depth_map": depth} if depth is not None else {}
-    )
+    given: dict[str, Any] = {"mask_image": mask} if inpainting else {"depth_map": depth} if depth is not None else {}
     images = pipe(
         prompt,
         image=image,
@@ -116,13 +114,7 @@ def assert_equal(pair, name: str, image: Any, **settings: Any) -> None:
 
 MASKS = {"image": None, "inpaint4": soft(21, 20), "inpaint9": soft(21, 20), "depth": None}
 # strength, steps, scale, and whether it is a batch with a picture each
-ROTATED = [
-    (0.3, 7, 1.0, False),
-    (0.47, 9, 3.0, True),
-    (0.55, 5, 7.5, False),
-    (0.83, 6, 2.0, True),
-    (1.0, 5, 4.0, True),
-]
+ROTATED = [(0.3, 7, 1.0, False), (0.47, 9, 3.0, True), (0.55, 5, 7.5, False), (0.83, 6, 2.0, True), (1.0, 5, 4.0, True)]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -143,32 +135,21 @@ def test_every_scheduler(pair, name):
 def test_v_prediction(pairs, sd_v, name, task):
     """The pipeline takes the kind of prediction from the scheduler, so the weights need not be others."""
     assert_equal(
-        (task, *pairs[task]),
-        name,
-        picture(),
-        mask=soft(),
-        strength=0.55,
-        options={"prediction_type": "v_prediction"},
+        (task, *pairs[task]), name, picture(), mask=soft(), strength=0.55, options={"prediction_type": "v_prediction"}
     )
 
 
 # --- strengths and steps
 
 
-@pytest.mark.parametrize(
-    ("strength", "steps"), [(0.1, 10), (0.1, 19), (0.05, 20), (0.999, 5), (1.0, 1), (0.07, 100)]
-)
+@pytest.mark.parametrize(("strength", "steps"), [(0.1, 10), (0.1, 19), (0.05, 20), (0.999, 5), (1.0, 1), (0.07, 100)])
 @pytest.mark.parametrize(("name", "task"), [("ddim", "image"), ("dpm2", "inpaint4"), ("pndm", "image")])
 def test_odd_slices(pairs, name, task, strength, steps):
-    assert_equal(
-        (task, *pairs[task]), name, picture(), mask=left_half(), strength=strength, steps=steps, scale=1.0
-    )
+    assert_equal((task, *pairs[task]), name, picture(), mask=left_half(), strength=strength, steps=steps, scale=1.0)
 
 
 def test_the_rounding_of_the_pipelines(pairs):
-    latents, _, found = both(
-        ("image", *pairs["image"]), "ddim", picture(), strength=0.29, steps=100, scale=1.0
-    )
+    latents, _, found = both(("image", *pairs["image"]), "ddim", picture(), strength=0.29, steps=100, scale=1.0)
     assert torch.equal(latents, found.latents)
     assert found.nfe == 28
 
@@ -183,17 +164,10 @@ def test_steps_that_change_a_solver(pairs):
     """DPM++ falls back to first order at the end of fewer than 15 steps: of the full schedule and not of the slice."""
     for steps in (14, 15):
         for strength in (0.3, 1.0):
-            assert_equal(
-                ("image", *pairs["image"]), "dpmpp_2m", picture(), strength=strength, steps=steps, scale=1.0
-            )
+            assert_equal(("image", *pairs["image"]), "dpmpp_2m", picture(), strength=strength, steps=steps, scale=1.0)
 
 
-@settings(
-    max_examples=12,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+@settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     task=st.sampled_from(sorted(PAIRS)),
     name=st.sampled_from(NAMES),
@@ -208,14 +182,7 @@ def test_any_setting(pairs, task, name, strength, steps, seed, scale):
     # the pipelines take a scale up to 1 as none, and ours at 0 asks for the unconditional prediction alone
     scale = scale if scale > 1 else 1.0
     latents, _, found = both(
-        (task, *pairs[task]),
-        name,
-        picture(),
-        mask=soft(),
-        strength=strength,
-        steps=steps,
-        seeds=(seed,),
-        scale=scale,
+        (task, *pairs[task]), name, picture(), mask=soft(), strength=strength, steps=steps, seeds=(seed,), scale=scale
     )
     assert torch.equal(latents, found.latents)
 
@@ -249,9 +216,7 @@ def test_masks_and_pictures_of_other_sizes(pairs):
 
 
 def floats(width: int = 16, height: int = 16, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).random(
-        (height, width, 3), dtype=np.float32 if seed == 0 else np.float64
-    )
+    return np.random.default_rng(seed).random((height, width, 3), dtype=np.float32 if seed == 0 else np.float64)
 
 
 def channels_first(array: np.ndarray) -> torch.Tensor:
@@ -300,9 +265,7 @@ def test_kinds_of_pictures(pairs, kind, size):
 def test_kinds_of_masks(pairs, task, mask):
     before = copy.deepcopy(mask)
     assert_equal((task, *pairs[task]), "euler", picture(), mask=copy.deepcopy(mask))
-    both(
-        (task, *pairs[task]), "euler", picture(), mask=copy.deepcopy(mask)
-    )  # the pipeline may cut it in place
+    both((task, *pairs[task]), "euler", picture(), mask=copy.deepcopy(mask))  # the pipeline may cut it in place
     if not isinstance(mask, torch.Tensor | np.ndarray):
         assert mask.tobytes() == before.tobytes()
 
@@ -330,9 +293,7 @@ def test_a_depth_map_that_is_given(pairs, shape):
     depth = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * 40 + 7
     for strength in (0.5, 1.0):
         assert_equal(("depth", *pairs["depth"]), "ddim", picture(), depth=depth, strength=strength)
-        assert_equal(
-            ("depth", *pairs["depth"]), "heun", picture(), depth=depth, strength=strength, seeds=(1, 2)
-        )
+        assert_equal(("depth", *pairs["depth"]), "heun", picture(), depth=depth, strength=strength, seeds=(1, 2))
 
 
 def test_a_depth_map_each(pairs):
@@ -362,10 +323,6 @@ def test_no_step_left(pair, name):
         with pytest.raises((RuntimeError, ValueError, IndexError)):
             pipe("a", image=picture(), strength=0.04, num_inference_steps=20, **given)
     made = Inpaint("a", picture(), soft(), 0.04) if "inpaint" in task else None
-    made = made or (
-        DepthToImage("a", picture(), None, 0.04) if task == "depth" else ImageToImage("a", picture(), 0.04)
-    )
-    with pytest.raises(
-        ConfigError, match=r"^task\.strength: 0\.04 of 20 steps is no whole step; .*from 25 steps"
-    ):
+    made = made or (DepthToImage("a", picture(), None, 0.04) if task == "depth" else ImageToImage("a", picture(), 0.04))
+    with pytest.raises(ConfigError, match=r"^task\.strength: 0\.04 of 20 steps is no whole step; .*from 25 steps"):
         LoopSampler(model, scheduler=name, parity=True).sample(made, seeds=[3], steps=20)

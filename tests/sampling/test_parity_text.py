@@ -12,7 +12,7 @@ from tiny_models import edit_json
 
 from research import LoopSampler, load_model
 from research.guidance import CFG
-from research.schedulers import resolve, scheduler_names
+from research.solvers import resolve, scheduler_names
 from research.tasks import TextToImage
 
 NAMES = [name for name in scheduler_names() if not name.startswith("flow")]
@@ -31,9 +31,7 @@ def options_of(name: str) -> dict[str, Any]:
     return {"noise_sampler_seed": 5} if name == "dpmpp_sde" else {}
 
 
-def by_pipeline(
-    pipe, scheduler, prompt, negative, seeds, steps, scale, output_type="latent", **size: Any
-) -> Any:
+def by_pipeline(pipe, scheduler, prompt, negative, seeds, steps, scale, output_type="latent", **size: Any) -> Any:
     pipe.scheduler = scheduler
     generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
     return pipe(
@@ -79,9 +77,7 @@ def test_every_scheduler_equals_the_pipeline(pair, name: str):
 
 def test_every_short_name_is_tested_or_is_for_flow_models():
     assert set(scheduler_names()) - set(NAMES) == {"flow_euler", "flow_heun"}
-    required = (
-        "ddpm ddim pndm lms euler euler_a heun dpm2 dpm2_a dpmpp_2m dpmpp_2m_karras dpmpp_2m_sde dpmpp_2s"
-    )
+    required = "ddpm ddim pndm lms euler euler_a heun dpm2 dpm2_a dpmpp_2m dpmpp_2m_karras dpmpp_2m_sde dpmpp_2s"
     assert {*required.split(), "dpmpp_sde", "unipc", "deis", "lcm"} <= set(NAMES)
 
 
@@ -137,16 +133,9 @@ def test_eta_of_ddim(pair, eta):
     pipe.scheduler = from_pipeline_config(pipe, "ddim")
     generators = [torch.Generator("cpu").manual_seed(seed) for seed in (1, 2)]
     expected = pipe(
-        ["a", "b"],
-        num_inference_steps=4,
-        guidance_scale=2.0,
-        generator=generators,
-        eta=eta,
-        output_type="latent",
+        ["a", "b"], num_inference_steps=4, guidance_scale=2.0, generator=generators, eta=eta, output_type="latent"
     ).images
-    sampler = LoopSampler(
-        model, scheduler="ddim", scheduler_options={"eta": eta}, guidance=CFG(2.0), parity=True
-    )
+    sampler = LoopSampler(model, scheduler="ddim", scheduler_options={"eta": eta}, guidance=CFG(2.0), parity=True)
     assert torch.equal(expected, sampler.sample(TextToImage(["a", "b"]), seeds=[1, 2], steps=4).latents)
 
 

@@ -51,12 +51,7 @@ def tensors(seed: int, n: int) -> list[torch.Tensor]:
 def truth(x0: torch.Tensor, epsilon: torch.Tensor, at: Stage) -> dict[str, torch.Tensor]:
     """The definitions, written out."""
     norm = math.sqrt(at.signal**2 + at.noise**2)
-    return {
-        "x0": x0,
-        "epsilon": epsilon,
-        "v": (at.signal * epsilon - at.noise * x0) / norm,
-        "flow": epsilon - x0,
-    }
+    return {"x0": x0, "epsilon": epsilon, "v": (at.signal * epsilon - at.noise * x0) / norm, "flow": epsilon - x0}
 
 
 @given(seed=SEEDS, at=ANY_LEVEL, source=st.sampled_from(KINDS), target=st.sampled_from(KINDS))
@@ -81,13 +76,7 @@ def test_there_and_back_for_any_output(seed, at, kinds):
     assert torch.allclose(prediction.value, value, rtol=1e-5, atol=1e-5)
 
 
-@given(
-    seed=SEEDS,
-    at=ANY_LEVEL,
-    kind=st.sampled_from(KINDS),
-    other=st.sampled_from(KINDS),
-    scale=st.floats(-3, 15),
-)
+@given(seed=SEEDS, at=ANY_LEVEL, kind=st.sampled_from(KINDS), other=st.sampled_from(KINDS), scale=st.floats(-3, 15))
 def test_guidance_commutes_with_conversion(seed, at, kind, other, scale):
     x, c, u = tensors(seed, 3)
 

@@ -12,7 +12,7 @@ import torch
 from research import LoopSampler, Sampler, SampleResult
 from research.errors import ConfigError, SamplingError
 from research.guidance import CFG
-from research.schedulers import scheduler_names
+from research.solvers import scheduler_names
 from research.tasks import TextToImage, Unconditional
 
 NAMES = [name for name in scheduler_names() if not name.startswith("flow")]
@@ -134,9 +134,7 @@ def test_steps(sd, steps):
 
 
 @pytest.mark.usefixtures("untouched")
-@pytest.mark.parametrize(
-    "seeds", [[], (), [-1], [0, 1.5], [True], ["1"], [None], 5, None, [2**63], np.zeros(0), [[1]]]
-)
+@pytest.mark.parametrize("seeds", [[], (), [-1], [0, 1.5], [True], ["1"], [None], 5, None, [2**63], np.zeros(0), [[1]]])
 def test_seeds(sd, seeds):
     with pytest.raises(ConfigError, match=r"^seeds: found .*accepted"):
         LoopSampler(sd, scheduler="ddim").sample(TextToImage("a"), seeds=seeds, steps=2)
@@ -157,9 +155,7 @@ def test_a_unet_that_gives_nan_names_the_stage(sd, scheduler, value):
     broken = copy.copy(sd)
     broken.unet = copy.deepcopy(sd.unet)
     broken.unet.conv_out.bias.data.fill_(float(value))
-    with pytest.raises(
-        SamplingError, match=r"latents: .*after stage 0, step 1 of 3 .*scheduler " + scheduler
-    ):
+    with pytest.raises(SamplingError, match=r"latents: .*after stage 0, step 1 of 3 .*scheduler " + scheduler):
         LoopSampler(broken, scheduler=scheduler).sample(TextToImage("a"), seeds=[1], steps=3)
 
 

@@ -85,17 +85,13 @@ def test_03_strength_0_gives_the_picture_back(sd, sd_depth):
         result = run(model, task)
         assert result.images[0].tobytes() == picture().tobytes()
         assert result.nfe == 0
-    with pytest.raises(
-        ConfigError, match=r"task\.strength: found 0, with which the diffusers pipeline fails"
-    ):
+    with pytest.raises(ConfigError, match=r"task\.strength: found 0, with which the diffusers pipeline fails"):
         run(sd, ImageToImage("a", picture(), 0.0), parity=True)
 
 
 @pytest.mark.parametrize("scheduler", ["ddim", "euler", "heun", "dpmpp_2m"])
 def test_03_strength_1_is_pure_noise(sd, scheduler):
-    one, other = (
-        run(sd, ImageToImage("a", picture(seed=seed), 1.0), scheduler=scheduler).latents for seed in (1, 2)
-    )
+    one, other = (run(sd, ImageToImage("a", picture(seed=seed), 1.0), scheduler=scheduler).latents for seed in (1, 2))
     assert torch.equal(one, other)
     assert torch.equal(one, run(sd, TextToImage("a"), scheduler=scheduler).latents)
 
@@ -120,20 +116,13 @@ def test_04_a_slice_starts_with_a_step(sd, name, strength):
     watch = Watch()
     options = {"noise_sampler_seed": 3} if name == "dpmpp_sde" else {}
     result = run(
-        sd,
-        ImageToImage("a", picture(), strength),
-        steps=10,
-        scheduler=name,
-        hooks=[watch],
-        scheduler_options=options,
+        sd, ImageToImage("a", picture(), strength), steps=10, scheduler=name, hooks=[watch], scheduler_options=options
     )
     kept = round(10 * strength)
     steps = [stage.step for stage in watch.stages]
     # two evaluations a step but for the last
     assert steps == [10 - kept + k for k in range(kept) for _ in range(2)][:-1]
-    assert [stage.last_of_step for stage in watch.stages] == [i % 2 == 1 for i in range(2 * kept - 2)] + [
-        True
-    ]
+    assert [stage.last_of_step for stage in watch.stages] == [i % 2 == 1 for i in range(2 * kept - 2)] + [True]
     assert result.nfe_by_branch == {"uncond": 2 * kept - 1, "cond": 2 * kept - 1}
 
 
@@ -173,9 +162,7 @@ def test_07_noise_is_bit_equal_alone_and_in_a_batch(sd, scheduler):
         assert torch.equal(watch.start[0], start[row])
         for stream, tensors in drawn.items():
             assert len(tensors) == len(watch.noise[stream])
-            assert all(
-                torch.equal(t[row], own[0]) for t, own in zip(tensors, watch.noise[stream], strict=True)
-            )
+            assert all(torch.equal(t[row], own[0]) for t, own in zip(tensors, watch.noise[stream], strict=True))
         assert close(alone.latents[0], together.latents[row])
 
 
@@ -258,9 +245,7 @@ class OnInterval(Guidance):
         return Guided(Prediction(u.value + 4.0 * (c.value - u.value), c.kind))
 
 
-@pytest.mark.parametrize(
-    ("scheduler", "cond", "uncond"), [("ddim", 10, 6), ("heun", 19, 12), ("pndm", 11, 6)]
-)
+@pytest.mark.parametrize(("scheduler", "cond", "uncond"), [("ddim", 10, 6), ("heun", 19, 12), ("pndm", 11, 6)])
 def test_11_guidance_on_an_interval_costs_what_it_says(sd, scheduler, cond, uncond):
     """Steps are counted and not evaluations: a second-order scheduler pays for both evaluations of each step."""
     rows: list[int] = []
@@ -309,9 +294,7 @@ def test_12_a_mask_that_edits_everything_is_image_to_image(sd, scheduler, streng
     assert "all white" in inpainted.warnings[0]
 
 
-@pytest.mark.parametrize(
-    "mask", [soft(), soft(9, 31), left_half(17, 15), one_pixel(), one_pixel(16, 16, 15, 15)]
-)
+@pytest.mark.parametrize("mask", [soft(), soft(9, 31), left_half(17, 15), one_pixel(), one_pixel(16, 16, 15, 15)])
 @pytest.mark.parametrize("parity", [False, True])
 def test_12_soft_odd_sized_and_one_pixel_masks(sd, sd_inpaint, mask, parity):
     for model in (sd, sd_inpaint):

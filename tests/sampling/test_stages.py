@@ -15,7 +15,7 @@ from tiny_models import text_scheduler
 
 from research.errors import ConfigError
 from research.sampling import Timeline, kept_steps
-from research.schedulers import SolverFactory, scheduler_names
+from research.solvers import SolverFactory, scheduler_names
 
 CONFIG = dict(text_scheduler().config)
 NAMES = [name for name in scheduler_names() if not name.startswith("flow")]
@@ -160,7 +160,7 @@ def test_a_slice_is_the_end_of_the_full_timeline(name, strength):
     assert part.steps_run == kept
     assert part.n_steps == 10
     tail = full.stages[part.first_stage :]
-    if name != "pndm":  # its slices get a warm-up of their own: tests/schedulers/test_corrections.py
+    if name != "pndm":  # its slices get a warm-up of their own: tests/solvers/test_corrections.py
         assert [(s.step, s.time, s.sigma, s.sigma_next) for s in part] == [
             (s.step, s.time, s.sigma, s.sigma_next) for s in tail
         ]

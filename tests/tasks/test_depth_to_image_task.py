@@ -39,9 +39,7 @@ def test_the_unet_sees_the_map_from_minus_one_to_one(sd_depth):
 @settings(max_examples=8, deadline=None)
 @given(factor=st.floats(1e-3, 1e4), shift=st.floats(-100, 100))
 def test_range_does_not_matter(sd_depth, factor, shift):
-    one, other = (
-        seen_by_the_unet(sd_depth, DepthToImage("a", picture(), d)) for d in (DEPTH, DEPTH * factor + shift)
-    )
+    one, other = (seen_by_the_unet(sd_depth, DepthToImage("a", picture(), d)) for d in (DEPTH, DEPTH * factor + shift))
     assert torch.allclose(one, other, atol=1e-3 + 1e-4 * abs(shift) / factor)
 
 
@@ -71,9 +69,7 @@ def test_an_image_is_the_same_alone_and_in_a_batch(sd_depth):
             depth = None if given_maps is None else maps[row]
             alone = run(sd_depth, DepthToImage("a", images[row], depth, 0.7), [seed], scheduler="euler_a")
             assert close(together.latents[row], alone.latents[0])
-        cut = run(
-            sd_depth, DepthToImage("a", images, given_maps, 0.7), [3, 3, 4], scheduler="euler_a", batch_size=2
-        )
+        cut = run(sd_depth, DepthToImage("a", images, given_maps, 0.7), [3, 3, 4], scheduler="euler_a", batch_size=2)
         assert close(cut.latents, together.latents)
 
 
@@ -98,9 +94,7 @@ def test_a_map_of_another_size_is_resized_and_said(sd_depth, shape):
     ]
 
 
-@pytest.mark.parametrize(
-    ("size", "shape"), [((19, 18), (18, 19)), ((20, 30), (15, 10)), ((33, 17), (16, 32))]
-)
+@pytest.mark.parametrize(("size", "shape"), [((19, 18), (18, 19)), ((20, 30), (15, 10)), ((33, 17), (16, 32))])
 def test_sizes_that_fit(sd_depth, size, shape):
     result = run(sd_depth, DepthToImage("a", picture(*size), np.random.default_rng(0).random(shape)))
     assert result.images[0].size == (size[0] - size[0] % 2, size[1] - size[1] % 2)
@@ -111,8 +105,7 @@ def test_a_map_of_another_ratio_is_refused(sd_depth, shape):
     with (
         computed(sd_depth) as calls,
         pytest.raises(
-            ConfigError,
-            match=rf"^task\.depth_map: found {shape[1]} x {shape[0]} pixels for a picture of 16 x 16",
+            ConfigError, match=rf"^task\.depth_map: found {shape[1]} x {shape[0]} pixels for a picture of 16 x 16"
         ),
     ):
         run(sd_depth, DepthToImage("a", picture(), np.ones(shape)))
@@ -158,17 +151,14 @@ def test_two_maps_for_three_images(sd_depth):
 def test_without_an_estimator_a_map_must_be_given(sd_depth):
     bare = copy.copy(sd_depth)
     bare.depth = None
-    with pytest.raises(
-        ConfigError, match=r"task\.depth_map: found none, and tiny-depth has no depth estimator"
-    ):
+    with pytest.raises(ConfigError, match=r"task\.depth_map: found none, and tiny-depth has no depth estimator"):
         run(bare, DepthToImage("a", picture()))
     assert len(run(bare, DepthToImage("a", picture(), DEPTH)).images) == 1
 
 
 def test_models_for_other_tasks(sd, sd_inpaint):
     with pytest.raises(
-        ConfigError,
-        match=r"depth_to_image needs a UNet that takes a depth map as well .*use task text_to_image",
+        ConfigError, match=r"depth_to_image needs a UNet that takes a depth map as well .*use task text_to_image"
     ):
         run(sd, DepthToImage("a", picture(), DEPTH))
     with pytest.raises(ConfigError, match="use task inpaint"):

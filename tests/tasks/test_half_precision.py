@@ -17,12 +17,7 @@ PROMPT = "pizza on a blue background"
 TASKS: dict[str, tuple[str, str, Any, float]] = {
     "image to image": ("emoji", "dpmpp_2m", ImageToImage(PROMPT, "zoo:sketch_pizza", 0.6), 3.0),
     "inpaint by compositing": ("emoji", "euler", Inpaint(PROMPT, "zoo:pizza", "zoo:mask_half"), 2.0),
-    "inpaint with nine channels": (
-        "emoji-inpaint",
-        "heun",
-        Inpaint(PROMPT, "zoo:pizza", "zoo:mask_half", 0.7),
-        2.0,
-    ),
+    "inpaint with nine channels": ("emoji-inpaint", "heun", Inpaint(PROMPT, "zoo:pizza", "zoo:mask_half", 0.7), 2.0),
     "depth to image": ("emoji-depth", "ddim", DepthToImage(PROMPT, "zoo:pizza"), 3.0),
     "interpolation": ("emoji", "ddim", Interpolation(0, 1, 2, [PROMPT, "fox on a red background"]), 3.0),
     "inversion": ("emoji", "ddim", Inversion(PROMPT, "zoo:pizza"), 1.0),

@@ -43,9 +43,7 @@ def test_an_image_is_the_same_alone_and_in_a_batch(sd):
     prompts, seeds = ["a", "b c", "d"], [4, 4, 9]
     together = run(sd, ImageToImage(prompts, images, 0.6), seeds, scheduler="euler_a")
     for row, seed in enumerate(seeds):
-        alone = run(
-            sd, ImageToImage(prompts[row], images[row], 0.6, height=16, width=16), [seed], scheduler="euler_a"
-        )
+        alone = run(sd, ImageToImage(prompts[row], images[row], 0.6, height=16, width=16), [seed], scheduler="euler_a")
         assert close(together.latents[row], alone.latents[0])
     for size in (1, 2):
         cut = run(sd, ImageToImage(prompts, images, 0.6), seeds, scheduler="euler_a", batch_size=size)
@@ -68,15 +66,7 @@ def test_kinds_of_one_picture_are_one(sd, tmp_path):
     tensor = torch.from_numpy(array).permute(2, 0, 1)
     image.save(tmp_path / "a.png")
     expected = run(sd, ImageToImage("a", image, 0.6)).latents
-    for kind in (
-        tmp_path / "a.png",
-        str(tmp_path / "a.png"),
-        array,
-        tensor,
-        [image],
-        array[None],
-        tensor[None],
-    ):
+    for kind in (tmp_path / "a.png", str(tmp_path / "a.png"), array, tensor, [image], array[None], tensor[None]):
         assert torch.equal(run(sd, ImageToImage("a", kind, 0.6)).latents, expected)
     for kind in (array / np.float32(255), tensor / 255, tensor.double() / 255):
         assert torch.allclose(run(sd, ImageToImage("a", kind, 0.6)).latents, expected, atol=1e-3)

@@ -194,9 +194,7 @@ def test_more_prompts_than_frames(sd):
 def test_schedulers_that_add_noise_are_refused_by_name(sd, scheduler):
     with (
         computed(sd) as calls,
-        pytest.raises(
-            ConfigError, match=rf"Interpolation needs a deterministic .*scheduler {scheduler} "
-        ) as caught,
+        pytest.raises(ConfigError, match=rf"Interpolation needs a deterministic .*scheduler {scheduler} ") as caught,
     ):
         frames(sd, Interpolation(1, 2, 3, "a"), scheduler=scheduler)
     assert calls == []

@@ -78,9 +78,7 @@ def test_what_is_too_long_is_recorded(sd, letters, dropped):
     (warning,) = result.warnings
     assert "16 tokens" in warning
     kept = " ".join(prompt.split()[:14])
-    assert torch.equal(result.latents, run(sd, TextToImage(kept)).latents), (
-        "cut at the end, the end token kept"
-    )
+    assert torch.equal(result.latents, run(sd, TextToImage(kept)).latents), "cut at the end, the end token kept"
 
 
 def test_each_long_prompt_is_recorded_once(sd):

@@ -41,9 +41,7 @@ def test_what_there_is_to_show(sweep):
     assert found.metrics == ["clip_score", "fid", "nfe", "seconds/image"]
     assert {"curve/sigma", "recorded/x0_norm", "recorded/x0_std"} <= set(found.curves)
     assert (found.jobs, found.failed, found.images, found.table) == (5, 1, True, True)
-    scores = [
-        json.loads(file.read_text())["metrics"].get("fid", 99.0) for file in sweep.glob("*/result.json")
-    ]
+    scores = [json.loads(file.read_text())["metrics"].get("fid", 99.0) for file in sweep.glob("*/result.json")]
     assert next(value for key, _, value in found.best if key == "fid") == min(scores)
 
 

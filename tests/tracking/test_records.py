@@ -46,11 +46,7 @@ def test_settings_are_flat_and_group():
     }
 
 
-@given(
-    st.recursive(
-        st.integers() | WORDS, lambda inner: st.dictionaries(WORDS, inner, max_size=3), max_leaves=12
-    )
-)
+@given(st.recursive(st.integers() | WORDS, lambda inner: st.dictionaries(WORDS, inner, max_size=3), max_leaves=12))
 def test_flat_settings_have_no_nesting_and_lose_no_value(value):
     def leaves(tree):
         return sum(map(leaves, tree.values())) if isinstance(tree, dict) else 1
@@ -63,9 +59,7 @@ def test_flat_settings_have_no_nesting_and_lose_no_value(value):
 
 
 def test_a_record_says_what_was_run_and_found(tmp_path):
-    job = edit(
-        write_job(tmp_path / "my sweep", scale=3.0, steps=4, prompts=PROMPTS[:2]), git_commit="ab" * 20
-    )
+    job = edit(write_job(tmp_path / "my sweep", scale=3.0, steps=4, prompts=PROMPTS[:2]), git_commit="ab" * 20)
     edit(job, metrics_info={"clip_score": {"per_image": [70.5, 71.0], "model": "emoji-eval"}})
     record = read_record(job, tags=["mine"], max_images=1)
     assert record.group == "my sweep"
@@ -75,9 +69,7 @@ def test_a_record_says_what_was_run_and_found(tmp_path):
     assert record.config["prompts"] == PROMPTS[:2]
     assert record.config["metrics_info/clip_score/model"] == "emoji-eval"
     assert record.summary["nfe"] == 8
-    assert record.summary["seconds/image"] == pytest.approx(
-        (0.02 + record.summary["seconds/denoise"] + 0.03) / 2
-    )
+    assert record.summary["seconds/image"] == pytest.approx((0.02 + record.summary["seconds/denoise"] + 0.03) / 2)
     assert [point["curve/log_snr"] for point in record.curve] == [-5, -2.75, -0.5, 1.75]
     assert [point["recorded/x0_std"] for point in record.curve] == [0.5] * 4
     assert record.columns == ["file", "seed", "prompt", "clip_score"]

@@ -13,17 +13,11 @@ import yaml
 from wandb_stub import KEY, Stub
 
 from research.errors import ConfigError
-from research.runs.sweep import _number
-from research.runs.sweep_settings import settings_of
+from research.jobs.sweep import _number
+from research.jobs.sweep_settings import settings_of
 
 ROOT = Path(__file__).parent.parent.parent
-RESULT = {
-    "job_id": "ab",
-    "status": "done",
-    "metrics": {"fid": 7.5, "kid": None},
-    "nfe": 20,
-    "images_per_second": 4.0,
-}
+RESULT = {"job_id": "ab", "status": "done", "metrics": {"fid": 7.5, "kid": None}, "nfe": 20, "images_per_second": 4.0}
 
 
 def search(folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
@@ -93,12 +87,7 @@ def test_a_job_under_an_agent_is_the_run_that_the_agent_named(tmp_path, monkeypa
             "WANDB_PROJECT": "research",
         }.items():  # fmt: skip
             monkeypatch.setenv(name, value)
-        common = [
-            "tracker=wandb_online",
-            "sweep_name=search",
-            f"output_dir={tmp_path}",
-            "prompts=[pizza,cat]",
-        ]
+        common = ["tracker=wandb_online", "sweep_name=search", f"output_dir={tmp_path}", "prompts=[pizza,cat]"]
         command = [sys.executable, "-m", "research", "guidance.scale=3.5", "steps=2.0", *common]
         assert subprocess.run(command, timeout=120, check=False, capture_output=True).returncode == 0
         assert list(stub.runs) == ["named"]

@@ -66,11 +66,7 @@ def test_a_folder_of_sweeps_goes_over_once_and_then_only_what_has_changed(stub, 
     del result["metrics"]["clip_score_se"]
     (job / "result.json").write_text(json.dumps(result))
     code, out, _ = sync(capsys, copy, "--dry-run", "--json")
-    assert sorted(entry["state"] for entry in json.loads(out)["jobs"]) == [
-        "changed",
-        "up to date",
-        "up to date",
-    ]
+    assert sorted(entry["state"] for entry in json.loads(out)["jobs"]) == ["changed", "up to date", "up to date"]
     assert sync(capsys, copy)[0] == 0
     run = stub.runs[read_record(job).run_id]
     assert run["summary"]["fid"] == 4.25
@@ -125,9 +121,7 @@ def test_it_ends_within_its_limit(stub, sweep, capsys):
 def test_without_a_key_nothing_is_sent_and_a_dry_run_says_what_would_be(sweep, capsys):
     code, out, err = sync(capsys, sweep)
     assert (code, out) == (2, "")
-    assert err.startswith(
-        "error: no key for https://api.wandb.ai was found; set WANDB_API_KEY or run wandb login."
-    )
+    assert err.startswith("error: no key for https://api.wandb.ai was found; set WANDB_API_KEY or run wandb login.")
     code, out, err = sync(capsys, sweep, "--dry-run")
     assert (code, err) == (0, "")
     assert "no key for https://api.wandb.ai, so it was not asked what it holds" in out

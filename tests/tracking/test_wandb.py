@@ -142,9 +142,7 @@ def test_the_sampling_process_never_imports_wandb(tmp_path):
         f"t = WandbTracker(); t.log_job(Path({str(job)!r})); t.close()\n"
         "sys.exit('wandb' in sys.modules or 'torch' in sys.modules)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert len(runs(tmp_path / "sweep")) == 1
 
@@ -170,19 +168,11 @@ def test_paths_and_secrets_are_taken_out():
         "prompts": ["a road /with/ slashes"],
         "max_tokens": 4,
     }
-    assert (
-        scrub_text("see https://wandb.ai/x/y and /tmp/a/b.txt: bad")
-        == "see https://wandb.ai/x/y and b.txt: bad"
-    )
+    assert scrub_text("see https://wandb.ai/x/y and /tmp/a/b.txt: bad") == "see https://wandb.ai/x/y and b.txt: bad"
 
 
 def test_run_names_are_short():
-    overrides = [
-        "scheduler=ddim",
-        "guidance.scale=3",
-        "model.path=/data/models/sd15",
-        "prompts=[" + "long " * 40 + "]",
-    ]
+    overrides = ["scheduler=ddim", "guidance.scale=3", "model.path=/data/models/sd15", "prompts=[" + "long " * 40 + "]"]
     name = run_name({"job_id": "ab", "overrides": overrides})
     assert name.startswith("ddim scale=3 path=sd15 prompts=[long")
     assert len(name) <= 100

@@ -56,24 +56,11 @@ def mirror(jobs, **settings) -> tuple[float, float]:
 
 
 def sync(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return run(
-        [
-            "research.tracking.cli",
-            "sync",
-            str(folder),
-            "--request-timeout",
-            "10",
-            "--workers",
-            "2",
-            *arguments,
-        ]
-    )
+    return run(["research.tracking.cli", "sync", str(folder), "--request-timeout", "10", "--workers", "2", *arguments])
 
 
 def run(command: list[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", *command], capture_output=True, text=True, timeout=120, check=False
-    )
+    return subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True, timeout=120, check=False)
 
 
 def online(jobs) -> dict:
@@ -93,19 +80,14 @@ def test_online_runs_are_whole_and_sent_again_they_are_not_doubled(jobs, monkeyp
         assert len(first) == 2
         run = next(run for name, run in first.items() if name.startswith(jobs[0].name))
         assert [row.get("curve/log_snr") for row in run["history"]] == [-5, -0.5, None]
-        assert run["history"][-1]["images"]["captions"] == [
-            f"{PROMPTS[0]} (seed 0)",
-            f"{PROMPTS[1]} (seed 1)",
-        ]
+        assert run["history"][-1]["images"]["captions"] == [f"{PROMPTS[0]} (seed 0)", f"{PROMPTS[1]} (seed 1)"]
         assert run["summary"]["fid"] == pytest.approx(
             json.loads((jobs[0] / "result.json").read_text())["metrics"]["fid"]
         )
         assert run["config"]["guidance/scale"] == {"value": 3.0}
         assert run["group"] == "sweep"
         assert run["exitcode"] == 0
-        assert [name.split("_")[0] for name in run["files"]] == ["media/images/images"] * 2 + [
-            "media/table/samples"
-        ]
+        assert [name.split("_")[0] for name in run["files"]] == ["media/images/images"] * 2 + ["media/table/samples"]
         # the same again, by force: the same server
         assert sync(jobs[0].parent, "--force").returncode == 0
         assert stub.content() == first

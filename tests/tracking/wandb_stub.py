@@ -180,9 +180,7 @@ class _Handler(BaseHTTPRequestHandler):
             "wandbConfig": json.dumps({"t": 1}),
         }
         project = given.get("project")
-        return {
-            "model": {"id": "p", "name": project, "entity": {"id": "e", "name": ENTITY}, "bucket": bucket}
-        }
+        return {"model": {"id": "p", "name": project, "entity": {"id": "e", "name": ENTITY}, "bucket": bucket}}
 
     def _upsert(self, given: dict[str, Any]) -> Any:
         stub, name = self.server_stub, given.get("name") or given["id"]
@@ -223,9 +221,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _files(self, given: dict[str, Any]) -> Any:
         base = self.server_stub.base_url
-        files = [
-            {"name": name, "uploadUrl": f"{base}/upload/{given['run']}/{name}"} for name in given["files"]
-        ]
+        files = [{"name": name, "uploadUrl": f"{base}/upload/{given['run']}/{name}"} for name in given["files"]]
         return {"createRunFiles": {"runID": given["run"], "uploadHeaders": [], "files": files}}
 
     def _stream(self, name: str, sent: dict[str, Any]) -> Any:
@@ -297,11 +293,7 @@ class _Handler(BaseHTTPRequestHandler):
         if given.get("id") and given["id"] not in views:
             return {"upsertView": None}
         name = given.get("id") or f"view{len(views)}"
-        views[name] = {
-            "type": given["type"],
-            "title": given["displayName"],
-            "spec": json.loads(given["spec"]),
-        }
+        views[name] = {"type": given["type"], "title": given["displayName"], "spec": json.loads(given["spec"])}
         view = {
             "id": name,
             "name": given["name"],

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from research.zoo import PICTURES_DIR, picture_names, picture_path
-from research.zoo.data import COLOURS, RESOLUTION, SETS, SUBJECTS, Emoji
-from research.zoo.depth import as_channel
-from research.zoo.depth_maps import depth_maps
-from research.zoo.inpaint import build_inpaint, widen
-from research.zoo.masks import KINDS, latent_masks, random_masks, without
-from research.zoo.pictures import all_pictures
-from research.zoo.unet import build_unet, v_loss
+from tools.zoo.data import COLOURS, RESOLUTION, SETS, SUBJECTS, Emoji
+from tools.zoo.depth import as_channel
+from tools.zoo.depth_maps import depth_maps
+from tools.zoo.inpaint import build_inpaint, widen
+from tools.zoo.masks import KINDS, latent_masks, random_masks, without
+from tools.zoo.pictures import all_pictures
+from tools.zoo.unet import build_unet, v_loss
 
 
 def generator(seed: int) -> torch.Generator:
@@ -61,15 +61,7 @@ def test_masks_at_the_size_of_latents_are_the_pipelines(inpaint_directory) -> No
     masks = random_masks(6, generator(3))
     size = RESOLUTION // pipeline.vae_scale_factor
     theirs, _ = pipeline.prepare_mask_latents(
-        masks,
-        torch.zeros(6, 3, RESOLUTION, RESOLUTION),
-        6,
-        RESOLUTION,
-        RESOLUTION,
-        torch.float32,
-        "cpu",
-        None,
-        False,
+        masks, torch.zeros(6, 3, RESOLUTION, RESOLUTION), 6, RESOLUTION, RESOLUTION, torch.float32, "cpu", None, False
     )
     assert torch.equal(latent_masks(masks, size), theirs)
 

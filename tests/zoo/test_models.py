@@ -21,11 +21,11 @@ from PIL import Image
 from transformers import CLIPModel, CLIPTokenizer
 
 from research.hashing import sha256_files
-from research.metrics.clip import load_clip
-from research.metrics.features import load_features
+from research.metrics.extractors.base import load_features
+from research.metrics.extractors.clip import load_clip
 from research.zoo import ZOO_DIR, picture_path, zoo_names, zoo_path
-from research.zoo.data import BACKGROUNDS
-from research.zoo.unet import sample_prompts
+from tools.zoo.data import BACKGROUNDS
+from tools.zoo.unet import sample_prompts
 
 
 @pytest.fixture(scope="module")
@@ -97,10 +97,7 @@ def test_holes_are_filled_and_the_rest_is_kept() -> None:
     inpaint = StableDiffusionInpaintPipeline.from_pretrained(ZOO_DIR / "emoji-inpaint")
     inpaint.set_progress_bar_config(disable=True)
     inpaint.scheduler = DPMSolverMultistepScheduler.from_config(inpaint.scheduler.config)
-    names = {
-        "smiling_face": "smiling face on a purple background",
-        "strawberry": "strawberry on a white background",
-    }
+    names = {"smiling_face": "smiling face on a purple background", "strawberry": "strawberry on a white background"}
     given = torch.stack([_pixels(name) for name in names])
     mask = _pixels("mask_half")[:1].expand(2, -1, -1, -1)
     images = inpaint(

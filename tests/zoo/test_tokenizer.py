@@ -12,13 +12,13 @@ from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
 from transformers import CLIPTokenizer
 
 from research.zoo import ZOO_DIR
-from research.zoo.clip import build_tokenizer, caption_ids, keep_tokenizer, load_tokenizer
+from tools.zoo.clip import build_tokenizer, caption_ids, keep_tokenizer, load_tokenizer
 
 SCRIPT = """
 import sys
 from pathlib import Path
 import torch
-from research.zoo.clip import caption_ids, load_tokenizer
+from tools.zoo.clip import caption_ids, load_tokenizer
 torch.save(caption_ids(load_tokenizer(Path(sys.argv[1]))), sys.argv[2])
 """
 

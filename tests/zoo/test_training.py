@@ -14,7 +14,7 @@ SCRIPT = """
 import sys, time
 from pathlib import Path
 import torch
-from research.zoo.training import Recipe, fit
+from tools.zoo.training import Recipe, fit
 
 torch.manual_seed(0)
 torch.set_num_threads(1)
@@ -31,9 +31,7 @@ fit("tiny", network, loss, Recipe(steps=60, lr=1e-2, seed=5, warmup=5, checkpoin
 
 def start(work: Path, pause: float) -> subprocess.Popen:
     return subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, str(work), str(pause)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        [sys.executable, "-c", SCRIPT, str(work), str(pause)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from research.errors import ConfigError
-from research.sampling.run import Run
+from research.sampling.state import Run
 
 
 class _Clip:
@@ -20,7 +20,7 @@ class _Clip:
     """
 
     def __init__(self, model: str, key: str):
-        from research.metrics.locate import locate_clip
+        from research.metrics.extractors.find import locate_clip
 
         self.model, self.key = model, f"{key}.model"
         locate_clip(model, self.key)
@@ -28,7 +28,7 @@ class _Clip:
 
     def on(self, device: torch.device) -> Any:
         if self._loaded is None or self._loaded.device != str(device):
-            from research.metrics.clip import load_clip
+            from research.metrics.extractors.clip import load_clip
 
             self._loaded = load_clip(self.model, device=str(device), key=self.key)
         return self._loaded
@@ -70,9 +70,7 @@ class ClipLoss:
     def __init__(self, prompt: str | Sequence[str] | None = None, model: str = "emoji-eval"):
         texts = [prompt] if isinstance(prompt, str) else prompt
         if texts is not None and (not texts or not all(isinstance(text, str) for text in texts)):
-            raise ConfigError(
-                f"guidance.loss.prompt: found {prompt!r}; accepted is a sentence, a list, or null."
-            )
+            raise ConfigError(f"guidance.loss.prompt: found {prompt!r}; accepted is a sentence, a list, or null.")
         self.prompt = prompt
         self.clip = _Clip(model, "guidance.loss")
         self._texts: list[str] | None = None
@@ -80,9 +78,7 @@ class ClipLoss:
     def start(self, run: Run) -> None:
         given = run.task.prompts if self.prompt is None else self.prompt
         if not given:
-            raise ConfigError(
-                "guidance.loss.prompt: found null, and the job has no prompts; accepted is a sentence."
-            )
+            raise ConfigError("guidance.loss.prompt: found null, and the job has no prompts; accepted is a sentence.")
         if not isinstance(given, str) and len(given) != run.n_images:
             raise ConfigError(
                 f"guidance.loss.prompt: found {len(given)} sentences for {run.n_images} images; accepted is one for all, or one "

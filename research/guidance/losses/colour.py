@@ -11,7 +11,7 @@ from torch import Tensor
 
 from research.errors import ConfigError
 from research.guidance.losses.given import GivenPictures
-from research.sampling.run import Run
+from research.sampling.state import Run
 
 
 class Colour:
@@ -29,9 +29,7 @@ class Colour:
 
     def __init__(self, colour: str | Sequence[float], mask: Any = None):
         self.colour = _rgb(colour)
-        self._mask = (
-            None if mask is None else GivenPictures("guidance.loss.mask", mask, mask=True, what="the colour")
-        )
+        self._mask = None if mask is None else GivenPictures("guidance.loss.mask", mask, mask=True, what="the colour")
 
     def start(self, run: Run) -> None:
         if self._mask is not None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from research import pictures
 from research.errors import ConfigError
-from research.sampling.run import Run
+from research.sampling.state import Run
 
 
 class GivenPictures:
@@ -61,9 +61,7 @@ class GivenPictures:
         if self.mask:
             read = pictures.to_masks(found, 1, height, width, binary=False)
             if bool((read.flatten(1).sum(1) == 0).any()):
-                raise ConfigError(
-                    f"{self.key}: found a mask that leaves no pixel to {self.what}; accepted has some."
-                )
+                raise ConfigError(f"{self.key}: found a mask that leaves no pixel to {self.what}; accepted has some.")
         else:
             read = pictures.to_pixels(self.key, found, 1, height, width)
         return read[torch.tensor(self._rows)] if self._rows is not None and len(read) > 1 else read

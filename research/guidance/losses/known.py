@@ -9,7 +9,7 @@ from torch.nn.functional import avg_pool2d
 
 from research.errors import ConfigError
 from research.guidance.losses.given import GivenPictures
-from research.sampling.run import Run
+from research.sampling.state import Run
 
 
 class Inpainting:
@@ -41,9 +41,7 @@ class Inpainting:
     def _known(self, pixels: Tensor) -> Tensor:
         known = 1 - self._mask.like(pixels)
         if bool((known.flatten(1).sum(1) == 0).any()):
-            raise ConfigError(
-                "guidance.loss.mask: found a mask that is white all over; accepted leaves a pixel."
-            )
+            raise ConfigError("guidance.loss.mask: found a mask that is white all over; accepted leaves a pixel.")
         return known
 
     def _weighted(self, pixels: Tensor, weight: Tensor) -> Tensor:

@@ -1,0 +1,231 @@
+"""How often a job will evaluate its model, told from its config alone. Needs no torch.
+
+The number is the one that a run measures (``nfe``: evaluations an image, all branches counted) for what ships here. It is
+a guess where a class is somebody else's, or where the number depends on noise levels that only the libraries know.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from research.jobs.lint import strength_of
+from research.jobs.signatures import signature
+from research.strength import kept_steps
+
+Node = Mapping[str, Any]
+
+# evaluations of the user's steps, all but the last
+_TWICE = {
+    "HeunDiscreteScheduler",
+    "KDPM2DiscreteScheduler",
+    "KDPM2AncestralDiscreteScheduler",
+    "DPMSolverSDEScheduler",
+    "FlowMatchHeunDiscreteScheduler",
+}
+_ONCE = {
+    "CosineDPMSolverMultistepScheduler",
+    "DDIMScheduler",
+    "DDPMScheduler",
+    "DEISMultistepScheduler",
+    "DPMSolverMultistepScheduler",
+    "DPMSolverSinglestepScheduler",
+    "EDMDPMSolverMultistepScheduler",
+    "EDMEulerScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "EulerDiscreteScheduler",
+    "FlowMatchEulerDiscreteScheduler",
+    "IPNDMScheduler",
+    "LCMScheduler",
+    "LMSDiscreteScheduler",
+    "SASolverScheduler",
+    "TCDScheduler",
+    "UniPCMultistepScheduler",
+}
+_OWN = "research.guidance."
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Evaluations of the model an image; ``exact`` where the rules cover all that the job does."""
+
+    nfe: int
+    exact: bool = True
+
+    def __str__(self) -> str:
+        return f"{'' if self.exact else '~'}{self.nfe}"
+
+
+def estimate(config: Mapping[str, Any]) -> Estimate:
+    """The evaluations of a validated config."""
+    stages, exact = _stages(config)
+    n_steps = config["steps"] * (2 if _class(config["task"]) == "Inversion" else 1)
+    walk, walked = _revisited(config, stages)
+    branches = _Guided(config, n_steps)
+    total = sum(branches.at(step) for step in walk)
+    return Estimate(total, exact and walked and branches.exact)
+
+
+def _stages(config: Mapping[str, Any]) -> tuple[list[int], bool]:
+    """The user's step of each stage that is run, and whether that is certain."""
+    steps, task, options = config["steps"], config["task"], config["scheduler"]["options"]
+    parity = config["runtime"].get("parity", False)
+    strength = strength_of(task)
+    kept = steps if strength is None else kept_steps(steps, strength, parity=parity)
+    name = str(config["scheduler"]["class_name"]).rpartition(".")[2]
+    if _class(task) == "Inversion":
+        return list(range(steps if task.get("reconstruct") is False else 2 * steps)), True
+    run = list(range(steps - kept, steps))
+    if name in _TWICE:
+        twice = [step for step in run for _ in range(2)]
+        return twice[:-1], not (parity and kept < steps)
+    if name == "PNDMScheduler" and kept:
+        if not options.get("skip_prk_steps", False):
+            return [run[0]] * 9 + run, False
+        # the first step of the full schedule is made of two evaluations; a slice begins behind it, mended to do the same
+        return [run[0], *run], True
+    return run, name in _ONCE and not (parity and kept < steps)
+
+
+def _revisited(config: Mapping[str, Any], stages: list[int]) -> tuple[list[int], bool]:
+    """The stages in the order in which hooks walk them."""
+    n, found, exact = config["steps"], list(stages), True
+    for hook in config["hooks"].values():
+        settings = _arguments(hook)
+        if _class(hook) == "RePaint":
+            length, times = settings["jump_length"], settings["jump_n_sample"]
+            jumps = max(0, math.ceil((len(stages) - length) / length)) * (times - 1) if length else 0
+            found = found + stages[:length] * jumps
+            exact = exact and _even_guidance(config)
+        elif _class(hook) == "Restart":
+            if (window := settings.get("steps")) is not None:
+                inside = [step for step in stages if window[0] <= step / n < window[1]]
+            else:  # noise levels, of which the libraries know: most of them lie in the middle
+                inside, exact = stages[len(stages) // 2 :], False
+            found = found + inside * settings["times"]
+        elif not str(hook.get("_target_", "")).startswith("research.hooks."):
+            pass  # a hook of somebody's own evaluates the model through the guidance, as the loop does
+    return found, exact
+
+
+def _even_guidance(config: Mapping[str, Any]) -> bool:
+    return not config["guidance"].get("modifiers")
+
+
+# -- guidance
+
+
+class _Guided:
+    """Evaluations of a stage, by the user's step it belongs to."""
+
+    def __init__(self, config: Mapping[str, Any], n_steps: int):
+        self.exact = True
+        self._n = n_steps
+        self._parity = config["runtime"].get("parity", False)
+        node = dict(config["guidance"])
+        modifiers = list((node.pop("modifiers", None) or {}).values())
+        self._at = self._modified(node, modifiers)
+        self._known: dict[int, int] = {}
+
+    def at(self, step: int) -> int:
+        if step not in self._known:
+            self._known[step] = self._at(step, None)
+        return self._known[step]
+
+    def _modified(self, node: Node, modifiers: Sequence[Node]) -> Callable[[int, float | None], int]:
+        """Evaluations at a step and a scale (None: the guidance's own), the last modifier outermost."""
+        if not modifiers:
+            return lambda step, scale: self._branches(node, scale)
+        *inner, modifier = modifiers
+        inside, settings = self._modified(node, inner), _arguments(modifier)
+        kind = _class(modifier)
+        if kind == "Interval":
+            return self._interval(node, settings, inside)
+        if kind == "Schedule":
+            return lambda step, scale: inside(step, self._scheduled(node, settings, step))
+        if kind not in ("Rescale", "Threshold"):
+            self.exact = False
+        return inside
+
+    def _interval(
+        self, node: Node, settings: Node, inside: Callable[[int, float | None], int]
+    ) -> Callable[[int, float | None], int]:
+        window, base = settings.get("steps"), node.get("base")
+        outside = self._branches(base, None) if settings.get("outside") == "base" and base else 1
+        if window is None:  # by noise levels, of which the libraries know
+            self.exact = self.exact and inside(0, None) == outside
+            window = (0.25, 0.75)
+        low, high = window
+        return lambda step, scale: inside(step, scale) if low <= step / self._n < high else outside
+
+    def _scheduled(self, node: Node, settings: Node, step: int) -> float:
+        own = _scale(node)
+        neutral = {0.0: 0.0, 1.0: 1.0}.get(_neutral(node))
+        end = own if settings.get("end") is None else float(settings["end"])
+        start = settings.get("start")
+        if start is None:
+            start = end if settings.get("kind") == "constant" or neutral is None else neutral
+        part = step / (self._n - 1) if self._n > 1 else 1.0
+        part = 1 - part if settings.get("reverse") else part
+        shape = {
+            "constant": 1.0,
+            "cosine": (1 - math.cos(math.pi * part)) / 2,
+            "power": part ** float(settings.get("power") or 2.0),
+            "triangle": 1 - abs(2 * part - 1),
+        }.get(str(settings.get("kind")), part)
+        return float(start + (end - start) * shape)
+
+    def _branches(self, node: Node, scale: float | None) -> int:
+        """Predictions a stage that a guidance asks for at a scale."""
+        name, own = _class(node), _scale(node) if scale is None else scale
+        if not str(node["_target_"]).startswith(_OWN):
+            self.exact = False
+            return 1 if own == 1 else 2
+        if name in ("NoGuidance", "Guidance"):
+            return 1
+        if name == "CFG" and self._parity and own < 1:
+            return 1
+        if name in ("CFG", "ICG", "TSG"):
+            return 1 if own in (0, 1) else 2
+        if name == "CFGPlusPlus":
+            return 1 if own == 0 else 2
+        if name in ("Composable", "PerpNeg"):
+            return 1 if own == 0 else 2 + self._further(node)
+        if name in ("Autoguidance", "PAG", "SAG", "SEG", "SLG"):
+            base = node.get("base")
+            return (self._branches(base, None) if base else 1) + (own != _neutral(node))
+        if name in ("LossGuidance", "ClassifierGuidance"):
+            base = node.get("base")
+            return self._branches(base, None) if base else 1
+        return 1 if own == 1 else 2
+
+    def _further(self, node: Node) -> int:
+        prompts, weights = node.get("prompts") or [], node.get("weights")
+        weights = weights if isinstance(weights, list) else [weights] * len(prompts)
+        return sum(1 for _, weight in zip(prompts, weights, strict=False) if weight != 0)
+
+
+def _neutral(node: Node) -> float:
+    if _class(node) in ("PAG", "SAG", "SEG", "SLG", "LossGuidance", "ClassifierGuidance"):
+        return 0.0
+    return math.nan if _class(node) in ("CFGPlusPlus", "Composable", "PerpNeg") else 1.0
+
+
+def _scale(node: Node) -> float:
+    found = _arguments(node).get("scale", 1.0)
+    return float(found) if isinstance(found, int | float) else math.nan
+
+
+# -- settings
+
+
+def _class(node: Node) -> str:
+    return str(node.get("_target_", "")).rpartition(".")[2]
+
+
+def _arguments(node: Node) -> dict[str, Any]:
+    """A node's settings with the defaults of its class."""
+    found = signature(str(node["_target_"])) if "_target_" in node else None
+    return {**(found.arguments if found else {}), **node}

@@ -1,0 +1,179 @@
+"""Who a job is: a hash of what decides its images and its scores."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+from research import pictures
+from research.errors import ModelError
+from research.jobs.job_images import uses_prompts
+from research.jobs.plan_cache import Forgetful, Memo
+from research.jobs.schema import NOT_IDENTITY
+from research.jobs.targets import without_defaults
+from research.models.find_model import locate
+from research.tasks.checks import PICTURES
+
+ID_LENGTH = 12  # hex digits: with a million jobs in one sweep, a collision has a chance of 1 in 500
+# what names a file, and not a model or statistics that ship with the project
+_LIKE_A_PATH = re.compile(r"[/\\]|\.[A-Za-z0-9]{2,12}$")
+_WHOLE = 32 << 20  # files up to this size are hashed whole ...
+_PIECES, _PIECE = 32, 256 << 10  # ... and larger ones in so many pieces of so many bytes, spread evenly
+
+
+def job_id(config: Mapping[str, Any]) -> str:
+    """Short hex hash of a validated config: equal for equal meaning.
+
+    The order of keys, ``1`` or ``1.0``, a default said or left out, and the place from which a model is read make no difference;
+    nor does where, how fast and how visibly the job runs.
+    """
+    return job_digest(config)[:ID_LENGTH]
+
+
+def job_digest(config: Mapping[str, Any], memo: Memo | None = None) -> str:
+    """The whole hash that `job_id` is the beginning of: 64 hex digits, which tell jobs apart that share a short id."""
+    canonical = json.dumps(identity(config, memo), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def identity(config: Mapping[str, Any], memo: Memo | None = None) -> dict[str, Any]:
+    """What the hash is made of. Jobs of a plan share a memo, so that a section of several jobs is looked at once."""
+    memo = Forgetful() if memo is None else memo
+    kept = {key: value for key, value in config.items() if key not in NOT_IDENTITY}
+    model = config["model"]
+    kept["model"] = {
+        "content": memo("content", model["path"], lambda: model_content(model["path"])),
+        # a checkpoint file has its scheduler and tokenizer from there
+        **({"config": model_content(model["config"])} if model.get("config") else {}),
+        "dtype": _DTYPES.get(model["dtype"], model["dtype"]),
+    }
+    # the short name of a scheduler is a name for its class and options
+    kept["scheduler"] = {key: value for key, value in config["scheduler"].items() if key != "name"}
+    kept["guidance"] = _in_order(config["guidance"])
+    kept["runtime"] = {"parity": config["runtime"].get("parity", False)}
+    if not memo("prompts", [model["path"], config["task"]], lambda: uses_prompts(config)):
+        kept.pop("prompts")
+    return {key: memo(f"canonical {key}", value, partial(_section, key, value)) for key, value in kept.items()}
+
+
+def _section(key: str, value: Any) -> Any:
+    found = canonical({key: value})[key]
+    # once defaults are left out, which are names and not contents
+    if key == "metrics":
+        return _files_by_content(found)
+    return _by_content(found, key) if key == "guidance" else found
+
+
+def _files_by_content(value: Any) -> Any:
+    """A metric's settings with files and folders as what is in them: statistics, pictures, a model of one's own."""
+    if isinstance(value, dict):
+        return {name: inner if name == "_target_" else _files_by_content(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_files_by_content(inner) for inner in value]
+    if not isinstance(value, str) or not _LIKE_A_PATH.search(value):
+        return value
+    place = Path(value).expanduser()
+    if place.is_file():
+        return f"sha256:{_file_hash(place).hex()}"
+    if not place.is_dir():
+        return value
+    digest = hashlib.sha256()  # of a folder of pictures, names and sizes: there may be tens of thousands
+    for file in sorted(file for file in place.rglob("*") if file.is_file()):
+        digest.update(f"{file.relative_to(place).as_posix()}\0{file.stat().st_size}\0".encode())
+    return f"folder:{digest.hexdigest()}"
+
+
+def _in_order(guidance: Mapping[str, Any]) -> dict[str, Any]:
+    """The modifiers as a list: their order counts, and their names do not."""
+    found = dict(guidance)
+    if modifiers := found.pop("modifiers", None):
+        found["modifiers"] = list(modifiers.values())
+    return found
+
+
+def _by_content(value: Any, key: str) -> Any:
+    """Further models that a section names by path, as what is in them."""
+    if isinstance(value, list):
+        return [_by_content(inner, f"{key}[{place}]") for place, inner in enumerate(value)]
+    if isinstance(value, dict):
+        return {name: _by_content(inner, f"{key}.{name}") for name, inner in value.items()}
+    if not key.endswith(".model") or not isinstance(value, str):
+        return value
+    try:
+        return model_content(value)
+    except ModelError as error:
+        raise ModelError(str(error).replace("model.path", key, 1)) from error
+
+
+_DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+
+
+def canonical(value: Any, where: str = "") -> Any:
+    """A config value, that of the key ``where``, with one form for each meaning. A picture is what is in its file."""
+    if isinstance(value, Mapping):
+        node, inside = without_defaults(dict(value)), f"{where}." if where else ""
+        return {
+            str(key): (_picture if key in PICTURES else canonical)(inner, f"{inside}{key}")
+            for key, inner in sorted(node.items(), key=lambda item: str(item[0]))
+        }
+    if isinstance(value, list | tuple):
+        return [canonical(inner, where) for inner in value]
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value
+
+
+def _picture(value: Any, where: str) -> Any:
+    if isinstance(value, list | tuple):
+        return [_picture(inner, where) for inner in value]
+    if not isinstance(value, str):
+        return canonical(value, where)
+    return f"sha256:{hashlib.sha256(pictures.find(where, value).read_bytes()).hexdigest()}"
+
+
+def model_content(path: str) -> str:
+    """A model by its content if it is on this disk, wherever it lies, and by its name on the hub otherwise."""
+    found = locate(path)
+    if found.file is not None:
+        return f"sha256:{_file_hash(found.file).hex()}"
+    return f"hub:{path}" if found.directory is None else f"sha256:{_folder_hash(found.directory.resolve())}"
+
+
+def _folder_hash(folder: Path) -> str:
+    # components may be links to those of another model
+    files = [
+        file
+        for place, _, names in os.walk(folder, followlinks=True)
+        for name in names
+        if (file := Path(place, name)).is_file() and file.suffix in (".json", ".txt", ".safetensors", ".bin", ".model")
+    ]
+    named = sorted((file.relative_to(folder).as_posix(), file, file.stat()) for file in files)
+    return _hash_of(tuple((name, file, stat.st_size, stat.st_mtime_ns) for name, file, stat in named))
+
+
+@lru_cache(maxsize=64)
+def _hash_of(files: tuple[tuple[str, Path, int, int], ...]) -> str:
+    """Of names and contents; files are read again when size or time of modification is another."""
+    digest = hashlib.sha256()
+    for name, file, size, _ in files:
+        digest.update(f"{name}\0{size}\0".encode())
+        digest.update(_file_hash(file))
+    return digest.hexdigest()
+
+
+def _file_hash(file: Path) -> bytes:
+    """Of a large file only pieces count: gigabytes need not be read to tell two checkpoints apart."""
+    size, digest = file.stat().st_size, hashlib.sha256()
+    with file.open("rb") as stream:
+        if size <= _WHOLE:
+            return hashlib.sha256(stream.read()).digest()
+        for piece in range(_PIECES):
+            stream.seek(piece * (size - _PIECE) // (_PIECES - 1))
+            digest.update(stream.read(_PIECE))
+    return digest.digest()

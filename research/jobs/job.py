@@ -1,0 +1,35 @@
+"""A job: one composed configuration, and who it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from research.jobs.identity import ID_LENGTH, job_digest
+from research.jobs.overrides import as_written
+from research.jobs.store import JobFolder
+
+
+@dataclass
+class Job:
+    """A job composed and checked: its config, and the overrides that it was composed of."""
+
+    config: dict[str, Any]
+    point: list[str] = field(default_factory=list)
+    id: str = ""
+    warnings: list[str] = field(default_factory=list)  # of the linter, for the record
+    digest: str = ""  # the whole hash that the id is the beginning of
+
+    def __post_init__(self) -> None:
+        self.digest = self.digest or job_digest(self.config)
+        self.id = self.id or self.digest[:ID_LENGTH]
+
+    @property
+    def overrides(self) -> list[str]:
+        """The overrides as a person writes them."""
+        return [as_written(line) for line in self.point]
+
+    @property
+    def folder(self) -> JobFolder:
+        return JobFolder(Path(self.config["output_dir"], self.config["sweep_name"], self.id))

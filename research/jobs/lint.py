@@ -1,0 +1,101 @@
+"""The linter of schedulers over the jobs of a plan: before the first of them runs, each setting once."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from research.errors import ConfigError, ModelError
+from research.jobs import process_cache
+from research.jobs.signatures import signature
+from research.models.scheduler_config import ModelSchedule, scheduler_config
+
+if TYPE_CHECKING:
+    from research.jobs.run_job import Job
+    from research.solvers.lint_case import Finding
+
+_log = logging.getLogger(__name__)
+
+
+def lint_jobs(jobs: Sequence[Job]) -> None:
+    """Look at the scheduler of each job that will run; its warnings go to the log and into the job's record.
+
+    Jobs that are done before, and those of a model whose scheduler config is not at hand (a hub model before its first
+    download), are left out.
+
+    Raises:
+        ConfigError: a scheduler cannot work with its model and settings.
+    """
+    known: dict[str, list[Finding]] = {}
+    schedules: dict[str, ModelSchedule | None] = {}
+    for job in jobs:
+        if job.config["resume"] and job.folder.finished():
+            continue
+        path = job.config["model"]["path"]
+        if path not in schedules:
+            schedules[path] = _schedule(job)
+        found = _findings(job, schedules[path], known)
+        for finding in found:
+            if finding.level == "error":
+                raise ConfigError(_line(finding, job, len(jobs)))
+        job.warnings = [finding.message for finding in found]
+    _report(jobs)
+
+
+def _schedule(job: Job) -> ModelSchedule | None:
+    settings = job.config["model"]
+    try:
+        return scheduler_config(settings.get("config") or settings["path"])
+    except ModelError:
+        return None  # loading will say what is wrong, and says it better
+
+
+def _findings(job: Job, schedule: ModelSchedule | None, known: dict[str, list[Finding]]) -> list[Finding]:
+    strength = strength_of(job.config["task"])
+    if schedule is None or strength is None:
+        return []
+    scheduler, steps = job.config["scheduler"], job.config["steps"]
+    parity = job.config["runtime"]["parity"]
+    key = json.dumps([scheduler, schedule.path, steps, strength, parity], sort_keys=True, default=str)
+    if key not in known:
+        process_cache.libraries()
+        from research.schedule.lint import lint
+        from research.solvers import SchedulerSpec
+
+        known[key] = lint(
+            SchedulerSpec(scheduler["name"], scheduler["class_name"], scheduler["options"]),
+            None,
+            schedule.config,
+            steps,
+            strength,
+            parity=parity,
+            latent=schedule.latent,
+            notes=False,
+        )
+    return known[key]
+
+
+def strength_of(task: dict[str, Any]) -> float | None:
+    """The strength of a task, 1 where it has none; None where it is no number and somebody else will say so."""
+    found = task.get("strength")
+    if found is None:
+        of_class = signature(str(task["_target_"]))
+        found = of_class.arguments.get("strength", 1.0) if of_class is not None else 1.0
+    number = isinstance(found, int | float) and not isinstance(found, bool) and 0.0 <= found <= 1.0
+    return float(found) if number else None
+
+
+def _line(finding: Finding, job: Job, n_jobs: int) -> str:
+    where = f" (in the job {' '.join(job.overrides)})" if n_jobs > 1 else ""
+    return f"{finding.message.rstrip('.')}{where}."
+
+
+def _report(jobs: Sequence[Job]) -> None:
+    """Each warning once, with how many of the jobs it is about."""
+    messages = [message for job in jobs for message in job.warnings]
+    for message in dict.fromkeys(messages):
+        count = messages.count(message)
+        of = f" ({count} of {len(jobs)} jobs)" if len(jobs) > 1 else ""
+        _log.warning("warning: %s%s", message, of)

@@ -1,0 +1,131 @@
+"""Command-line overrides, read by Hydra's own grammar and made uniform before anything is composed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, Override, QuotedString
+from hydra.errors import HydraException
+
+from research.errors import ConfigError, nearest
+from research.jobs.schema import GROUPS, SEVERAL
+
+Groups = Mapping[str, Sequence[str]]
+
+# packages of the launchers and sweepers that Hydra's users know, and how to get them, for the moment they are named and missing
+_EXTRA = "pip install 'diffusion-sampling-research[{}]'"
+_PLUGIN_PACKAGES = {
+    "joblib": ("hydra-joblib-launcher", _EXTRA.format("joblib")),
+    "submitit_local": ("hydra-submitit-launcher", _EXTRA.format("slurm")),
+    "submitit_slurm": ("hydra-submitit-launcher", _EXTRA.format("slurm")),
+    "ray": ("hydra-ray-launcher", _EXTRA.format("ray")),
+    "optuna": ("hydra-optuna-sweeper", _EXTRA.format("optuna")),
+    "search": ("hydra-optuna-sweeper", _EXTRA.format("optuna")),
+}
+
+
+@lru_cache(maxsize=4096)
+def parse(line: str) -> Override:
+    """One override as Hydra reads it.
+
+    Raises:
+        ConfigError: it does not follow the grammar.
+    """
+    try:
+        return OverridesParser.create().parse_override(line)
+    except HydraException as error:
+        if "=" not in line and not line.startswith("~"):
+            raise ConfigError(f"argument '{line}': accepted is key=value, for example steps=10.") from error
+        key, _, value = line.partition("=")
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise ConfigError(
+            f"argument '{line}': the value of {key} cannot be read ({reason}). Put text with commas, colons, quotes, "
+            f"brackets or letters beyond ASCII in double quotes inside the shell's single ones: {_example(key, value)}"
+        ) from error
+
+
+def _example(key: str, value: str) -> str:
+    return f"'{key}=[\"...\"]'" if value.startswith("[") or key == "prompts" else f"'{key}=\"...\"'"
+
+
+def normalise(lines: Sequence[str], groups: Groups) -> list[str]:
+    """The same overrides, checked and in the form in which they are composed.
+
+    A choice must exist in its group. A plain key is set whether or not the YAML files mention it, so that
+    ``scheduler.options.eta=1`` needs no ``+``; whether a key means something is then for `validate` to say, in one place.
+    """
+    return [_normalised(parse(line), line, groups) for line in lines]
+
+
+def _normalised(override: Override, line: str, groups: Groups) -> str:
+    key = override.key_or_group
+    if key in groups:
+        _check_choices(override, groups)
+        if override.package is not None or override.is_hydra_override() or override.is_delete():
+            return line
+        # the project's groups have a default to replace ("+experiment=x" is a habit from elsewhere), a user's new ones none
+        return line.lstrip("+") if key in GROUPS else "+" + line.lstrip("+")
+    if override.is_delete() or override.is_hydra_override() or override.package is not None:
+        return line
+    return "++" + line.lstrip("+")
+
+
+def as_written(line: str) -> str:
+    """A normalised override as a person writes it."""
+    return line.lstrip("+")
+
+
+def is_choice(override: Override, groups: Groups) -> bool:
+    """Whether an override picks from a group (or changes the defaults list in another way)."""
+    return override.key_or_group in groups or override.package is not None or override.is_hydra_override()
+
+
+def _check_choices(override: Override, groups: Groups) -> None:
+    group, options = override.key_or_group, list(groups[override.key_or_group])
+    value = override._value
+    if not override.is_sweep_override() and not override.is_delete():
+        if isinstance(value, list) and group not in SEVERAL:
+            raise ConfigError(f"{group}: takes one choice; found a list. To sweep: research -m {group}=a,b")
+        if value is None or isinstance(value, dict):
+            found = "null" if value is None else "a mapping"
+            raise ConfigError(f"{group}: found {found}; accepted: {', '.join(sorted(options))}.")
+    if group == "hydra/sweeper" and "optuna" not in options:
+        options = [option for option in options if option != "search"]  # which builds on it
+    for choice in _choices(override):
+        if choice not in options:
+            short = group.removeprefix("hydra/")
+            more = _missing(options) if group == "hydra/launcher" else []
+            hint = nearest(choice, [*options, *more])
+            if choice in _PLUGIN_PACKAGES:
+                package, install = _PLUGIN_PACKAGES[choice]
+                hint = f" It comes with the package {package}, which is not installed: {install}."
+            raise ConfigError(
+                f"{group}: unknown {short} '{choice}'.{hint} Accepted: {', '.join(sorted(options))}{_to_install(more)}."
+            )
+
+
+def _missing(launchers: Sequence[str]) -> list[str]:
+    return [name for name in _PLUGIN_PACKAGES if name not in (*launchers, "optuna", "search")]
+
+
+def _to_install(names: Sequence[str]) -> str:
+    return f"; with a package to install: {', '.join(sorted(names))}" if names else ""
+
+
+def _choices(override: Override) -> list[str]:
+    """Every choice an override names; a sweep names several."""
+    value: Any = override._value
+    if override.is_sweep_override():
+        return [name for item in value.list for name in _names(item)] if isinstance(value, ChoiceSweep) else []
+    return _names(value)
+
+
+def _names(value: Any) -> list[str]:
+    if isinstance(value, list):
+        return [name for item in value for name in _names(item)]
+    if value is None:
+        return []
+    return [(value.text if isinstance(value, QuotedString) else str(value)).removesuffix(".yaml")]

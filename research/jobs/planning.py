@@ -1,0 +1,153 @@
+"""All jobs of a sweep, composed and checked before the first one runs. Needs no torch."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from research.errors import ConfigError, UserError
+from research.jobs.compose import Composer
+from research.jobs.identity import job_digest
+from research.jobs.job import Job
+from research.jobs.overrides import as_written, parse
+from research.jobs.plan_cache import Memo
+from research.jobs.schema import GROUPS
+from research.jobs.validate import validate
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class Impossible:
+    """A point that is no job, and why."""
+
+    point: list[str]
+    error: UserError
+
+    @property
+    def overrides(self) -> list[str]:
+        """The overrides as a person writes them."""
+        return [as_written(line) for line in self.point]
+
+
+@dataclass
+class Plan:
+    """What became of the points of a sweep."""
+
+    jobs: list[Job] = field(default_factory=list)  # in the order in which they run
+    impossible: list[Impossible] = field(default_factory=list)
+    points: int = 0
+    left_out: int = 0  # by sweep.exclude, before they were composed
+    skips: bool = False  # sweep.impossible=skip: the points that can run do without the others
+    ids: list[tuple[list[str], str]] = field(default_factory=list)  # each point that is a job, with the job's id
+
+    @property
+    def duplicates(self) -> int:
+        """Points that are a job which another point is already."""
+        return self.points - len(self.jobs) - len(self.impossible)
+
+    def accepted(self) -> list[Job]:
+        """The jobs, if all points can run, or may be left out.
+
+        Raises:
+            UserError: one cannot, the first of them with the overrides that lead to it; or there are none.
+        """
+        if self.impossible and not (self.skips and self.jobs):
+            raise refusal(self)
+        if not self.jobs:
+            raise ConfigError("sweep: has no points; an axis without values was found.")
+        return self.jobs
+
+    def idle_axes(self) -> list[str]:
+        """Keys with several values that make no difference to any job."""
+        values: dict[str, set[str]] = {}
+        for point, _ in self.ids:
+            for line in point:
+                values.setdefault(_key(line), set()).add(line)
+        return [key for key, lines in values.items() if len(lines) > 1 and self._is_idle(key)]
+
+    def _is_idle(self, key: str) -> bool:
+        ids: dict[tuple[str, ...], set[str]] = {}
+        for point, found in self.ids:
+            ids.setdefault(tuple(line for line in point if _key(line) != key), set()).add(found)
+        # each job appears with several values, and the rest of a point decides it
+        return len(ids) < len(self.ids) and all(len(found) == 1 for found in ids.values())
+
+
+def plan(composer: Composer, master: DictConfig, points: Iterable[Sequence[str]]) -> list[Job]:
+    """Compose and check all jobs; equal ones are one job. Those of one model stand together, so that it is loaded once.
+
+    Raises:
+        ConfigError: a job cannot run, with the overrides that lead to it; no job has been started then.
+    """
+    return plan_all(composer, master, points).accepted()
+
+
+def plan_all(composer: Composer, master: DictConfig, points: Iterable[Sequence[str]]) -> Plan:
+    """The same with the points that are no job kept beside the others."""
+    extra = [name for name in composer.groups() if "/" not in name and name not in GROUPS]
+    made, memo = Plan(), Memo()
+    jobs: dict[tuple[str, str], Job] = {}
+    for point in points:
+        made.points += 1
+        try:
+            config = validate(composer.job(master, point), extra_keys=extra, memo=memo)
+            job = Job(config, list(point), digest=job_digest(config, memo))
+        except UserError as error:
+            made.impossible.append(Impossible(list(point), error))
+            continue
+        made.ids.append((job.point, job.digest))
+        jobs.setdefault((str(job.folder.path), job.digest), job)
+    made.jobs = _costliest_axis_slowest(list(jobs.values()))
+    return made
+
+
+def full_checks(made: Plan) -> None:
+    """Look too at what takes torch: whether plugs fit the model, and what the scheduler linter says. Jobs that fail move to
+    the impossible points of the plan."""
+    from research.jobs.lint import lint_jobs
+    from research.jobs.preflight import check_fit
+
+    kept = []
+    for job in made.jobs:
+        try:
+            check_fit([job])
+            lint_jobs([job])
+            kept.append(job)
+        except UserError as error:
+            made.impossible.append(Impossible(job.point, error))
+    made.jobs = kept
+
+
+def leave_out(made: Plan) -> None:
+    """Look at everything that keeps a job from running, and do without the points that cannot; the log names them."""
+    full_checks(made)
+    made.skips = True
+    for each in made.impossible:
+        _log.warning("left out: %s: %s", " ".join(each.overrides), each.error)
+
+
+def refusal(made: Plan) -> UserError:
+    """The first impossible point of a plan as the error to stop with."""
+    first = made.impossible[0]
+    if made.points == 1:
+        return first.error
+    more = len(made.impossible) - 1
+    others = f"; {more} more cannot run, --plan lists them" if more else ""
+    return type(first.error)(f"{str(first.error).rstrip('.')} (in the job {' '.join(first.overrides)}{others}).")
+
+
+def _key(line: str) -> str:
+    return parse(line).get_key_element().lstrip("+")
+
+
+def _costliest_axis_slowest(jobs: list[Job]) -> list[Job]:
+    by_model: dict[str, list[Job]] = {}
+    for job in jobs:
+        by_model.setdefault(repr(job.config["model"]), []).append(job)
+    return [job for group in by_model.values() for job in group]

@@ -1,0 +1,280 @@
+"""Metrics computed again from the images of jobs that are done, without sampling."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import io
+import json
+import os
+import shutil
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from omegaconf import OmegaConf
+from PIL import Image
+
+from research.errors import ConfigError, UserError
+from research.jobs import environment, process_cache
+from research.jobs.build import build
+from research.jobs.claims import TIMEOUT, claim
+from research.jobs.compose import Composer, explained
+from research.jobs.identity import ID_LENGTH, canonical, job_digest
+from research.jobs.overrides import as_written, is_choice, parse
+from research.jobs.plan_cache import Forgetful
+from research.jobs.plug_check import check_metrics, check_plugs
+from research.jobs.scoring import ask
+from research.jobs.store import IMAGES, PICTURES, RESULT, TENSORS, TRACE, JobFolder, StoreError, read_result
+
+_LIBRARIES = ("torch", "torchmetrics", "transformers", "numpy")
+
+
+@dataclass
+class Rescored:
+    """What became of a job: "scored", "kept" (it was scored like this before), "busy" or "refused"."""
+
+    folder: Path
+    state: str
+    error: str = ""
+
+
+def job_folders(place: Path) -> tuple[Path, list[Path]]:
+    """The folder of a sweep and those of its jobs with a record, for a sweep's folder or that of one job.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    if (place / RESULT).is_file():
+        return place.parent, [place]
+    found = sorted(file.parent for file in place.glob(f"*/{RESULT}"))
+    if not found:
+        what = "holds no job with a result.json" if place.is_dir() else "is no folder"
+        raise ConfigError(f"{place}: {what}; accepted is the folder of a sweep, outputs/<sweep_name>, or of a job.")
+    return place, found
+
+
+class Definitions:
+    """The metrics to compute: those of each job, or with changes.
+
+    Args:
+        composer: composes what the command line names.
+        lines: overrides of ``metrics`` and keys inside it.
+
+    Raises:
+        ConfigError: another key is overridden, or a choice does not exist.
+    """
+
+    def __init__(self, composer: Composer, lines: Sequence[str]):
+        self.lines = composer.normalise(lines)
+        for line in self.lines:
+            override = parse(line)
+            if override.key_or_group.split(".")[0] != "metrics" or override.is_sweep_override():
+                raise ConfigError(
+                    f"argument '{as_written(line)}': accepted are metrics=CHOICE and keys inside it, metrics.NAME.KEY=VALUE."
+                )
+        groups = composer.groups()
+        chosen = [line for line in self.lines if is_choice(parse(line), groups)]
+        self._values = [parse(line) for line in self.lines if line not in chosen]
+        self._chosen: dict[str, Any] | None = None
+        if chosen:
+            lines = ["prompts=[none]", *chosen]
+            self._chosen = composer.job(composer.master([]), composer.normalise(lines))["metrics"] or {}
+
+    def of(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """The metrics of a job's config."""
+        metrics = self._chosen if self._chosen is not None else config.get("metrics") or {}
+        with explained():
+            node = OmegaConf.create({"metrics": copy.deepcopy(dict(metrics))})
+            ConfigLoaderImpl._apply_overrides_to_config(self._values, node)
+            found = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
+        assert isinstance(found, dict)
+        return dict(found["metrics"])
+
+
+def rescore(place: Path, definitions: Definitions, *, again: bool = False) -> Rescored:
+    """Score the images of one job and keep the numbers.
+
+    With the job's own metrics its ``result.json`` is replaced, whole or not at all. With others it is another job, as the
+    metrics are part of who a job is: that gets a folder of its own beside it, with the same images, and counts as done.
+
+    Args:
+        place: the job's folder.
+        definitions: what to compute.
+        again: also where the same was computed with the same libraries before.
+
+    Raises:
+        StoreError: the folder cannot be written.
+    """
+    try:
+        return _rescored(JobFolder(place), definitions, again)
+    except StoreError:
+        raise
+    except UserError as error:
+        return Rescored(place, "refused", str(error))
+
+
+def _rescored(folder: JobFolder, definitions: Definitions, again: bool) -> Rescored:
+    record = read_result(folder.path)
+    if record is None or record.get("status") != "done" or not isinstance(record.get("config"), dict):
+        status = "no result.json that can be read" if record is None else f"the status {record.get('status')!r}"
+        raise ConfigError(f"{folder.path}: has {status}; accepted are jobs that are done.")
+    config = dict(record["config"])
+    metrics = definitions.of(config)
+    others = {**config, "metrics": metrics}
+    check_plugs(others, Forgetful())
+    check_metrics(metrics, int(record["n_images"]), others)
+    same = canonical({"metrics": metrics}) == canonical({"metrics": config.get("metrics") or {}})
+    target = folder if same else _beside(folder, record, others)
+    before = record if same else read_result(target.path)
+    made_with = _made_with(metrics)
+    known = ((before or {}).get("scored") or {}).get("with") == made_with
+    if known and not again and target.finished() is not None:
+        return Rescored(target.path, "kept")
+    held = claim(target.path, (config.get("runtime") or {}).get("claim_timeout") or TIMEOUT)
+    if held is None:
+        return Rescored(target.path, "busy", "another process is at work on it")
+    try:
+        pictures = _pictures(folder, record)
+        found = _computed(metrics, record, pictures, others, target)
+        if not same:
+            _copy(folder, target, record)
+            record = {
+                **record,
+                "job_id": target.path.name,
+                "identity": job_digest(others),
+                "config": others,
+                "overrides": _overrides(record, definitions),
+                "images": [dict(entry) for entry in record["images"]],
+            }
+            target.write_config(others)
+        scored = {"created": datetime.now(UTC).isoformat(timespec="seconds"), "with": made_with, **found.pop("how")}
+        if not same:
+            scored["from"] = folder.path.name
+        held.check()
+        target.write_result({**record, **found, "scored": scored})
+    finally:
+        held.release()
+    return Rescored(target.path, "scored")
+
+
+def _computed(
+    metrics: Mapping[str, Any],
+    record: Mapping[str, Any],
+    pictures: Sequence[Image.Image],
+    config: Mapping[str, Any],
+    folder: JobFolder,
+) -> dict[str, Any]:
+    process_cache.libraries()
+    from research.models.load import resolve_dtype_and_device
+
+    process_cache.set_threads((config.get("runtime") or {}).get("threads"))
+    _, device = resolve_dtype_and_device("auto", _device(config))
+    values: dict[str, float] = {}
+    info: dict[str, Any] = {}
+    warnings = [line for line in record.get("warnings", []) if line not in _said_by(record)]
+    measured = [entry["scores"] for entry in record["images"] if "scores" in entry]
+    for key in measured[0] if measured else ():  # by the task, while it sampled
+        values[key] = statistics.fmean(scores[key] for scores in measured)
+        info[key] = {"mean over images": len(measured)}
+    prompts = [entry.get("prompt") or "" for entry in record["images"]]
+    start = time.perf_counter()
+    for key, node in metrics.items():
+        metric = build(node, f"metrics.{key}")
+        found = ask(config, key, metric, pictures, prompts, record["seeds"], device, folder)
+        values.update(found.values)
+        info[getattr(metric, "name", key)] = found.info
+        warnings += [line for line in found.info.get("warnings", []) if line not in warnings]
+    how = {
+        "seconds": round(time.perf_counter() - start, 6),
+        "device": environment.device_name(device),
+        "versions": environment.versions(),
+    }
+    return {"metrics": values, "metrics_info": info, "warnings": warnings, "how": how}
+
+
+def _said_by(record: Mapping[str, Any]) -> list[str]:
+    """Warnings of the metrics as they were."""
+    infos = (record.get("metrics_info") or {}).values()
+    return [line for info in infos if isinstance(info, dict) for line in info.get("warnings") or []]
+
+
+def _device(config: Mapping[str, Any]) -> str:
+    """The device of the job; where this machine has none such, what it has."""
+    import torch
+
+    asked = str((config.get("model") or {}).get("device") or "auto")
+    return asked if asked == "cpu" or torch.cuda.is_available() else "auto"
+
+
+def _pictures(folder: JobFolder, record: Mapping[str, Any]) -> list[Image.Image]:
+    """The job's images, if they are the ones that were written.
+
+    Raises:
+        ConfigError: one is gone, or another.
+    """
+    found = []
+    for entry in record.get("images") or []:
+        file = folder.path / entry["file"]
+        try:
+            content = file.read_bytes()
+        except OSError as error:
+            raise ConfigError(f"{file}: cannot be read ({error.strerror or error}); run the job again.") from error
+        if hashlib.sha256(content).hexdigest() != entry.get("sha256"):
+            raise ConfigError(f"{file}: is not the image that result.json says (SHA-256); run the job again.")
+        with Image.open(io.BytesIO(content)) as image:
+            image.load()
+            found.append(image.copy())
+    if not found:
+        raise ConfigError(f"{folder.path}: has no images.")
+    return found
+
+
+def _made_with(metrics: Mapping[str, Any]) -> str:
+    """What the numbers depend on besides the images, in a hash."""
+    libraries = {name: found for name, found in environment.versions().items() if name in ("research", *_LIBRARIES)}
+    told = json.dumps([canonical(dict(metrics)), libraries], sort_keys=True, default=str)
+    return hashlib.sha256(told.encode()).hexdigest()[:16]
+
+
+def _beside(folder: JobFolder, record: Mapping[str, Any], config: Mapping[str, Any]) -> JobFolder:
+    """The folder of the job that has the same images and other metrics."""
+    try:
+        digest = job_digest(config)
+    except UserError as error:
+        raise ConfigError(
+            f"{folder.path}: other metrics make it another job, whose id needs its model: {error}"
+        ) from error
+    return JobFolder(folder.path.parent / digest[:ID_LENGTH])
+
+
+def _copy(source: JobFolder, target: JobFolder, record: Mapping[str, Any]) -> None:
+    """The files of a job in a second folder: linked where the disk can, copied where not."""
+    try:
+        target.clear()
+        for name in (IMAGES, PICTURES, TENSORS):
+            for file in (source.path / name).glob("[!.]*"):
+                _link(file, target.path / name / file.name)
+        if (source.path / TRACE).is_file():
+            shutil.copy2(source.path / TRACE, target.path / TRACE)
+    except OSError as error:
+        raise StoreError(f"output_dir: {target.path} cannot be written: {error.strerror or error}.") from error
+
+
+def _link(file: Path, copy_of: Path) -> None:
+    copy_of.parent.mkdir(parents=True, exist_ok=True)
+    copy_of.unlink(missing_ok=True)
+    try:
+        os.link(file, copy_of)
+    except OSError:
+        shutil.copy2(file, copy_of)
+
+
+def _overrides(record: Mapping[str, Any], definitions: Definitions) -> list[str]:
+    own = [line for line in record.get("overrides", []) if parse(line).key_or_group.split(".")[0] != "metrics"]
+    return [*own, *map(as_written, definitions.lines)]

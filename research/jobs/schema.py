@@ -1,0 +1,62 @@
+"""The keys of a job's configuration: the one place where the command line and the checks look them up."""
+
+from __future__ import annotations
+
+# config groups with a default in conf/config.yaml; group=choice replaces it
+GROUPS = (
+    "model",
+    "scheduler",
+    "guidance",
+    "guidance/modifiers",
+    "task",
+    "hooks",
+    "metrics",
+    "tracker",
+    "runtime",
+    "prompt_set",
+    "experiment",
+)
+
+# groups of which several choices go together: hooks=[a,b]
+SEVERAL = ("hooks", "metrics", "guidance/modifiers")
+
+# top-level keys of a composed job (prompt_set and experiment set other keys and leave none of their own)
+KEYS = (
+    "model",
+    "scheduler",
+    "guidance",
+    "task",
+    "hooks",
+    "metrics",
+    "tracker",
+    "runtime",
+    "prompts",
+    "steps",
+    "seed",
+    "images_per_prompt",
+    "batch_size",
+    "output_dir",
+    "sweep_name",
+    "on_failure",
+    "resume",
+    "retry",
+    "sweep",
+)
+
+# sections with fixed keys; the others hold the arguments of the class that their _target_ names
+SECTIONS = {
+    "model": ("path", "config", "dtype", "device", "allow_pickle", "offline", "attention_slicing"),
+    "scheduler": ("name", "class_name", "options"),
+    "runtime": ("threads", "progress", "parity", "claim_timeout", "grace", "vectorise", "workers"),
+}
+
+# keys that say where, how fast or how visibly a job runs, and never what its images or scores are
+NOT_IDENTITY = ("output_dir", "sweep_name", "tracker", "batch_size", "on_failure", "resume", "retry", "sweep")
+
+SWEEP = "sweep"  # the section that says which points a sweep has; no job keeps it
+
+DTYPES = ("auto", "float32", "float16", "bfloat16", "fp32", "fp16", "bf16")
+PROGRESS = ("auto", "bars", "lines", "none")
+ON_FAILURE = ("continue", "stop")
+RETRY = ("none", "failed")
+VECTORISE = ("auto", "off")

@@ -1,0 +1,250 @@
+"""Which jobs are sampled together, and how.
+
+Jobs that differ in ``guidance.scale`` alone, with plugs that say they can (``vectorises``), are made as one batch with a scale
+an image. Each keeps its own record: its images, counts and share of the time are its own, and ``together`` names the jobs
+that shared its batches. Images equal those of the job run alone to rounding: latents to 1e-5 of their largest value in
+float32, so that a pixel may now and then differ by one level of 255. ``runtime.vectorise=off`` runs each alone, as parity
+always does.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from research import caches
+from research.errors import UserError
+from research.jobs import job_images, process_cache
+from research.jobs.build import build, guidance_of
+from research.jobs.claims import ClaimLost
+from research.jobs.faults import batches_that_fit, check
+from research.jobs.job import Job
+from research.jobs.run_job import Observer, Record, one_line, run_job
+from research.jobs.signals import Interrupted
+from research.jobs.store import PARTIAL, StoreError
+
+if TYPE_CHECKING:
+    from research.sampling import SampleResult
+
+_log = logging.getLogger(__name__)
+_LARGEST = 64  # images of all jobs of a unit
+# of a model's settings, what is loaded anew for less than another model: changed faster
+_CHEAPER = ("dtype", "device", "attention_slicing")
+
+
+def units(jobs: Sequence[Job]) -> list[list[Job]]:
+    """The jobs in groups that are sampled together, in an order in which what costs most to change changes least.
+
+    That is the model, then its dtype and device; apart from that, groups and jobs in them stand as they were given.
+    """
+    groups: dict[str, list[Job]] = {}
+    for job in by_cost(jobs):
+        groups.setdefault(_likeness(job) or f"alone {job.folder.path}", []).append(job)
+    return [unit for group in groups.values() for unit in _parts(group)]
+
+
+def by_cost(jobs: Sequence[Job]) -> list[Job]:
+    """Jobs of one model stand together, and among them those of one dtype and device, in the order in which they come first."""
+    keys = []
+    for job in jobs:
+        model = job.config["model"]
+        file = {key: value for key, value in model.items() if key not in _CHEAPER}
+        keys.append((json.dumps(file, sort_keys=True), json.dumps(model, sort_keys=True)))
+    first: dict[str, int] = {}
+    for place, key in enumerate(keys):
+        for part in key:
+            first.setdefault(part, place)
+    order = sorted(range(len(jobs)), key=lambda k: (first[keys[k][0]], first[keys[k][1]], k))
+    return [jobs[k] for k in order]
+
+
+def run_unit(unit: Sequence[Job], observer: Observer | None = None) -> list[dict[str, Any]]:
+    """Run the jobs of a unit and return their results, in their order.
+
+    Should sampling them together fail, each is run alone, and fails or not by itself. A job of which a part was made before
+    goes on alone.
+
+    Raises:
+        StoreError, KeyboardInterrupt, ClaimLost: see `run_job`; jobs of the unit that were complete before are done.
+    """
+    fresh = [job for job in unit if not (job.folder.path / PARTIAL).exists()]
+    found = _run_together(fresh, observer) if len(fresh) > 1 else {}
+    for job in unit:
+        if job.id not in found:
+            found[job.id] = run_job(job, observer)
+    return [found[job.id] for job in unit]
+
+
+# -- which
+
+
+def _likeness(job: Job) -> str | None:
+    """What jobs have in common that may be sampled together; None for one that may not."""
+    config = job.config
+    runtime, scale = config["runtime"], config["guidance"].get("scale")
+    if runtime.get("parity") or runtime.get("vectorise", "auto") != "auto":
+        return None
+    if isinstance(scale, bool) or not isinstance(scale, int | float):
+        return None
+    guidance = {key: value for key, value in config["guidance"].items() if key != "scale"}
+    return json.dumps({**config, "guidance": guidance}, sort_keys=True, default=str)
+
+
+def _parts(group: Sequence[Job]) -> Iterator[list[Job]]:
+    """Units of jobs that are alike: as many together as make a batch."""
+    if len(group) == 1:
+        yield list(group)
+        return
+    images = job_images.image_count(group[0].config)
+    asked = group[0].config["batch_size"]
+    at_once = (_LARGEST if asked == "auto" else min(asked, _LARGEST)) // images
+    can = _vectorising(group) if at_once > 1 else []
+    together = {job.id for job in can} if len(can) > 1 else set()
+    yield from ([job] for job in group if job.id not in together)
+    if together:
+        size = -(-len(can) // -(-len(can) // at_once))  # all of about one size
+        yield from (can[first : first + size] for first in range(0, len(can), size))
+
+
+def _vectorising(group: Sequence[Job]) -> list[Job]:
+    """Of jobs that are alike those whose plugs all say that images of several scales may share a batch."""
+    process_cache.libraries()
+    config = group[0].config
+
+    def says(make: Callable[[], Any]) -> bool:
+        try:
+            plug = make()
+        except UserError:  # the job says it where it runs
+            return False
+        return bool(getattr(plug, "vectorises", lambda: False)())
+
+    shared = [partial(build, node, f"hooks.{name}") for name, node in config["hooks"].items()]
+    shared.append(partial(build, config["task"], "task", **job_images.task_arguments(config)))
+    if not all(says(make) for make in shared):
+        return []
+    return [job for job in group if says(partial(guidance_of, job.config))]
+
+
+# -- how
+
+
+def _run_together(jobs: Sequence[Job], observer: Observer | None) -> dict[str, dict[str, Any]]:
+    """Results by id of the jobs that came out of common batches. Those that are missing are to be run alone."""
+    records = [Record(job, observer) for job in jobs]
+    for record in records:
+        record.begin()
+        record.watch.pause()
+    found: dict[str, dict[str, Any]] = {}
+    lost: ClaimLost | None = None
+    try:
+        for sampler, task, record in _complete(records):
+            record.watch.resume()
+            try:
+                found[record.job.id] = record.conclude(lambda: record.draw(sampler, task))  # noqa: B023  # called at once
+            except ClaimLost as error:
+                lost = error
+            record.watch.pause()
+    except (StoreError, ClaimLost):
+        raise
+    except Exception as error:
+        _log.warning("sampling %d jobs together failed (%s); each is run alone", len(jobs), one_line(error))
+    if lost:
+        raise lost
+    return found
+
+
+def _complete(records: Sequence[Record]) -> Iterator[tuple[Any, Any, Record]]:
+    """Sample; give sampler, task and record of each job as its images are complete."""
+    from research.guidance import Scales
+
+    head, start = records[0], time.perf_counter()
+    n_images = len(head.seeds)
+    scales = [record.config["guidance"]["scale"] for record in records for _ in range(n_images)]
+    sampler = head.sampler(Scales(guidance_of(head.config), scales))
+    task = head.task(sampler.model)
+    size = head.batch_size(sampler, task, len(scales))
+    for record in records:
+        record.use(sampler.model)
+        record.result["batch_size"] = size
+    head.watch.resume(time.perf_counter() - start)
+    head.watch.pause()
+    start = time.perf_counter()
+
+    def progress(done: int, total: int, info: Mapping[str, Any]) -> None:
+        batch, n_batches = info["places"][0] // size, -(-len(scales) // size)
+        head.observer(batch * total + done, n_batches * total, f"batch {batch + 1} of {n_batches}")
+
+    def halved(event: dict[str, Any]) -> None:
+        for record in records:
+            record.halved(event)
+
+    batches = batches_that_fit(
+        sampler,
+        task,
+        seeds=head.seeds,
+        steps=head.config["steps"],
+        size=size,
+        rows=list(range(n_images)) * len(records),
+        progress=progress,
+        halved=halved,
+    )
+    for places, result in batches:
+        spent = time.perf_counter() - start
+        of_jobs = range(places.start // n_images, (places.stop - 1) // n_images + 1)
+        whole: list[Record] = []
+        for k in of_jobs:
+            mine = range(max(places.start, k * n_images), min(places.stop, (k + 1) * n_images))
+            within = slice(mine.start - places.start, mine.stop - places.start)
+            record = records[k]
+            record.watch.resume(spent * len(mine) / len(places))
+            record.keep(_share(result, within), range(mine.start - k * n_images, mine.stop - k * n_images))
+            if len(of_jobs) > 1:
+                others = [records[j].job.id for j in of_jobs]
+                record.result["together"] += [o for o in others if o not in record.result["together"]]
+            record.watch.pause()
+            if mine.stop == (k + 1) * n_images:
+                whole.append(record)
+        for record in whole:
+            # a kill between the first result and the last loses none, and no image is made in another batch
+            record.checkpoint.note(record)
+        for record in whole:
+            if record is not head:  # what was loaded for all of them stands in the first one's record
+                record.caches = caches.counts()
+            yield sampler, task, record
+        _between([record for record in records if len(record.saved) < n_images])
+        start = time.perf_counter()
+
+
+def _share(result: SampleResult, within: slice) -> SampleResult:
+    """The part of a batch's result that is of some of its images, with their share of the time."""
+    part = len(result.images[within]) / len(result.images)
+    return dataclasses.replace(
+        result,
+        images=result.images[within],
+        latents=result.latents[within],
+        seeds=result.seeds[within],
+        prompts=result.prompts[within],
+        timings={name: seconds * part for name, seconds in result.timings.items()},
+        scores={name: numbers[within] for name, numbers in result.scores.items()},
+        trace=dict(result.trace),
+    )
+
+
+def _between(records: Sequence[Record]) -> None:
+    """See whether the jobs may go on; if not, each notes what is complete of it."""
+    stopped: Interrupted | None = None
+    for record in records:
+        try:
+            if len(record.saved):
+                record.checkpoint.between_batches(record)
+            else:
+                check(record.folder.path)
+        except Interrupted as asked:
+            stopped = asked
+    if stopped:
+        raise stopped

@@ -1,0 +1,201 @@
+"""Checks of a composed job. They run for every job of a sweep before the first one starts, and import no torch."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+from research.errors import ConfigError, nearest
+from research.jobs import process_cache
+from research.jobs.job_images import check_frames, image_count
+from research.jobs.model_check import check_model
+from research.jobs.plan_cache import Forgetful, Memo
+from research.jobs.plug_check import check_mapping, check_metrics, check_plugs
+from research.jobs.schema import DTYPES, KEYS, ON_FAILURE, PROGRESS, RETRY, SECTIONS, SWEEP, VECTORISE
+from research.tasks.checks import check_settings
+
+_DEVICE = re.compile(r"^(auto|cpu|mps|(cuda|xpu)(:\d+)?)$")
+_FOLDER = re.compile(r"^[^/\\\0]+$")
+_LARGEST_SEED = 2**63 - 1
+
+
+def validate(
+    config: Mapping[str, Any], *, extra_keys: Collection[str] = (), memo: Memo | None = None
+) -> dict[str, Any]:
+    """The config with numbers in their proper type (``steps=10.0`` is 10), less what belongs to the sweep and to no job.
+
+    Args:
+        config: as `Composer.job` gives it.
+        extra_keys: top-level keys accepted besides the project's, those of groups that a user added.
+        memo: shared by the jobs of a plan, so that what they have in common is checked once.
+
+    Raises:
+        ConfigError: one line with the key, what was found and what is accepted.
+    """
+    memo = Forgetful() if memo is None else memo
+    _check_keys(config, extra_keys)
+    checked = dict(config)
+    checked.pop(SWEEP, None)
+    for key, read in _READERS.items():
+        section, _, name = key.rpartition(".")
+        if not section:
+            checked[key] = read(key, checked.get(key))
+        elif name in checked[section]:
+            checked[section] = {**checked[section], name: read(key, checked[section][name])}
+    _no_nan(checked, "")
+    check_plugs(checked, memo)
+    model, task, steps = checked["model"], checked["task"], checked["steps"]
+    parity = checked["runtime"].get("parity", False)
+    memo("settings", [task, steps, parity], lambda: check_settings(task, steps, parity=parity))
+    n_images = _count(checked, memo)
+    if checked["seed"] + n_images > _LARGEST_SEED:
+        raise ConfigError(
+            f"seed: found {checked['seed']} for {n_images} images; accepted are seeds up to {_LARGEST_SEED}."
+        )
+    memo("model", [model, checked["scheduler"]["options"], task, steps], lambda: check_model(checked))
+    about = [checked[key] for key in ("metrics", "task", "scheduler", "prompts", "steps")]
+    memo("metrics", [about, n_images], lambda: check_metrics(checked["metrics"], n_images, checked))
+    # its constructor checks its settings, and is cheap by contract
+    memo("tracker", checked["tracker"], lambda: process_cache.tracker(checked["tracker"]))
+    return checked
+
+
+def _count(config: Mapping[str, Any], memo: Memo) -> int:
+    def count() -> int:
+        check_frames(config)
+        return image_count(config)
+
+    about = [config["model"]["path"], config["task"], len(config["prompts"]), config["images_per_prompt"]]
+    found: int = memo("images", about, count)
+    return found
+
+
+# -- keys
+
+
+def _check_keys(config: Mapping[str, Any], extra_keys: Collection[str]) -> None:
+    for key in config:
+        if key not in KEYS and key not in extra_keys:
+            raise ConfigError(f"{key}: unknown key.{nearest(key, KEYS)} Accepted: {', '.join(KEYS)}.")
+    # a deleted ~tracker or ~metrics says none of it
+    optional = ("hooks", "metrics", "tracker", SWEEP)
+    if missing := [key for key in KEYS if key not in config and key not in optional]:
+        raise ConfigError(f"{missing[0]}: is missing from the config; it must be given.")
+    for section, names in SECTIONS.items():
+        check_mapping(section, config[section])
+        for name in config[section]:
+            if name not in names:
+                raise ConfigError(f"{section}.{name}: unknown key.{nearest(name, names)} Accepted: {', '.join(names)}.")
+
+
+def _no_nan(value: Any, key: str) -> None:
+    if isinstance(value, float) and math.isnan(value):
+        raise ConfigError(f"{key}: found NaN; accepted is a number.")
+    pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, inner in pairs:
+        place = f"[{name}]" if isinstance(value, list) else f".{name}"
+        _no_nan(inner, f"{key}{place}".lstrip("."))
+
+
+# -- values
+
+
+def _whole(least: int, *words: str | None) -> Callable[[str, Any], Any]:
+    def read(key: str, value: Any) -> Any:
+        if (value is None and None in words) or (isinstance(value, str) and value in words):
+            return value
+        number = int(value) if isinstance(value, float) and value.is_integer() else value
+        if isinstance(number, bool) or not isinstance(number, int) or number < least:
+            others = "".join(f" or {'null' if word is None else word}" for word in words)
+            raise ConfigError(f"{key}: found {value!r}; accepted is a whole number from {least}{others}.")
+        return number
+
+    return read
+
+
+def _seconds(least: float) -> Callable[[str, Any], Any]:
+    def read(key: str, value: Any) -> Any:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value < math.inf:
+            raise ConfigError(f"{key}: found {value!r}; accepted is a number of seconds from {least:g}.")
+        return value
+
+    return read
+
+
+def _one_of(choices: Sequence[Any]) -> Callable[[str, Any], Any]:
+    def read(key: str, value: Any) -> Any:
+        # 1 == True in Python, and is no yes or no here
+        if not any(value is c or (isinstance(c, str) and value == c) for c in choices):
+            names = ["null" if c is None else str(c).lower() if isinstance(c, bool) else str(c) for c in choices]
+            raise ConfigError(f"{key}: found {value!r}.{nearest(str(value), names)} Accepted: {', '.join(names)}.")
+        return value
+
+    return read
+
+
+def _text(key: str, value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, str | int | float) or not str(value).strip():
+        raise ConfigError(f"{key}: found {value!r}; accepted is text that is not empty.")
+    return str(value)
+
+
+def _text_or_none(key: str, value: Any) -> str | None:
+    return None if value is None else _text(key, value)
+
+
+def _folder(key: str, value: Any) -> str:
+    name = _text(key, value)
+    if not _FOLDER.match(name) or name in (".", ".."):
+        raise ConfigError(f"{key}: found {name!r}; accepted is the name of one folder, without slashes.")
+    return name
+
+
+def _device(key: str, value: Any) -> str:
+    if not isinstance(value, str) or not _DEVICE.match(value):
+        raise ConfigError(f"{key}: found {value!r}; accepted: auto, cpu, cuda, cuda:N, mps, xpu.")
+    return value
+
+
+def _prompts(key: str, value: Any) -> list[str]:
+    if not isinstance(value, list):
+        raise ConfigError(
+            f"{key}: found {value!r}; accepted is a list of sentences: 'prompts=[a red fox,a blue bird]'."
+        )
+    if not value:
+        raise ConfigError(f"{key}: found an empty list; accepted is a list of one or more sentences.")
+    for place, prompt in enumerate(value):
+        if not isinstance(prompt, str):
+            raise ConfigError(
+                f"{key}[{place}]: found {prompt!r}, which is no text; put it in quotes if it is a sentence."
+            )
+    return value
+
+
+_READERS: dict[str, Callable[[str, Any], Any]] = {
+    "steps": _whole(1),
+    "seed": _whole(0),
+    "images_per_prompt": _whole(1),
+    "batch_size": _whole(1, "auto"),
+    "prompts": _prompts,
+    "output_dir": _text,
+    "sweep_name": _folder,
+    "on_failure": _one_of(ON_FAILURE),
+    "resume": _one_of((True, False)),
+    "retry": _one_of(RETRY),
+    "model.path": _text,
+    "model.config": _text_or_none,
+    "model.dtype": _one_of(DTYPES),
+    "model.device": _device,
+    "model.allow_pickle": _one_of((True, False)),
+    "model.offline": _one_of((True, False, None)),
+    "model.attention_slicing": _whole(1, "auto", "max", None),
+    "runtime.threads": _whole(1, None),
+    "runtime.progress": _one_of(PROGRESS),
+    "runtime.parity": _one_of((True, False)),
+    "runtime.vectorise": _one_of(VECTORISE),
+    "runtime.claim_timeout": _seconds(1),
+    "runtime.grace": _seconds(0),
+    "runtime.workers": _whole(1, "auto"),
+}

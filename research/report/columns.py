@@ -1,0 +1,103 @@
+"""What is shown of a job in numbers: its metrics and its costs, with their names, formats and better direction."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from research.report import comparable
+from research.report.directions import LABELS, direction, is_companion, label
+from research.report.intervals import Interval, interval
+from research.report.jobs import Row
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One number of a job.
+
+    Attributes:
+        better: +1 if higher is better, -1 if lower is, 0 if neither is said.
+        provenance: a word for what the number was computed with; only numbers of one provenance are ranked.
+    """
+
+    key: str
+    label: str
+    better: int
+    value: Callable[[Row], float | None]
+    error: Callable[[Row], float | None] = lambda row: None
+    interval: Callable[[Row], Interval | None] = lambda row: None
+    provenance: Callable[[Row], str] = lambda row: ""
+
+    def text(self, row: Row) -> str:
+        """The value, with its standard error where there is one; a dash where there is no value."""
+        value, error = self.value(row), self.error(row)
+        return number(value) + (f" ± {number(error, 2)}" if value is not None and error is not None else "")
+
+    def best(self, rows: Iterable[Row]) -> Row | None:
+        """The best job of the commonest provenance, if there is a choice of at least two."""
+        found = self.alike(rows)
+        if not self.better or len(found) < 2:
+            return None
+        return max(found, key=lambda row: self.better * (self.value(row) or 0.0))
+
+    def alike(self, rows: Iterable[Row]) -> list[Row]:
+        """The jobs that have this number, computed with what most of them were."""
+        found = [r for r in rows if self.value(r) is not None]
+        words = Counter(self.provenance(r) for r in found)
+        return [r for r in found if self.provenance(r) == words.most_common(1)[0][0]]
+
+    def kinds(self, rows: Iterable[Row]) -> dict[str, str]:
+        """A letter for each provenance that occurs, the commonest first."""
+        return comparable.kinds([self.provenance(r) for r in rows if self.value(r) is not None])
+
+
+def metric(key: str, better: int | None = None) -> Measure:
+    """A metric by its name in ``metrics``; ``<name>_se`` is its standard error."""
+    return Measure(
+        key,
+        label(key),
+        direction(key) if better is None else better,
+        lambda row: _finite(row.metrics.get(key)),
+        lambda row: _finite(row.metrics.get(f"{key}_se")),
+        lambda row: interval(row, key),
+        lambda row: comparable.fingerprint(row, key),
+    )
+
+
+NFE = Measure("nfe", "NFE", 0, lambda row: _finite(row.record.get("nfe")))
+SECONDS = Measure(
+    "seconds_per_image", "s / image", -1, lambda row: _finite(row.seconds_per_image), provenance=comparable.device
+)
+TOTAL = Measure("total", "total s", 0, lambda row: _finite(row.timings.get("total")))
+
+
+def quality(rows: Sequence[Row]) -> list[Measure]:
+    """The metrics that any of the jobs has; CLIP score and FID first."""
+    keys = {key for row in rows for key in row.metrics}
+    keys -= {key for key in keys if is_companion(key, keys)}
+    first = list(LABELS)
+    ordered = sorted(keys, key=lambda k: (first.index(k) if k in first else len(first), k))
+    return [metric(k, direction(k, next((i for r in rows if (i := r.info(k))), None))) for k in ordered]
+
+
+def measures(rows: Sequence[Row]) -> list[Measure]:
+    """Metrics, then costs."""
+    costs = [m for m in (NFE, SECONDS, TOTAL) if any(m.value(r) is not None for r in rows)]
+    return [*quality(rows), *costs]
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """At least `digits` significant digits, whole numbers in full; a dash for no value."""
+    if value is None:
+        return "–"
+    if value == int(value) and abs(value) < 1e6:
+        return str(int(value))
+    decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
+    return f"{value:.{decimals}f}" if 1e-4 < abs(value) < 1e6 else f"{value:.{digits}g}"
+
+
+def _finite(value: object) -> float | None:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return float(value) if is_number and math.isfinite(value) else None  # type: ignore[arg-type]

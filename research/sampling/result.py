@@ -1,0 +1,113 @@
+"""What a sampler is, and what it gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from research.sampling.interfaces import Task
+from research.sampling.state import Run
+
+Progress = Callable[[int, int, dict[str, Any]], None]
+
+
+@dataclass(eq=False)
+class SampleResult:
+    """Images and what they cost.
+
+    Attributes:
+        images: PIL images, one a seed.
+        latents: float tensor [N, C, h, w] on the CPU, before decoding (for pixel models the pixels in about [-1, 1]).
+        seeds: one an image.
+        prompts: one an image, or empty.
+        nfe: model evaluations an image, counted as they were made.
+        nfe_by_branch: the same by branch of the guidance.
+        timings: seconds, summed over batches: encode, denoise, decode.
+        scores: numbers that the task measured, by name, one an image (the error of an inversion).
+        pictures: further pictures of all images together, by name: a PIL image, or a list of them for an animation.
+        trace: "stages" has one entry a model evaluation of the first batch (step, t, sigma, log_snr, seconds); recorders
+            add their own keys, what they kept of further batches stands in "batches". "tensors" is of all images, by name.
+        warnings: what the user should know.
+        truncated: prompts longer than the text encoder takes, and what was dropped.
+    """
+
+    images: list[Any]
+    latents: Tensor
+    seeds: list[int]
+    prompts: list[str]
+    nfe: int
+    nfe_by_branch: dict[str, int]
+    timings: dict[str, float]
+    scores: dict[str, list[float]] = field(default_factory=dict)
+    pictures: dict[str, Any] = field(default_factory=dict)
+    trace: dict[str, Any] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    truncated: list[dict[str, str]] = field(default_factory=list)
+
+
+@runtime_checkable
+class Sampler(Protocol):
+    """Anything that turns a task and seeds into images."""
+
+    def sample(self, task: Task, *, seeds: Sequence[int], steps: int) -> SampleResult: ...
+
+
+def result_of(run: Run, images: list[Any]) -> SampleResult:
+    """What one batch of the loop gave."""
+    prompts = run.task.prompts
+    mine = [prompts] * len(run.rows) if isinstance(prompts, str) else [(prompts or [])[r] for r in run.rows if prompts]
+    return SampleResult(
+        images=images,
+        latents=run.x.detach().float().cpu(),
+        seeds=list(run.seeds),
+        prompts=mine,
+        nfe=sum(run.nfe.values()),
+        nfe_by_branch=dict(run.nfe),
+        timings=run.timings,
+        scores=run.scores,
+        trace=run.trace,
+        warnings=run.warnings,
+        truncated=run.truncated,
+    )
+
+
+def gather(parts: Sequence[SampleResult]) -> SampleResult:
+    """One result of the batches', in their order."""
+    by_branch: dict[str, int] = {}
+    timings: dict[str, float] = {}
+    scores: dict[str, list[float]] = {}
+    for part in parts:
+        # the largest, should a guidance decide by what it sees and so differ from batch to batch
+        by_branch = {
+            k: max(part.nfe_by_branch.get(k, 0), by_branch.get(k, 0)) for k in {**by_branch, **part.nfe_by_branch}
+        }
+        timings = {k: part.timings.get(k, 0.0) + timings.get(k, 0.0) for k in {**timings, **part.timings}}
+        scores = {k: [*scores.get(k, []), *part.scores.get(k, [])] for k in {**scores, **part.scores}}
+    return SampleResult(
+        images=[image for part in parts for image in part.images],
+        latents=torch.cat([part.latents for part in parts]),
+        seeds=[seed for part in parts for seed in part.seeds],
+        prompts=[prompt for part in parts for prompt in part.prompts],
+        nfe=sum(by_branch.values()),
+        nfe_by_branch=by_branch,
+        timings=timings,
+        scores=scores,
+        trace=_traces([part.trace for part in parts]),
+        warnings=list(dict.fromkeys(message for part in parts for message in part.warnings)),
+        truncated=[entry for part in parts for entry in part.truncated],
+    )
+
+
+def _traces(traces: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The first batch's trace, with what recorders kept of the others, and with tensors [N, ...] of the images of all."""
+    whole = dict(traces[0])
+    if tensors := [trace["tensors"] for trace in traces if "tensors" in trace]:
+        whole["tensors"] = {name: torch.cat([kept[name] for kept in tensors]) for name in tensors[0]}
+    for trace in traces[1:]:
+        if extras := {key: value for key, value in trace.items() if key not in ("stages", "tensors")}:
+            whole.setdefault("batches", []).append(extras)
+    return whole

@@ -1,0 +1,1 @@
+"""Noise schedules looked at: as curves and tables (`research-schedule`), and by a linter that drives them."""

@@ -1,0 +1,134 @@
+"""Schedulers side by side: the points each takes, the curves their models were trained on, and what the linter says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from research.errors import ConfigError, ModelError
+from research.models.scheduler_config import ModelSchedule, scheduler_config
+from research.report.axes import value_label
+from research.report.schedule_arguments import OPTIONS, Values, number, one, product, several, text
+from research.schedule.curves import Curve, Point
+
+# one of its own for flow schedulers beside a model of another kind: how they step can be seen all the same
+_FLOW = {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000}
+DEFAULTS: Mapping[str, Values] = {
+    "scheduler": ["ddim"],
+    "steps": [25],
+    "model": ["emoji"],
+    "strength": [1.0],
+    "parity": [False],
+}
+
+
+@dataclass(frozen=True)
+class Series:
+    """One scheduler with its settings.
+
+    Attributes:
+        label: what tells it from the others.
+        name, class_name, options, steps, strength: as composed.
+        points: of all steps; empty where it cannot make them.
+        curve: over training timesteps; None where it is not known.
+        findings: of the linter.
+        flow: whether sigma is a flow time.
+        remark: what else is to be said, or empty.
+    """
+
+    label: str
+    name: str
+    class_name: str
+    options: Mapping[str, Any]
+    steps: int
+    strength: float
+    points: Sequence[Point]
+    curve: Curve | None
+    findings: Sequence[Any] = field(default_factory=list)
+    flow: bool = False
+    remark: str = ""
+
+    @property
+    def start(self) -> int:
+        """The stage at which the part that is run begins."""
+        return next((p.stage for p in self.points if p.run), len(self.points))
+
+
+def compose(values: Mapping[str, Values], *, draw: bool = True) -> list[Series]:
+    """Every combination of the values given on the command line.
+
+    Args:
+        values: by key, `DEFAULTS` and ``scheduler.options.NAME``.
+        draw: also work out points and curves.
+
+    Raises:
+        ConfigError: a value that cannot be, or a scheduler that cannot be built.
+        ModelError: no such model.
+    """
+    model = _model(text("model", one("model", values["model"])))
+    parity = one("parity", values["parity"])
+    if not isinstance(parity, bool):
+        raise ConfigError(f"parity: found {parity!r}; accepted: true, false.")
+    keys = [key for key in values if key not in ("model", "parity")]
+    told_apart = several(values)
+    series = []
+    for row in product(values, keys):
+        label = ", ".join([str(row["scheduler"]), *(_label(k, row[k]) for k in told_apart if k != "scheduler")])
+        series.append(_series(row, label, model, parity, draw))
+    return series
+
+
+def _model(path: str) -> ModelSchedule:
+    found = scheduler_config(path)
+    if found is None:
+        raise ModelError(
+            f"model.path: {path} has no scheduler config at hand; accepted is a zoo model, a directory in diffusers "
+            "layout, or a hub id that is in the cache."
+        )
+    return found
+
+
+def _label(key: str, value: Any) -> str:
+    name = key.removeprefix(OPTIONS)
+    if key == "steps":
+        return f"{value_label(value)} steps"
+    if isinstance(value, bool):
+        return name if value else f"no {name}"
+    return value if isinstance(value, str) else f"{name} {value_label(value)}"
+
+
+def _series(row: Mapping[str, Any], label: str, model: ModelSchedule, parity: bool, draw: bool) -> Series:
+    from research.schedule.curves import points, training_curve
+    from research.schedule.lint import lint, quiet
+    from research.solvers import SolverFactory, resolve
+
+    name = text("scheduler", row["scheduler"])
+    steps = number(1, whole=True)("steps", row["steps"])
+    strength = float(number(0.0, 1.0)("strength", row["strength"]))
+    options = {key.removeprefix(OPTIONS): value for key, value in row.items() if key.startswith(OPTIONS)}
+    findings = lint(name, options, model.config, steps, strength, parity=parity, latent=model.latent)
+    base, remark = model.config, ""
+    if any(finding.rule == "cannot-be-built" for finding in findings):
+        # raises again unless it is all about the kind of model
+        base, remark = _FLOW, f"on a flow of its own: {model.path} is no flow model"
+    with quiet():
+        factory = SolverFactory(name, options, base, parity=parity)
+        flow = factory.kind == "flow"
+        found: list[Point] = []
+        if draw:
+            try:
+                solver = factory()
+                timeline = solver.timeline(steps)
+                kept = factory().timeline(steps, strength=strength)
+                # by step: a slice of PNDM begins with a warm-up of its own
+                first = kept[0].step if len(kept) else steps
+                start = next((i for i, stage in enumerate(timeline) if stage.step >= first), len(timeline))
+                found = points(timeline, start, flow=flow)
+            except ConfigError:
+                remark = next(f.message for f in findings if f.level == "error")
+        curve = training_curve(factory().scheduler, flow=flow) if draw else None
+    spec = resolve(name, options)
+    return Series(
+        label, name, factory.cls.__name__, dict(spec.options), steps, strength, found, curve, findings, flow, remark
+    )

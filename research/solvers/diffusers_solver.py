@@ -1,0 +1,209 @@
+"""Any diffusers scheduler as a solver of the loop."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from research.errors import ConfigError, SamplingError
+from research.sampling.interfaces import Guided, StepOutput
+from research.sampling.noise import STEP, NoiseSource
+from research.sampling.prediction import Kind, Prediction, convert, of_pair, to_epsilon, to_x0
+from research.sampling.timeline import Stage, Timeline, build_timeline, kept_steps
+from research.solvers.corrections import as_upstream, corrected, faults
+from research.solvers.probing import end_level, is_deterministic, is_memoryless, noised
+
+STEP_ARGUMENTS_OF_THE_LOOP = {
+    "self", "model_output", "timestep", "sample", "generator", "return_dict", "args", "kwargs"
+}  # fmt: skip
+# They index their tables with the timestep: a Python number gives the same entries as a 0-d tensor at a fraction of the cost.
+_TAKE_NUMBERS = {"DDIMScheduler", "DDPMScheduler"}
+
+
+class DiffusersSolver:
+    """One diffusers scheduler object for one run.
+
+    Args:
+        scheduler: a fresh scheduler object; it is changed by the run.
+        name: how messages call it.
+        kind: what the model predicts for it.
+        step_options: further arguments of its ``step`` (``eta``, ``s_churn``).
+        parity: use the object exactly as the diffusers pipeline does.
+
+    Attributes:
+        end_level: ``(signal, noise)`` of the latents after the last step, known once the timeline is made.
+        notes: with ``parity``, the faults of upstream that the timeline has and that are reproduced, a sentence each.
+    """
+
+    end_level = (1.0, 0.0)
+    notes: Sequence[str] = ()
+
+    def __init__(self, scheduler: Any, *, name: str, kind: Kind, step_options: Mapping[str, Any], parity: bool):
+        self.scheduler = self._given = scheduler
+        self.name = name
+        self.kind: Kind = kind
+        self.parity = parity
+        self.order = int(getattr(scheduler, "order", 1))
+        accepted = inspect.signature(scheduler.step).parameters
+        self._takes_generator = "generator" in accepted
+        # the pipelines pass eta=0 to every scheduler that takes it, whatever its own default (TCD: 0.3)
+        of_pipelines = {"eta": 0.0} if parity and "eta" in accepted else {}
+        self._kwargs: dict[str, Any] = {**of_pipelines, **step_options, "return_dict": False}
+        self._arguments: Sequence[int] | None = None
+        self._numbers = type(scheduler).__name__ in _TAKE_NUMBERS
+        probed = scheduler, self._kwargs, self._takes_generator
+        forgets = is_memoryless(*probed)
+        offers = {"first-order": forgets, "deterministic": is_deterministic(*probed)}
+        # a class with nothing to ask (IPNDM) samples, and what x0 its predictions imply is not known
+        offers["noise-levels"] = hasattr(scheduler, "add_noise") or hasattr(scheduler, "scale_noise")
+        offers["revisits"] = self._revisits = forgets and not parity
+        self.supports = frozenset({f"predicts:{kind}", *(name for name, held in offers.items() if held)})
+
+    def timeline(
+        self, steps: int, *, strength: float = 1.0, device: torch.device | str = "cpu", by_strength: bool = False
+    ) -> Timeline:
+        """Set the full schedule and slice it by strength.
+
+        Args:
+            steps: the user's steps of the full schedule.
+            strength: the part of them to keep, the last ones.
+            device: where the timesteps go.
+            by_strength: the pipeline of the task slices by strength, and so sets where the scheduler begins even if all is
+                kept; text-to-image pipelines do not. Of account with ``parity`` alone.
+
+        Raises:
+            ConfigError: more steps than the scheduler was trained with, or a count it cannot make.
+        """
+        kept = kept_steps(steps, strength, parity=self.parity)
+        self.scheduler = self._given  # and not one that was corrected for another timeline
+        self._set_timesteps(steps, device)
+        # pipelines multiply what they leave out by the order that the class states; PNDM states 1 and has a stage more
+        count = len(self.scheduler.timesteps)
+        first = min((steps - kept) * self.order, count) if self.parity else None
+        self.end_level = end_level(self.scheduler, count)
+        try:
+            walk = as_upstream(self.scheduler, steps, kept, first)
+        except IndexError as error:  # leading spacing with an offset: 1000 steps end beyond the last timestep
+            raise ConfigError(
+                f"steps: scheduler {self.name} cannot make {steps} steps: they leave its {self._limit} timesteps."
+            ) from error
+        if self.parity:
+            self.notes = faults(self.scheduler, walk)
+        else:
+            self.scheduler, walk = corrected(self.scheduler, walk, steps, kept)
+        self._arguments, self._begin = walk.arguments, walk.begin or 0
+        # without it a duplicated first timestep resolves to its second place; text-to-image pipelines do not set it
+        begins = not self.parity or by_strength or walk.first > 0
+        if walk.begin is not None and begins and hasattr(self.scheduler, "set_begin_index"):
+            self.scheduler.set_begin_index(walk.begin)
+        timeline = build_timeline(walk.times, walk.step_of, walk.levels, n_steps=steps, kept=kept, first=0)
+        return dataclasses.replace(timeline, first_stage=walk.first)
+
+    @property
+    def _limit(self) -> int | None:
+        return getattr(self.scheduler.config, "num_train_timesteps", None)
+
+    def _set_timesteps(self, steps: int, device: torch.device | str) -> None:
+        limit = self._limit
+        if limit is not None and steps > limit:
+            raise ConfigError(
+                f"steps: found {steps}; scheduler {self.name} has {limit} timesteps, accepted is 1 to {limit}."
+            )
+        try:
+            self.scheduler.set_timesteps(steps, device=device)
+        except (ValueError, LookupError, RuntimeError, TypeError, AttributeError, ZeroDivisionError) as error:
+            raise ConfigError(f"steps: scheduler {self.name} cannot make {steps} steps: {error}") from error
+        if len(self.scheduler.timesteps) < steps:
+            raise ConfigError(
+                f"steps: scheduler {self.name} makes {len(self.scheduler.timesteps)} stages of {steps} steps; accepted are more."
+            )
+
+    def start(self, noise: NoiseSource) -> None:
+        if self._takes_generator:
+            self._kwargs["generator"] = noise.generators(STEP)
+        if hasattr(self.scheduler, "noise_sampler_seed") and not self.parity:
+            # Brownian trees take seeds and no generators; one an image keeps it the same in any batch
+            given = self.scheduler.noise_sampler_seed
+            seeds = noise.seeds_of(STEP if given is None else f"{STEP}/{given}")
+            self.scheduler.noise_sampler_seed = seeds
+
+    def scale_noise(self, noise: Tensor) -> Tensor:
+        return noise * getattr(self.scheduler, "init_noise_sigma", 1.0)
+
+    def scale_input(self, x: Tensor, stage: Stage) -> Tensor:
+        if not hasattr(self.scheduler, "scale_model_input"):
+            return x
+        self._turn_to(stage)
+        try:
+            return self.scheduler.scale_model_input(x, stage.t)
+        except (IndexError, AssertionError) as error:  # UniPC asserts that it has steps left
+            raise self._out_of_range(stage, error) from error
+
+    def add_noise(self, clean: Tensor, noise: Tensor, stage: Stage | None) -> Tensor:
+        """Clean latents noised to the level of a stage, shapes [N or 1, C, h, w]; after the last stage (None) they stay clean.
+
+        With ``parity`` the scheduler is asked, as the pipelines do: a class that keeps count takes the level where it stands
+        (where it begins before the first step), whatever the stage.
+
+        Raises:
+            ConfigError: the scheduler has no noise levels that are known (IPNDM).
+        """
+        if stage is None:
+            return clean
+        if math.isnan(stage.noise):
+            raise ConfigError(
+                f"scheduler: {self.name} cannot start from a picture: {type(self.scheduler).__name__} has no add_noise."
+            )
+        if self.parity:
+            return noised(self.scheduler, clean, noise, stage.t.reshape(1).repeat(len(noise)))
+        total = full_precision(clean) * stage.signal + full_precision(noise) * stage.noise
+        return total.to(clean.dtype)
+
+    def step(self, guided: Guided, x: Tensor, stage: Stage, noise: NoiseSource) -> StepOutput:
+        prediction, x = step_from(guided, self.kind, x, stage)
+        self._turn_to(stage)
+        t: Any = int(stage.time) if self._numbers else stage.t
+        if self._arguments is not None:
+            t = self._arguments[stage.index]
+        try:
+            out = self.scheduler.step(prediction.value, t, x, **self._kwargs)
+        except (IndexError, AssertionError) as error:  # UniPC asserts that it has steps left
+            raise self._out_of_range(stage, error) from error
+        return StepOutput(out[0], out[1] if len(out) > 1 else None)
+
+    def _turn_to(self, stage: Stage) -> None:
+        """Some classes count their steps: those that can be taken again are told where they are."""
+        if self._revisits and getattr(self.scheduler, "_step_index", None) is not None:
+            self.scheduler._step_index = self._begin + stage.index
+
+    def _out_of_range(self, stage: Stage, error: Exception) -> SamplingError:
+        """Classes that look their place up by the timestep lose count where one comes twice (cosine betas, Karras sigmas)."""
+        reason = str(error) or "no steps are left"
+        return SamplingError(
+            f"scheduler: {self.name} leaves its own table of noise levels at stage {stage.index}, step {stage.step + 1} of "
+            f"{stage.n_steps} (t = {stage.time:g}): {reason}; another number of steps or other noise levels may do."
+        )
+
+
+def full_precision(x: Tensor) -> Tensor:
+    """Half precision as fp32, anything wider as it is: sums of large terms lose the small ones."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def step_from(guided: Guided, kind: Kind, x: Tensor, stage: Stage) -> tuple[Prediction, Tensor]:
+    """The prediction, of the kind that the scheduler takes, and the latents to step from: those given, unless guidance names a
+    noise of its own to go along.
+
+    Then these are the latents that x0 and this noise would make: a step without memory is a function of the two alone.
+    """
+    if guided.renoise is None:
+        return convert(guided.prediction, kind, x, stage), x
+    clean, epsilon = to_x0(guided.prediction, x, stage), to_epsilon(guided.renoise, x, stage)
+    new = stage.signal * full_precision(clean) + stage.noise * full_precision(epsilon)
+    return of_pair(clean, epsilon, kind, stage), new.to(x.dtype)

@@ -1,0 +1,91 @@
+"""From clean latents to noise and back with DDIM's deterministic step."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from research.errors import ConfigError
+from research.sampling.interfaces import Guided, Solver, StepOutput
+from research.sampling.noise import NoiseSource
+from research.sampling.timeline import Stage, Timeline
+from research.solvers.diffusers_solver import step_from
+from research.solvers.steps import ddim_step
+
+
+class RoundTripSolver:
+    """Walks a DDIM solver's timeline backwards, from clean latents to noise, and then forwards again.
+
+    Both ways use DDIM's step between two noise levels (arXiv:2010.02502, eq. 12 with sigma = 0, the Euler step of eq. 13's ODE).
+    Going back, the model is told the timestep that the step leads to, as `DDIMInverseScheduler` does: coming forth it is
+    told the same one, so that the two ways cancel but for the change of the prediction in between.
+
+    Args:
+        solver: that of DDIM; its timesteps and noise levels are used.
+        back_only: end at the noise.
+
+    Raises:
+        ConfigError: the scheduler is another one than DDIM without noise of its own.
+    """
+
+    def __init__(self, solver: Solver, *, back_only: bool = False):
+        scheduler = getattr(solver, "scheduler", None)
+        if type(scheduler).__name__ != "DDIMScheduler" or "deterministic" not in solver.supports:
+            raise ConfigError(
+                f"scheduler: {solver.name} cannot be walked back to the noise; accepted for inversion is ddim with eta 0."
+            )
+        self._solver, self._back_only = solver, back_only
+        self.name, self.kind, self.supports = solver.name, solver.kind, solver.supports - {"revisits"}
+        self.notes: Sequence[str] = ()
+        self._after: list[tuple[float, float]] = []  # signal and noise that each stage leads to
+
+    def timeline(
+        self, steps: int, *, strength: float = 1.0, device: torch.device, by_strength: bool = False
+    ) -> Timeline:
+        forth = list(self._solver.timeline(steps, strength=strength, device=device))
+        # ends where the scheduler itself does, so that its own walk from the noise gives the same
+        end = getattr(self._solver, "end_level", (1.0, 0.0))
+        levels = [(stage.signal, stage.noise) for stage in forth] + [end]
+        # the stage that led down to a level leads up from it, told the same timestep
+        back = [_at(stage, levels[i + 1], levels[i]) for i, stage in enumerate(forth)][::-1]
+        stages = back if self._back_only else [*back, *(_at(s, levels[i], levels[i + 1]) for i, s in enumerate(forth))]
+        self._after = levels[-2::-1] + ([] if self._back_only else levels[1:])
+        self.turn = len(back) - 1  # after this stage the latents are noise
+        return Timeline(
+            tuple(
+                dataclasses.replace(s, index=i, step=i, n_steps=len(stages), last_of_step=True)
+                for i, s in enumerate(stages)
+            ),
+            n_steps=len(stages),
+        )
+
+    def start(self, noise: NoiseSource) -> None:
+        return None
+
+    def scale_noise(self, noise: Tensor) -> Tensor:
+        return self._solver.scale_noise(noise)
+
+    def scale_input(self, x: Tensor, stage: Stage) -> Tensor:
+        return x
+
+    def add_noise(self, clean: Tensor, noise: Tensor, stage: Stage | None) -> Tensor:
+        return clean if stage is None else clean * stage.signal + noise * stage.noise
+
+    def step(self, guided: Guided, x: Tensor, stage: Stage, noise: NoiseSource) -> StepOutput:
+        signal, level = self._after[stage.index]
+        prediction, x = step_from(guided, self.kind, x, stage)
+        return StepOutput(ddim_step(x, prediction, stage, signal, level))
+
+
+def _at(stage: Stage, level: tuple[float, float], after: tuple[float, float]) -> Stage:
+    """A stage whose latents are at another level, and lead to a third."""
+    (signal, noise), (next_signal, next_noise) = level, after
+    sigma = noise / max(signal, 1e-12)
+    values: dict[str, Any] = {"signal": signal, "noise": noise, "sigma": sigma}
+    values["sigma_next"] = next_noise / max(next_signal, 1e-12)
+    values["log_snr"] = stage.log_snr if noise else float("inf")
+    return dataclasses.replace(stage, **values)

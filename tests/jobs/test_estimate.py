@@ -1,0 +1,80 @@
+"""The evaluations that a plan tells are those that jobs then make."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from research.jobs.compose import Composer
+from research.jobs.estimate import estimate
+from research.jobs.planning import plan
+from research.jobs.run_job import run_job
+from research.solvers import scheduler_names
+
+HALF = ["task=image_to_image", "task.strength=0.6"]
+GUIDANCES = [
+    "apg", "autoguidance", "cfg", "cfg_plus_plus", "cfg_zero", "composable", "dps_inpaint", "fdg", "icg", "loss",
+    "magnitude_aware", "none", "pag", "perp_neg", "sag", "seg", "slg", "tcfg", "tsg",
+]  # fmt: skip
+SHIPPED = [name for name in scheduler_names() if not name.startswith("flow_")]  # the tiny model predicts no flow
+CASES: list[list[str]] = [
+    *([f"scheduler={name}"] for name in SHIPPED),
+    *([f"scheduler={name}", *HALF] for name in SHIPPED),
+    *([f"guidance={name}"] for name in GUIDANCES),
+    *([f"guidance={name}", "guidance.scale=0"] for name in ("apg", "cfg", "cfg_plus_plus", "composable", "icg", "pag", "tsg")),
+    *([f"guidance={name}", "guidance.scale=1"] for name in ("apg", "autoguidance", "cfg", "composable", "pag", "tsg")),
+    *([f"scheduler={name}", "guidance=pag", "guidance/modifiers=interval"] for name in ("ddim", "heun")),
+    ["guidance=pag", "guidance/modifiers=interval", "guidance.modifiers.interval.outside=base"],
+    ["guidance/modifiers=schedule", "guidance.modifiers.schedule.kind=triangle"],
+    ["guidance=pag", "guidance/modifiers=schedule"],
+    ["guidance/modifiers=[schedule,interval]"],
+    ["guidance/modifiers=[interval,schedule,rescale]"],
+    ["hooks=repaint", "hooks.repaint.jump_length=2", "hooks.repaint.jump_n_sample=3"],
+    ["hooks=restart", "hooks.restart.sigma=null", "hooks.restart.steps=[0.2,0.7]"],
+    ["hooks=feature_cache"],
+    ["task=inversion"],
+    ["task=inversion", "task.reconstruct=false"],
+    ["task=interpolation", "task.frames=3"],
+    ["runtime=parity", "guidance.scale=0.5"],
+    ["scheduler=pndm", "scheduler.options.skip_prk_steps=false"],
+]  # fmt: skip
+
+
+def test_estimates_are_what_jobs_measure(tiny_sd: Path, tmp_path: Path) -> None:
+    base = [
+        f"model.path={tiny_sd}",
+        "tracker=none",
+        "metrics=none",
+        "steps=5",
+        "prompts=[fox]",
+        f"output_dir={tmp_path}",
+    ]
+    logging.getLogger("research").setLevel(logging.ERROR)
+    wrong, guessed = {}, []
+    with Composer() as composer:
+        master = composer.master([])
+        for case in CASES:
+            [job] = plan(composer, master, [composer.normalise([*base, "runtime.threads=1", *case])])
+            told, result = estimate(job.config), run_job(job)
+            assert result["status"] == "done", (case, result["error"])
+            if told.nfe != result["nfe"]:
+                wrong[" ".join(case)] = told.nfe, result["nfe"]
+            guessed += [] if told.exact else [" ".join(case)]
+    assert not wrong, "estimated, measured"
+    assert guessed == ["scheduler=pndm scheduler.options.skip_prk_steps=false"]
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["guidance/modifiers=interval", "guidance.modifiers.interval.steps=null", "guidance.modifiers.interval.sigma=[1,5]"],
+        ["hooks=restart"],
+        ["scheduler=custom", "scheduler.class_name=ScoreSdeVeScheduler"],
+    ],
+)  # fmt: skip
+def test_what_only_the_libraries_know_is_a_guess(lines: list[str]) -> None:
+    with Composer() as composer:
+        [job] = plan(composer, composer.master([]), [composer.normalise(["tracker=none", "metrics=none", *lines])])
+    assert str(estimate(job.config)).startswith("~")

@@ -1,0 +1,96 @@
+"""Composing many jobs at once gives what Hydra gives for each alone."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra.types import RunMode
+from omegaconf import OmegaConf
+
+from research.errors import ConfigError
+from research.jobs.compose import Composer
+
+VALUES = {
+    "guidance.scale": ["2", "4.5", "1e-2"],
+    "steps": ["3", "10"],
+    "scheduler.options.eta": ["0.5"],
+    "prompts": ["[fox]", '["a, b","c"]', "${prompts_of_mine}"],
+    "prompts_of_mine": ["[owl]"],
+    "task.negative_prompt": ["null", '"blurry: very"'],
+    "hooks.record": ["{_target_:research.hooks.Record,every:2}"],
+    "model.dtype": ["float16"],
+    "seed": ["true", "x", '"5"'],
+}
+
+
+def by_hydra(composer: Composer, lines: list[str]) -> dict[str, Any]:
+    config = composer.loader.load_configuration(composer.config_name, lines, RunMode.RUN)
+    OmegaConf.set_struct(config, False)
+    del config["hydra"]
+    plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def composed(found: Any) -> Any:
+    try:
+        return json.dumps(found(), sort_keys=True)
+    except Exception as error:
+        return f"raises {'ConfigError' if isinstance(error, ConfigError) else 'as Hydra'}"
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_as_hydra_composes(seed: int, tmp_path: Path) -> None:
+    """Random choices of all groups and values of all kinds, one composer for all of them."""
+    rng = random.Random(seed)
+    (tmp_path / "model").mkdir()
+    # a choice that reaches into other sections, and one that picks for another group
+    (tmp_path / "model" / "wide.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - override /task: unconditional\nmodel:\n  path: emoji\nguidance:\n  scale: 9\n"
+    )
+    with Composer(str(tmp_path)) as composer:
+        groups = composer.groups()
+        names = [name for name in groups if "/" not in name and name != "experiment"]
+        names.append("guidance/modifiers")
+        master = composer.master([])
+        for _ in range(8):
+            chosen = [f"{name}={rng.choice(groups[name])}" for name in names]
+            keys = rng.sample(sorted(VALUES), rng.randrange(3))
+            lines = composer.normalise([*chosen, *(f"{key}={rng.choice(VALUES[key])}" for key in keys)])
+            ours = composed(lambda lines=lines: composer.job(master, lines))
+            theirs = composed(lambda lines=lines: by_hydra(composer, lines))
+            assert ours.startswith("raises") == theirs.startswith("raises"), (lines, ours, theirs)
+            if not ours.startswith("raises"):
+                assert ours == theirs, lines
+
+
+def test_choices_are_composed_once_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    from research.jobs.composed_choices import Bases
+
+    made: list[tuple[str, ...]] = []
+    whole = Bases._composed
+    monkeypatch.setattr(Bases, "_composed", lambda self, lines: made.append(lines) or whole(self, lines))
+    with Composer() as composer:
+        lines = composer.normalise(["scheduler=ddim,euler,heun,lms", "guidance=cfg,apg,none", "hooks=none,shift"])
+        master = composer.master(lines)
+        jobs = [composer.job(master, point) for point in composer.points(master, lines)]
+        for point, job in zip(composer.points(master, lines), jobs, strict=True):
+            assert job == by_hydra(composer, point)
+    assert len(jobs) == 24
+    assert len(made) == 4 + 2 + 1
+
+
+def test_an_edit_changes_no_later_job(tmp_path: Path) -> None:
+    (tmp_path / "guidance").mkdir()
+    file = tmp_path / "guidance" / "mine.yaml"
+    file.write_text("_target_: research.guidance.CFG\nscale: 2\n")
+    with Composer(str(tmp_path)) as composer:
+        master = composer.master([])
+        first = composer.job(master, ["guidance=mine", "scheduler=ddim"])
+        file.write_text("_target_: research.guidance.CFG\nscale: 3\n")
+        second = composer.job(master, ["guidance=mine", "scheduler=euler"])
+    assert first["guidance"]["scale"] == second["guidance"]["scale"] == 2

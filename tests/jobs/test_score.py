@@ -1,0 +1,155 @@
+"""``research-score``: metrics from the images of jobs that are done, without sampling."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from research.cli import run
+from research.jobs import run_job
+from research.jobs.score_cli import main as score
+
+METRICS = """
+import os
+from research.metrics.base import MetricResult
+
+class Brightness:
+    name = "brightness"
+    def __init__(self, power=1):
+        self.power = power
+    def compute(self, images, prompts, *, device):
+        with open("computed", "a") as file:
+            file.write("x")
+        if os.path.exists("stop"):
+            raise KeyboardInterrupt
+        shades = [sum(image.convert("L").tobytes()) / (image.width * image.height) for image in images]
+        return MetricResult({"brightness": sum(s ** self.power for s in shades) / len(shades)}, {"prompts": list(prompts)})
+"""
+
+
+@pytest.fixture
+def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_sd: Path) -> Path:
+    """A sweep of two jobs that are done."""
+    import sys
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "score_plugs.py").write_text(METRICS)
+    sys.modules.pop("score_plugs", None)
+    assert run(command(tiny_sd)) == 0
+    (tmp_path / "computed").unlink()
+    return tmp_path / "outputs" / "default"
+
+
+def command(tiny_sd: Path, *more: str) -> list[str]:
+    base = ["-m", f"model.path={tiny_sd}", "tracker=none", "metrics=none", "steps=1", "prompts=[fox,owl]"]
+    own = ["runtime.threads=1", "+metrics.light._target_=score_plugs.Brightness", "seed=0,1"]
+    return [*base, *own, *more]
+
+
+def records(sweep: Path) -> dict[str, dict[str, Any]]:
+    return {f.parent.name: json.loads(f.read_text()) for f in sorted(sweep.glob("*/result.json"))}
+
+
+def computed() -> int:
+    return len(Path("computed").read_text()) if Path("computed").exists() else 0
+
+
+@pytest.fixture
+def no_sampling(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: Any) -> None:
+        raise AssertionError("something was sampled")
+
+    monkeypatch.setattr(run_job.Record, "sample", refuse)
+
+
+@pytest.mark.usefixtures("no_sampling")
+def test_a_jobs_own_metrics_are_replaced(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = records(sweep)
+    for folder, record in before.items():  # as if a fault in the metric had been mended since
+        file = sweep / folder / "result.json"
+        file.write_text(json.dumps({**record, "metrics": {"brightness": -1.0}}))
+    (sweep / "results.csv").unlink()
+    assert score([str(sweep)]) == 0
+    after = records(sweep)
+    for folder, record in after.items():
+        assert record["metrics"] == before[folder]["metrics"]
+        assert record["metrics_info"]["brightness"]["prompts"] == ["fox", "owl"]
+        assert record["scored"]["versions"]["torch"]
+        kept = set(record) - {"scored"}
+        assert {key: record[key] for key in kept} == {key: before[folder][key] for key in kept}
+    assert (sweep / "results.csv").is_file()
+    assert "2 scored" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("no_sampling")
+def test_it_goes_on_where_it_was_interrupted(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert score([str(next(sweep.glob("*/result.json")).parent)]) == 0
+    Path("stop").touch()
+    assert score([str(sweep)]) == 130
+    Path("stop").unlink()
+    assert computed() == 2
+    assert score([str(sweep)]) == 0
+    assert computed() == 3
+    assert "1 kept, 1 scored" in capsys.readouterr().out
+    assert score([str(sweep), "--again"]) == 0
+    assert computed() == 5
+    assert not list(sweep.glob("*/.*"))
+
+
+@pytest.mark.usefixtures("no_sampling")
+def test_other_metrics_are_another_job(sweep: Path, tiny_sd: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = records(sweep)
+    assert score([str(sweep), "+metrics.light.power=2"]) == 0
+    after = records(sweep)
+    assert {folder: after[folder] for folder in before} == before
+    new = {folder: record for folder, record in after.items() if folder not in before}
+    assert len(new) == 2
+    for folder, record in new.items():
+        source = before[record["scored"]["from"]]
+        assert record["job_id"] == folder
+        assert record["images"] == source["images"]
+        assert record["metrics"]["brightness"] > source["metrics"]["brightness"]
+        assert "metrics.light.power=2" in record["overrides"]
+    # it is the job that the command would have made, so that nothing is left to do
+    capsys.readouterr()
+    assert run(command(tiny_sd, "+metrics.light.power=2")) == 0
+    assert "2 of 2 jobs done before" in capsys.readouterr().err
+
+
+def test_images_that_changed_are_refused(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = records(sweep)
+    image = next(sweep.glob("*/images/*.png"))
+    image.write_bytes(image.read_bytes()[:-1] + b"x")
+    assert score([str(sweep)]) == 1
+    shown = capsys.readouterr()
+    assert f"{image}: is not the image that result.json says" in shown.err
+    assert "1 scored" in shown.out
+    assert "1 refused" in shown.out
+    folder = image.parent.parent.name
+    assert records(sweep)[folder] == before[folder]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["nowhere"], "nowhere: is no folder"),
+        (["."], "holds no job with a result.json"),
+        ([".", "steps=3"], "holds no job"),
+        (["outputs/default", "steps=3"], "argument 'steps=3': accepted are metrics=CHOICE"),
+        (["outputs/default", "metrics=fdi"], "Did you mean 'fid'?"),
+        (["outputs/default", "metrics=fid,clip_score"], "accepted are metrics=CHOICE"),
+    ],
+)
+def test_bad_input(arguments: list[str], expected: str, request: pytest.FixtureRequest) -> None:
+    capsys = request.getfixturevalue("capsys")
+    if arguments[0].startswith("outputs"):
+        request.getfixturevalue("sweep")
+    capsys.readouterr()
+    assert score(arguments) == 2
+    shown = capsys.readouterr().err
+    assert expected in shown
+    assert shown.count("\n") == 1

@@ -1,0 +1,295 @@
+"""Updates read off into tables give what the schedulers' own steps give, and are not used where they could not."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from typing import Any
+
+import diffusers
+import pytest
+import torch
+from diffusers import DDIMScheduler
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_models import text_scheduler
+
+from research import Hook, LoopSampler
+from research.guidance import CFG
+from research.sampling import Guided, NoiseSource, Prediction
+from research.sampling.noise import STEP
+from research.solvers import SolverFactory, resolve, scheduler_names, tabulated
+from research.solvers.tabulated import TabulatedSolver
+from research.tasks import TextToImage
+
+CONFIG = dict(text_scheduler().config)
+V_CONFIG = dict(text_scheduler("v_prediction").config)
+NAMES = [name for name in scheduler_names() if not name.startswith("flow")]
+DETERMINISTIC = [
+    "ddim", "ddim_trailing", "deis", "dpm2", "dpmpp_2m", "dpmpp_2m_karras", "dpmpp_2s", "euler", "heun", "lms", "pndm", "unipc",
+]  # fmt: skip
+STOCHASTIC = ["ddpm", "dpm2_a", "dpmpp_2m_sde", "euler_a", "lcm"]
+SHAPE = (4, 3, 5)
+TOLERANCE = 1e-4
+
+
+@functools.cache
+def _factory(name: str, v: bool, options: tuple) -> SolverFactory:
+    return SolverFactory(name, dict(options), V_CONFIG if v else CONFIG)
+
+
+def fresh(name: str, steps: int, strength: float = 1.0, v: bool = False, **options: Any):
+    """A solver ready for its first step, and its timeline."""
+    solver = _factory(name, v, tuple(options.items()))()
+    return solver, solver.timeline(steps, strength=strength)
+
+
+def own_steps(name: str, steps: int, strength: float = 1.0, v: bool = False, **options: Any):
+    """The diffusers scheduler itself, set up as a pipeline would, and its timesteps."""
+    scheduler = copy.deepcopy(_unused(name, v, tuple(options.items())))
+    scheduler.set_timesteps(steps)
+    _, timeline = fresh(name, steps, strength, v, **options)
+    if hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(timeline.first_stage)
+    return scheduler, scheduler.timesteps[timeline.first_stage :]
+
+
+@functools.cache
+def _unused(name: str, v: bool, options: tuple):
+    spec = resolve(name)
+    cls = getattr(diffusers, spec.class_name)
+    return cls.from_config(V_CONFIG if v else CONFIG, **{**spec.options, **dict(options)})
+
+
+def normal(seed: int, n: int = 2) -> torch.Tensor:
+    return torch.randn((n, *SHAPE), generator=torch.Generator().manual_seed(seed))
+
+
+def distance(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float((a - b).norm() / b.norm().clamp_min(1e-12))
+
+
+def compare(name, steps, strength=1.0, *, v=False, disturb=False, seeds=(1, 2), step_kwargs=None, **options):
+    """Drive both with the same outputs; latents may be changed from outside between steps."""
+    solver, timeline = fresh(name, steps, strength, v, **options)
+    scheduler, times = own_steps(
+        name, steps, strength, v, **{k: o for k, o in options.items() if k not in (step_kwargs or {})}
+    )
+    noise = NoiseSource(seeds)
+    solver.start(noise)
+    kwargs = dict(step_kwargs or {})
+    if name in STOCHASTIC or "eta" in kwargs:
+        kwargs["generator"] = NoiseSource(seeds).generators(STEP)
+    ours = theirs = normal(99) * float(scheduler.init_noise_sigma)
+    assert distance(solver.scale_noise(normal(99)), ours) < 1e-6 or strength < 1
+    for stage, t in zip(timeline, times, strict=True):
+        if disturb:
+            change = 0.3 * normal(1000 + stage.index)
+            ours, theirs = ours.flip(-1) + change, theirs.flip(-1) + change
+        scaled = scheduler.scale_model_input(theirs, t)
+        assert distance(solver.scale_input(ours, stage), scaled) < TOLERANCE
+        output = normal(stage.index) + 0.1 * scaled
+        ours = solver.step(Guided(Prediction(output, solver.kind)), ours, stage, noise).x
+        theirs = scheduler.step(output, t, theirs, return_dict=False, **kwargs)[0]
+        assert distance(ours, theirs) < TOLERANCE, stage
+    return solver
+
+
+@pytest.mark.parametrize("name", DETERMINISTIC + STOCHASTIC)
+@pytest.mark.parametrize("steps", [5, 20])
+def test_there_is_a_table(name, steps):
+    solver, _ = fresh(name, steps)
+    assert isinstance(solver, TabulatedSolver)
+    assert solver.table is not None
+    assert any(update.draws for update in solver.table.updates) == (name in STOCHASTIC)
+
+
+def test_every_name_is_in_one_of_the_lists():
+    assert {*DETERMINISTIC, *STOCHASTIC, "dpmpp_sde"} == set(NAMES)
+
+
+@pytest.mark.parametrize("name", DETERMINISTIC + STOCHASTIC)
+@pytest.mark.parametrize("v", [False, True], ids=["epsilon", "v"])
+def test_the_table_gives_what_the_scheduler_gives(name, v):
+    for steps in (1, 2, 5, 20):
+        assert compare(name, steps, v=v).table is not None
+
+
+@pytest.mark.parametrize("name", DETERMINISTIC + STOCHASTIC)
+def test_also_where_latents_are_changed_between_steps(name):
+    compare(name, 8, disturb=True)
+
+
+# upstream's slices of LMS and PNDM are wrong: test_corrections.py
+@pytest.mark.parametrize("name", sorted({*DETERMINISTIC, *STOCHASTIC} - {"lms", "pndm"}))
+def test_also_for_a_slice_by_strength(name):
+    compare(name, 10, 0.5)
+    compare(name, 10, 0.3, disturb=True)
+
+
+@given(
+    name=st.sampled_from(sorted({*DETERMINISTIC, "ddpm", "euler_a"} - {"ddim_trailing"})),
+    steps=st.integers(1, 30),
+    v=st.booleans(),
+    disturb=st.booleans(),
+)
+@settings(max_examples=25, deadline=None)
+def test_any_number_of_steps(name, steps, v, disturb):
+    compare(name, steps, v=v, disturb=disturb)
+
+
+@pytest.mark.parametrize("eta", [0.2, 1.0])
+def test_eta_of_ddim(eta):
+    solver = compare("ddim", 7, eta=eta, step_kwargs={"eta": eta})
+    assert solver.table is not None
+    assert solver.table.updates[0].draws
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("dpmpp_2m", {"solver_order": 3}),
+        ("dpmpp_2m", {"algorithm_type": "dpmsolver", "final_sigmas_type": "sigma_min"}),
+        ("dpmpp_2m", {"use_karras_sigmas": True, "euler_at_final": True}),
+        ("unipc", {"solver_order": 3}),
+        ("unipc", {"predict_x0": False, "final_sigmas_type": "sigma_min"}),
+        ("deis", {"solver_order": 3}),
+        ("pndm", {"skip_prk_steps": False}),
+        ("ddim", {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}),
+        ("euler", {"use_karras_sigmas": True}),
+        ("ddpm", {"variance_type": "fixed_large"}),
+        ("lms", {"use_karras_sigmas": True}),
+    ],
+)
+def test_options_reach_the_table(name, options):
+    v = "rescale_betas_zero_snr" in options
+    compare(name, 8, v=v, disturb=True, **options)
+
+
+# --- where no table can be
+
+
+@pytest.mark.parametrize("name", ["ddim", "ddpm", "lcm"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"clip_sample": True},
+        {"clip_sample": True, "clip_sample_range": 20.0},
+        {"thresholding": True},
+        {"thresholding": True, "sample_max_value": 30.0},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("strength", [1.0, 0.3])
+def test_clipping_is_never_tabulated(name, options, strength):
+    """Also where the range is wide and the noise level low, so that few samples are ever clipped."""
+    solver = compare(name, 10, strength, disturb=True, **options)
+    assert solver.table is None
+
+
+@pytest.mark.parametrize("name", ["dpmpp_2m", "unipc", "deis", "dpmpp_2s"])
+def test_thresholding_of_the_others_is_not_tabulated_either(name):
+    assert compare(name, 6, disturb=True, thresholding=True).table is None
+
+
+def test_brownian_trees_are_not_tabulated():
+    solver, _ = fresh("dpmpp_sde", 5)
+    assert solver.table is None
+
+
+def test_long_schedules_use_the_own_step():
+    solver, timeline = fresh("ddim", 400)
+    assert solver.table is None
+    assert len(timeline) == 400
+
+
+def test_a_class_defined_again_under_the_same_name_is_another():
+    """As in a notebook: the second definition must not get the table of the first."""
+
+    def define(factor: float) -> type:
+        class Mine(DDIMScheduler):
+            def step(self, model_output, timestep, sample, return_dict=True, **kwargs):
+                out = super().step(model_output, timestep, sample, return_dict=False)
+                return (factor * out[0], *out[1:])
+
+        return Mine
+
+    results = []
+    for factor in (1.0, 0.5):
+        solver = SolverFactory(define(factor).from_config(CONFIG), None, CONFIG)()
+        (stage,) = solver.timeline(1)
+        guided = Guided(Prediction(normal(0), "epsilon"))
+        results.append(solver.step(guided, normal(1), stage, NoiseSource([0, 1])).x)
+    assert torch.allclose(results[1], 0.5 * results[0], rtol=1e-5)
+
+
+# --- in the loop
+
+
+# natively the model is told the timesteps of Karras's noise levels and not rounded ones: test_corrections.py
+@pytest.mark.parametrize("name", sorted({*DETERMINISTIC} - {"dpmpp_2m_karras"}))
+@pytest.mark.parametrize("kind", ["sd", "sd_v"])
+def test_native_agrees_with_parity(request, name, kind):
+    model = request.getfixturevalue(kind)
+    found, reference = (
+        LoopSampler(model, scheduler=name, guidance=CFG(3.0), parity=parity).sample(
+            TextToImage("a cat", "dog"), seeds=[1, 2], steps=8
+        )
+        for parity in (False, True)
+    )
+    assert distance(found.latents, reference.latents) < TOLERANCE
+    assert found.nfe == reference.nfe
+
+
+@pytest.mark.parametrize("name", ["dpmpp_2m", "heun", "pndm", "unipc", "lms"])
+def test_hooks_that_change_latents_meet_the_same_scheduler(sd, name):
+    """A loop by hand around the diffusers scheduler, with latents changed before and after its steps."""
+    model, seed, steps = sd, 5, 5
+    scheduler = getattr(diffusers, resolve(name).class_name).from_config(
+        model.scheduler_config, **resolve(name).options
+    )
+    scheduler.set_timesteps(steps)
+    embeds = model.text.encode(["a cat"])
+    x = torch.randn((1, 4, 8, 8), generator=torch.Generator().manual_seed(seed)) * scheduler.init_noise_sigma
+    for i, t in enumerate(scheduler.timesteps):
+        x = x.flip(-1) if i % 2 else x
+        with torch.no_grad():
+            output = model.unet(scheduler.scale_model_input(x, t), t, encoder_hidden_states=embeds).sample
+        x = 0.9 * scheduler.step(output, t, x).prev_sample
+
+    class Change(Hook):
+        def pre_step(self, state):
+            if state.stage.index % 2:
+                state.x = state.x.flip(-1)
+
+        def post_step(self, state):
+            state.x = 0.9 * state.x
+
+    found = LoopSampler(model, scheduler=name, hooks=[Change()]).sample(TextToImage("a cat"), seeds=[seed], steps=steps)
+    assert distance(found.latents, x) < TOLERANCE
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", ["ddim", "dpmpp_2m", "unipc", "euler_a"])
+def test_half_precision_sums_in_full(name, dtype):
+    """One step from half-precision latents is as near to the full one as rounding them allows."""
+    results = []
+    for d in (torch.float32, dtype):
+        solver, timeline = fresh(name, 10)
+        noise, x = NoiseSource([1, 2]), normal(1).to(d)
+        solver.start(noise)
+        for stage in timeline:
+            guided = Guided(Prediction(normal(stage.index).to(d), "epsilon"))
+            x = solver.step(guided, x, stage, noise).x
+        assert x.dtype == d
+        results.append(x.float())
+    assert distance(results[1], results[0]) < 20 * torch.finfo(dtype).eps
+
+
+@pytest.mark.parametrize("name", ["euler_a", "ddpm", "lcm", "dpmpp_2m_sde"])
+def test_reading_a_table_leaves_the_global_generator_alone(sd, name: str) -> None:
+    tabulated._KNOWN.clear()  # or an earlier test has read it already
+    before = torch.get_rng_state()
+    sd.solvers(name)().timeline(6)
+    assert tabulated._KNOWN
+    assert torch.equal(torch.get_rng_state(), before)
