@@ -20,7 +20,10 @@ TREES = {path: ast.parse((ROOT / path).read_text(encoding="utf-8")) for path in 
 LAYERS = {
     "pictures": 0,
     "sampling": 0,
-    "schedulers": 1,
+    "solvers": 1,
+    "schedule": 2,
+    "statistics": 0,
+    "testing": 2,
     "guidance": 1,
     "hooks": 1,
     "tasks": 2,
@@ -30,7 +33,7 @@ LAYERS = {
     "report": 2,
     "zoo": 2,
     "compare": 3,
-    "runs": 3,
+    "jobs": 3,
     "cli": 4,
     "__main__": 5,
 }
@@ -158,10 +161,10 @@ def test_only_the_denoisers_call_the_unet_at_a_timestep():
     assert callers == {
         str(Path("hooks/feature_cache.py")),  # hands on what it is asked for
         str(Path("guidance/scales.py")),  # the same
-        str(Path("models/gaussian_conditional.py")),  # around the denoisers of two Gaussians
+        str(Path("testing/gaussian_conditional.py")),  # around the denoisers of two Gaussians
         str(Path("models/unet_denoiser.py")),
         str(Path("sampling/branches.py")),
-        str(Path("sampling/run.py")),
+        str(Path("sampling/state.py")),
     }
 
 

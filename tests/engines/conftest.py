@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "runs")]
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "jobs")]
 
 from sweeps import Results, Sweep  # noqa: E402
 from tiny_model import make_tiny_sd  # noqa: E402

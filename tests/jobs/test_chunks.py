@@ -107,8 +107,9 @@ def test_how_many_workers(name: str, settings: Any, asked: Any, devices: list[st
 
 DEVICE = """
 import sys
-from research.jobs import places, workers
-print(workers.take_device(places.visible_devices(), sys.argv[1]), flush=True)
+from research.jobs import machine_slots
+from research.jobs.engines import workers
+print(workers.take_device(machine_slots.visible_devices(), sys.argv[1]), flush=True)
 sys.stdin.read()
 """
 

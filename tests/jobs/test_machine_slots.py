@@ -52,8 +52,8 @@ import sys
 sys.path.insert(0, {here!r})
 from pathlib import Path
 from test_machine_slots import job
-from research.jobs import places
-with places.place([job(Path(sys.argv[1]), cpu=1)]):
+from research.jobs import machine_slots
+with machine_slots.place([job(Path(sys.argv[1]), cpu=1)]):
     print("at work", flush=True)
     sys.stdin.read()
 """
