@@ -1,6 +1,6 @@
-"""Draws the rooms of `research/` and which of them import which, measured from the code: `python -m tools.rooms docs/img/rooms.svg`.
+"""Draws the rooms of `research/` and which of them import which: `python -m tools.rooms docs/img/rooms.svg`.
 
-A room stands above all that it imports. Only arrows that say something are drawn: where A imports B and B imports C, the
+All of it is measured from the code. A room stands above all that it imports. Only arrows that say something are drawn: where A imports B and B imports C, the
 arrow from A to C is left out, and so are those to the leaves, which are free to all. An arrow of a circle is red.
 """
 
@@ -12,12 +12,10 @@ import re
 from pathlib import Path
 
 import matplotlib
-
-matplotlib.use("Agg")
-matplotlib.rcParams["svg.hashsalt"] = "rooms"  # the same picture is the same file
-import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
+matplotlib.rcParams["svg.hashsalt"] = "rooms"  # the same picture is the same file
 PACKAGE = Path(__file__).resolve().parents[1] / "research"
 _LEAVES = "leaves"
 _INK, _FILL, _CORE, _CIRCLE = "#24343a", "#eef4f2", "#bfe3d8", "#c0392b"
@@ -101,7 +99,8 @@ def draw(out: Path) -> None:
     for room in floor:
         rows.setdefault(floor[room], []).append(room)
     top = max(rows)
-    figure, axes = plt.subplots(figsize=(10, 1.25 * (top + 1)))
+    figure = Figure(figsize=(10, 1.25 * (top + 1)))
+    axes = figure.add_subplot()
     width, height = 2.25, 0.62
     place: dict[str, tuple[float, float]] = {}
     for level, names in rows.items():
