@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import stats
 
+from research.drawing import COLOURS, GRID, INK, MARKERS
 from research.errors import UserError
 from research.report.jobs import Row, read_sweep
-from research.report.palette import COLOURS, GRID, INK, MARKERS
 
 __all__ = ["COLOURS", "GRID", "INK", "MARKERS"]
 

@@ -11,7 +11,8 @@ from typing import Any
 from research.compare.jobs import DATA, Job, Key, gather, kept, read_place, same, setting, text
 from research.compare.outcome import Request
 from research.errors import UserError, nearest
-from research.report.axes import axis_label, find_axes, value_label
+from research.labels import axis_label, value_label
+from research.report.axes import find_axes
 from research.report.jobs import Row
 
 Cell = tuple[Any, ...]  # values of the settings that vary within the sides

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from typing import Any
 
 from research.compare.outcome import NO_INTERVAL, TOO_FEW, Comparison, Front, Outcome
-from research.report.columns import number
+from research.labels import number
 from research.report.directions import label
 
 FORMAT = 1

@@ -14,7 +14,7 @@ from research.models.scheduler_config import ModelSchedule, scheduler_config
 
 if TYPE_CHECKING:
     from research.jobs.run_job import Job
-    from research.solvers.lint_case import Finding
+    from research.solvers.lint.case import Finding
 
 _log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ def lint_jobs(jobs: Sequence[Job]) -> None:
             schedules[path] = _schedule(job)
         found = _findings(job, schedules[path], known)
         for finding in found:
-            if finding.level == "error":
+            if finding.severity == "error":
                 raise ConfigError(_line(finding, job, len(jobs)))
         job.warnings = [finding.message for finding in found]
     _report(jobs)
@@ -61,8 +61,8 @@ def _findings(job: Job, schedule: ModelSchedule | None, known: dict[str, list[Fi
     key = json.dumps([scheduler, schedule.path, steps, strength, parity], sort_keys=True, default=str)
     if key not in known:
         process_cache.libraries()
-        from research.schedule.lint import lint
         from research.solvers import SchedulerSpec
+        from research.solvers.lint.linter import lint
 
         known[key] = lint(
             SchedulerSpec(scheduler["name"], scheduler["class_name"], scheduler["options"]),

@@ -10,8 +10,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from research.report.axes import value_label
-from research.report.columns import NFE, SECONDS, Measure, number, quality
+from research.labels import count, number, value_label
+from research.report.columns import NFE, SECONDS, Measure, quality
 from research.report.intervals import difference, told_apart
 from research.report.jobs import Row, Sweep
 from research.report.pareto import front
@@ -233,11 +233,6 @@ def _merged(cards: Sequence[tuple[str, Row]]) -> list[tuple[str, Row]]:
     for title, row in cards:
         titles.setdefault(row, []).append(title)
     return [(" · ".join(found), row) for row, found in titles.items()]
-
-
-def count(n: int, word: str) -> str:
-    """A number of things: "1 job", "2 jobs"."""
-    return f"{n} {word}{'' if n == 1 else 's'}"
 
 
 def _best(m: Measure, rows: Sequence[Row]) -> Row:

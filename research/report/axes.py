@@ -6,18 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from research.labels import axis_label, is_number
+
 # settings that decide neither the images nor their scores
 _IGNORED = ("output_dir", "sweep_name", "on_failure", "resume", "runtime", "tracker", "hydra", "experiment", "metrics")
 # the order in which axes are shown; the others follow by name
 PREFERRED = ("model.path", "task._target_", "scheduler.name", "guidance._target_", "guidance.scale", "steps")
-_LABELS = {
-    "model.path": "model",
-    "scheduler.name": "scheduler",
-    "guidance._target_": "guidance",
-    "guidance.scale": "guidance scale",
-    "task._target_": "task",
-    "task.strength": "strength",
-}
 
 
 @dataclass(frozen=True)
@@ -33,29 +27,7 @@ class Axis:
 
     @property
     def numeric(self) -> bool:
-        return all(_is_number(v) for v in self.values if v is not None)
-
-
-def axis_label(key: str) -> str:
-    """A config key in words: ``guidance.scale`` is "guidance scale"."""
-    bare = key.removesuffix("._target_").removeprefix("guidance.modifiers.")
-    return _LABELS.get(key) or bare.replace(".", " ").replace("_", " ").strip()
-
-
-def value_label(value: Any) -> str:
-    """A setting's value in a table: classes by their bare name, long lists by their length and first entry."""
-    if value is None:
-        return "none"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float):
-        return f"{value:g}"
-    if isinstance(value, tuple) and 0 < len(value) <= 4 and all(_is_number(v) for v in value):
-        return ", ".join(f"{v:g}" for v in value)
-    if isinstance(value, tuple):
-        first = str(value[0]) if value else ""
-        return f"{len(value)}: {first}{'…' if len(value) > 1 else ''}"
-    return str(value)
+        return all(is_number(v) for v in self.values if v is not None)
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -99,17 +71,13 @@ def _follows(key: str, other: str, settings: Sequence[Mapping[str, Any]]) -> boo
 
 def _ordered(values: Sequence[Any]) -> tuple[Any, ...]:
     different = list(dict.fromkeys(values))
-    numbers = sorted(v for v in different if _is_number(v))
+    numbers = sorted(v for v in different if is_number(v))
     # a missing value (no guidance has no scale) comes first
     return (
         *[v for v in different if v is None],
         *numbers,
-        *[v for v in different if v is not None and not _is_number(v)],
+        *[v for v in different if v is not None and not is_number(v)],
     )
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _hashable(value: Any) -> Any:

@@ -13,7 +13,7 @@ from research.report.table import print_table
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from research.report.plots import Plot
+    from research.report.draw import Plot
     from research.report.thumbs import Encoded
 
 
@@ -64,7 +64,7 @@ def write_parts(
     """
     from rich.console import Console
 
-    from research.report.plots import draw_plots
+    from research.report.draw import draw_plots
     from research.report.sheet import write_contact_sheet
     from research.report.thumbs import choose_images, encode_thumbs
 

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from research.labels import number
 from research.report import comparable
 from research.report.directions import LABELS, direction, is_companion, label
 from research.report.intervals import Interval, interval
@@ -86,16 +87,6 @@ def measures(rows: Sequence[Row]) -> list[Measure]:
     """Metrics, then costs."""
     costs = [m for m in (NFE, SECONDS, TOTAL) if any(m.value(r) is not None for r in rows)]
     return [*quality(rows), *costs]
-
-
-def number(value: float | None, digits: int = 3) -> str:
-    """At least `digits` significant digits, whole numbers in full; a dash for no value."""
-    if value is None:
-        return "–"
-    if value == int(value) and abs(value) < 1e6:
-        return str(int(value))
-    decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
-    return f"{value:.{decimals}f}" if 1e-4 < abs(value) < 1e6 else f"{value:.{digits}g}"
 
 
 def _finite(value: object) -> float | None:

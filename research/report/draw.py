@@ -6,23 +6,56 @@ import io
 import re
 import warnings
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from research.drawing import COLOURS, GRID, INK, MARKERS, PAPER, plain_frame
+from research.files import write_atomic
+from research.labels import value_label
 from research.report.advice import where
-from research.report.axes import Axis, value_label
+from research.report.axes import Axis
 from research.report.columns import SECONDS
 from research.report.jobs import Row, Sweep
-from research.report.palette import COLOURS, GRID, INK, MARKERS, PAPER
-from research.report.plots import Panels
+from research.report.plots import Panels, figures, marks_explained
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+WIDE = 6.0  # inches; such a figure has a line of the page for itself
 FACETS_AT_MOST = 4
 STYLES_AT_MOST = 21
 TITLES_AT_MOST = 300
 PANEL = (3.5, 2.9)  # inches
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A figure: the file it was written to, and the same as SVG to stand in a page, whose style colours it."""
+
+    name: str
+    caption: str
+    file: Path
+    svg: str
+    wide: bool = False
+
+
+def draw_plots(sweep: Sweep, directory: Path) -> list[Plot]:
+    """Writes ``<name>.png`` for every figure that the sweep has the numbers for; older ones are removed."""
+    plots = []
+    for panels in figures(sweep):
+        file = directory / f"{panels.name}.png"
+        figure = draw(sweep, panels)
+        write_atomic(file, png(figure))
+        caption = panels.caption + marks_explained(sweep.done, panels)
+        wide = figure.get_figwidth() > WIDE
+        plots.append(Plot(panels.name, caption, file, svg(figure, sweep, panels), wide))
+    written = {plot.file for plot in plots}
+    for stale in directory.glob("*.png"):
+        if stale not in written:
+            stale.unlink(missing_ok=True)
+    return plots
 
 
 def draw(sweep: Sweep, panels: Panels) -> Figure:
@@ -51,7 +84,7 @@ def draw(sweep: Sweep, panels: Panels) -> Figure:
                 look = _look(own[0], styled, styles)
                 handles.setdefault(place, _draw_series(axes, own, panels, look, alike))
         _draw_front(axes, [r for r in front if r in rows], panels, joined=facet is None)
-        _style(axes)
+        plain_frame(axes)
         if facet is not None:
             axes.set_title(f"{facet.label} {value_label(value)}", fontsize=9, color=INK, parse_math=False)
         axes.set_xlabel(panels.x_label, fontsize=9, color=INK)
@@ -200,16 +233,6 @@ def _scale_x(axes: Any, found: Sequence[float], panels: Panels) -> None:
         axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
-
-
-def _style(axes: Any) -> None:
-    axes.patch.set_alpha(0.0)
-    axes.grid(True, color=GRID, linewidth=0.6)
-    axes.set_axisbelow(True)
-    for side, spine in axes.spines.items():
-        spine.set_visible(side in ("left", "bottom"))
-        spine.set_color(GRID)
-    axes.tick_params(colors=INK, labelsize=8, length=0)
 
 
 def _legend(figure: Figure, handles: dict[int, Any], styles: Sequence[tuple[Any, ...]], title: str) -> None:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from research.report.advice import count
+from research.labels import count
 from research.report.columns import Measure
 from research.report.jobs import Row, Sweep
 

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from html import escape
 from urllib.parse import quote
 
+from research.labels import number
 from research.report.advice import Advice, where
-from research.report.columns import TOTAL, measures, number
+from research.report.columns import TOTAL, measures
+from research.report.draw import Plot
 from research.report.jobs import Row, Sweep
-from research.report.plots import Plot
 
 PICTURES_BYTES_AT_MOST = 500_000
 

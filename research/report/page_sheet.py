@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from html import escape
 from urllib.parse import quote
 
-from research.report.axes import value_label
-from research.report.columns import Measure, number, quality
+from research.labels import number, value_label
+from research.report.columns import Measure, quality
 from research.report.jobs import Row, Sweep
 from research.report.sheet import lay_out
 from research.report.thumbs import Encoded

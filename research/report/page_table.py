@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from html import escape
 from urllib.parse import quote
 
+from research.labels import number, value_label
 from research.report.advice import level
-from research.report.axes import value_label
-from research.report.columns import Measure, number
+from research.report.columns import Measure
 from research.report.jobs import Row, Sweep
 
 

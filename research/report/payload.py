@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from research.labels import value_label
 from research.report.advice import Advice
-from research.report.axes import value_label
 from research.report.columns import Measure
 from research.report.commands import ALONE, image_prefix, job_command, prompt_word
 from research.report.jobs import Row, Sweep

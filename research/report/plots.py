@@ -1,36 +1,18 @@
-"""The figures of a sweep: what more steps, more guidance and more time do to the scores."""
+"""Which figures a sweep has the numbers for: what more steps, more guidance and more time do to the scores."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from research.files import write_atomic
 from research.report.advice import principal
 from research.report.axes import Axis
 from research.report.columns import NFE, SECONDS, Measure
 from research.report.jobs import Row, Sweep
-from research.report.palette import COLOURS as COLOURS
-from research.report.palette import GRID as GRID
-from research.report.palette import INK as INK
-from research.report.palette import MARKERS as MARKERS
 from research.report.pareto import front
 
-WIDE = 6.0  # inches; such a figure has a line of the page for itself
 Value = Callable[[Row], Any]
-
-
-@dataclass(frozen=True)
-class Plot:
-    """A figure: the file it was written to, and the same as SVG to stand in a page, whose style colours it."""
-
-    name: str
-    caption: str
-    file: Path
-    svg: str
-    wide: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,25 +55,6 @@ class Panels:
         return sorted((found[i] for i in places), key=self.x)
 
 
-def draw_plots(sweep: Sweep, directory: Path) -> list[Plot]:
-    """Writes ``<name>.png`` for every figure that the sweep has the numbers for; older ones are removed."""
-    from research.report.draw import draw, png, svg
-
-    plots = []
-    for panels in figures(sweep):
-        file = directory / f"{panels.name}.png"
-        figure = draw(sweep, panels)
-        write_atomic(file, png(figure))
-        caption = panels.caption + _told(sweep.done, panels)
-        wide = figure.get_figwidth() > WIDE
-        plots.append(Plot(panels.name, caption, file, svg(figure, sweep, panels), wide))
-    kept = {plot.file for plot in plots}
-    for stale in directory.glob("*.png"):
-        if stale not in kept:
-            stale.unlink(missing_ok=True)
-    return plots
-
-
 def figures(sweep: Sweep) -> list[Panels]:
     """The trade-off of the two principal metrics, each of them against cost, and against steps and guidance scale."""
     rows = sweep.done
@@ -132,7 +95,7 @@ def figures(sweep: Sweep) -> list[Panels]:
     return [p for p in found if len(p.drawn(rows)) >= 2]
 
 
-def _told(rows: Sequence[Row], panels: Panels) -> str:
+def marks_explained(rows: Sequence[Row], panels: Panels) -> str:
     """What a reader has to know of the marks."""
     drawn = panels.drawn(rows)
     text = ""

@@ -10,7 +10,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from research.report.axes import value_label
+from research.labels import value_label
 
 SILENT = 90.0  # seconds without a sign of life, of which running jobs give several a minute
 _SHOWN = 12

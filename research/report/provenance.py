@@ -6,7 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from research.report.axes import flatten, value_label
+from research.labels import value_label
+from research.report.axes import flatten
 from research.report.jobs import Sweep
 
 # where files go and how runs are logged says nothing about the images

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from research.files import write_atomic
-from research.report.axes import Axis, value_label
+from research.labels import value_label
+from research.report.axes import Axis
 from research.report.columns import quality
 from research.report.jobs import Row, Sweep
 from research.report.thumbs import Chosen, choose_images, load_thumb, thumb_size
@@ -200,7 +201,7 @@ def _draw_notes(draw: Any, row: Row, metrics: Sequence[Any], best: dict[str, Row
 
 
 def _note(measure: Any, row: Row) -> str:
-    from research.report.columns import number
+    from research.labels import number
 
     return f"{measure.label} {number(measure.value(row))}"
 

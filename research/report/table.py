@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
-from research.report.axes import value_label
+from research.labels import value_label
 from research.report.columns import measures
 from research.report.jobs import Row, Sweep
 

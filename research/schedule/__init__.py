@@ -1,1 +1,1 @@
-"""Noise schedules looked at: as curves and tables (`research-schedule`), and by a linter that drives them."""
+"""Noise schedules looked at: as tables, curves and figures, by the command `research-schedule`."""

@@ -79,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _schedules(args: argparse.Namespace) -> int:
-    from research.report.schedule_arguments import read
+    from research.schedule.arguments import read
     from research.schedule.points import DEFAULTS, compose
     from research.schedule.table import as_csv, as_json, finding_lines, lines
 
@@ -88,15 +88,16 @@ def _schedules(args: argparse.Namespace) -> int:
     if args.lint and (args.png or args.csv):
         raise ConfigError("command line: --lint draws and writes nothing; leave out --png and --csv, or --lint.")
     series = compose(read(args.settings, DEFAULTS), draw=not args.lint)
-    errors = [f for one in series for f in one.findings if f.level == "error"]
+    errors = [f for one in series for f in one.findings if f.severity == "error"]
     if not args.lint and not any(one.points for one in series):
         raise ConfigError(errors[0].message if errors else "steps: nothing to draw.")
     if args.csv:
         write_atomic(args.csv, as_csv(series))
     if args.png:
-        from research.schedule.plot import save_png, schedule_figure
+        from research.drawing import png_bytes
+        from research.schedule.plot import schedule_figure
 
-        write_atomic(args.png, save_png(schedule_figure(series)))
+        write_atomic(args.png, png_bytes(schedule_figure(series), dpi=130))
     found = finding_lines(series)
     if args.json:
         print(as_json(series))
@@ -109,7 +110,7 @@ def _schedules(args: argparse.Namespace) -> int:
 
 
 def _course(args: argparse.Namespace) -> int:
-    from research.report.schedule_arguments import read
+    from research.schedule.arguments import read
     from research.schedule.course import DEFAULTS, as_csv, as_json, compose, course_figure, lines
 
     if args.lint:
@@ -118,9 +119,9 @@ def _course(args: argparse.Namespace) -> int:
     if args.csv:
         write_atomic(args.csv, as_csv(schedules))
     if args.png:
-        from research.schedule.plot import save_png
+        from research.drawing import png_bytes
 
-        write_atomic(args.png, save_png(course_figure(schedules, args.image)))
+        write_atomic(args.png, png_bytes(course_figure(schedules, args.image), dpi=130))
     print(as_json(schedules) if args.json else "\n".join(lines(schedules)))
     _written(args)
     return OK

@@ -10,12 +10,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from research.drawing import COLOURS, INK, LINES, plain_frame
 from research.errors import ConfigError
-from research.report.axes import value_label
-from research.report.plots import COLOURS, INK
-from research.report.schedule_arguments import Values, number, product, several
+from research.labels import value_label
+from research.schedule.arguments import Values, number, product, several
 from research.schedule.curves import Curve, beta_curve
-from research.schedule.plot import shown, style
+from research.schedule.plot import shown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,12 +31,11 @@ DEFAULTS: Mapping[str, Values] = {
 _NAMES = {"squaredcos_cap_v2": "cosine", "scaled_linear": "scaled linear"}
 _WITHOUT_RANGE = ("squaredcos_cap_v2",)  # schedules that no beta_start and beta_end change
 _SHARES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)  # of the timesteps, in the table and in the strips
-_LINES = ("-", "--", ":", "-.")
 _STRIPS_AT_MOST = 10
 
 
 @dataclass(frozen=True)
-class Schedule:
+class BetaSchedule:
     """A beta schedule with an input scale.
 
     Attributes:
@@ -55,7 +54,7 @@ class Schedule:
     line: int
 
 
-def compose(values: Mapping[str, Values]) -> list[Schedule]:
+def compose(values: Mapping[str, Values]) -> list[BetaSchedule]:
     """Every combination of the values; those that come to the same betas are one.
 
     Raises:
@@ -68,7 +67,7 @@ def compose(values: Mapping[str, Values]) -> list[Schedule]:
     for value in values["num_train_timesteps"]:
         number(2, 100_000, whole=True)("num_train_timesteps", value)
     told_apart = [key for key in several(values) if key not in ("beta_schedule", "input_scale")]
-    found: list[Schedule] = []
+    found: list[BetaSchedule] = []
     betas_seen: list[dict[str, Any]] = []
     for betas in product(values, [key for key in DEFAULTS if key != "input_scale"]):
         if betas["beta_schedule"] in _WITHOUT_RANGE:
@@ -81,14 +80,14 @@ def compose(values: Mapping[str, Values]) -> list[Schedule]:
         for line, scale in enumerate(scales):
             more = [f"input x {scale:g}"] if len(scales) > 1 else []
             curve = beta_curve(betas, input_scale=scale)
-            found.append(Schedule(", ".join(words + more), betas, scale, curve, len(betas_seen) - 1, line))
+            found.append(BetaSchedule(", ".join(words + more), betas, scale, curve, len(betas_seen) - 1, line))
     return found
 
 
 # -- text
 
 
-def _rows(schedule: Schedule) -> list[tuple[float, float, float, float]]:
+def _rows(schedule: BetaSchedule) -> list[tuple[float, float, float, float]]:
     last = len(schedule.curve.times) - 1
     places = dict.fromkeys(round(share * last) for share in _SHARES)
     return [
@@ -98,7 +97,7 @@ def _rows(schedule: Schedule) -> list[tuple[float, float, float, float]]:
     ]
 
 
-def lines(schedules: Iterable[Schedule]) -> Iterable[str]:
+def lines(schedules: Iterable[BetaSchedule]) -> Iterable[str]:
     """A few timesteps of each schedule."""
     header = ("t", "alphas_cumprod", "sigma", "log_snr")
     for schedule in schedules:
@@ -109,7 +108,7 @@ def lines(schedules: Iterable[Schedule]) -> Iterable[str]:
         yield ""
 
 
-def as_csv(schedules: Iterable[Schedule]) -> str:
+def as_csv(schedules: Iterable[BetaSchedule]) -> str:
     """A line a timestep of each schedule."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -122,7 +121,7 @@ def as_csv(schedules: Iterable[Schedule]) -> str:
     return text.getvalue()
 
 
-def as_json(schedules: Iterable[Schedule]) -> str:
+def as_json(schedules: Iterable[BetaSchedule]) -> str:
     """The table as one object; numbers that are infinite are null."""
     content = [
         {
@@ -145,7 +144,7 @@ def as_json(schedules: Iterable[Schedule]) -> str:
 # -- figure
 
 
-def course_figure(schedules: Sequence[Schedule], image: str | None = None) -> Figure:
+def course_figure(schedules: Sequence[BetaSchedule], image: str | None = None) -> Figure:
     """Share of picture and of noise over training time, log-SNR over training time, and a picture noised by each schedule.
 
     Args:
@@ -174,25 +173,25 @@ def course_figure(schedules: Sequence[Schedule], image: str | None = None) -> Fi
     left.set_title("share of picture (solid) and of noise (dashed)", fontsize=10, color=INK)
     left.set_ylabel("sqrt(alphas_cumprod), sqrt(1 - alphas_cumprod)", fontsize=9, color=INK)
     for one in schedules:
-        kind = {"color": COLOURS[one.hue % len(COLOURS)], "linestyle": _LINES[one.line % len(_LINES)]}
+        kind = {"color": COLOURS[one.hue % len(COLOURS)], "linestyle": LINES[one.line % len(LINES)]}
         heights = [shown(level.log_snr) for level in one.curve.levels]
         right.plot(one.curve.times, heights, label=one.label, linewidth=1.4, **kind)
     right.set_title("log-SNR", fontsize=10, color=INK)
     right.set_ylim(-16, 12)
     right.legend(frameon=False, fontsize=7.5, labelcolor=INK)
     for axes in (left, right):
-        style(axes)
+        plain_frame(axes)
         axes.set_xlabel("timestep", fontsize=9, color=INK)
     if image:
         _strips(below, schedules, image)
     return figure
 
 
-def _unscaled(schedule: Schedule) -> Any:
+def _unscaled(schedule: BetaSchedule) -> Any:
     return beta_curve(schedule.betas).levels
 
 
-def _strips(figure: Any, schedules: Sequence[Schedule], image: str) -> None:
+def _strips(figure: Any, schedules: Sequence[BetaSchedule], image: str) -> None:
     import torch
 
     picture = _pixels(image)

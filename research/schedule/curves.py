@@ -36,7 +36,7 @@ class Point:
     stage: int  # the evaluation, from 0, in the full schedule
     t: float
     level: Level
-    run: bool  # whether strength keeps it
+    run: bool  # whether it is run, or left out by strength
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,17 +73,15 @@ def _log_snr(a: float, b: float) -> float:
     return 2.0 * math.log(a / b) if b > 0 else math.inf
 
 
-def points(timeline: Timeline, first_kept: int, *, flow: bool) -> list[Point]:
+def points(timeline: Timeline, first_run: int, *, flow: bool) -> list[Point]:
     """The points of a full timeline.
 
     Args:
         timeline: of all steps, not sliced.
-        first_kept: the stage at which the part that strength keeps begins; its length if it keeps nothing.
+        first_run: the stage at which the part that is run begins; its length if nothing is.
         flow: see `level`.
     """
-    return [
-        Point(s.step, s.index, s.time, level(s.signal, s.noise, flow=flow), s.index >= first_kept) for s in timeline
-    ]
+    return [Point(s.step, s.index, s.time, level(s.signal, s.noise, flow=flow), s.index >= first_run) for s in timeline]
 
 
 def training_curve(scheduler: Any, *, flow: bool) -> Curve | None:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from research.report.plots import COLOURS, GRID, INK, MARKERS
+from research.drawing import COLOURS, INK, LINES, MARKERS, plain_frame
 from research.schedule.curves import Curve, Level
 from research.schedule.points import Series
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_LINES = ("-", "--", ":", "-.")
 _MARKED_AT_MOST = 3  # schedulers whose points are marked on the training curve: more hide one another
 Quantity = tuple[str, Callable[[Level], float], str]
 
@@ -50,7 +48,7 @@ def schedule_figure(series: Sequence[Series]) -> Figure:
             # those below are broader, so that the ones that coincide are seen
             _steps(right, one, place, value, share, (len(drawn) - 1 - place) * min(0.8, 2.4 / len(drawn)))
         for axes in (left, right):
-            style(axes)
+            plain_frame(axes)
             if scale == "log":
                 axes.set_yscale("log")
         right.tick_params(labelleft=False)
@@ -71,30 +69,13 @@ def schedule_figure(series: Sequence[Series]) -> Figure:
     return figure
 
 
-def save_png(figure: Figure) -> bytes:
-    """The figure as PNG on white."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130, facecolor="white")
-    return buffer.getvalue()
-
-
 def look(place: int) -> dict[str, Any]:
     """Colour, line and marker of the n-th scheduler: colours first, then lines, so that neighbours differ most."""
     return {
         "color": COLOURS[place % len(COLOURS)],
-        "linestyle": _LINES[place // len(COLOURS) % len(_LINES)],
+        "linestyle": LINES[place // len(COLOURS) % len(LINES)],
         "marker": MARKERS[place % len(MARKERS)],
     }
-
-
-def style(axes: Any) -> None:
-    """The plain frame of this project's figures."""
-    axes.grid(True, color=GRID, linewidth=0.6)
-    axes.set_axisbelow(True)
-    for side, spine in axes.spines.items():
-        spine.set_visible(side in ("left", "bottom"))
-        spine.set_color(GRID)
-    axes.tick_params(which="both", colors=INK, labelsize=8, length=0)
 
 
 def shown(value: float) -> float:
@@ -119,9 +100,9 @@ def _curves(series: Sequence[Series]) -> list[tuple[Curve, list[int]]]:
 
 def _training(axes: Any, curves: Sequence[tuple[Curve, list[int]]], series: Sequence[Series], value: Any) -> None:
     for curve, places in curves:
-        alone = len(curves) > 1 and len(places) == 1
-        colour = look(places[0])["color"] if alone else "#7f7f7f"
-        line = look(places[0])["linestyle"] if alone else "-"
+        on_its_own = len(curves) > 1 and len(places) == 1
+        colour = look(places[0])["color"] if on_its_own else "#7f7f7f"
+        line = look(places[0])["linestyle"] if on_its_own else "-"
         more = f" and {len(places) - 1} more" if len(places) > 1 else ""
         heights = [shown(value(level)) for level in curve.levels]
         axes.plot(
@@ -176,7 +157,7 @@ def _strip(axes: Any, series: Sequence[Series]) -> None:
             xs = [shown(p.level.log_snr) for p in one.points if p.run is run]
             heights = [place] * len(xs)
             axes.plot(xs, heights, linestyle="", marker="|", markersize=11, color=kind["color"], alpha=alpha)
-    style(axes)
+    plain_frame(axes)
     axes.set_yticks(range(len(series)), [_short(one.label, 40) for one in series])
     axes.set_ylim(len(series) - 0.4, -0.6)
     axes.set_xlabel("log-SNR at which the model is evaluated (left: noise, right: picture)", fontsize=9, color=INK)

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from research.errors import ConfigError, ModelError
+from research.labels import value_label
 from research.models.scheduler_config import ModelSchedule, scheduler_config
-from research.report.axes import value_label
-from research.report.schedule_arguments import OPTIONS, Values, number, one, product, several, text
+from research.schedule.arguments import OPTIONS, Values, number, one, product, several, text
 from research.schedule.curves import Curve, Point
 
 # one of its own for flow schedulers beside a model of another kind: how they step can be seen all the same
@@ -34,7 +34,7 @@ class Series:
         curve: over training timesteps; None where it is not known.
         findings: of the linter.
         flow: whether sigma is a flow time.
-        remark: what else is to be said, or empty.
+        remark: what a reader has to know besides, or empty.
     """
 
     label: str
@@ -100,8 +100,8 @@ def _label(key: str, value: Any) -> str:
 
 def _series(row: Mapping[str, Any], label: str, model: ModelSchedule, parity: bool, draw: bool) -> Series:
     from research.schedule.curves import points, training_curve
-    from research.schedule.lint import lint, quiet
     from research.solvers import SolverFactory, resolve
+    from research.solvers.lint.linter import lint, quiet
 
     name = text("scheduler", row["scheduler"])
     steps = number(1, whole=True)("steps", row["steps"])
@@ -120,13 +120,13 @@ def _series(row: Mapping[str, Any], label: str, model: ModelSchedule, parity: bo
             try:
                 solver = factory()
                 timeline = solver.timeline(steps)
-                kept = factory().timeline(steps, strength=strength)
+                sliced = factory().timeline(steps, strength=strength)
                 # by step: a slice of PNDM begins with a warm-up of its own
-                first = kept[0].step if len(kept) else steps
+                first = sliced[0].step if len(sliced) else steps
                 start = next((i for i, stage in enumerate(timeline) if stage.step >= first), len(timeline))
                 found = points(timeline, start, flow=flow)
             except ConfigError:
-                remark = next(f.message for f in findings if f.level == "error")
+                remark = next(f.message for f in findings if f.severity == "error")
         curve = training_curve(factory().scheduler, flow=flow) if draw else None
     spec = resolve(name, options)
     return Series(

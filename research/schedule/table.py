@@ -48,7 +48,7 @@ def finding_lines(series: Sequence[Series]) -> list[str]:
     about: dict[tuple[str, str, str], list[str]] = {}
     for one in series:
         for finding in one.findings:
-            about.setdefault((finding.level, finding.rule, finding.message), []).append(one.label)
+            about.setdefault((finding.severity, finding.rule, finding.message), []).append(one.label)
     order = ("error", "warning", "note")
     found = []
     for (level, rule, message), labels in sorted(about.items(), key=lambda item: order.index(item[0][0])):
@@ -94,7 +94,7 @@ def as_json(series: Iterable[Series]) -> str:
                 }
                 for p in one.points
             ],
-            "findings": [{"level": f.level, "rule": f.rule, "message": f.message} for f in one.findings],
+            "findings": [{"level": f.severity, "rule": f.rule, "message": f.message} for f in one.findings],
         }
         for one in series
     ]

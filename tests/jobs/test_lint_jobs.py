@@ -48,7 +48,7 @@ def test_an_error_stops_all_jobs_before_anything_is_written(base, capfd):
 
 
 def test_a_setting_is_looked_at_once(base, monkeypatch):
-    from research.schedule import lint as module
+    from research.solvers.lint import linter as module
 
     seen = []
     real = module.lint

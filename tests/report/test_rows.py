@@ -9,8 +9,8 @@ from rich.console import Console
 from sweep_samples import PROMPTS, write_job, write_sweep
 
 from research.errors import UserError
+from research.labels import number
 from research.report import print_row, print_table, read_row, read_sweep
-from research.report.columns import number
 from research.report.csv_file import write_csv
 from research.report.sheet import lay_out
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from tiny_models import text_scheduler
 
 from research.errors import ConfigError
-from research.schedule.lint import RULES, lint
 from research.solvers import SchedulerSpec, scheduler_names
-from research.solvers.lint_case import Case, Finding
+from research.solvers.lint.case import Case, Finding
+from research.solvers.lint.linter import RULES, lint
 from research.zoo import zoo_path
 
 SD = dict(text_scheduler().config)
@@ -203,7 +203,7 @@ def test_rule(case):
     arguments, more, rule, level, words, mended = case
     findings = found(*arguments, **more)
     assert rule in findings, findings
-    assert findings[rule].level == level
+    assert findings[rule].severity == level
     assert "\n" not in findings[rule].message
     for word in words:
         assert word in findings[rule].message
@@ -252,13 +252,13 @@ def test_the_quickstart_is_silent(name, steps):
 
 def test_what_is_corrected_here_is_a_note():
     for arguments in (("ddim", LINSPACE, SD, 20), ("lms", {}, SD, 50, 0.1), ("dpmpp_2m_karras", {}, COSINE, 20)):
-        levels = {f.level for f in lint(*arguments) if f.rule in ("level-missed", "sliced-history", "step-fails")}
+        levels = {f.severity for f in lint(*arguments) if f.rule in ("level-missed", "sliced-history", "step-fails")}
         assert levels == {"note"}, arguments
-        assert not [f for f in lint(*arguments, notes=False) if f.level == "note"]
+        assert not [f for f in lint(*arguments, notes=False) if f.severity == "note"]
 
 
 def test_the_worst_comes_first():
-    levels = [finding.level for finding in lint("IPNDMScheduler", {}, V, 20)]
+    levels = [finding.severity for finding in lint("IPNDMScheduler", {}, V, 20)]
     assert levels == sorted(levels, key=["error", "warning", "note"].index)
     assert levels[0] == "error"
     assert levels[-1] == "note"
@@ -279,11 +279,11 @@ def test_a_scheduler_object():
     given = EulerDiscreteScheduler(
         beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, final_sigmas_type="sigma_min"
     )
-    assert found(given, None, SD, 20)["noise-left"].level == "warning"
+    assert found(given, None, SD, 20)["noise-left"].severity == "warning"
 
 
 def test_a_class_of_ones_own_that_cannot_be_driven_is_no_error():
-    assert found(f"{Custom.__module__}.Custom", {}, SD, 5)["step-fails"].level == "warning"
+    assert found(f"{Custom.__module__}.Custom", {}, SD, 5)["step-fails"].severity == "warning"
 
 
 def test_the_global_generator_is_left_alone():
@@ -325,6 +325,6 @@ OPTIONS = {
 )
 def test_no_setting_makes_it_stumble(name, options, base, steps, strength, parity):
     for finding in lint(name, options, base, steps, strength, parity=parity):
-        assert finding.level in ("note", "warning", "error")
+        assert finding.severity in ("note", "warning", "error")
         assert finding.message
         assert "\n" not in finding.message

@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 
 from research.sampling.timeline import Stage, Timeline
-from research.schedule.drive import Road
-from research.solvers.lint_case import Case, Finding, Level
+from research.solvers.lint.case import Case, Finding, Severity, Trajectory
 
 _MISS = 2e-3  # of a level, relative: fp32 leaves a thousandth of this, one timestep more or less is rarely so little
 _MISS_WITH_NOISE = 0.06  # drawn noise is measured on a sample
@@ -20,33 +19,35 @@ def step_fails(case: Case) -> Iterator[Finding]:
     """A step raises, or gives numbers that are none."""
     if case.problem is not None:
         return
-    yield from _failures(case, case.road, "error")
-    if case.notes and not list(_failures(case, case.road, "error")):
+    yield from _failures(case, case.trajectory, "error")
+    if case.notes and not list(_failures(case, case.trajectory, "error")):
         yield from _failures(case, case.upstream, "note")
 
 
-def _failures(case: Case, road: Road, level: Level) -> Iterator[Finding]:
-    where = f"scheduler {case.name}" if level == "error" else f"diffusers' {case.cls.__name__}"
-    after = "" if level == "error" else " Corrected here; it stands with parity=true."
-    if road.failure is not None:
-        step, cause = road.failure
+def _failures(case: Case, trajectory: Trajectory, severity: Severity) -> Iterator[Finding]:
+    where = f"scheduler {case.name}" if severity == "error" else f"diffusers' {case.cls.__name__}"
+    after = "" if severity == "error" else " Corrected here; it stands with parity=true."
+    if trajectory.failure is not None:
+        step, cause = trajectory.failure
         reason = f"{type(cause).__name__}: {cause}".strip().rstrip(":").splitlines()[0]
         # a class of one's own may want inputs that nobody here knows
-        grave: Level = "error" if case.cls.__module__.startswith("diffusers.") else "warning"
+        grave: Severity = "error" if case.cls.__module__.startswith("diffusers.") else "warning"
         yield Finding(
-            grave if level == "error" else "note",
+            grave if severity == "error" else "note",
             "step-fails",
             f"scheduler.options: {where} fails in step {step + 1} of {case.steps} with these settings ({reason}).{after}",
         )
-    elif road.driven and not road.finite:
+    elif trajectory.driven and not trajectory.finite:
         first = next(
-            i for i, v in enumerate(zip(road.signal, road.noise, strict=True)) if not all(map(math.isfinite, v))
+            i
+            for i, v in enumerate(zip(trajectory.signal, trajectory.noise, strict=True))
+            if not all(map(math.isfinite, v))
         )
         yield Finding(
-            "error" if level == "error" else "note",
+            "error" if severity == "error" else "note",
             "not-finite",
             f"scheduler.options: {where} gives numbers that are not finite (NaN or infinite) in step "
-            f"{road.timeline[first].step + 1} of {case.steps} with these settings.{after}",
+            f"{trajectory.timeline[first].step + 1} of {case.steps} with these settings.{after}",
         )
 
 
@@ -54,29 +55,29 @@ def level_missed(case: Case) -> Iterator[Finding]:
     """A step goes to another level than the one that the next timestep stands for."""
     if case.problem is not None:
         return
-    here = worst_miss(case.road)
+    here = worst_miss(case.trajectory)
     if here is not None:
         yield _missed(case, *here, "warning")
     elif case.notes and (there := worst_miss(case.upstream)) is not None:
         yield _missed(case, *there, "note")
 
 
-def worst_miss(road: Road) -> tuple[float, Stage, Stage, float] | None:
+def worst_miss(trajectory: Trajectory) -> tuple[float, Stage, Stage, float] | None:
     """The greatest relative miss: how much, from which stage, to which stage, and the level that was reached."""
-    if not road.driven or not road.finite:
+    if not trajectory.driven or not trajectory.finite:
         return None
     worst: tuple[float, Stage, Stage, float] | None = None
-    for i in range(len(road.timeline) - 1):
-        stage, following = road.timeline[i], road.timeline[i + 1]
-        if not stage.last_of_step or road.signal[i] <= 0:
+    for i in range(len(trajectory.timeline) - 1):
+        stage, following = trajectory.timeline[i], trajectory.timeline[i + 1]
+        if not stage.last_of_step or trajectory.signal[i] <= 0:
             continue
-        reached = road.noise[i] / road.signal[i]
+        reached = trajectory.noise[i] / trajectory.signal[i]
         if _on_flow(following):
             reached, wanted = reached / (1 + reached), following.noise
         else:
             wanted = following.sigma
         miss = abs(reached - wanted) / max(wanted, 1e-9)
-        if miss > (_MISS_WITH_NOISE if road.draws[i] else _MISS) and (worst is None or miss > worst[0]):
+        if miss > (_MISS_WITH_NOISE if trajectory.draws[i] else _MISS) and (worst is None or miss > worst[0]):
             worst = miss, stage, following, reached
     return worst
 
@@ -86,33 +87,40 @@ def _on_flow(stage: Stage) -> bool:
     return abs(stage.signal + stage.noise - 1) < 1e-4 and stage.signal < 1 - 1e-6
 
 
-def _missed(case: Case, miss: float, stage: Stage, following: Stage, reached: float, level: Level) -> Finding:
+def _missed(case: Case, miss: float, stage: Stage, following: Stage, reached: float, severity: Severity) -> Finding:
     cls = case.cls.__name__
     wanted = following.noise if _on_flow(following) else following.sigma
     how = (
         f"from timestep {stage.time:g} it steps to noise level {reached:.4g}, and its next timestep "
         f"{following.time:g} stands for {wanted:.4g} ({100 * miss:.2g} % off)"
     )
-    whole = case.whole_road if level == "warning" else None
-    if case.strength < 1.0 and (whole is None or worst_miss(whole) is None):
+    full = case.full_trajectory if severity == "warning" else None
+    if case.strength < 1.0 and (full is None or worst_miss(full) is None):
         rule, why = ("sliced-history", f"strength={case.strength:g} cuts off steps whose history {cls} counts on")
     elif case.kind == "v" and cls.startswith("PNDM"):
         rule, why = "level-missed", f"{cls} sums v-predictions of several levels as though they were of one"
     else:
         rule, why = "level-missed", f"the spacing of {cls} at steps={case.steps} and its updates do not agree"
-    if level == "warning":
+    if severity == "warning":
         advice = "Another step count or spacing may hit it" if rule == "level-missed" else "Another scheduler may not"
         advice += ", and parity=false corrects it." if case.parity else "."
     else:
         advice = "That is how diffusers does it; corrected here unless parity=true."
-    return Finding("warning" if level == "warning" else "note", rule, f"scheduler {case.name}: {why}: {how}. {advice}")
+    return Finding(
+        "warning" if severity == "warning" else "note", rule, f"scheduler {case.name}: {why}: {how}. {advice}"
+    )
 
 
 def noise_left(case: Case) -> Iterator[Finding]:
     """The last step does not end at zero."""
-    if case.problem is not None or not case.road.driven or not case.road.finite or case.road.signal[-1] <= 0:
+    if (
+        case.problem is not None
+        or not case.trajectory.driven
+        or not case.trajectory.finite
+        or case.trajectory.signal[-1] <= 0
+    ):
         return
-    left, lowest = case.road.noise[-1] / case.road.signal[-1], case.lowest_trained_sigma
+    left, lowest = case.trajectory.noise[-1] / case.trajectory.signal[-1], case.lowest_trained_sigma
     if left < 1e-4:
         return
     # the older algorithms divide by the last level

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from research.errors import ConfigError
-from research.solvers.lint_case import MOST_STAGES, Case, Finding, Level
+from research.solvers.lint.case import MOST_STAGES, Case, Finding, Severity
 
 _BETAS = ("beta_schedule", "beta_start", "beta_end", "trained_betas")
 _SPACED = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")
@@ -35,9 +35,9 @@ def ignored_by_class(case: Case) -> Iterator[Finding]:
     missing = {key: value for key, value in case.asked.items() if key not in case.parameters}
     cls = case.cls.__name__
 
-    def found(level: Level, key: str, what: str) -> Finding:
+    def found(severity: Severity, key: str, what: str) -> Finding:
         return Finding(
-            level, "ignored-by-class", f"{key}: found {case.asked[key]!r} in the model's config, and {cls} {what}."
+            severity, "ignored-by-class", f"{key}: found {case.asked[key]!r} in the model's config, and {cls} {what}."
         )
 
     if not case.flow:
@@ -56,8 +56,8 @@ def ignored_by_class(case: Case) -> Iterator[Finding]:
         if missing.get(key):
             yield found("warning", key, "knows no such spacing: its levels lie elsewhere")
     if (spacing := missing.get("timestep_spacing")) is not None:
-        level: Level = "warning" if spacing == "trailing" else "note"
-        yield found(level, "timestep_spacing", "has a spacing of its own")
+        severity: Severity = "warning" if spacing == "trailing" else "note"
+        yield found(severity, "timestep_spacing", "has a spacing of its own")
     for key, other in (("shift", "flow_shift"), ("flow_shift", "shift")):
         if missing.get(key) not in (None, 1, 1.0):
             how = (
@@ -79,7 +79,7 @@ def option_without_effect(case: Case) -> Iterator[Finding]:
     for key, value in case.given.items():
         if key in _RUN_ALONE or case.problem is not None or len(case.full) > MOST_STAGES:
             continue
-        if key == "solver_order" and case.road.timeline.steps_run < value:
+        if key == "solver_order" and case.trajectory.timeline.steps_run < value:
             continue  # has a finding of its own
         less = case.without(key)
         if less is None or less.problem is not None:
@@ -143,7 +143,7 @@ def order_beyond_steps(case: Case) -> Iterator[Finding]:
     """A solver whose order needs more steps than there are."""
     if case.problem is not None:
         return
-    steps = case.road.timeline.steps_run
+    steps = case.trajectory.timeline.steps_run
     order = case.config("solver_order")
     if not isinstance(order, int):
         order = 4 if case.cls.__name__.startswith(_FOURTH_ORDER) else int(getattr(case.fresh, "order", 1))

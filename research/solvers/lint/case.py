@@ -1,4 +1,7 @@
-"""What the rules of the linter look at: one scheduler with its settings, its timeline, and where its steps really go."""
+"""What the rules of the linter look at: a scheduler with its settings, its timeline, and where its steps really lead.
+
+Where they lead is found by driving the scheduler with the predictions that a perfect model would make of a picture it knows.
+"""
 
 from __future__ import annotations
 
@@ -15,28 +18,108 @@ import torch
 from research.errors import ConfigError
 from research.sampling.interfaces import Guided
 from research.sampling.noise import NoiseSource
-from research.sampling.prediction import Prediction
+from research.sampling.prediction import Prediction, convert
 from research.sampling.timeline import Timeline
-from research.schedule.drive import SHAPE, Road, drive, fix_noise
 from research.solvers.build import SolverFactory
+from research.solvers.diffusers_solver import DiffusersSolver
 from research.solvers.names import SchedulerSpec, resolve
 
 MOST_STAGES = 300  # driven; more take longer than anybody waits for a warning
+# of the latents that are driven: as many numbers as the spread of noise needs to be told to 1 %
+SHAPE = (1, 4, 32, 32)
 
 
-Level = Literal["note", "warning", "error"]
+Severity = Literal["note", "warning", "error"]
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One doubt: how grave, by which rule, and a line that says the key, what was found, and what to do."""
+    """One doubt: how severe, by which rule, and a line that says the key, what was found, and what to do."""
 
-    level: Level
+    severity: Severity
     rule: str
     message: str
 
     def __str__(self) -> str:
-        return f"{self.level} [{self.rule}] {self.message}"
+        return f"{self.severity} [{self.rule}] {self.message}"
+
+
+@dataclass(frozen=True, slots=True)
+class Trajectory:
+    """Where the steps of a solver lead when the model is perfect.
+
+    Attributes:
+        timeline: what the solver says: the levels it wants to go through.
+        signal, noise: what it does: share of picture and of noise after each evaluation [L].
+        draws: whether an evaluation added fresh noise [L].
+        failure: what a step raised, with the user's step it happened in.
+    """
+
+    timeline: Timeline
+    signal: tuple[float, ...] = ()
+    noise: tuple[float, ...] = ()
+    draws: tuple[bool, ...] = ()
+    failure: tuple[int, Exception] | None = None
+
+    @property
+    def driven(self) -> bool:
+        return bool(self.signal)
+
+    @property
+    def finite(self) -> bool:
+        return all(math.isfinite(value) for value in (*self.signal, *self.noise))
+
+
+def drive(solver: DiffusersSolver, timeline: Timeline) -> Trajectory:
+    """Walk a solver through its timeline with perfect predictions; each of the user's steps starts from the level it should.
+
+    The first element of the latents is picture and no noise, the second is noise and no picture; the others are neither,
+    so that what they become is noise that the solver drew.
+    """
+    picture, noise = torch.zeros(SHAPE), torch.zeros(SHAPE)
+    picture.view(-1)[0] = noise.view(-1)[1] = 1.0
+    ends = []
+    for scale in (1.0, 0.0):  # the second run has the same random numbers and nothing else
+        try:
+            ends.append(_walk(copy.deepcopy(solver), timeline, scale * picture, scale * noise))
+        except _Failed as failed:
+            return Trajectory(timeline, failure=(failed.step, failed.cause))
+    response, drawn = ends[0] - ends[1], ends[1][:, 2:].std(dim=1)
+    total = torch.sqrt(response[:, 1] ** 2 + drawn**2)
+    return Trajectory(
+        timeline, signal=tuple(response[:, 0].tolist()), noise=tuple(total.tolist()), draws=tuple((drawn > 0).tolist())
+    )
+
+
+def _walk(solver: DiffusersSolver, timeline: Timeline, picture: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+    source = NoiseSource([0])
+    fix_noise(solver, source)
+    ends: list[torch.Tensor] = []
+    x = picture
+    for i, stage in enumerate(timeline):
+        if i == 0 or timeline[i - 1].last_of_step:
+            x = stage.signal * picture + stage.noise * noise
+        perfect = convert(Prediction(picture, "x0"), solver.kind, x, stage)
+        try:
+            solver.scale_input(x, stage)  # some schedulers count on it
+            x = solver.step(Guided(perfect), x, stage, source).x
+        except Exception as error:  # whatever a class raises at these settings, it would in a run
+            cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
+            raise _Failed(stage.step, cause) from error
+        ends.append(x.flatten().double())
+    return torch.stack(ends)
+
+
+def fix_noise(solver: DiffusersSolver, source: NoiseSource) -> None:
+    solver.start(source)
+    if hasattr(solver.scheduler, "noise_sampler_seed"):  # two runs are compared, so they have the same tree
+        solver.scheduler.noise_sampler_seed = 0
+
+
+class _Failed(Exception):
+    def __init__(self, step: int, cause: Exception):
+        super().__init__(str(cause))
+        self.step, self.cause = step, cause
 
 
 class Case:
@@ -112,19 +195,19 @@ class Case:
         return self.factory().timeline(self.steps)
 
     @cached_property
-    def road(self) -> Road:
-        """Where the steps lead on the road that will be taken."""
+    def trajectory(self) -> Trajectory:
+        """Where the steps lead when the run takes its part of the timeline."""
         return self._drive(self.factory, self.strength)
 
     @cached_property
-    def whole_road(self) -> Road:
+    def full_trajectory(self) -> Trajectory:
         """The same, not sliced by strength."""
-        return self.road if self.strength >= 1.0 else self._drive(self.factory, 1.0)
+        return self.trajectory if self.strength >= 1.0 else self._drive(self.factory, 1.0)
 
     @cached_property
-    def upstream(self) -> Road:
+    def upstream(self) -> Trajectory:
         """Where they lead in a diffusers pipeline."""
-        return self.road if self.parity else self._drive(self._factory(parity=True), self.strength)
+        return self.trajectory if self.parity else self._drive(self._factory(parity=True), self.strength)
 
     @cached_property
     def lowest_trained_sigma(self) -> float:
@@ -143,7 +226,7 @@ class Case:
                 spec = self._scheduler
                 kept = {k: v for k, v in spec.options.items() if k != key}
                 less._scheduler = SchedulerSpec(spec.name, spec.class_name, kept)
-            for cached in ("given", "problem", "full", "road", "whole_road", "upstream"):
+            for cached in ("given", "problem", "full", "trajectory", "full_trajectory", "upstream"):
                 less.__dict__.pop(cached, None)
             less.factory = less._factory(parity=self.parity)
             less.fresh = less.factory().scheduler
@@ -170,7 +253,7 @@ class Case:
     def _factory(self, *, parity: bool) -> SolverFactory:
         return SolverFactory(self._scheduler, self._options, self.base, parity=parity)
 
-    def _drive(self, factory: SolverFactory, strength: float) -> Road:
+    def _drive(self, factory: SolverFactory, strength: float) -> Trajectory:
         solver = factory()
         timeline = solver.timeline(self.steps, strength=strength)
         known = all(math.isfinite(stage.signal) and math.isfinite(stage.noise) for stage in timeline)
@@ -178,5 +261,5 @@ class Case:
         # out mixtures that no prediction type names: what a perfect one would say is not known here
         special = str(self.config("variance_type")).startswith("learned") or "sigma_data" in self.parameters
         if not known or special or not 0 < len(timeline) <= MOST_STAGES:
-            return Road(timeline)
+            return Trajectory(timeline)
         return drive(solver, timeline)

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 
 from research.errors import ConfigError
-from research.schedule import lint_config, lint_levels
-from research.solvers.lint_case import Case, Finding
+from research.solvers.lint import config_rules, level_rules
+from research.solvers.lint.case import Case, Finding
 
 Rule = Callable[[Case], Iterable[Finding]]
 
-RULES: tuple[Rule, ...] = (*lint_config.RULES, *lint_levels.RULES)
+RULES: tuple[Rule, ...] = (*config_rules.RULES, *level_rules.RULES)
 _SEVERITY = {"error": 0, "warning": 1, "note": 2}
 
 
@@ -59,8 +59,8 @@ def lint(
             return [Finding("error", "cannot-be-built", str(error))]
         found = [finding for rule in RULES for finding in rule(case)]
     if not notes:
-        found = [finding for finding in found if finding.level != "note"]
-    return sorted(dict.fromkeys(found), key=lambda finding: _SEVERITY[finding.level])
+        found = [finding for finding in found if finding.severity != "note"]
+    return sorted(dict.fromkeys(found), key=lambda finding: _SEVERITY[finding.severity])
 
 
 class quiet:
