@@ -37,7 +37,7 @@ LAYERS = {
     "cli": 4,
     "__main__": 5,
 }
-LEAVES = {"caches", "errors", "files", "hashing", "lazy", "strength"}  # free to all, and using nobody but the errors
+LEAVES = {"caches", "drawing", "errors", "files", "hashing", "labels", "lazy", "strength"}  # free to all, and using nobody but the errors
 # the zoo's paths are asked for by everyone; its scripts may use anything below the runner
 SAME_LEVEL = {
     ("tasks", "models"),  # types of what a task encodes with
@@ -50,7 +50,7 @@ SAME_LEVEL = {
     ("zoo", "metrics"),
     ("zoo", "tasks"),
     ("metrics", "models"),
-    ("report", "models"),  # whose schedules are drawn
+    ("schedule", "models"),  # whose schedules are drawn
 }
 HEAVY = ("torch", "diffusers", "transformers", "wandb", "matplotlib", "torchmetrics", "numpy", "scipy")
 
