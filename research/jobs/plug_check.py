@@ -9,7 +9,7 @@ from typing import Any
 
 from research.errors import ConfigError, nearest
 from research.jobs import targets
-from research.jobs.build import build
+from research.jobs.build import COMPOSED, Origin, build
 from research.jobs.plan_cache import Memo
 from research.metrics.score import check_metric
 
@@ -80,10 +80,12 @@ def _check_scale(key: str, value: Any) -> None:
         raise ConfigError(f"{key}: found {value!r}; accepted is a finite number.")
 
 
-def check_metrics(metrics: Mapping[str, Any], n_images: int, config: Mapping[str, Any] | None = None) -> None:
+def check_metrics(
+    metrics: Mapping[str, Any], n_images: int, config: Mapping[str, Any] | None = None, origin: Origin = COMPOSED
+) -> None:
     """Check that each metric can be built, and can work with so many images, and with such a job if one is given."""
     for name, node in metrics.items():
-        metric = build(node, f"metrics.{name}")  # constructors are cheap by contract
+        metric = build(node, f"metrics.{name}", origin)  # constructors are cheap by contract
         check_metric(metric, n_images, config)
 
 

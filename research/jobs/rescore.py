@@ -7,10 +7,11 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,7 +23,7 @@ from PIL import Image
 
 from research.errors import ConfigError, UserError
 from research.jobs import environment, process_cache
-from research.jobs.build import build
+from research.jobs.build import Origin, build, check_names, names_in
 from research.jobs.claims import TIMEOUT, claim
 from research.jobs.compose import Composer, explained
 from research.jobs.identity import ID_LENGTH, canonical, job_digest
@@ -65,12 +66,16 @@ class Definitions:
     Args:
         composer: composes what the command line names.
         lines: overrides of ``metrics`` and keys inside it.
+        trusted: the jobs' records may name any class.
+        config_dir: a folder of configs of the user's own: the classes that they name may be named by the jobs' records too.
 
     Raises:
         ConfigError: another key is overridden, or a choice does not exist.
     """
 
-    def __init__(self, composer: Composer, lines: Sequence[str]):
+    def __init__(
+        self, composer: Composer, lines: Sequence[str], *, trusted: bool = False, config_dir: Path | None = None
+    ):
         self.lines = composer.normalise(lines)
         for line in self.lines:
             override = parse(line)
@@ -85,16 +90,43 @@ class Definitions:
         if chosen:
             lines = ["prompts=[none]", *chosen]
             self._chosen = composer.job(composer.master([]), composer.normalise(lines))["metrics"] or {}
+        given = _strings([self._chosen, [line.value() for line in self._values]])
+        self._named = frozenset(given) | (names_in(config_dir) if config_dir else frozenset())
+        self._trusted = trusted
+
+    def origin(self, record: Path) -> Origin:
+        """What a job's record may name."""
+        return Origin(record, trusted=self._trusted, named=self._named)
 
     def of(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """The metrics of a job's config."""
         metrics = self._chosen if self._chosen is not None else config.get("metrics") or {}
         with explained():
-            node = OmegaConf.create({"metrics": copy.deepcopy(dict(metrics))})
+            # a record is resolved already: what looks like an interpolation is text, not something to look up here
+            node = OmegaConf.create({"metrics": _as_text(copy.deepcopy(dict(metrics)))})
             ConfigLoaderImpl._apply_overrides_to_config(self._values, node)
             found = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
         assert isinstance(found, dict)
         return dict(found["metrics"])
+
+
+def _as_text(value: Any) -> Any:
+    """A value that OmegaConf resolves to what it is now: ``${`` in it is text."""
+    if isinstance(value, str):
+        return re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
+    if isinstance(value, Mapping):
+        return {name: _as_text(inner) for name, inner in value.items()}
+    return [_as_text(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """All texts of what the user gave: a class that is named by hand is among them."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from (text for inner in value.values() for text in _strings(inner))
+    elif isinstance(value, list):
+        yield from (text for inner in value for text in _strings(inner))
 
 
 def rescore(place: Path, definitions: Definitions, *, again: bool = False) -> Rescored:
@@ -127,8 +159,10 @@ def _rescored(folder: JobFolder, definitions: Definitions, again: bool) -> Resco
     config = dict(record["config"])
     metrics = definitions.of(config)
     others = {**config, "metrics": metrics}
+    origin = definitions.origin(folder.path / RESULT)
+    check_names(others, origin)
     check_plugs(others, Forgetful())
-    check_metrics(metrics, int(record["n_images"]), others)
+    check_metrics(metrics, int(record["n_images"]), others, origin)
     same = canonical({"metrics": metrics}) == canonical({"metrics": config.get("metrics") or {}})
     target = folder if same else _beside(folder, record, others)
     before = record if same else read_result(target.path)
@@ -141,7 +175,7 @@ def _rescored(folder: JobFolder, definitions: Definitions, again: bool) -> Resco
         return Rescored(target.path, "busy", "another process is at work on it")
     try:
         pictures = _pictures(folder, record)
-        found = _computed(metrics, record, pictures, others, target)
+        found = _computed(metrics, record, pictures, others, target, origin)
         if not same:
             _copy(folder, target, record)
             record = {
@@ -169,6 +203,7 @@ def _computed(
     pictures: Sequence[Image.Image],
     config: Mapping[str, Any],
     folder: JobFolder,
+    origin: Origin,
 ) -> dict[str, Any]:
     process_cache.libraries()
     from research.models.load import resolve_dtype_and_device
@@ -185,8 +220,8 @@ def _computed(
     prompts = [entry.get("prompt") or "" for entry in record["images"]]
     start = time.perf_counter()
     for key, node in metrics.items():
-        metric = build(node, f"metrics.{key}")
-        found = ask(config, key, metric, pictures, prompts, record["seeds"], device, folder)
+        metric = build(node, f"metrics.{key}", origin)
+        found = ask(config, key, metric, pictures, prompts, record["seeds"], device, folder, origin)
         values.update(found.values)
         info[getattr(metric, "name", key)] = found.info
         warnings += [line for line in found.info.get("warnings", []) if line not in warnings]

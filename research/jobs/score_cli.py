@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -15,7 +16,10 @@ _EPILOG = """\
 With no more than DIR, each job's own metrics are computed again and replaced in its result.json. metrics=CHOICE, or keys
 such as metrics.fid.reference=FILE, compute others: a job with other metrics is another job, so each gets a folder beside
 the old one, with the same images, and research with those metrics finds it done. Run again after an interruption, it
-goes on where it was."""
+goes on where it was.
+
+The folder may come from someone else: its records build classes of this project alone. Metrics and plugs of your own are found
+in the working folder if you trust the records (--trust-plugs), or if the configs of --config-dir or the command name them."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,8 +32,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("place", type=Path, metavar="DIR", help="a sweep's folder, outputs/<sweep_name>, or a job's")
     parser.add_argument("overrides", nargs="*", metavar="metrics=...", help="other metrics than each job's own")
-    parser.add_argument("-cd", "--config-dir", metavar="DIR", help="a folder of config groups of your own")
+    parser.add_argument("-cd", "--config-dir", type=Path, metavar="DIR", help="a folder of config groups of your own")
     parser.add_argument("--again", action="store_true", help="also what was computed with the same libraries before")
+    parser.add_argument(
+        "--trust-plugs",
+        action="store_true",
+        help="let the records name classes that are not the project's own; building them runs their code",
+    )
     args = parser.parse_intermixed_args(argv)
     try:
         return _score(args)
@@ -47,8 +56,10 @@ def _score(args: argparse.Namespace) -> int:
     from research.report import build_report
 
     sweep, folders = job_folders(args.place)
-    with Composer(args.config_dir) as composer:
-        definitions = Definitions(composer, args.overrides)
+    if os.getcwd() not in sys.path:  # plugs of the user's own; records alone reach no module of it
+        sys.path.append(os.getcwd())
+    with Composer(args.config_dir and str(args.config_dir)) as composer:
+        definitions = Definitions(composer, args.overrides, trusted=args.trust_plugs, config_dir=args.config_dir)
         counts: Counter[str] = Counter()
         for number, folder in enumerate(folders, 1):
             found = rescore(folder, definitions, again=args.again)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from research.errors import ConfigError, UserError
 from research.jobs import job_images, process_cache
-from research.jobs.build import build, guidance_of
+from research.jobs.build import COMPOSED, Origin, build, check_scheduler_name, guidance_of
 from research.metrics.job import ScoredJob
 from research.metrics.score import measure
 
@@ -27,6 +28,7 @@ def ask(
     seeds: Sequence[int],
     device: Any,
     folder: JobFolder,
+    origin: Origin = COMPOSED,
 ) -> MetricResult:
     """What a metric says of a job's images; its model is loaded again only for a metric that samples again.
 
@@ -38,13 +40,14 @@ def ask(
         prompts: one an image, or none at all.
         device: where networks run.
         folder: the job's, for features that are kept.
+        origin: where the config comes from, for what is built of it to sample again.
     """
 
     def sample(steps: int, scheduler: str | None = None) -> Tensor:
-        return _latents(config, seeds, steps, scheduler)
+        return _latents(config, seeds, steps, scheduler, origin)
 
     def start(steps: int, scheduler: str | None = None) -> float:
-        return _start(config, steps, scheduler)
+        return _start(config, steps, scheduler, origin)
 
     job = ScoredJob(config, seeds, sample, start)
     last = name == list(config["metrics"])[-1]
@@ -52,32 +55,48 @@ def ask(
     return measure(metric, images, texts, device=device, job=job, folder=folder.path, last=last)
 
 
-def _latents(config: Mapping[str, Any], seeds: Sequence[int], steps: int, scheduler: str | None) -> Tensor:
+def _latents(
+    config: Mapping[str, Any], seeds: Sequence[int], steps: int, scheduler: str | None, origin: Origin
+) -> Tensor:
     LoopSampler = process_cache.libraries()
-    model, _ = process_cache.model(config["model"])
     sampler = LoopSampler(
-        model,
-        scheduler=_scheduler(config, scheduler),
-        guidance=guidance_of(config),
-        hooks=[build(node, f"hooks.{name}") for name, node in config["hooks"].items()],
+        _model(config, origin),
+        scheduler=_scheduler(config, scheduler, origin),
+        guidance=guidance_of(config, origin),
+        hooks=[build(node, f"hooks.{name}", origin) for name, node in config["hooks"].items()],
         parity=config["runtime"]["parity"],
     )
-    task = build(config["task"], "task", **job_images.task_arguments(config))
+    task = build(config["task"], "task", origin, **job_images.task_arguments(config))
     size = config["batch_size"] if isinstance(config["batch_size"], int) else 32
     return sampler.sample(task, seeds=seeds, steps=steps, batch_size=min(size, len(seeds))).latents
 
 
-def _start(config: Mapping[str, Any], steps: int, scheduler: str | None) -> float:
+def _start(config: Mapping[str, Any], steps: int, scheduler: str | None, origin: Origin = COMPOSED) -> float:
     """The noise level of the first stage."""
-    model, _ = process_cache.model(config["model"])
-    task = build(config["task"], "task", **job_images.task_arguments(config))
-    new_solver = model.solvers(_scheduler(config, scheduler), None, parity=config["runtime"]["parity"])
+    model = _model(config, origin)
+    task = build(config["task"], "task", origin, **job_images.task_arguments(config))
+    new_solver = model.solvers(_scheduler(config, scheduler, origin), None, parity=config["runtime"]["parity"])
     timeline = task.timeline(task.solver(new_solver()), steps, model.device)
     return float(next(iter(timeline)).sigma)
 
 
-def _scheduler(config: Mapping[str, Any], named: str | None) -> Any:
+def _model(config: Mapping[str, Any], origin: Origin) -> Any:
+    """The job's model. Whether pickled weights are read, which can run code, is not for a record to say."""
+    settings = config["model"]
+    if origin.is_free or not settings.get("allow_pickle"):
+        return process_cache.model(settings)[0]
+    try:
+        return process_cache.model({**settings, "allow_pickle": False})[0]
+    except UserError as error:
+        raise ConfigError(
+            f"{origin.record}: model.allow_pickle: is not accepted from a record; --trust-plugs allows it. Without it: {error}"
+        ) from error
+
+
+def _scheduler(config: Mapping[str, Any], named: str | None, origin: Origin) -> Any:
     from research.solvers import SchedulerSpec
 
+    check_scheduler_name(named, "metrics", origin)
     own = config["scheduler"]
+    check_scheduler_name(own["class_name"], "scheduler.class_name", origin)
     return named or SchedulerSpec(own["name"], own["class_name"], own["options"])

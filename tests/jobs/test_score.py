@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from research.cli import run
+from research.errors import ConfigError
 from research.jobs import run_job
-from research.jobs.score_cli import main as score
+from research.jobs.build import Origin, build, guidance_of
+from research.jobs.score_cli import main as score_command
 
 METRICS = """
 import os
@@ -28,6 +30,11 @@ class Brightness:
         shades = [sum(image.convert("L").tobytes()) / (image.width * image.height) for image in images]
         return MetricResult({"brightness": sum(s ** self.power for s in shades) / len(shades)}, {"prompts": list(prompts)})
 """
+
+
+def score(arguments: list[str]) -> int:
+    """The command, with the metric above trusted."""
+    return score_command([*arguments, "--trust-plugs"])
 
 
 @pytest.fixture
@@ -153,3 +160,128 @@ def test_bad_input(arguments: list[str], expected: str, request: pytest.FixtureR
     shown = capsys.readouterr().err
     assert expected in shown
     assert shown.count("\n") == 1
+
+
+# -- records from a stranger
+
+
+def hostile(sweep: Path, **changed: Any) -> None:
+    for file in sweep.glob("*/result.json"):
+        record = json.loads(file.read_text())
+        record["config"].update(changed)
+        file.write_text(json.dumps(record))
+
+
+CANARY = {"_target_": "builtins.open", "file": "canary", "mode": "w"}
+FOREIGN = {
+    "a function": ({"metrics": {"light": CANARY}}, "metrics.light._target_: names builtins.open"),
+    "inside": (
+        {"metrics": {"fid": {"_target_": "research.metrics.FID", "reference": CANARY}}},
+        "metrics.fid.reference._target_: names builtins.open",
+    ),
+    "in a list": (
+        {"guidance": {"_target_": "research.guidance.CFG", "scale": [[CANARY]]}},
+        "guidance.scale[0][0]._target_: names builtins.open",
+    ),
+    "another role": (
+        {"metrics": {"light": {"_target_": "research.tracking.WandbTracker"}}},
+        "metrics.light._target_: names research.tracking.WandbTracker",
+    ),
+    "the project's own, but no metric": (
+        {"metrics": {"light": {"_target_": "research.jobs.store.write", "path": "canary", "content": ""}}},
+        "names research.jobs.store.write",
+    ),
+    "a helper in the room": (
+        {"metrics": {"light": {"_target_": "research.metrics.load_features", "name": "canary"}}},
+        "names research.metrics.load_features",
+    ),
+    "a name that the room imports": (
+        {"metrics": {"light": {"_target_": "research.metrics.reference.Path", "canary": 1}}},
+        "names research.metrics.reference.Path",
+    ),
+    "settings of Hydra": (
+        {"metrics": {"fid": {"_target_": "research.metrics.FID", "_partial_": True}}},
+        "metrics.fid._partial_: is not accepted from a record",
+    ),
+    "a scheduler": (
+        {"scheduler": {"name": "x", "class_name": "canary_module.Scheduler", "options": {}}},
+        "scheduler.class_name: names canary_module.Scheduler",
+    ),
+    "a hook": ({"hooks": {"spy": {"_target_": "subprocess.Popen", "args": ["touch", "canary"]}}}, "hooks.spy._target_"),
+    "no text": ({"task": {"_target_": {"_target_": "os.system"}}}, "task._target_"),
+}
+
+
+@pytest.mark.parametrize("changed", FOREIGN)
+def test_a_record_builds_nothing_but_the_projects_own(
+    sweep: Path, changed: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sections, expected = FOREIGN[changed]
+    Path("canary_module.py").write_text("open('canary', 'w')")
+    before = records(sweep)
+    hostile(sweep, **{"metrics": {"psnr": {"_target_": "research.metrics.PSNR"}}, **sections})
+    capsys.readouterr()
+    assert score_command([str(sweep)]) == 1
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("[")]
+    assert len(lines) == 2
+    for line in lines:
+        assert expected in line
+        assert "result.json" in line
+        assert "--trust-plugs" in line
+    assert not Path("canary").exists()
+    assert not computed()
+    assert records(sweep).keys() == before.keys()
+
+
+def test_a_record_does_not_read_the_environment(
+    sweep: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CANARY_KEY", "a secret")
+    hostile(sweep, metrics={"fid": {"_target_": "research.metrics.FID", "reference": "x${oc.env:CANARY_KEY}"}})
+    assert score_command([str(sweep)]) == 1
+    shown = capsys.readouterr().err
+    assert "${oc.env:CANARY_KEY}" in shown
+    assert "a secret" not in shown
+
+
+def test_the_users_own_are_named_by_hand(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert score_command([str(sweep)]) == 1
+    assert "metrics.light._target_: names score_plugs.Brightness" in capsys.readouterr().err
+    assert not computed()
+    Path("mine/metrics").mkdir(parents=True)
+    Path("mine/metrics/other.yaml").write_text("dark:\n  _target_: score_plugs.Darkness\n")
+    assert score_command([str(sweep), "--config-dir", "mine"]) == 1
+    Path("mine/metrics/own.yaml").write_text("light:\n  _target_: score_plugs.Brightness\n")
+    assert score_command([str(sweep), "--config-dir", "mine"]) == 0
+    assert computed() == 2
+    assert score_command([str(sweep), "metrics.light._target_=score_plugs.Brightness", "--again"]) == 0
+    assert computed() == 4
+
+
+def test_roles_hold_where_a_job_is_sampled_again() -> None:
+    """Metrics that sample build guidance, hooks and task of the record: each by its own role, nested ones too."""
+    record = Origin(Path("result.json"))
+    cfg = {"_target_": "research.guidance.CFG", "scale": 2.0}
+    colour = {"_target_": "research.guidance.losses.Colour", "colour": "blue"}
+    loss = {"_target_": "research.guidance.LossGuidance", "scale": 1.0, "loss": colour, "base": cfg}
+    interval = {"_target_": "research.guidance.Interval", "steps": [0.2, 0.8]}
+    built = guidance_of({"guidance": {**loss, "modifiers": {"interval": interval}}}, record)
+    assert type(built).__name__ == "Interval"
+    shift = {"_target_": "research.hooks.Shift", "dx": 1}
+    hook = build({"_target_": "research.hooks.LatentTransform", "transform": shift}, "hooks.shift", record)
+    assert type(hook).__name__ == "LatentTransform"
+    task = build({"_target_": "research.tasks.TextToImage"}, "task", record, prompt=["${not.looked.up}"])
+    assert "${not.looked.up}" in str(vars(task))
+    wrong = [
+        ("guidance", colour),
+        ("guidance", {**loss, "loss": shift}),
+        ("guidance", {**loss, "base": CANARY}),
+        ("guidance", {**loss, "base": {**cfg, "_target_": "research.guidance.checks.check_scale"}}),
+        ("hooks.shift", shift),
+        ("hooks.shift", {"_target_": "research.hooks.LatentTransform", "transform": cfg}),
+        ("task", {"_target_": "research.tasks.base.Conditions"}),
+        ("metrics.m", {"_target_": "research.metrics.base.MetricResult", "values": {}}),
+    ]
+    for key, node in wrong:
+        with pytest.raises(ConfigError, match=r"^result\.json: .*--trust-plugs"):
+            build(node, key, record)
