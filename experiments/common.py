@@ -24,7 +24,7 @@ from scipy import stats
 
 from research.drawing import COLOURS, GRID, INK, MARKERS
 from research.errors import UserError
-from research.report.jobs import Row, read_sweep
+from research.results.read import Row, read_sweep
 
 __all__ = ["COLOURS", "GRID", "INK", "MARKERS"]
 

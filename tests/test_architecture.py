@@ -31,13 +31,23 @@ LAYERS = {
     "metrics": 2,
     "tracking": 2,
     "report": 2,
+    "results": 1,
     "zoo": 2,
     "compare": 3,
     "jobs": 3,
     "cli": 4,
     "__main__": 5,
 }
-LEAVES = {"caches", "drawing", "errors", "files", "hashing", "labels", "lazy", "strength"}  # free to all, and using nobody but the errors
+LEAVES = {
+    "caches",
+    "drawing",
+    "errors",
+    "files",
+    "hashing",
+    "labels",
+    "lazy",
+    "strength",
+}  # free to all, and using nobody but the errors
 # the zoo's paths are asked for by everyone; its scripts may use anything below the runner
 SAME_LEVEL = {
     ("tasks", "models"),  # types of what a task encodes with

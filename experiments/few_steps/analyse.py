@@ -42,7 +42,7 @@ from experiments.common import (
     write_csv,
     write_page,
 )
-from research.report.jobs import Row
+from research.results.read import Row
 
 SHOWN = 3  # seeds of the contact sheet
 

@@ -22,7 +22,7 @@ from methods import METHODS, Method, method_of
 from scores import Scored, score
 from sheet import write_sheet
 
-from research.report.jobs import Row, read_sweep
+from research.results.read import Row, read_sweep
 
 FAMILIES = list(dict.fromkeys(method.family for method in METHODS))
 REFERENCE = "cfg"

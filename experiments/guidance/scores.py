@@ -19,7 +19,7 @@ from PIL import Image
 from research.metrics.extractors.base import load_features
 from research.metrics.images import batches
 from research.metrics.reference import load_reference
-from research.report.jobs import Row
+from research.results.read import Row
 
 EVALUATION_MODEL, REFERENCE = "emoji-eval", "emoji"
 DRAWS = 100

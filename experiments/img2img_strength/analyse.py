@@ -32,7 +32,7 @@ from experiments.common import (
     write_csv,
     write_page,
 )
-from research.report.jobs import Row
+from research.results.read import Row
 
 # how far the picture is left behind, and how it is called; the first that was scored is the figure's axis
 DISTANCES = {

@@ -41,7 +41,7 @@ from experiments.common import (
     write_page,
 )
 from research.metrics.job import ScoredJob
-from research.report.jobs import Row
+from research.results.read import Row
 
 LABELS = {
     "seam": "Seam, levels of 255\n(lower is better)",

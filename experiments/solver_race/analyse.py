@@ -31,7 +31,7 @@ from experiments.common import (
 )
 from experiments.solver_race.figure import FITTED_FROM, family, figure
 from research.metrics import fit_order
-from research.report.jobs import Row
+from research.results.read import Row
 
 COMPARED = "ddim"
 Cells = dict[tuple[str, int], Row]

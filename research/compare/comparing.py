@@ -16,8 +16,8 @@ from research.compare.scores import Scores
 from research.compare.sides import Side, Sides, find_pairs, find_sides
 from research.compare.verdicts import judged, with_estimate
 from research.errors import UserError, nearest
-from research.report.axes import find_axes
-from research.report.directions import direction, is_companion, label
+from research.results.axes import find_axes
+from research.results.directions import direction, is_companion, label
 
 NFE, SECONDS = "nfe", "seconds_per_image"
 _LABELS = {NFE: "NFE", SECONDS: "s / image"}

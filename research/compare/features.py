@@ -16,7 +16,7 @@ from research.compare.pairing import Shared
 from research.compare.resampling import Array, Discrepancy, Distance, Frechet, Real, Replicates, group_units, replicate
 from research.compare.sides import Side
 from research.errors import UserError
-from research.report.jobs import Row
+from research.results.read import Row
 
 FRECHET, KID, CMMD = "frechet", "kid", "cmmd"
 LEAST = 8  # units of any set

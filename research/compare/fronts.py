@@ -16,7 +16,7 @@ from research.compare.outcome import (
     Outcome,
     SideSummary,
 )
-from research.report.pareto import front
+from research.results.directions import front
 
 COSTS = ("nfe", "seconds_per_image")
 _APART = (BETTER, WORSE, HIGHER, LOWER)

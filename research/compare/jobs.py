@@ -11,8 +11,8 @@ from typing import Any
 
 from research.errors import UserError, nearest
 from research.metrics.score import per_image
-from research.report.axes import find_axes
-from research.report.jobs import Row, read_row, read_sweep
+from research.results.axes import find_axes
+from research.results.read import Row, read_row, read_sweep
 
 Key = tuple[str, Any, int]  # prompt, seed, and which of those of the same prompt and seed
 DATA = ("seed", "prompts", "images_per_prompt")  # settings that say which images are made, and not how

@@ -9,8 +9,8 @@ from typing import Any
 
 from research.compare.features import kind
 from research.compare.sides import Side
-from research.report import comparable
-from research.report.jobs import Row
+from research.results import comparable
+from research.results.read import Row
 
 _SHOWN = 2
 

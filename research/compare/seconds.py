@@ -10,7 +10,7 @@ from typing import Any
 
 from research.compare.jobs import Job
 from research.compare.sides import Cell, Side
-from research.report.jobs import Row
+from research.results.read import Row
 from research.statistics import Estimate, mean_difference, welch
 
 LEAST_BATCHES = 3

@@ -12,8 +12,8 @@ from research.compare.jobs import DATA, Job, Key, gather, kept, read_place, same
 from research.compare.outcome import Request
 from research.errors import UserError, nearest
 from research.labels import axis_label, value_label
-from research.report.axes import find_axes
-from research.report.jobs import Row
+from research.results.axes import find_axes
+from research.results.read import Row
 
 Cell = tuple[Any, ...]  # values of the settings that vary within the sides
 MOST = 16  # sides that are all set against each other

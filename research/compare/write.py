@@ -13,7 +13,7 @@ from typing import Any
 
 from research.compare.outcome import NO_INTERVAL, TOO_FEW, Comparison, Front, Outcome
 from research.labels import number
-from research.report.directions import label
+from research.results.directions import label
 
 FORMAT = 1
 _LONG = 16

@@ -9,20 +9,20 @@ from research.lazy import lazy_names
 if TYPE_CHECKING:
     from research.report.build import ReportPaths as ReportPaths
     from research.report.build import build_report as build_report
-    from research.report.jobs import Row as Row
-    from research.report.jobs import Sweep as Sweep
-    from research.report.jobs import read_row as read_row
-    from research.report.jobs import read_sweep as read_sweep
     from research.report.table import print_row as print_row
     from research.report.table import print_table as print_table
+    from research.results.read import Row as Row
+    from research.results.read import Sweep as Sweep
+    from research.results.read import read_row as read_row
+    from research.results.read import read_sweep as read_sweep
 
 _LAZY = {
     "ReportPaths": "research.report.build",
     "build_report": "research.report.build",
-    "Row": "research.report.jobs",
-    "Sweep": "research.report.jobs",
-    "read_row": "research.report.jobs",
-    "read_sweep": "research.report.jobs",
+    "Row": "research.results.read",
+    "Sweep": "research.results.read",
+    "read_row": "research.results.read",
+    "read_sweep": "research.results.read",
     "print_row": "research.report.table",
     "print_table": "research.report.table",
 }

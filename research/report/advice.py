@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from research.labels import count, number, value_label
 from research.report.columns import NFE, SECONDS, Measure, quality
 from research.report.intervals import difference, told_apart
-from research.report.jobs import Row, Sweep
-from research.report.pareto import front
+from research.results.directions import front
+from research.results.read import Row, Sweep
 
 FEW_IMAGES = 64
 _SETS = ("fid", "fid_infinity", "fid_inf", "kid", "cmmd")

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from research.report.csv_file import write_csv
-from research.report.jobs import Sweep, read_sweep
 from research.report.table import print_table
+from research.results.read import Sweep, read_sweep
 
 if TYPE_CHECKING:
     from rich.console import Console

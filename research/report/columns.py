@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from research.labels import number
-from research.report import comparable
-from research.report.directions import LABELS, direction, is_companion, label
 from research.report.intervals import Interval, interval
-from research.report.jobs import Row
+from research.results import comparable
+from research.results.directions import LABELS, direction, is_companion, label
+from research.results.read import Row
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 
-from research.report.jobs import Row
+from research.results.read import Row
 
 # what a single image does not need, or what is set anew for it
 _REPLACED = re.compile(

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from research.files import write_atomic
-from research.report.axes import PREFERRED
-from research.report.jobs import Row, Sweep
+from research.results.axes import PREFERRED
+from research.results.read import Row, Sweep
 
 _TIMINGS = ("load", "encode", "denoise", "decode", "metrics", "total")
 _COUNTS = ("nfe", "n_images", "images_per_second", "peak_memory_bytes")

@@ -15,10 +15,10 @@ from research.drawing import COLOURS, GRID, INK, MARKERS, PAPER, plain_frame
 from research.files import write_atomic
 from research.labels import value_label
 from research.report.advice import where
-from research.report.axes import Axis
 from research.report.columns import SECONDS
-from research.report.jobs import Row, Sweep
 from research.report.plots import Panels, figures, marks_explained
+from research.results.axes import Axis
+from research.results.read import Row, Sweep
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -12,11 +12,8 @@ from typing import Any
 from research.files import write_atomic
 from research.labels import count, value_label
 from research.report.advice import advise, fronts, where
-from research.report.axes import Axis
 from research.report.columns import measures
-from research.report.directions import label
 from research.report.draw import Plot
-from research.report.jobs import Row, Sweep
 from research.report.notes import notes, provenance_notes
 from research.report.page_parts import advice_section, figures_section, task_pictures
 from research.report.page_sheet import contact_sheet
@@ -24,6 +21,9 @@ from research.report.page_table import table
 from research.report.payload import payload
 from research.report.provenance import fixed_settings, made_with
 from research.report.thumbs import Encoded
+from research.results.axes import Axis
+from research.results.directions import label
+from research.results.read import Row, Sweep
 
 TRACEBACKS_AT_MOST = 20
 VALUES_AT_MOST = 24

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from research.report.jobs import Row
+from research.results.read import Row
 
 LEVEL = 0.95
 _NAMED = ("interval", "ci", "ci95", "confidence_interval", "bootstrap")

@@ -16,8 +16,8 @@ from urllib.parse import unquote, urlsplit
 from research.errors import UserError
 from research.files import write_atomic
 from research.report.html import LIVE, PROGRESS, frame, render
-from research.report.jobs import read_sweep
 from research.report.progress import Progress, progress, progress_html
+from research.results.read import read_sweep
 
 EVERY = 2.0  # seconds between two looks at the folder
 LOOPBACK = "127.0.0.1"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from research.labels import count
 from research.report.columns import Measure
-from research.report.jobs import Row, Sweep
+from research.results.read import Row, Sweep
 
 _SHOWN = 3
 _NOT_JOBS = {"plots", "wandb"}

@@ -11,7 +11,7 @@ from research.labels import number
 from research.report.advice import Advice, where
 from research.report.columns import TOTAL, measures
 from research.report.draw import Plot
-from research.report.jobs import Row, Sweep
+from research.results.read import Row, Sweep
 
 PICTURES_BYTES_AT_MOST = 500_000
 

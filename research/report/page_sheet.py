@@ -8,9 +8,9 @@ from urllib.parse import quote
 
 from research.labels import number, value_label
 from research.report.columns import Measure, quality
-from research.report.jobs import Row, Sweep
 from research.report.sheet import lay_out
 from research.report.thumbs import Encoded
+from research.results.read import Row, Sweep
 
 _ALT_AT_MOST = 90
 _NOTES_AT_MOST = 3

@@ -9,7 +9,7 @@ from urllib.parse import quote
 from research.labels import number, value_label
 from research.report.advice import level
 from research.report.columns import Measure
-from research.report.jobs import Row, Sweep
+from research.results.read import Row, Sweep
 
 
 def table(sweep: Sweep, columns: Sequence[Measure], fronts: set[str]) -> str:

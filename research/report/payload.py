@@ -9,7 +9,7 @@ from research.labels import value_label
 from research.report.advice import Advice
 from research.report.columns import Measure
 from research.report.commands import ALONE, image_prefix, job_command, prompt_word
-from research.report.jobs import Row, Sweep
+from research.results.read import Row, Sweep
 
 SCORES_AT_MOST = 60_000
 IMAGES_AT_MOST = 200_000

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from research.report.advice import principal
-from research.report.axes import Axis
 from research.report.columns import NFE, SECONDS, Measure
-from research.report.jobs import Row, Sweep
-from research.report.pareto import front
+from research.results.axes import Axis
+from research.results.directions import front
+from research.results.read import Row, Sweep
 
 Value = Callable[[Row], Any]
 

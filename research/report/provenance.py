@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from research.labels import value_label
-from research.report.axes import flatten
-from research.report.jobs import Sweep
+from research.results.axes import flatten
+from research.results.read import Sweep
 
 # where files go and how runs are logged says nothing about the images
 _LEFT_OUT = ("output_dir", "sweep_name", "tracker", "hydra", "runtime", "on_failure", "resume", "experiment", "metrics")

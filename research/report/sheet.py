@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from research.files import write_atomic
 from research.labels import value_label
-from research.report.axes import Axis
 from research.report.columns import quality
-from research.report.jobs import Row, Sweep
 from research.report.thumbs import Chosen, choose_images, load_thumb, thumb_size
+from research.results.axes import Axis
+from research.results.read import Row, Sweep
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from research.labels import value_label
 from research.report.columns import measures
-from research.report.jobs import Row, Sweep
+from research.results.read import Row, Sweep
 
 if TYPE_CHECKING:
     from rich.console import Console

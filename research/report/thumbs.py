@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from research.report.jobs import Row
+from research.results.read import Row
 
 if TYPE_CHECKING:
     from PIL import Image

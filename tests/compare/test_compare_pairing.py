@@ -13,8 +13,8 @@ from research.compare.jobs import Job, gather
 from research.compare.pairing import share
 from research.compare.provenance import differs, what_differs
 from research.compare.sides import Side
-from research.report.axes import flatten
-from research.report.jobs import Row
+from research.results.axes import flatten
+from research.results.read import Row
 
 IMAGES = st.lists(
     st.tuples(st.sampled_from(["fox", "owl", "<script>", "é🙂", ""]), st.integers(0, 3)), min_size=1, max_size=12

@@ -16,9 +16,8 @@ from research.report import build_report, read_row, read_sweep
 from research.report.advice import advise, fronts
 from research.report.columns import metric, quality
 from research.report.commands import image_command, prompt_word
-from research.report.directions import direction
 from research.report.intervals import difference, interval, told_apart
-from research.report.pareto import front
+from research.results.directions import direction, front
 
 
 def edit(folder, change):

@@ -1,4 +1,4 @@
-"""The jobs of a sweep, read from their ``result.json`` files."""
+"""The jobs of a folder, read from their records: what was set, measured and spent, and which settings a sweep varies."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from research.errors import UserError
-from research.report.axes import Axis, find_axes, flatten
+from research.results.axes import Axis, find_axes, flatten
 
 # numbers of which one metric makes several, and what it is called
 _TOGETHER = dict.fromkeys(("precision", "recall", "density", "coverage"), "prdc")

@@ -1,9 +1,10 @@
-"""Which direction of a metric is better, by its name, so that a metric added tomorrow is ranked, drawn and marked right."""
+"""Which direction of a metric is better, by its name, so that a metric added tomorrow is ranked, drawn and marked right; and the
+jobs that no other beats in every direction (the Pareto front)."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 LABELS = {
@@ -88,3 +89,20 @@ def label(key: str) -> str:
         "lpips": "LPIPS",
     }
     return " ".join(known.get(word, {"ssim": "SSIM", "psnr": "PSNR", "mse": "MSE"}.get(word, word)) for word in words)
+
+
+def front(points: Sequence[tuple[float, ...]]) -> list[int]:
+    """Places of the points that no other is at least as good as in every coordinate and better in one; less is better.
+
+    Equal points are on it together. O(n²) in the worst case, over points sorted so that most are met by a beater early.
+    """
+    order = sorted(range(len(points)), key=lambda i: points[i])
+    kept: list[int] = []
+    for i in order:
+        if not any(_beats(points[j], points[i]) for j in kept):
+            kept.append(i)
+    return sorted(kept)
+
+
+def _beats(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
+    return a != b and all(x <= y for x, y in zip(a, b, strict=True))

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from research.report.jobs import Row
+from research.results.read import Row
 
 # results and circumstances, which differ from job to job and make no other quantity of a number
 _RESULTS = {
