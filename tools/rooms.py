@@ -1,7 +1,8 @@
 """Draws the rooms of `research/` and which of them import which: `python -m tools.rooms docs/img/rooms.svg`.
 
-All of it is measured from the code. A room stands above all that it imports. Only arrows that say something are drawn: where A imports B and B imports C, the
-arrow from A to C is left out, and so are those to the leaves, which are free to all. An arrow of a circle is red.
+All of it is measured from the code. A room stands above all that it imports. Only arrows that say something are drawn: where
+A imports B and B imports C, the arrow from A to C is left out, and so are those to the leaves, which are free to all. An arrow
+of a circle is red.
 """
 
 from __future__ import annotations
