@@ -30,7 +30,7 @@ def run(arguments: list[str], folder: Path) -> str:
     words = [sys.executable, "-m", *arguments]
     # one thread: two of them wait for each other when the machine has other work
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=280)
+    done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -86,7 +86,9 @@ def test_the_template_runs_as_it_is(tmp_path: Path) -> None:
     ("broken", "said"),
     [
         ("guidance=mine", "ZeroDivisionError: division by zero; raised in guidance Mine.combine at step 2"),
-        ("hooks=mine", "KeyError: 'nowhere'; raised in hook MyHook.post_step at step 1"),
+        pytest.param(
+            "hooks=mine", "KeyError: 'nowhere'; raised in hook MyHook.post_step at step 1", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_an_error_inside_a_plug_names_it_and_keeps_the_traceback(broken: str, said: str, tmp_path: Path) -> None:
@@ -104,7 +106,7 @@ def test_an_error_inside_a_plug_names_it_and_keeps_the_traceback(broken: str, sa
         (tmp_path / "conf" / group).mkdir(parents=True)
         (tmp_path / "conf" / group / "mine.yaml").write_text(text, encoding="utf-8")
     words = ["research", "--config-dir", "conf", broken, "steps=4", "prompts=[fox]", "tracker=none", "metrics=none"]
-    done = subprocess.run([sys.executable, "-m", *words], cwd=tmp_path, capture_output=True, text=True, timeout=280)
+    done = subprocess.run([sys.executable, "-m", *words], cwd=tmp_path, capture_output=True, text=True, timeout=600)
     assert done.returncode == 1
     (file,) = tmp_path.glob("outputs/*/*/result.json")
     assert json.loads(file.read_text())["error"].startswith(said)
@@ -113,7 +115,7 @@ def test_an_error_inside_a_plug_names_it_and_keeps_the_traceback(broken: str, sa
 
 def test_python_example(tmp_path: Path) -> None:
     block = next(block for block in BLOCKS if "load_model" in block)
-    done = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("40 {'uncond': 20, 'cond': 20}")
     assert (tmp_path / "pizza.png").is_file()

@@ -152,7 +152,7 @@ def test_nothing_heavy_is_imported_to_refuse(tmp_path: Path) -> None:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("\n") == len(argvs)

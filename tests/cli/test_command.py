@@ -32,7 +32,7 @@ def light(*argv: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=600,
     )
 
 
@@ -84,7 +84,7 @@ def test_python_dash_m_is_the_command(tmp_path: Path) -> None:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=600,
     )
     assert done.returncode == 2
     assert done.stderr == "error: steps: found 0; accepted is a whole number from 1.\n"

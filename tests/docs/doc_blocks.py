@@ -173,7 +173,7 @@ class Reader:
                 runpy.run_path(words[1], run_name="__main__")
             return 0
         assert words[0] in _SHELL, f"{words[0]}: not a command that the documentation may use"
-        done = subprocess.run(words, cwd=self.here, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(words, cwd=self.here, capture_output=True, text=True, timeout=600)
         self.said += done.stdout + done.stderr
         return done.returncode
 

@@ -184,7 +184,7 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     pytest.importorskip("mkdocs")
     pytest.importorskip("mkdocstrings")
     words = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=280, env={**os.environ})
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=600, env={**os.environ})
     assert done.returncode == 0, done.stderr
     page = (tmp_path / "site/reference/guidance.html").read_text(encoding="utf-8")
     assert "Adaptive projected guidance" in page

@@ -111,7 +111,7 @@ class Slurm:
 
     def __call__(self, *command: str) -> str:
         """Run a command of Slurm's and return what it prints."""
-        done = subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=600, check=False)
         assert done.returncode == 0, f"{' '.join(command)}: {done.stdout}{done.stderr}"
         return done.stdout
 

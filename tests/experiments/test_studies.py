@@ -43,7 +43,7 @@ def run(words: list[str], folder: Path) -> None:
     # one thread: two of them wait for each other when the machine has other work
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [sys.executable, *start, *words[1:]], cwd=folder, env=environment, capture_output=True, text=True, timeout=290
+        [sys.executable, *start, *words[1:]], cwd=folder, env=environment, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stdout + done.stderr
 

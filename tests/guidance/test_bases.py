@@ -241,7 +241,13 @@ def test_an_image_is_the_same_alone_and_in_a_batch(request, model_name, method):
     assert torch.equal(other, together.latents)
 
 
-@pytest.mark.parametrize("scheduler", ["ddim", "euler", "euler_a", "dpmpp_2m", "heun", "pndm", "unipc"])
+_SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    ["euler_a", "dpmpp_2m", "heun", *(pytest.param(s, marks=_SLOW) for s in ("ddim", "euler", "pndm", "unipc"))],
+)
 @pytest.mark.parametrize("method", SAMPLED)
 def test_every_scheduler_and_prediction_type(sd, sd_v, method, scheduler):
     for model in (sd, sd_v):

@@ -63,7 +63,7 @@ class Forks:
     def close(self) -> None:
         assert self._process.stdin is not None
         self._process.stdin.close()
-        self._process.wait(30)
+        self._process.wait(600)
 
     def _ask(self, question: dict[str, Any]) -> Any:
         assert self._process.stdin is not None

@@ -29,7 +29,7 @@ def light(*argv: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     """The command, which fails if it imports anything heavy; the last line of its stderr is its processor time."""
     environment = {**os.environ, "PYTHONPATH": str(Path(research.__file__).parents[1])}
     return subprocess.run(
-        [sys.executable, "-c", LIGHT, *argv], cwd=cwd, env=environment, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", LIGHT, *argv], cwd=cwd, env=environment, capture_output=True, text=True, timeout=600
     )
 
 

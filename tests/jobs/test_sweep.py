@@ -190,7 +190,7 @@ def test_killed_and_interrupted_jobs_are_run_again(here: Path, base: list[str]) 
         process = start(sweep, here)
         wait_for(here / "started")
         process.send_signal(sent)
-        _, shown = process.communicate(timeout=60)
+        _, shown = process.communicate(timeout=600)
         assert process.returncode == code, shown
         assert not results(here)
         (here / "started").unlink()

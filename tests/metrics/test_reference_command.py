@@ -167,7 +167,7 @@ def test_a_process_that_is_ended_leaves_what_it_noted_and_no_half_a_file(stop, t
     seen = [int(process.stdout.readline()) for _ in range(3)]
     time.sleep(0.5)
     process.send_signal(stop)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=600)
     assert seen == [0, 256, 512]
     assert process.returncode == (130 if stop == signal.SIGTERM else -signal.SIGKILL)
     assert ("the same command goes on from there" in said) == (stop == signal.SIGTERM)

@@ -194,4 +194,4 @@ def _sweep(tmp_path: Path) -> dict[int, tuple[Path, dict]]:
 
 
 def _python(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", *arguments], capture_output=True, text=True, timeout=240)
+    return subprocess.run([sys.executable, "-m", *arguments], capture_output=True, text=True, timeout=600)

@@ -252,7 +252,7 @@ def test_help(capsys):
 
 def command(*argv: object, **more) -> subprocess.CompletedProcess[str]:
     line = [sys.executable, "-m", "research.models.inspect.cli", *map(str, argv)]
-    return subprocess.run(line, capture_output=True, text=True, timeout=120, **more)
+    return subprocess.run(line, capture_output=True, text=True, timeout=600, **more)
 
 
 def test_as_a_process(sd_directory):
@@ -276,14 +276,14 @@ def test_nothing_heavy_for_a_plain_refusal(tmp_path):
         "import sys; from research.models.inspect.cli import run; run([sys.argv[1]]);"
         "print(*sorted({'torch', 'diffusers', 'transformers'} & set(sys.modules)), file=sys.stderr)"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=600)
     assert done.stderr.strip() == ""
     assert "empty directory" in done.stdout
 
 
 def test_a_reader_that_goes_away(tmp_path):
     line = f"'{sys.executable}' -m research.models.inspect.cli '{tmp_path}' | true"
-    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=600)
     assert done.stderr == ""
 
 

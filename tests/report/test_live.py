@@ -98,7 +98,7 @@ def test_the_command_watches_until_it_is_told_to_stop(tmp_path, end):
             assert "1 jobs have a result" in watcher.stdout.readline()
         finally:
             watcher.send_signal(end)
-        assert watcher.wait(timeout=30) == 0
+        assert watcher.wait(timeout=600) == 0
     assert '<meta name="live"' not in (directory / "report.html").read_text()
 
 

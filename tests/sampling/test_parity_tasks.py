@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from scheduler_kinds import of_each_kind
 from task_samples import flat, left_half, one_pixel, picture, soft
 
 from research import LoopSampler
@@ -117,7 +118,7 @@ MASKS = {"image": None, "inpaint4": soft(21, 20), "inpaint9": soft(21, 20), "dep
 ROTATED = [(0.3, 7, 1.0, False), (0.47, 9, 3.0, True), (0.55, 5, 7.5, False), (0.83, 6, 2.0, True), (1.0, 5, 4.0, True)]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", of_each_kind(NAMES))
 def test_every_scheduler(pair, name):
     """One setting each, another one for each task; `experiments/parity` has them all."""
     place = NAMES.index(name) + 2 * list(PAIRS).index(pair[0])

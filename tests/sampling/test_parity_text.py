@@ -8,6 +8,7 @@ import diffusers
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from scheduler_kinds import of_each_kind
 from tiny_models import edit_json
 
 from research import LoopSampler, load_model
@@ -61,7 +62,7 @@ def pair(request: pytest.FixtureRequest):
 
 
 @pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS.keys(), indirect=True)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", of_each_kind(NAMES))
 def test_every_scheduler_equals_the_pipeline(pair, name: str):
     model, pipe = pair
     for title, (prompt, negative, seeds, steps, scale) in SETTINGS.items():

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 import torch
+from scheduler_kinds import of_each_kind
 
 from research import LoopSampler, Sampler, SampleResult
 from research.errors import ConfigError, SamplingError
@@ -37,7 +38,7 @@ def stages(name: str, steps: int) -> int:
 
 
 @pytest.mark.parametrize("parity", [False, True])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", of_each_kind(NAMES))
 def test_evaluations_are_counted_as_they_are_made(sd, name, parity):
     for scale, branches in ((1.0, 1), (3.0, 2), (0.0, 1)):
         sampler = LoopSampler(sd, scheduler=name, guidance=CFG(scale), parity=parity)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scheduler_kinds import of_each_kind
 from tiny_models import text_scheduler
 
 from research.errors import ConfigError
@@ -71,7 +72,7 @@ def test_the_log_snr_compares_scalings():
         assert a.sigma == pytest.approx(b.sigma, rel=1e-3)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", of_each_kind(NAMES))
 @pytest.mark.parametrize("steps", [1, 2, 5, 20])
 def test_what_holds_for_all(name, steps):
     found = timeline(name, steps)
@@ -152,7 +153,7 @@ def test_a_strength_that_is_none(strength):
         kept_steps(10, strength)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", of_each_kind(NAMES))
 @pytest.mark.parametrize("strength", [0.0, 0.3, 0.5, 0.99])
 def test_a_slice_is_the_end_of_the_full_timeline(name, strength):
     full, part = timeline(name, 10), timeline(name, 10, strength)

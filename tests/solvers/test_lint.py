@@ -10,6 +10,7 @@ import torch
 from diffusers import DDIMScheduler, EulerDiscreteScheduler
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from scheduler_kinds import of_each_kind
 from tiny_models import text_scheduler
 
 from research.errors import ConfigError
@@ -232,7 +233,7 @@ def test_every_rule_has_a_case():
     assert set_off == set(RULES)
 
 
-@pytest.mark.parametrize("name", [n for n in scheduler_names() if n not in ("flow_euler", "flow_heun")])
+@pytest.mark.parametrize("name", of_each_kind(n for n in scheduler_names() if n not in ("flow_euler", "flow_heun")))
 @pytest.mark.parametrize("steps", [5, 20, 25])
 def test_the_short_names_are_silent_on_a_model_of_epsilon(name, steps):
     assert lint(name, {}, SD, steps, notes=False) == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import diffusers
 import pytest
 import torch
+from scheduler_kinds import of_each_kind
 from tiny_models import text_scheduler
 
 from research.errors import ConfigError
@@ -32,7 +33,7 @@ def normal(seed: int, n: int = 2) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("parity", [False, True])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", of_each_kind(NAMES))
 def test_whether_steps_add_noise(name, parity):
     assert ("deterministic" in solver_of(name, parity).supports) == (name not in STOCHASTIC)
 
@@ -58,7 +59,7 @@ def test_options_decide_it_too(name, options, expected):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if not n.startswith("flow")])
+@pytest.mark.parametrize("name", of_each_kind(n for n in NAMES if not n.startswith("flow")))
 @pytest.mark.parametrize(("steps", "strength"), [(10, 0.3), (10, 0.99), (7, 1.0), (100, 0.29), (4, 0.1)])
 def test_parity_slices_as_the_pipelines_do(name, steps, strength):
     scheduler = unused(name)
@@ -81,7 +82,7 @@ def test_text_to_image_pipelines_do_not_say_where_they_begin():
     assert solver.scheduler.begin_index is None
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", of_each_kind(NAMES))
 @pytest.mark.parametrize("strength", [0.5, 1.0])
 def test_noise_is_added_as_the_pipelines_do(name, strength):
     """Before the first step and, as inpainting has it, after each: equal bit for bit."""
@@ -128,7 +129,7 @@ def _compare_noise(name, strength, **options):
         assert torch.equal(solver.add_noise(clean, drawn, following), known)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", of_each_kind(NAMES))
 def test_natively_noise_is_added_to_the_level_of_the_stage(name):
     solver = solver_of(name)
     for dtype, tolerance in ((torch.float32, 1e-6), (torch.float16, 2e-3)):
@@ -170,7 +171,7 @@ FORGETFUL = {"ddpm", "ddim", "ddim_trailing", "euler", "euler_a", "lcm", "flow_e
 
 
 @pytest.mark.parametrize("parity", [False, True])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", of_each_kind(NAMES))
 def test_which_forget_their_past(name, parity):
     supports = solver_of(name, parity).supports
     assert ("first-order" in supports) == (name in FORGETFUL)
@@ -183,7 +184,7 @@ def test_memory_is_a_matter_of_options_too():
     assert "noise-levels" not in solver_of("IPNDMScheduler").supports
 
 
-@pytest.mark.parametrize("name", sorted(FORGETFUL))
+@pytest.mark.parametrize("name", of_each_kind(sorted(FORGETFUL)))
 def test_a_step_may_be_taken_again(name):
     """In any order and with other steps between, a stage does what it does in its turn."""
     x, output = normal(0), normal(1)
@@ -207,7 +208,7 @@ def test_a_step_may_be_taken_again(name):
 
 
 @pytest.mark.parametrize("parity", [False, True])
-@pytest.mark.parametrize("name", sorted(FORGETFUL))
+@pytest.mark.parametrize("name", of_each_kind(sorted(FORGETFUL)))
 def test_a_step_along_the_same_noise_is_the_step(name, parity):
     x, output = normal(0), normal(1)
     found = []

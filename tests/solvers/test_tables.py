@@ -12,6 +12,7 @@ import torch
 from diffusers import DDIMScheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scheduler_kinds import of_each_kind
 from tiny_models import text_scheduler
 
 from research import Hook, LoopSampler
@@ -95,7 +96,7 @@ def compare(name, steps, strength=1.0, *, v=False, disturb=False, seeds=(1, 2), 
     return solver
 
 
-@pytest.mark.parametrize("name", DETERMINISTIC + STOCHASTIC)
+@pytest.mark.parametrize("name", of_each_kind(DETERMINISTIC + STOCHASTIC))
 @pytest.mark.parametrize("steps", [5, 20])
 def test_there_is_a_table(name, steps):
     solver, _ = fresh(name, steps)
@@ -108,20 +109,20 @@ def test_every_name_is_in_one_of_the_lists():
     assert {*DETERMINISTIC, *STOCHASTIC, "dpmpp_sde"} == set(NAMES)
 
 
-@pytest.mark.parametrize("name", DETERMINISTIC + STOCHASTIC)
+@pytest.mark.parametrize("name", of_each_kind(DETERMINISTIC + STOCHASTIC))
 @pytest.mark.parametrize("v", [False, True], ids=["epsilon", "v"])
 def test_the_table_gives_what_the_scheduler_gives(name, v):
     for steps in (1, 2, 5, 20):
         assert compare(name, steps, v=v).table is not None
 
 
-@pytest.mark.parametrize("name", DETERMINISTIC + STOCHASTIC)
+@pytest.mark.parametrize("name", of_each_kind(DETERMINISTIC + STOCHASTIC))
 def test_also_where_latents_are_changed_between_steps(name):
     compare(name, 8, disturb=True)
 
 
 # upstream's slices of LMS and PNDM are wrong: test_corrections.py
-@pytest.mark.parametrize("name", sorted({*DETERMINISTIC, *STOCHASTIC} - {"lms", "pndm"}))
+@pytest.mark.parametrize("name", of_each_kind(sorted({*DETERMINISTIC, *STOCHASTIC} - {"lms", "pndm"})))
 def test_also_for_a_slice_by_strength(name):
     compare(name, 10, 0.5)
     compare(name, 10, 0.3, disturb=True)
@@ -227,7 +228,7 @@ def test_a_class_defined_again_under_the_same_name_is_another():
 
 
 # natively the model is told the timesteps of Karras's noise levels and not rounded ones: test_corrections.py
-@pytest.mark.parametrize("name", sorted({*DETERMINISTIC} - {"dpmpp_2m_karras"}))
+@pytest.mark.parametrize("name", of_each_kind(sorted({*DETERMINISTIC} - {"dpmpp_2m_karras"})))
 @pytest.mark.parametrize("kind", ["sd", "sd_v"])
 def test_native_agrees_with_parity(request, name, kind):
     model = request.getfixturevalue(kind)

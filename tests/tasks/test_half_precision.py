@@ -29,7 +29,10 @@ def model(name: str, dtype: str) -> BaseModel:
     return load_model(name, dtype=dtype, device="cpu")
 
 
-@pytest.mark.parametrize("name", TASKS)
+_BY_DEFAULT = ("image to image", "inpaint with nine channels")
+
+
+@pytest.mark.parametrize("name", [n if n in _BY_DEFAULT else pytest.param(n, marks=pytest.mark.slow) for n in TASKS])
 def test_the_same_pictures(name: str) -> None:
     path, scheduler, task, scale = TASKS[name]
     full, half = (

@@ -140,7 +140,7 @@ def test_without_a_key_nothing_is_sent_and_a_dry_run_says_what_would_be(sweep, c
 def test_what_cannot_be_used_is_one_line_and_exit_code_2(tmp_path, arguments, said):
     done = subprocess.run(
         [sys.executable, "-m", "research.tracking.cli", "sync", *arguments],
-        cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+        cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
     assert done.returncode == 2
     assert said in done.stderr

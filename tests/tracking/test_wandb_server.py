@@ -60,7 +60,7 @@ def sync(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def run(command: list[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True, timeout=600, check=False)
 
 
 def online(jobs) -> dict:
@@ -186,7 +186,7 @@ def test_a_mirror_whose_process_is_killed_goes_on_with_another(jobs, monkeypatch
         held = [name for name, run in stub.runs.items() if run["summary"].get("mirror/digest")]
         assert held == [name for name in held if name.startswith(jobs[1].name)]
         assert len(held) == 1
-    _, alive = psutil.wait_procs(children, timeout=5)
+    _, alive = psutil.wait_procs(children, timeout=600)
     assert not alive
 
 

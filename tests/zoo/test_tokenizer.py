@@ -23,6 +23,7 @@ torch.save(caption_ids(load_tokenizer(Path(sys.argv[1]))), sys.argv[2])
 """
 
 
+@pytest.mark.slow
 def test_another_process_reads_the_same_numbers(tmp_path: Path) -> None:
     tokenizer = build_tokenizer()
     keep_tokenizer(tokenizer, tmp_path)
