@@ -74,12 +74,12 @@ def _compare(args: argparse.Namespace) -> int:
         seed=args.seed,
     )
     from research.compare.comparing import compare
-    from research.compare.terminal import show
+    from research.compare.write import to_terminal
 
     found = compare(request)
     _write(found, wanted)
     if "-" not in wanted.values():
-        show(found)
+        to_terminal(found)
     return OK
 
 

@@ -1,4 +1,4 @@
-"""The comparison itself: which numbers, which pairs, and what can be said of each."""
+"""The comparison itself: which numbers, which pairs, what can be said of each, and what a reader has to know of all."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from research.compare import features, fronts, seconds
-from research.compare.outcome import Comparison, Outcome, Request, SideSummary
-from research.compare.pairing import Shared, left_over, nothing_shared, share
+from research.compare import features, seconds
+from research.compare.outcome import NOT_APART, TOO_FEW, Comparison, Outcome, Request, SideSummary
+from research.compare.pairing import IMAGES, Shared, left_over, nothing_shared, share
 from research.compare.provenance import differs
-from research.compare.remarks import remarks
 from research.compare.scores import Scores
 from research.compare.sides import Side, Sides, find_pairs, find_sides
-from research.compare.verdicts import judged, with_estimate
+from research.compare.verdicts import fronts, judged, with_estimate
 from research.errors import UserError, nearest
 from research.results.axes import find_axes
 from research.results.directions import direction, is_companion, label
+from research.statistics import JACKKNIFE
 
 NFE, SECONDS = "nfe", "seconds_per_image"
 _LABELS = {NFE: "NFE", SECONDS: "s / image"}
@@ -48,13 +48,9 @@ def compare(request: Request) -> Comparison:
     notes += scores.notes
     common = share(found.sides, request.over)
     sides = tuple(_summary(side, metrics, common, scores, found) for side in found.sides)
-    notes += remarks(outcomes, pairs, metrics, request, found, len(common))
+    notes += _remarks(outcomes, pairs, metrics, request, found, len(common))
     return Comparison(
-        request,
-        sides,
-        tuple(outcomes),
-        fronts.fronts(sides, outcomes, _qualities(metrics)),
-        tuple(dict.fromkeys(notes)),
+        request, sides, tuple(outcomes), fronts(sides, outcomes, _qualities(metrics)), tuple(dict.fromkeys(notes))
     )
 
 
@@ -114,21 +110,21 @@ def _check_provenance(
             if metric == NFE:
                 continue
             if metric == SECONDS:
-                said = _devices(a, b)
+                differences = _devices(a, b)
             else:
-                said = differs(a, b, metric)
-            if not said:
+                differences = differs(a, b, metric)
+            if not differences:
                 continue
             if not request.force and (metric != SECONDS or SECONDS in request.metrics):
                 rest = ",".join(m for m in metrics if m != metric)
                 raise UserError(
-                    f"{metric}: {a.name} and {b.name} have numbers of different provenance ({said}); accepted are "
+                    f"{metric}: {a.name} and {b.name} have numbers of different provenance ({differences}); accepted are "
                     f"numbers computed alike (research-score), --metrics {rest or 'OTHERS'}, or --force, which marks them."
                 )
-            forced[a, b, metric] = said
+            forced[a, b, metric] = differences
             if metric == SECONDS and not request.force:
                 notes.append(
-                    f"s / image of {a.name} and {b.name} is not compared: {said} (--force compares it, and marks it)."
+                    f"s / image of {a.name} and {b.name} is not compared: {differences} (--force compares it, and marks it)."
                 )
     return forced
 
@@ -169,7 +165,7 @@ def _outcome(
         )
     try:
         found = scores.pair(a, b, metric, shared)
-    except features.NotKept as error:
+    except features.NoFeatures as error:
         if metric in request.metrics:
             raise
         values = [scores.recorded(side, metric, shared) for side in (a, b)]
@@ -204,3 +200,63 @@ def _summary(side: Side, metrics: Mapping[str, int], common: Shared, scores: Sco
         seconds.per_image(side, list(shared.cells)),
         values,
     )
+
+
+def _remarks(
+    outcomes: Sequence[Outcome],
+    pairs: Sequence[Any],
+    metrics: Mapping[str, int],
+    request: Request,
+    found: Sides,
+    common: int,
+) -> list[str]:
+    notes = []
+    if any(side.n_images > common for side in found.sides):
+        of = (
+            f"the {common} images a side that all of them share"
+            if common
+            else "each side's own images, as none are shared by all"
+        )
+        notes.append(f"The numbers of the table of sides are over {of}.")
+    level = f"{100 * request.level:g} %"
+    tested = {m: sum(o.p is not None for o in outcomes if o.metric == m) for m in metrics}
+    if most := max(tested.values(), default=0):
+        family = (
+            f"adjusted (Holm) for the {most} pairs of a metric"
+            if most > 1
+            else "one pair a metric, so nothing to adjust for"
+        )
+        notes.append(
+            f"Intervals are at {level} each; p is two-sided, {family}; told apart is p at most {1 - request.level:.3g} "
+            "and an interval without 0."
+        )
+    if any(o.method == JACKKNIFE for o in outcomes):
+        names = ", ".join(dict.fromkeys(o.label for o in outcomes if o.method == JACKKNIFE))
+        notes.append(
+            f"{names}: the difference is corrected for bias by the paired jackknife over the shared images, and may differ "
+            "from that of the two values, which have the bias of their count (a bootstrap would double it)."
+        )
+    if any(not o.paired and o.unit == request.over and o.p is not None for o in outcomes):
+        notes.append(
+            "Some sides share no prompt and seed: their difference is of independent samples (--unpaired), with wider intervals."
+        )
+    if few := list(dict.fromkeys(o.label for o in outcomes if o.verdict == TOO_FEW)):
+        notes.append(
+            f"{', '.join(few)}: no verdict, as a distance of sets wants {features.LEAST} units at least, and a Frechet distance "
+            "half as many images a setting as features, or bias is left that differs from side to side; KID and CMMD have none."
+        )
+    if any(o.verdict == NOT_APART for o in outcomes):
+        unit = "" if request.over == IMAGES else " (prompts, each with as many images as now)"
+        notes.append(
+            f"More images{unit} to settle it: if the true difference is the measured one, at power {request.power:g}; "
+            "the smallest difference that these would tell apart stands beside it."
+        )
+    if any(o.provenance and request.force for o in outcomes):
+        notes.append(
+            "† marks numbers of different provenance, compared by force: what differs may be what they were computed with."
+        )
+    if found.within and any(len(s.cells) > 1 for s in found.sides):
+        notes.append(
+            f"Averaged over {', '.join(found.within)}; a prompt and seed counts once, however many settings it was made with."
+        )
+    return notes

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from research.compare.jobs import Job
+from research.compare.jobs import ComparedJob
 from research.compare.pairing import Shared
 from research.compare.resampling import Array, Discrepancy, Distance, Frechet, Real, Replicates, group_units, replicate
 from research.compare.sides import Side
@@ -24,7 +24,7 @@ _KINDS = (("Frechet distance", FRECHET), ("KID (", KID), ("CMMD (", CMMD))
 _BANDWIDTH = re.compile(r"Gaussian kernel of ([\d.eE+-]+)")
 
 
-class NotKept(UserError):
+class NoFeatures(UserError):
     """Features, or what they are compared with, are not there."""
 
 
@@ -52,7 +52,7 @@ class SetScores:
         """The distance over shared images, averaged over cells, and without each group of units.
 
         Raises:
-            NotKept: one line that says what is missing, and how to have it.
+            NoFeatures: one line that says what is missing, and how to have it.
         """
         key = side, metric, shared.name, shared.over
         if key not in self._made:
@@ -78,7 +78,7 @@ class SetScores:
         least = max(LEAST, math.ceil(rows_wanted * len(places) / count))
         return replace(replicate(distances, rows, groups), least=least)
 
-    def _of_job(self, job: Job, metric: str) -> Array:
+    def _of_job(self, job: ComparedJob, metric: str) -> Array:
         """A job's features [N, D], after seeing that they give the number that the job's record has."""
         row = _row(job, metric)
         key = row.folder, str(row.info(metric).get("features_file"))
@@ -89,20 +89,20 @@ class SetScores:
             self._checked.add((row.folder, metric))
         return self._vectors[key]
 
-    def _check(self, job: Job, row: Row, metric: str, vectors: Array) -> None:
+    def _check(self, job: ComparedJob, row: Row, metric: str, vectors: Array) -> None:
         info = row.info(metric)
         if "subsets" in str(info.get("estimator")):
             return  # the mean over random subsets: the same quantity, another estimate
         found = self._distance(job, metric, vectors, np.arange(len(vectors))).without(np.empty(0, dtype=np.intp))
-        said = row.metrics[metric]
-        slack = 0.02 * abs(said) + 0.1 * row.metrics.get(f"{metric}_se", 0.0) + 1e-3
-        if not math.isfinite(found) or abs(found - said) > slack:
-            raise NotKept(
-                f"{row.folder.name}: {metric} is {said:.4g} in the record and {found:.4g} from the kept features; "
+        recorded = row.metrics[metric]
+        slack = 0.02 * abs(recorded) + 0.1 * row.metrics.get(f"{metric}_se", 0.0) + 1e-3
+        if not math.isfinite(found) or abs(found - recorded) > slack:
+            raise NoFeatures(
+                f"{row.folder.name}: {metric} is {recorded:.4g} in the record and {found:.4g} from the kept features; "
                 f"score the job again: research-score {row.folder} --again"
             )
 
-    def _distance(self, job: Job, metric: str, vectors: Array, groups: Any) -> Distance:
+    def _distance(self, job: ComparedJob, metric: str, vectors: Array, groups: Any) -> Distance:
         row = _row(job, metric)
         info = row.info(metric)
         which, reference = kind(info), self._reference(row, metric)
@@ -140,7 +140,7 @@ class SetScores:
         """What the record says that the images were compared with.
 
         Raises:
-            NotKept: it is gone, or is another one by now.
+            NoFeatures: it is gone, or is another one by now.
         """
         info = row.info(metric)
         told = info.get("reference") or {}
@@ -162,9 +162,9 @@ class SetScores:
             else:
                 reference = read_reference(path, key)
         except UserError as error:
-            raise NotKept(f"{row.folder.name}: {' '.join(str(error).split())}") from error
+            raise NoFeatures(f"{row.folder.name}: {' '.join(str(error).split())}") from error
         if reference.info.get("sha256") != sha256:
-            raise NotKept(
+            raise NoFeatures(
                 f"{row.folder.name}: reference {name!r} is another one than {metric} was computed with (SHA-256 "
                 f"{str(reference.info.get('sha256'))[:12]}, the record says {str(sha256)[:12]}); "
                 f"research-score {row.folder} --again"
@@ -173,10 +173,10 @@ class SetScores:
         return reference
 
 
-def _row(job: Job, metric: str) -> Row:
+def _row(job: ComparedJob, metric: str) -> Row:
     row = job.holder(metric)
     if row is None:
-        raise NotKept(
+        raise NoFeatures(
             f"{job.id}: has no {metric}; research-score {job.row.folder} metrics=... computes it from the images."
         )
     return row
@@ -201,16 +201,16 @@ def _read(row: Row, metric: str, count: int) -> Array:
     try:
         found = kept.read(row.folder, dict(row.info(metric)))
     except UserError as error:
-        raise NotKept(
+        raise NoFeatures(
             f"{row.folder.name}: features of {metric}: {_first(error)}; research-score {row.folder} --again makes them anew"
         ) from error
     if found is None:
-        raise NotKept(
+        raise NoFeatures(
             f"{row.folder.name}: kept no features of {metric}; research-score {row.folder} --again keeps them, "
             "if keep_features is not false and they fit."
         )
     if len(found.vectors) != count:
-        raise NotKept(
+        raise NoFeatures(
             f"{row.folder.name}: features of {len(found.vectors)} images for {count}; research-score {row.folder} --again"
         )
     return found.vectors.double().numpy()

@@ -19,7 +19,7 @@ DATA = ("seed", "prompts", "images_per_prompt")  # settings that say which image
 
 
 @dataclass(eq=False)
-class Job:
+class ComparedJob:
     """A job as it is compared.
 
     Attributes:
@@ -99,11 +99,11 @@ def read_place(place: Path) -> tuple[list[Row], list[str]]:
     return sweep.done, notes
 
 
-def gather(rows: Sequence[Row]) -> list[Job]:
+def gather(rows: Sequence[Row]) -> list[ComparedJob]:
     """Jobs of records: the same job twice is a repeated run, the same images and settings with other metrics are one job."""
-    jobs: list[Job] = []
-    by_id: dict[str, Job] = {}
-    by_images: dict[Hashable, list[Job]] = {}
+    jobs: list[ComparedJob] = []
+    by_id: dict[str, ComparedJob] = {}
+    by_images: dict[Hashable, list[ComparedJob]] = {}
     for row in rows:
         if (job := by_id.get(row.job_id)) is not None:
             if row.folder.resolve() not in {r.folder.resolve() for r in (*job.rows, *job.repeats)}:
@@ -116,7 +116,7 @@ def gather(rows: Sequence[Row]) -> list[Job]:
             same[0].rows.append(row)
             by_id[row.job_id] = same[0]
             continue
-        job = Job([row])
+        job = ComparedJob([row])
         by_id[row.job_id] = job
         alike.append(job)
         jobs.append(job)
@@ -125,7 +125,7 @@ def gather(rows: Sequence[Row]) -> list[Job]:
     return jobs
 
 
-def kept(rows: Sequence[Row], where: Sequence[str]) -> list[Row]:
+def matching(rows: Sequence[Row], where: Sequence[str]) -> list[Row]:
     """Those with all the settings ``KEY=VALUE``.
 
     Raises:
@@ -136,10 +136,10 @@ def kept(rows: Sequence[Row], where: Sequence[str]) -> list[Row]:
         key, equals, wanted = condition.partition("=")
         if not equals or not wanted:
             raise UserError(f"--where: found {condition!r}; accepted is KEY=VALUE, as in scheduler.name=ddim.")
-        key = setting(key, [r.settings for r in rows], "--where")
-        matching = [r for r in found if same(r.settings.get(key), wanted)]
+        key = setting_key(key, [r.settings for r in rows], "--where")
+        matching = [r for r in found if has_value(r.settings.get(key), wanted)]
         if not matching:
-            values = list(dict.fromkeys(text(r.settings.get(key)) for r in found))
+            values = list(dict.fromkeys(setting_text(r.settings.get(key)) for r in found))
             raise UserError(
                 f"--where {condition}: found no such job; accepted are values of {key} there are: {', '.join(values[:8])}."
             )
@@ -155,7 +155,7 @@ _SHORT = {
 }
 
 
-def setting(key: str, settings: Sequence[Mapping[str, Any]], option: str) -> str:
+def setting_key(key: str, settings: Sequence[Mapping[str, Any]], option: str) -> str:
     """A setting's whole key; a group's name stands for what it chooses.
 
     Raises:
@@ -173,19 +173,19 @@ def setting(key: str, settings: Sequence[Mapping[str, Any]], option: str) -> str
     )
 
 
-def same(value: Any, said: str) -> bool:
+def has_value(value: Any, typed: str) -> bool:
     """Whether a setting has the value that someone typed."""
     if isinstance(value, bool) or value is None:
-        return said.lower() in ({"none", "null"} if value is None else {str(value).lower()})
+        return typed.lower() in ({"none", "null"} if value is None else {str(value).lower()})
     if isinstance(value, int | float):
         try:
-            return float(said) == value
+            return float(typed) == value
         except ValueError:
             return False
-    return text(value) == said or str(value) == said
+    return setting_text(value) == typed or str(value) == typed
 
 
-def text(value: Any) -> str:
+def setting_text(value: Any) -> str:
     """A setting's value in full, as a name."""
     if isinstance(value, float):
         return f"{value:g}"

@@ -59,11 +59,11 @@ def left_over(a: Side, b: Side, shared: Shared, within: Sequence[str]) -> list[s
     """Sentences on what of two sides cannot be paired; none where all can be."""
     notes = []
     for one, other in ((a, b), (b, a)):
-        alone = [cell for cell in one.cells if cell not in other.cells]
-        if alone and within:
-            named = "; ".join(cell_name(cell, within) for cell in alone[:3]) + (" …" if len(alone) > 3 else "")
+        unmatched = [cell for cell in one.cells if cell not in other.cells]
+        if unmatched and within:
+            named = "; ".join(cell_name(cell, within) for cell in unmatched[:3]) + (" …" if len(unmatched) > 3 else "")
             notes.append(
-                f"{len(alone)} settings of {one.name} have no counterpart in {other.name} ({named}) and are left out."
+                f"{len(unmatched)} settings of {one.name} have no counterpart in {other.name} ({named}) and are left out."
             )
         within_cells = sum(len(rows) for cell, rows in one.cells.items() if cell in other.cells)
         if within_cells > len(shared):
@@ -87,13 +87,13 @@ def nothing_shared(a: Side, b: Side, within: Sequence[str]) -> UserError:
         empty = (a, b)[bool(keys[0])].name
         return UserError(f"nothing to pair: the record of {empty} lists no images; run it again.")
     prompts, seeds = ({key[k] for key in keys[0]} & {key[k] for key in keys[1]} for k in (0, 1))
-    said = [
+    examples = [
         f"{s.name} {_some([key[0 if seeds else 1] for key in sorted(k, key=repr)])}"
         for s, k in zip((a, b), keys, strict=True)
     ]
     what = "prompts" if seeds and not prompts else "seeds" if prompts and not seeds else "prompts with the same seeds"
     return UserError(
-        f"nothing to pair: found no common {what} ({', '.join(said)}); accepted are jobs of the same prompts and seeds, "
+        f"nothing to pair: found no common {what} ({', '.join(examples)}); accepted are jobs of the same prompts and seeds, "
         "or --unpaired for independent samples."
     )
 

@@ -59,8 +59,8 @@ def differs(a: Side, b: Side, metric: str) -> str:
     """How the provenance of a metric differs between two sides, in a few words; empty where it does not."""
     first, *others = {**fingerprints(a, metric), **fingerprints(b, metric)}.values()
     for other in others:
-        if said := what_differs(info_of(first, metric), info_of(other, metric)):
-            return said
+        if difference := what_differs(info_of(first, metric), info_of(other, metric)):
+            return difference
     return ""
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from research.compare import features
-from research.compare.jobs import Job
+from research.compare.jobs import ComparedJob
 from research.compare.outcome import Request
 from research.compare.pairing import Shared, share
 from research.compare.sides import Side
@@ -22,7 +22,7 @@ TOO_SMALL = "too few images to leave some out"
 
 
 @dataclass(frozen=True)
-class Found:
+class PairScores:
     """A metric of two sides.
 
     Attributes:
@@ -49,34 +49,34 @@ class Scores:
     def __init__(self, request: Request, sides: Sequence[Side]) -> None:
         self.request, self.notes = request, list[str]()
         self.sets = features.SetScores(request.seed)
-        self._kinds: dict[tuple[Job, str], str] = {}
+        self._kinds: dict[tuple[ComparedJob, str], str] = {}
 
-    def pair(self, a: Side, b: Side, metric: str, shared: Shared) -> Found:
+    def pair(self, a: Side, b: Side, metric: str, shared: Shared) -> PairScores:
         """The difference of `b` less `a`, over what they share.
 
         Raises:
-            NotKept: features that it needs are not there.
+            NoFeatures: features that it needs are not there.
         """
         kind = self._kind([a, b], metric)
         if kind == NEITHER:
             why = "one number a job, without numbers of single images or features to resample: it says nothing of its spread"
-            return Found(self.recorded(a, metric, shared), self.recorded(b, metric, shared), None, why)
+            return PairScores(self.recorded(a, metric, shared), self.recorded(b, metric, shared), None, why)
         if not len(shared):
             return self._unpaired(a, b, metric, kind)
         if kind == SET:
             x, y = (self.sets.replicates(side, metric, shared) for side in (a, b))
             estimate = jackknife(y.full - x.full, y.without - x.without, x.left_out, self.request.level)
-            return Found(x.full, y.full, estimate, "" if estimate else TOO_SMALL, max(x.least, y.least))
+            return PairScores(x.full, y.full, estimate, "" if estimate else TOO_SMALL, max(x.least, y.least))
         first, second = (self._by_unit(side, metric, shared) for side in (a, b))
         units = [unit for unit in shared.units if math.isfinite(first[unit]) and math.isfinite(second[unit])]
         if lost := len(shared.units) - len(units):
             self.notes.append(f"{metric}: {lost} {shared.over} have no finite number on both sides and are left out.")
         if not units:
-            return Found(None, None, None, "no finite number")
+            return PairScores(None, None, None, "no finite number")
         gaps = [second[unit] - first[unit] for unit in units]
         values = [python_statistics.fmean(of[unit] for unit in units) for of in (first, second)]
         estimate = mean_difference(gaps, self.request.level, self.request.seed)
-        return Found(values[0], values[1], estimate, "" if estimate else f"fewer than two {shared.over}")
+        return PairScores(values[0], values[1], estimate, "" if estimate else f"fewer than two {shared.over}")
 
     def of_side(self, side: Side, metric: str, common: Shared) -> float | None:
         """A side's number over what all sides share; None if it has none."""
@@ -86,7 +86,7 @@ class Scores:
         try:
             if kind == SET:
                 return self.sets.replicates(side, metric, common).full
-        except features.NotKept:
+        except features.NoFeatures:
             kind = NEITHER
         if kind == NEITHER:
             return self.recorded(side, metric, common)
@@ -100,30 +100,32 @@ class Scores:
         finite = [value for value in values if math.isfinite(value)]
         return python_statistics.fmean(finite) if finite else None
 
-    def _unpaired(self, a: Side, b: Side, metric: str, kind: str) -> Found:
-        alone = [share([side], self.request.over) for side in (a, b)]
+    def _unpaired(self, a: Side, b: Side, metric: str, kind: str) -> PairScores:
+        own_images = [share([side], self.request.over) for side in (a, b)]
         if kind == SET:
-            x, y = (self.sets.replicates(side, metric, own) for side, own in zip((a, b), alone, strict=True))
+            x, y = (self.sets.replicates(side, metric, own) for side, own in zip((a, b), own_images, strict=True))
             one, other = (jackknife(f.full, f.without, f.left_out, self.request.level) for f in (x, y))
             estimate = apart(one, other, self.request.level) if one is not None and other is not None else None
-            return Found(x.full, y.full, estimate, "" if estimate else TOO_SMALL, max(x.least, y.least))
+            return PairScores(x.full, y.full, estimate, "" if estimate else TOO_SMALL, max(x.least, y.least))
         scores: list[list[float]] = []
-        for side, own in zip((a, b), alone, strict=True):
+        for side, own in zip((a, b), own_images, strict=True):
             scores.append([v for v in self._by_unit(side, metric, own).values() if math.isfinite(v)])
         means = [python_statistics.fmean(s) if s else None for s in scores]
         estimate = welch(scores[0], scores[1], self.request.level)
-        return Found(means[0], means[1], estimate, "" if estimate else f"fewer than two {self.request.over} on a side")
+        return PairScores(
+            means[0], means[1], estimate, "" if estimate else f"fewer than two {self.request.over} on a side"
+        )
 
     def _kind(self, sides: Sequence[Side], metric: str) -> str:
         kinds = {self._kind_of(job, metric) for side in sides for job in side.jobs}
         return kinds.pop() if len(kinds) == 1 else NEITHER
 
-    def _kind_of(self, job: Job, metric: str) -> str:
+    def _kind_of(self, job: ComparedJob, metric: str) -> str:
         if (job, metric) not in self._kinds:
             self._kinds[job, metric] = self._find_kind(job, metric)
         return self._kinds[job, metric]
 
-    def _find_kind(self, job: Job, metric: str) -> str:
+    def _find_kind(self, job: ComparedJob, metric: str) -> str:
         row = job.holder(metric)
         infos: dict[str, Any] = (row.record.get("metrics_info") or {}) if row is not None else {}
         if metric in infos and features.kind(infos[metric]) is not None:

@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Iterator
 from typing import Any
 
-from research.compare.jobs import Job
+from research.compare.jobs import ComparedJob
 from research.compare.sides import Cell, Side
 from research.results.read import Row
 from research.statistics import Estimate, mean_difference, welch
@@ -28,7 +28,12 @@ def per_image(side: Side, cells: list[Cell]) -> float | None:
 def difference(a: Side, b: Side, cells: list[Cell], level: float) -> tuple[Estimate | None, str, str]:
     """`b` less `a` in seconds an image, what its units are, and what to know of it."""
     shared = [
-        row for side in (a, b) for cell in cells for job in side.jobs_of(cell) for row in _runs(job) if _together(row)
+        row
+        for side in (a, b)
+        for cell in cells
+        for job in side.jobs_of(cell)
+        for row in _runs(job)
+        if _shared_batches(row)
     ]
     if shared:
         return (
@@ -46,8 +51,8 @@ def difference(a: Side, b: Side, cells: list[Cell], level: float) -> tuple[Estim
         return (welch(means[0], means[1], level), "runs", f"{counts[0]} and {counts[1]} runs, of independent order")
     gaps = list(_by_batch(a, b, cells))
     if len(gaps) >= LEAST_BATCHES:
-        said = "batches of one run each, pair by pair: says nothing of how runs differ (--repeats DIR)"
-        return mean_difference(gaps, level), "batches", said
+        note = "batches of one run each, pair by pair: says nothing of how runs differ (--repeats DIR)"
+        return mean_difference(gaps, level), "batches", note
     return (None, "runs", "one run each; --repeats DIR with further runs, or several batches a job, give an interval")
 
 
@@ -62,11 +67,11 @@ def _cell(side: Side, cell: Cell) -> list[float]:
     return [sum(s * n for s, n in parts) / sum(n for _, n in parts)]
 
 
-def _runs(job: Job) -> list[Row]:
+def _runs(job: ComparedJob) -> list[Row]:
     return [job.row, *job.repeats]
 
 
-def _together(row: Row) -> bool:
+def _shared_batches(row: Row) -> bool:
     return len(row.record.get("together") or []) > 1
 
 

@@ -8,7 +8,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from research.compare.jobs import DATA, Job, Key, gather, kept, read_place, same, setting, text
+from research.compare.jobs import (
+    DATA,
+    ComparedJob,
+    Key,
+    gather,
+    has_value,
+    matching,
+    read_place,
+    setting_key,
+    setting_text,
+)
 from research.compare.outcome import Request
 from research.errors import UserError, nearest
 from research.labels import axis_label, value_label
@@ -27,19 +37,19 @@ class Side:
         name: in tables.
         jobs: its jobs.
         cells: its images by the settings that vary within the sides: ``{cell: {image: (job, place)}}``.
-        said: other words by which it may be named: its folder, its job's id, the value of the axis.
+        aliases: other words by which it may be named: its folder, its job's id, the value of the axis.
     """
 
     name: str
-    jobs: list[Job]
-    said: set[str] = field(default_factory=set)
-    cells: dict[Cell, dict[Key, tuple[Job, int]]] = field(default_factory=dict)
+    jobs: list[ComparedJob]
+    aliases: set[str] = field(default_factory=set)
+    cells: dict[Cell, dict[Key, tuple[ComparedJob, int]]] = field(default_factory=dict)
 
     @property
     def n_images(self) -> int:
         return sum(len(rows) for rows in self.cells.values())
 
-    def jobs_of(self, cell: Cell) -> list[Job]:
+    def jobs_of(self, cell: Cell) -> list[ComparedJob]:
         return list(dict.fromkeys(job for job, _ in self.cells[cell].values()))
 
 
@@ -62,12 +72,12 @@ def find_sides(request: Request) -> Sides:
     notes: list[str] = []
     read: list[list[Row]] = []
     for _, path in places:
-        rows, said = read_place(path)
+        rows, remarks = read_place(path)
         read.append(rows)
-        notes += said
+        notes += remarks
     everything = [row for rows in read for row in rows]
     if request.where:
-        chosen = set(kept(everything, request.where))
+        chosen = set(matching(everything, request.where))
         read = [[row for row in rows if row in chosen] for rows in read]
         for (_, path), rows in zip(places, read, strict=True):
             if not rows:
@@ -97,12 +107,12 @@ def _place(word: str) -> tuple[str, Path]:
 def _by_axis(rows: list[Row], axis: str) -> tuple[list[Side], list[str]]:
     jobs = gather(rows)
     settings = [job.settings for job in jobs]
-    key = setting(axis, settings, "--axis")
+    key = setting_key(axis, settings, "--axis")
     values = list(dict.fromkeys(s.get(key) for s in settings))
     if len(values) < 2:
         varied = [a.key for a in find_axes(settings)]
         raise UserError(
-            f"--axis {key}: found one value ({text(values[0])}) in {len(jobs)} jobs; "
+            f"--axis {key}: found one value ({setting_text(values[0])}) in {len(jobs)} jobs; "
             f"accepted are axes that vary: {', '.join(varied) or 'none'}."
         )
     values.sort(key=lambda v: (not isinstance(v, int | float), v if isinstance(v, int | float) else 0))
@@ -116,7 +126,9 @@ def _by_axis(rows: list[Row], axis: str) -> tuple[list[Side], list[str]]:
     sides = []
     for value in values:
         word = value_label(value)
-        side = Side(f"{axis_label(key)} {word}", [j for j in jobs if j.settings.get(key) == value], {word, text(value)})
+        side = Side(
+            f"{axis_label(key)} {word}", [j for j in jobs if j.settings.get(key) == value], {word, setting_text(value)}
+        )
         sides.append(side)
     return sides, within
 
@@ -126,21 +138,21 @@ def _follows(key: str, other: str, settings: Sequence[Mapping[str, Any]]) -> boo
     return all(seen.setdefault(s.get(other), s.get(key)) == s.get(key) for s in settings)
 
 
-def _each(jobs: list[Job], places: Sequence[tuple[str, Path]]) -> tuple[list[Side], list[str]]:
+def _each(jobs: list[ComparedJob], places: Sequence[tuple[str, Path]]) -> tuple[list[Side], list[str]]:
     if len(jobs) < 2:
         where = ", ".join(str(path) for _, path in places)
         raise UserError(f"{where}: found one job; accepted are two jobs or more, two folders, or a sweep.")
     varied = find_axes([job.settings for job in jobs])
     # jobs that differ in their seeds or prompts alone are more images of one side, unless nothing else differs
     axes = [axis for axis in varied if axis.key not in DATA] or varied
-    alike: dict[Cell, list[Job]] = {}
+    alike: dict[Cell, list[ComparedJob]] = {}
     for job in jobs:
         alike.setdefault(tuple(job.settings.get(a.key) for a in axes) if axes else (job.id,), []).append(job)
     sides = []
     for values, group in alike.items():
         name = ", ".join(f"{a.label} {value_label(v)}" for a, v in zip(axes, values, strict=False)) or group[0].id
-        said = {word for job in group for word in (job.id, str(job.row.folder))}
-        sides.append(Side(name, group, said))
+        aliases = {word for job in group for word in (job.id, str(job.row.folder))}
+        sides.append(Side(name, group, aliases))
     return sides, []
 
 
@@ -151,12 +163,14 @@ def _by_place(places: Sequence[tuple[str, Path]], read: Sequence[list[Row]]) -> 
     axes = find_axes([job.settings for job in singles]) if len(singles) == len(gathered) else []
     for (name, path), jobs in zip(places, gathered, strict=True):
         within += [a.key for a in find_axes([j.settings for j in jobs]) if a.key not in DATA]
-        whole = path.resolve()
+        resolved = path.resolve()
         if not name and axes and (path / "result.json").is_file():  # jobs by what sets them apart
             name = ", ".join(f"{a.label} {value_label(jobs[0].settings.get(a.key))}" for a in axes)
         sides.append(
             Side(
-                name or whole.name, jobs, {str(path), whole.name, str(whole), *([jobs[0].id] if len(jobs) == 1 else [])}
+                name or resolved.name,
+                jobs,
+                {str(path), resolved.name, str(resolved), *([jobs[0].id] if len(jobs) == 1 else [])},
             )
         )
     if len({path.resolve() for _, path in places}) < len(places):
@@ -166,14 +180,14 @@ def _by_place(places: Sequence[tuple[str, Path]], read: Sequence[list[Row]]) -> 
 
 
 def _add_repeats(sides: Sequence[Side], folders: Sequence[Path], notes: list[str]) -> None:
-    by_id: dict[str, list[Job]] = {}
+    by_id: dict[str, list[ComparedJob]] = {}
     for side in sides:
         for job in side.jobs:
             for row in job.rows:
                 by_id.setdefault(row.job_id, []).append(job)
     for folder in folders:
-        rows, said = read_place(folder)
-        notes += said
+        rows, remarks = read_place(folder)
+        notes += remarks
         known = [row for row in rows if row.job_id in by_id]
         if not known:
             raise UserError(
@@ -206,7 +220,7 @@ def _named(sides: list[Side]) -> list[Side]:
     counts = Counter(side.name for side in sides)
     for side in sides:
         if counts[side.name] > 1:
-            longest = max(side.said, key=len, default="") if len(side.jobs) != 1 else side.jobs[0].id
+            longest = max(side.aliases, key=len, default="") if len(side.jobs) != 1 else side.jobs[0].id
             side.name = f"{side.name} ({longest})" if longest else side.name
     counts = Counter(side.name for side in sides)
     for place, side in enumerate(sides):
@@ -234,10 +248,10 @@ def find_pairs(sides: Sequence[Side], baseline: str | None) -> list[tuple[Side, 
 
 def _find(sides: Sequence[Side], word: str) -> Side:
     """A side by its name, its folder, its job's id or the beginning of it, or the value of the axis."""
-    exact = [s for s in sides if word == s.name or word in s.said]
-    close = exact or [s for s in sides if any(same(_number(said), word) for said in s.said)]
+    exact = [s for s in sides if word == s.name or word in s.aliases]
+    close = exact or [s for s in sides if any(has_value(_number(alias), word) for alias in s.aliases)]
     close = close or [
-        s for s in sides for path in s.said if "/" in path and Path(path).resolve() == Path(word).resolve()
+        s for s in sides for path in s.aliases if "/" in path and Path(path).resolve() == Path(word).resolve()
     ]
     close = close or [s for s in sides if len(word) >= 4 and any(job.id.startswith(word) for job in s.jobs)]
     if len(set(close)) == 1:
@@ -247,8 +261,8 @@ def _find(sides: Sequence[Side], word: str) -> Side:
     raise UserError(f"--baseline: {found}.{nearest(word, names)} Accepted: {'; '.join(names[:8])}, or a job's id.")
 
 
-def _number(said: str) -> float | str:
+def _number(alias: str) -> float | str:
     try:
-        return float(said)
+        return float(alias)
     except ValueError:
-        return said
+        return alias

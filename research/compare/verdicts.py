@@ -1,8 +1,9 @@
-"""What may be said of two sides by a difference, its interval and its test, and how many images would settle the rest."""
+"""What may be said of sides: verdicts by a difference, its interval and its test, how many images would settle the rest, and the
+Pareto fronts of quality against cost."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from research.compare.outcome import (
@@ -14,11 +15,18 @@ from research.compare.outcome import (
     NOT_APART,
     TOO_FEW,
     WORSE,
+    Front,
+    FrontPoint,
     Outcome,
     Request,
     Settle,
+    SideSummary,
 )
+from research.results.directions import front
 from research.statistics import EXACT, Estimate, holm, needed, resolvable
+
+COSTS = ("nfe", "seconds_per_image")
+_APART = (BETTER, WORSE, HIGHER, LOWER)
 
 
 def with_estimate(outcome: Outcome, estimate: Estimate | None, least: int = 0) -> Outcome:
@@ -73,3 +81,48 @@ def _verdict(o: Outcome, p_holm: float | None, alpha: float, share_of_alpha: flo
         verdict=NOT_APART,
         settle=Settle(count, None if count is None else count - o.n, least_difference),
     )
+
+
+# -- fronts
+
+
+def fronts(
+    sides: Sequence[SideSummary], outcomes: Sequence[Outcome], qualities: Mapping[str, int]
+) -> tuple[Front, ...]:
+    """One for each metric with a direction and each cost, over the sides that have both."""
+    verdicts = {(o.metric, *sorted((o.a, o.b))): o.verdict for o in outcomes}
+    by_force = {(o.metric, name) for o in outcomes if o.provenance for name in (o.a, o.b)}
+    found = []
+    for metric, better in qualities.items():
+        for cost in COSTS:
+            points = [(s, s.values[metric], getattr(s, cost)) for s in sides if metric in s.values]
+            points = [p for p in points if p[2] is not None and (cost == "nfe" or (cost, p[0].name) not in by_force)]
+            if len(points) > 1:
+                made = _points([(s.name, value, price) for s, value, price in points], better, metric, verdicts)
+                found.append(Front(metric, cost, made))
+    return tuple(found)
+
+
+def _points(
+    points: Sequence[tuple[str, float, float]], better: int, metric: str, verdicts: Mapping[tuple[str, ...], str]
+) -> tuple[FrontPoint, ...]:
+    on = set(front([(cost, -better * value) for _, value, cost in points]))
+    made = []
+    for place, (name, value, cost) in enumerate(points):
+        if place in on:
+            made.append(FrontPoint(name, value, cost, True))
+            continue
+        beaten = tuple(
+            other for k, (other, v, c) in enumerate(points) if k in on and c <= cost and better * v >= better * value
+        )
+        against = [verdicts.get((metric, *sorted((name, other)))) for other in beaten]
+        # equally good at more cost is not told apart either
+        apart = (
+            True
+            if any(v in _APART for v in against)
+            else False
+            if against and all(v in (NOT_APART, EQUAL) for v in against)
+            else None
+        )
+        made.append(FrontPoint(name, value, cost, False, beaten, apart))
+    return tuple(sorted(made, key=lambda p: (p.cost, -better * p.value)))

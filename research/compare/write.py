@@ -1,4 +1,4 @@
-"""A comparison as JSON, Markdown, CSV and LaTeX."""
+"""A comparison in the terminal, and as JSON, Markdown, CSV and LaTeX."""
 
 from __future__ import annotations
 
@@ -9,13 +9,20 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from research.compare.outcome import NO_INTERVAL, TOO_FEW, Comparison, Front, Outcome
+from research.compare.outcome import BETTER, NO_INTERVAL, TOO_FEW, WORSE, Comparison, Front, Outcome
 from research.labels import number
 from research.results.directions import label
 
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
 FORMAT = 1
+SHOWN_AT_MOST = 120  # lines in the terminal
+PIPE_WIDTH = 220
+_STYLES = {BETTER: "bold green", WORSE: "red"}
 _LONG = 16
 _COSTS = {"nfe": "NFE", "seconds_per_image": "s / image"}
 _ARROWS = {1: " ↑", -1: " ↓", 0: ""}
@@ -185,8 +192,8 @@ def to_markdown(found: Comparison) -> str:
         _markdown(header, rows),
         _markdown(outcome_header(), [outcome_cells(o, tags(found)) for o in shown(found)]),
     ]
-    said = [*front_lines(found.fronts, tags(found)), *why_lines(found), *found.notes]
-    return "\n".join([*parts, *(f"- {_escape_markdown(line)}" for line in said)]) + "\n"
+    remarks = [*front_lines(found.fronts, tags(found)), *why_lines(found), *found.notes]
+    return "\n".join([*parts, *(f"- {_escape_markdown(line)}" for line in remarks)]) + "\n"
 
 
 def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -201,11 +208,11 @@ def _escape_markdown(text: str) -> str:
 def to_tex(found: Comparison) -> str:
     """Two tables with booktabs' rules, for a paper; notes as comments."""
     header, rows = side_table(found)
-    said = [*front_lines(found.fronts, tags(found)), *why_lines(found), *found.notes]
+    remarks = [*front_lines(found.fronts, tags(found)), *why_lines(found), *found.notes]
     return "\n".join(
         [
             "% needs \\usepackage{booktabs}",
-            *(f"% {' '.join(line.split())}" for line in said),
+            *(f"% {' '.join(line.split())}" for line in remarks),
             _tabular(header, rows),
             _tabular(outcome_header(), [outcome_cells(o, tags(found)) for o in shown(found)]),
         ]
@@ -239,3 +246,48 @@ _TEX = {
 
 def _escape_tex(text: str) -> str:
     return "".join(_TEX.get(c, c) for c in text.replace("\n", " "))
+
+
+def to_terminal(found: Comparison, console: Console | None = None) -> None:
+    """Prints the sides, the pairs, the fronts and the notes; as wide as it needs in a pipe."""
+    from rich.console import Console
+    from rich.text import Text
+
+    console = console or Console()
+    if not console.is_terminal:
+        console = Console(file=console.file, width=PIPE_WIDTH)
+    header, rows = side_table(found)
+    console.print(_table(header, rows))
+    lines, names = shown(found), tags(found)
+    first = lines[:SHOWN_AT_MOST]
+    one_pair = len({(o.a, o.b) for o in found.outcomes}) == 1
+    if one_pair:
+        console.print(Text(f"{first[0].b} against {first[0].a}", style="bold"), soft_wrap=True)
+    cells = [outcome_cells(o, names)[one_pair:] for o in first]
+    console.print(_table(outcome_header()[one_pair:], cells, first))
+    if len(lines) > len(first):
+        console.print(f"… and {len(lines) - len(first)} more lines with --csv or --json", style="dim")
+    sure = {o.metric for o in found.outcomes if o.p is not None}  # fronts of other metrics are in the files
+    fronts = [f for f in found.fronts if f.metric in sure] or found.fronts
+    for line in (*front_lines(fronts, names), *why_lines(found)):
+        console.print(Text(line), soft_wrap=True)
+    for line in found.notes:
+        console.print(Text(line, style="dim"), soft_wrap=True)
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]], outcomes: Sequence[Outcome] = ()) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    for place, name in enumerate(header):
+        wordy = place == 0 or name in ("metric", "verdict", "to settle it")
+        table.add_column(Text(name), justify="left" if wordy else "right", overflow="fold")
+    for place, row in enumerate(rows):
+        styles = [""] * len(row)
+        if outcomes:
+            styles[list(header).index("verdict")] = _STYLES.get(outcomes[place].verdict, "")
+        # Text and not str: prompts with [brackets] are no markup
+        table.add_row(*(Text(cell, style=style) for cell, style in zip(row, styles, strict=True)))
+    return table

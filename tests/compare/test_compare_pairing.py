@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from research.compare.jobs import Job, gather
+from research.compare.jobs import ComparedJob, gather
 from research.compare.pairing import share
 from research.compare.provenance import differs, what_differs
 from research.compare.sides import Side
@@ -21,7 +21,7 @@ IMAGES = st.lists(
 )
 
 
-def job(images: list[tuple[str, int]], name: str = "a", **record: Any) -> Job:
+def job(images: list[tuple[str, int]], name: str = "a", **record: Any) -> ComparedJob:
     config = {"steps": 1, "guidance": {"scale": 1.0}, **record.pop("config", {})}
     told = {
         "job_id": name,
@@ -32,10 +32,10 @@ def job(images: list[tuple[str, int]], name: str = "a", **record: Any) -> Job:
         ],
         **record,
     }
-    return Job([Row(Path(name), told, flatten(config))])
+    return ComparedJob([Row(Path(name), told, flatten(config))])
 
 
-def side(name: str, *jobs: Job) -> Side:
+def side(name: str, *jobs: ComparedJob) -> Side:
     made = Side(name, list(jobs))
     for one in jobs:
         made.cells.setdefault((), {}).update({key: (one, place) for place, key in enumerate(one.keys)})
