@@ -185,11 +185,11 @@ def _jackknife(value: float, without: Array, strata: NDArray[np.int64] | None) -
 
 def features(row: Row, *more: Any) -> dict[Key, Array]:
     """The vectors that the job's FID was computed from, by their images' keys."""
-    from research.metrics.kept import read
+    from research.metrics.saved_features import read_features
 
-    kept = read(row.folder, row.record["metrics_info"]["fid"])
-    assert kept is not None
-    return dict(zip(image_keys(row, *more), kept.vectors.double().numpy(), strict=True))
+    saved = read_features(row.folder, row.record["metrics_info"]["fid"])
+    assert saved is not None
+    return dict(zip(image_keys(row, *more), saved.vectors.double().numpy(), strict=True))
 
 
 def fid(vectors: Mapping[Key, Array], row: Row) -> SetScore:

@@ -1,4 +1,4 @@
-"""Names of a package that are imported when they are first used, so that naming it costs no torch import."""
+"""Importing late and fast: names of a package that are imported on first use, and loading without the garbage collector."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 
 
 @contextmanager
-def uncollected(*, keep: bool = False) -> Iterator[None]:
-    """While modules are loaded and models built, garbage is not looked for: there is hardly any among what is made then, and
-    looking through it again and again takes a sixth of the time of a small sweep.
+def gc_paused(*, keep: bool = False) -> Iterator[None]:
+    """Pause the garbage collector while modules are loaded and models built: there is hardly any garbage among what is made
+    then, and looking through it again and again takes a sixth of the time of a small sweep.
 
     Args:
         keep: do not look through what is there at the end either, for as long as the process lives: libraries, no models.

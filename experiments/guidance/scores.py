@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from research.metrics.extractors.base import load_features
-from research.metrics.images import batches
+from research.image_tensors import batches
+from research.metrics.extractors.load import load_features
 from research.metrics.reference import load_reference
 from research.results.read import Row
 

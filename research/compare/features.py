@@ -147,15 +147,15 @@ class SetScores:
         sha256 = told.get("sha256")
         if sha256 in self._references:
             return self._references[sha256]
-        from research.metrics.extractors.find import locate_reference
+        from research.metrics.extractors.find import find_reference
         from research.metrics.reference import load_reference, read_reference
 
         node = _node(row, metric)
         name, key = str(node.get("reference") or told.get("name")), f"metrics.{metric}.reference"
         try:
-            path = locate_reference(name, key)
+            path = find_reference(name, key)
             if path.is_dir():
-                from research.metrics.extractors.base import load_features
+                from research.metrics.extractors.load import load_features
 
                 features = load_features(str(node.get("features")), key=f"metrics.{metric}.features")
                 reference = load_reference(name, features, key=key)
@@ -196,10 +196,10 @@ def _node(row: Row, metric: str) -> Mapping[str, Any]:
 
 
 def _read(row: Row, metric: str, count: int) -> Array:
-    from research.metrics import kept
+    from research.metrics.saved_features import read_features
 
     try:
-        found = kept.read(row.folder, dict(row.info(metric)))
+        found = read_features(row.folder, row.info(metric))
     except UserError as error:
         raise NoFeatures(
             f"{row.folder.name}: features of {metric}: {_first(error)}; research-score {row.folder} --again makes them anew"

@@ -15,7 +15,7 @@ from typing import Any
 from research.caches import Cache
 from research.jobs.build import build
 from research.jobs.tracker_thread import Mirror
-from research.lazy import uncollected
+from research.lazy import gc_paused
 
 _log = logging.getLogger(__name__)
 # one at a time: a sweep goes through them one after the other, and two may not fit a GPU
@@ -28,7 +28,7 @@ def libraries() -> Any:
     """Import torch, diffusers and transformers, which takes seconds, and return `LoopSampler`."""
     if new := "torch" not in sys.modules:
         _log.info("loading torch and diffusers")
-    with uncollected(keep=new):
+    with gc_paused(keep=new):
         from research.sampling import LoopSampler
 
         importlib.import_module("research.models.load")
@@ -52,7 +52,7 @@ def _load(settings: Mapping[str, Any]) -> Any:
 
     _log.info("loading model %s", settings["path"])
     arguments = dict(settings)
-    with uncollected():
+    with gc_paused():
         return load_model(arguments.pop("path"), **arguments)
 
 

@@ -32,6 +32,7 @@ from research.jobs.plan_cache import Forgetful
 from research.jobs.plug_check import check_metrics, check_plugs
 from research.jobs.scoring import ask
 from research.jobs.store import IMAGES, PICTURES, RESULT, TENSORS, TRACE, JobFolder, StoreError, read_result
+from research.metrics.base import as_metric
 
 _LIBRARIES = ("torch", "torchmetrics", "transformers", "numpy")
 
@@ -220,10 +221,10 @@ def _computed(
     prompts = [entry.get("prompt") or "" for entry in record["images"]]
     start = time.perf_counter()
     for key, node in metrics.items():
-        metric = build(node, f"metrics.{key}", origin)
+        metric = as_metric(build(node, f"metrics.{key}", origin), key)
         found = ask(config, key, metric, pictures, prompts, record["seeds"], device, folder, origin)
         values.update(found.values)
-        info[getattr(metric, "name", key)] = found.info
+        info[metric.name] = found.info
         warnings += [line for line in found.info.get("warnings", []) if line not in warnings]
     how = {
         "seconds": round(time.perf_counter() - start, 6),

@@ -21,6 +21,7 @@ from research.jobs.job import Job as Job
 from research.jobs.scoring import ask
 from research.jobs.store import IMAGES, PICTURES, StoreError
 from research.jobs.timing import Stopwatch, peak_memory_bytes, reset_peak_memory
+from research.metrics.base import as_metric
 
 if TYPE_CHECKING:
     from research.sampling import LoopSampler, SampleResult
@@ -168,11 +169,11 @@ class Record:
             self.result["metrics_info"][key] = {"mean over images": len(measured)}
         for key, node in self.config["metrics"].items():
             self.observer(0, 0, f"scoring {key}")
-            metric = build(node, f"metrics.{key}")
+            metric = as_metric(build(node, f"metrics.{key}"), key)
             with self.watch.phase("metrics", self.device):
                 found = self.measure(key, metric)
             self.result["metrics"].update(found.values)
-            self.result["metrics_info"][getattr(metric, "name", key)] = found.info
+            self.result["metrics_info"][metric.name] = found.info
             _add_new(self.result["warnings"], found.info.get("warnings", []))
 
     def measure(self, name: str, metric: Any) -> Any:

@@ -12,7 +12,7 @@ import yaml
 from research.jobs.machine_slots import alone
 from research.jobs.run_job import Job
 from research.jobs.sweep import Outcome, folders
-from research.lazy import uncollected
+from research.lazy import gc_paused
 
 if TYPE_CHECKING:
     from research.report import ReportPaths
@@ -38,7 +38,7 @@ def show_job(job: Job, outcome: Outcome) -> None:
 
 def show_sweep(jobs: Sequence[Job], outcome: Outcome) -> None:
     """The table of a sweep, its pictures, and the jobs that failed."""
-    with uncollected():
+    with gc_paused():
         reports = [_report(folder) for folder in folders(jobs)]
     for paths in reports:
         _show_report(paths)
@@ -68,7 +68,7 @@ def show_search(folder: Path) -> None:
     """The jobs that a search has run, with its best point; nothing where none was kept."""
     if not any(folder.glob("*/result.json")):
         return
-    with uncollected():
+    with gc_paused():
         paths = _report(folder)
     try:
         best = yaml.safe_load((folder / "optimization_results.yaml").read_text(encoding="utf-8")) or {}

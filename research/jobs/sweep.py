@@ -23,7 +23,7 @@ from research.jobs.store import make_writable
 from research.jobs.sweep_file import mark
 from research.jobs.sweep_settings import settings_of
 from research.jobs.validate import validate
-from research.lazy import uncollected
+from research.lazy import gc_paused
 
 
 def run_in_worker(config: DictConfig) -> float | list[float] | dict[str, Any]:
@@ -77,7 +77,7 @@ def prepare(jobs: Sequence[Job]) -> None:
     Raises:
         ConfigError: a job's scheduler cannot work, or a folder cannot be written, or it is of a later version of the project.
     """
-    with uncollected(keep=True):
+    with gc_paused(keep=True):
         check_fit(jobs)
         lint_jobs(jobs)
     for folder in folders(jobs):

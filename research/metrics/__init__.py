@@ -12,11 +12,13 @@ from research.lazy import lazy_names
 if TYPE_CHECKING:
     from research.metrics.aesthetic import AestheticScore as AestheticScore
     from research.metrics.aesthetic import PreferenceScore as PreferenceScore
+    from research.metrics.base import AdditiveMetric as AdditiveMetric
+    from research.metrics.base import JobMetric as JobMetric
     from research.metrics.base import Metric as Metric
     from research.metrics.base import MetricResult as MetricResult
     from research.metrics.clip_score import CLIPScore as CLIPScore
     from research.metrics.directional import DirectionalSimilarity as DirectionalSimilarity
-    from research.metrics.extractors.base import load_features as load_features
+    from research.metrics.extractors.load import load_features as load_features
     from research.metrics.fid import FID as FID
     from research.metrics.inception_score import InceptionScore as InceptionScore
     from research.metrics.job import ScoredJob as ScoredJob
@@ -33,12 +35,14 @@ if TYPE_CHECKING:
     from research.metrics.solver_error import SolverError as SolverError
 
 _LAZY = {
+    "AdditiveMetric": "research.metrics.base",
     "AestheticScore": "research.metrics.aesthetic",
     "CLIPScore": "research.metrics.clip_score",
     "CMMD": "research.metrics.kid",
     "DirectionalSimilarity": "research.metrics.directional",
     "FID": "research.metrics.fid",
     "InceptionScore": "research.metrics.inception_score",
+    "JobMetric": "research.metrics.base",
     "KID": "research.metrics.kid",
     "Metric": "research.metrics.base",
     "MetricResult": "research.metrics.base",
@@ -51,7 +55,7 @@ _LAZY = {
     "SolverError": "research.metrics.solver_error",
     "check_metric": "research.metrics.score",
     "fit_order": "research.metrics.order",
-    "load_features": "research.metrics.extractors.base",
+    "load_features": "research.metrics.extractors.load",
     "measure": "research.metrics.score",
     "per_image": "research.metrics.score",
 }
@@ -63,10 +67,12 @@ __all__ = [
     "PRDC",
     "PSNR",
     "SSIM",
+    "AdditiveMetric",
     "AestheticScore",
     "CLIPScore",
     "DirectionalSimilarity",
     "InceptionScore",
+    "JobMetric",
     "Metric",
     "MetricResult",
     "PerceptualDistance",

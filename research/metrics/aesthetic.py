@@ -6,17 +6,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from research.clip import find_clip
 from research.errors import ConfigError
 from research.hashing import sha256_files
-from research.metrics.base import MetricResult, check_count, check_whole, comparable, library_versions, mean_over_images
-from research.metrics.extractors.clip import load_clip, locate_clip
+from research.metrics.base import (
+    Metric,
+    MetricResult,
+    check_count,
+    check_whole,
+    comparable,
+    library_versions,
+    mean_over_images,
+)
 
 if TYPE_CHECKING:
     import torch
     from PIL import Image
 
 
-class PreferenceScore:
+class PreferenceScore(Metric):
     """``preference``: ``logit scale x cos(image, prompt)`` of a CLIPModel trained on people's choices: PickScore
     (arXiv:2305.01569).
 
@@ -35,7 +43,7 @@ class PreferenceScore:
     def check(self, *, n_images: int) -> None:
         """Raises ConfigError for an unknown model, a bad batch size, or no images."""
         check_whole("metrics.preference.batch_size", self.batch_size)
-        locate_clip(self.model, "metrics.preference.model")
+        find_clip(self.model, "metrics.preference.model")
         check_count("metrics.preference", n_images)
 
     def compute(
@@ -45,14 +53,16 @@ class PreferenceScore:
         import torch
         from torch.nn.functional import cosine_similarity
 
-        from research.metrics.images import batches
+        from research.image_tensors import batches
+        from research.metrics.extractors.clip import load_clip_features
 
         self.check(n_images=len(images))
         if not any(prompts):
             return MetricResult({}, {"warnings": ["preference: left out, since the images have no prompts"]})
-        clip = load_clip(self.model, device=str(device), key="metrics.preference.model")
-        seen = torch.cat([clip.embed_images(batch).cpu() for batch in batches(images, self.batch_size)])
-        scale = float(clip.model.logit_scale.exp())
+        features = load_clip_features(self.model, device=str(device), key="metrics.preference.model")
+        clip = features.clip
+        seen = torch.cat([features(batch).cpu() for batch in batches(images, self.batch_size)])
+        scale = float(clip.logit_scale)
         scores = (scale * cosine_similarity(seen.double(), clip.embed_texts(prompts).double())).tolist()
         definition = "logit scale x cos(image, prompt), mean over images"
         made_with = {"weights_sha256": clip.weights_sha256, "preprocess": clip.preprocess.describe()}
@@ -70,7 +80,7 @@ class PreferenceScore:
         return mean_over_images(self.name, scores, info)
 
 
-class AestheticScore:
+class AestheticScore(Metric):
     """``aesthetic``: LAION's aesthetic predictor, about 1 to 10: a linear head on normalised CLIP embeddings.
 
     Args:
@@ -94,7 +104,7 @@ class AestheticScore:
                 f"{key}.head: the file {self.head!r} does not exist; accepted is a linear head with weight and bias, as "
                 "sa_0_4_vit_l_14_linear.pth of github.com/LAION-AI/aesthetic-predictor."
             )
-        locate_clip(self.model, f"{key}.model")
+        find_clip(self.model, f"{key}.model")
         check_count(key, n_images)
 
     def compute(
@@ -104,12 +114,14 @@ class AestheticScore:
         import torch
         from torch.nn.functional import normalize
 
-        from research.metrics.images import batches
+        from research.image_tensors import batches
+        from research.metrics.extractors.clip import load_clip_features
 
         self.check(n_images=len(images))
-        clip = load_clip(self.model, device=str(device), key="metrics.aesthetic.model")
+        features = load_clip_features(self.model, device=str(device), key="metrics.aesthetic.model")
+        clip = features.clip
         weight, bias = self._head(clip.dimension)
-        seen = torch.cat([clip.embed_images(batch).cpu() for batch in batches(images, self.batch_size)])
+        seen = torch.cat([features(batch).cpu() for batch in batches(images, self.batch_size)])
         scores = (normalize(seen.double(), dim=1) @ weight + bias).tolist()
         definition = "linear aesthetic head on normalised CLIP embeddings, mean over images"
         made_with = {

@@ -1,4 +1,4 @@
-"""What a metric is to the runner: a metric of one's own has these members, and a YAML names it."""
+"""What a metric is to the runner: `Metric` and its kinds; a metric of one's own has their members, and a YAML names it."""
 
 from __future__ import annotations
 
@@ -7,19 +7,22 @@ import json
 import math
 import re
 import statistics
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from research.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
     import torch
     from PIL import Image
+    from torch import Tensor
 
-    from research.metrics.kept import KeptFeatures
+    from research.metrics.job import ScoredJob
+    from research.metrics.saved_features import SavedFeatures
 
 
 @dataclass(frozen=True)
@@ -31,37 +34,171 @@ class MetricResult:
         info: plain JSON values; ``warnings`` is a list of lines for the user, empty if all is well. ``per_image`` has one number
             an image in their order, where the metric's value is the mean of such. ``comparable`` is a short hash: numbers
             of a metric may be ranked together only where it is equal, see `comparable`.
-        features: what the images were turned into, for a set metric; see `research.metrics.kept`.
+        features: what the images were turned into, for a set metric; the runner saves them.
     """
 
     values: dict[str, float]
     info: dict[str, Any] = field(default_factory=dict)
-    features: KeptFeatures | None = None
+    features: SavedFeatures | None = None
 
 
-class Metric(Protocol):
+class Metric(ABC):
     """Scores the images of one job. Constructors are cheap; the first `compute` loads what is heavy.
 
-    Two members are optional. ``needs_job = True``: `compute` is also given ``job``, a `research.metrics.job.ScoredJob`, which has
-    the input picture, the mask, and a way to sample again. ``check_job(config)``: refuses a composed job that it cannot score,
-    before anything is loaded. A metric that is a sum over images may have ``add_up``, ``parts`` and ``conclude``, see `FID`.
+    A class of one's own need not derive from it: ``name`` and `compute` are enough, see `as_metric`. A metric that asks for more
+    than images is a `JobMetric`, one that several processes share the images of is an `AdditiveMetric`.
+
+    Attributes:
+        name: how the number is called; the metric's key in the config by default.
     """
 
     name: str
 
-    def check(self, *, n_images: int) -> None:
+    def check(self, *, n_images: int) -> None:  # noqa: B027  # nothing to refuse, by default
         """Refuses a job that cannot be scored, before any weights are loaded.
 
         Raises:
             ConfigError: one line that names the key, what was found and what is accepted.
         """
-        ...
 
+    def check_job(self, config: Mapping[str, Any]) -> None:  # noqa: B027
+        """Refuses a composed job that cannot be scored, before anything is loaded.
+
+        Raises:
+            ConfigError: as `check`.
+        """
+
+    @abstractmethod
     def compute(
         self, images: Sequence[Image.Image], prompts: Sequence[str], *, device: str | torch.device
     ) -> MetricResult:
         """Scores images, `prompts` holding one for each. Nothing of earlier calls enters the result."""
-        ...
+
+
+class JobMetric(Metric):
+    """A metric that is told of the job too: its config, the input picture, the mask, and a way to sample again.
+
+    A class of one's own that does not derive from it says ``needs_job = True``.
+    """
+
+    needs_job: ClassVar[bool] = True
+
+    @abstractmethod
+    def compute(
+        self,
+        images: Sequence[Image.Image],
+        prompts: Sequence[str],
+        *,
+        device: str | torch.device,
+        job: ScoredJob | None = None,
+    ) -> MetricResult: ...
+
+
+class AdditiveMetric(Metric):
+    """A metric that is a function of sums over images, of which several processes may take a part each; see `FID`."""
+
+    @abstractmethod
+    def add_up(
+        self,
+        images: Sequence[Image.Image],
+        *,
+        device: str | torch.device,
+        rows: Sequence[int] | None = None,
+        total: int | None = None,
+    ) -> Any:
+        """Sums over images.
+
+        Args:
+            rows, total: of a part: where its images stand among how many.
+        """
+
+    @abstractmethod
+    def parts(self, sums: Any) -> tuple[Tensor, ...]:
+        """The tensors of the sums that are to be added to those of the other processes, in place."""
+
+    @abstractmethod
+    def conclude(self, sums: Any, *, device: str | torch.device) -> MetricResult:
+        """The numbers, of the sums over all images."""
+
+
+def as_metric(plug: object, key: str) -> Metric:
+    """A metric whole: what a class of one's own leaves out is filled in.
+
+    Args:
+        plug: a `Metric`, or an object with a method ``compute`` and any of the other members. ``needs_job = True`` makes it a
+            `JobMetric`, ``add_up``, ``parts`` and ``conclude`` an `AdditiveMetric`.
+        key: the metric's key in the config; its name, where the object has none.
+
+    Raises:
+        ConfigError: it has no ``compute``.
+    """
+    if isinstance(plug, Metric):
+        return plug
+    if not callable(getattr(plug, "compute", None)):
+        raise ConfigError(
+            f"metrics.{key}: found a {type(plug).__name__} without a method compute; accepted is a metric."
+        )
+    if getattr(plug, "needs_job", False):
+        return _JobPlug(plug, key)
+    return _AdditivePlug(plug, key) if hasattr(plug, "add_up") else _Plug(plug, key)
+
+
+class _Plug(Metric):
+    """A user's object as a `Metric`."""
+
+    def __init__(self, plug: Any, key: str) -> None:
+        self.plug = plug
+        self.name = str(getattr(plug, "name", key))
+
+    def check(self, *, n_images: int) -> None:
+        if hasattr(self.plug, "check"):
+            self.plug.check(n_images=n_images)
+
+    def check_job(self, config: Mapping[str, Any]) -> None:
+        if hasattr(self.plug, "check_job"):
+            self.plug.check_job(config)
+
+    def compute(
+        self, images: Sequence[Image.Image], prompts: Sequence[str], *, device: str | torch.device
+    ) -> MetricResult:
+        return _result(self.plug.compute(images, prompts, device=device))
+
+
+class _JobPlug(_Plug, JobMetric):
+    def compute(
+        self,
+        images: Sequence[Image.Image],
+        prompts: Sequence[str],
+        *,
+        device: str | torch.device,
+        job: ScoredJob | None = None,
+    ) -> MetricResult:
+        return _result(self.plug.compute(images, prompts, device=device, job=job))
+
+
+class _AdditivePlug(_Plug, AdditiveMetric):
+    def add_up(
+        self,
+        images: Sequence[Image.Image],
+        *,
+        device: str | torch.device,
+        rows: Sequence[int] | None = None,
+        total: int | None = None,
+    ) -> Any:
+        return self.plug.add_up(images, device=device, rows=rows, total=total)
+
+    def parts(self, sums: Any) -> tuple[Tensor, ...]:
+        return tuple(self.plug.parts(sums))
+
+    def conclude(self, sums: Any, *, device: str | torch.device) -> MetricResult:
+        return _result(self.plug.conclude(sums, device=device))
+
+
+def _result(found: Any) -> MetricResult:
+    """Results of one's own may be of another class with the same members."""
+    if isinstance(found, MetricResult):
+        return found
+    return MetricResult(found.values, getattr(found, "info", {}), getattr(found, "features", None))
 
 
 def check_whole(key: str, value: object, *, least: int = 1) -> None:
@@ -90,7 +227,7 @@ def check_count(key: str, n_images: int, least: int = 1) -> None:
         raise ConfigError(f"{key}: found {n_images} image{'s' * (n_images != 1)}; accepted is at least {least}.")
 
 
-def comparable(*what: Any) -> str:
+def comparable(*what: object) -> str:
     """A short hash of what two numbers must have in common to be ranked together: 16 hex digits of their JSON's SHA-256.
 
     Names of models are left out, as a copy may lie elsewhere under another name: their weights' hash is what counts.
@@ -99,7 +236,7 @@ def comparable(*what: Any) -> str:
     return hashlib.sha256(told.encode()).hexdigest()[:16]
 
 
-def _unnamed(part: Any) -> Any:
+def _unnamed(part: object) -> object:
     return {k: v for k, v in part.items() if k != "name"} if isinstance(part, Mapping) else part
 
 

@@ -7,9 +7,9 @@ import statistics
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from research.clip import find_clip
 from research.errors import ConfigError
-from research.metrics.base import MetricResult, check_whole, comparable, library_versions
-from research.metrics.extractors.clip import load_clip, locate_clip
+from research.metrics.base import Metric, MetricResult, check_whole, comparable, library_versions
 
 if TYPE_CHECKING:
     import torch
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 DEFINITION = "100 * max(cos(image, prompt), 0), mean over images"
 
 
-class CLIPScore:
+class CLIPScore(Metric):
     """The mean of ``100 * max(cos(image, prompt), 0)`` over images, and its standard error ``clip_score_se``.
 
     torchmetrics cuts the mean at 0 and this cuts each image's score, as the paper defines it: the two differ
@@ -38,7 +38,7 @@ class CLIPScore:
     def check(self, *, n_images: int) -> None:
         """Raises ConfigError for an unknown model, a bad batch size, or no images."""
         check_whole("metrics.clip_score.batch_size", self.batch_size)
-        locate_clip(self.model, "metrics.clip_score.model")
+        find_clip(self.model, "metrics.clip_score.model")
         if n_images < 1:
             raise ConfigError(f"metrics.clip_score: found {n_images} images; accepted is at least 1.")
 
@@ -56,10 +56,12 @@ class CLIPScore:
             return MetricResult({}, {"warnings": ["clip_score: left out, since the images have no prompts"]})
         import torch
 
-        from research.metrics.images import batches
+        from research.image_tensors import batches
+        from research.metrics.extractors.clip import load_clip_features
 
-        clip = load_clip(self.model, device=str(device))
-        embedded = torch.cat([clip.embed_images(batch) for batch in batches(images, self.batch_size)])
+        features = load_clip_features(self.model, device=str(device))
+        clip = features.clip
+        embedded = torch.cat([features(batch) for batch in batches(images, self.batch_size)])
         cosine = torch.nn.functional.cosine_similarity(embedded.double(), clip.embed_texts(prompts).double())
         scores = (100 * cosine.clamp(min=0)).tolist()
         values = {"clip_score": statistics.fmean(scores)}

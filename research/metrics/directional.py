@@ -5,9 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from research.clip import find_clip
 from research.errors import ConfigError
-from research.metrics.base import MetricResult, check_count, check_whole, comparable, library_versions, mean_over_images
-from research.metrics.extractors.clip import load_clip, locate_clip
+from research.metrics.base import (
+    JobMetric,
+    MetricResult,
+    check_count,
+    check_whole,
+    comparable,
+    library_versions,
+    mean_over_images,
+)
 from research.metrics.job import ScoredJob, needs_image, told
 
 if TYPE_CHECKING:
@@ -21,7 +29,7 @@ DEFINITION = (
 _KEY = "metrics.clip_directional"
 
 
-class DirectionalSimilarity:
+class DirectionalSimilarity(JobMetric):
     """``clip_directional`` (StyleGAN-NADA, arXiv:2108.00946; edits: arXiv:2211.09800): from -1 to 1, more is better.
 
     Args:
@@ -31,7 +39,6 @@ class DirectionalSimilarity:
     """
 
     name = "clip_directional"
-    needs_job = True
 
     def __init__(self, source_prompt: str | Sequence[str], model: str = "emoji-eval", batch_size: int = 64) -> None:
         self.source_prompt, self.model, self.batch_size = source_prompt, model, batch_size
@@ -39,7 +46,7 @@ class DirectionalSimilarity:
     def check(self, *, n_images: int) -> None:
         """Raises ConfigError for an unknown model, or source prompts that are neither one nor one an image."""
         check_whole(f"{_KEY}.batch_size", self.batch_size)
-        locate_clip(self.model, f"{_KEY}.model")
+        find_clip(self.model, f"{_KEY}.model")
         check_count(_KEY, n_images)
         given = [self.source_prompt] if isinstance(self.source_prompt, str) else self.source_prompt
         if not isinstance(given, list | tuple) or not all(isinstance(text, str) and text.strip() for text in given):
@@ -80,7 +87,8 @@ class DirectionalSimilarity:
         import torch
         from torch.nn.functional import cosine_similarity, normalize
 
-        from research.metrics.images import batches
+        from research.image_tensors import batches
+        from research.metrics.extractors.clip import load_clip_features
 
         self.check(n_images=len(images))
         job = told(_KEY, job)
@@ -91,10 +99,11 @@ class DirectionalSimilarity:
             raise ConfigError(
                 f"{_KEY}.source_prompt: found {same[0]!r}, which is the prompt of its image too; accepted is another sentence."
             )
-        clip = load_clip(self.model, device=str(device), key=f"{_KEY}.model")
+        features = load_clip_features(self.model, device=str(device), key=f"{_KEY}.model")
+        clip = features.clip
 
         def seen(pictures: Sequence[Image.Image]) -> torch.Tensor:
-            found = [clip.embed_images(batch) for batch in batches(pictures, self.batch_size)]
+            found = [features(batch) for batch in batches(pictures, self.batch_size)]
             return normalize(torch.cat(found).double().cpu(), dim=1)
 
         moved = seen(images) - seen(job.inputs(images))

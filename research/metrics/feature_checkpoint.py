@@ -1,4 +1,4 @@
-"""Features that took long to make are noted on disk while a job is scored, so that an interrupted scoring goes on.
+"""A checkpoint of scoring: features that took long to make are noted on disk, so that an interrupted scoring goes on.
 
 They are keyed by the network and by the images themselves: what is found belongs to the very same pixels, or is not used.
 Jobs that are scored within seconds write nothing.
@@ -9,11 +9,11 @@ from __future__ import annotations
 import hashlib
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from research.files import write_atomic
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 FOLDER = ".scoring"
 SECONDS_BETWEEN_NOTES = 20.0
-_current: ContextVar[Spill | None] = ContextVar("spill", default=None)
+_current: ContextVar[FeatureCheckpoint | None] = ContextVar("feature_checkpoint", default=None)
 
 
-class Spill:
+class FeatureCheckpoint:
     """Vectors by key, in files of a folder.
 
     Args:
@@ -36,9 +36,9 @@ class Spill:
         self.folder = folder / FOLDER
         self._new: dict[str, Tensor] = {}
         self._noted = time.monotonic()
-        self._places = self._found()
+        self._file_of = self._keys_on_disk()
 
-    def get(self, key: Any, make: Callable[[], Tensor]) -> Tensor:
+    def get(self, key: Hashable, make: Callable[[], Tensor]) -> Tensor:
         """The vectors of a key, made if they are not there."""
         name = hashlib.sha256(repr(key).encode()).hexdigest()
         if (found := self._read(name)) is not None:
@@ -62,10 +62,10 @@ class Spill:
         except OSError:  # a full disk costs no scores: they are made once more
             self._new = {}
             return
-        self._places |= dict.fromkeys(self._new, file)
+        self._file_of |= dict.fromkeys(self._new, file)
         self._new = {}
 
-    def _found(self) -> dict[str, Path]:
+    def _keys_on_disk(self) -> dict[str, Path]:
         from safetensors import SafetensorError, safe_open
 
         found: dict[str, Path] = {}
@@ -80,20 +80,20 @@ class Spill:
     def _read(self, name: str) -> Tensor | None:
         if name in self._new:
             return self._new[name]
-        if name not in self._places:
+        if name not in self._file_of:
             return None
         from safetensors import SafetensorError, safe_open
 
         try:
-            with safe_open(self._places[name], "pt") as opened:
+            with safe_open(self._file_of[name], "pt") as opened:
                 return opened.get_tensor(name)
         except (OSError, SafetensorError):
             return None
 
 
 @contextmanager
-def spilling(folder: Path | None, *, last: bool = True) -> Iterator[None]:
-    """While a job is scored: `remembered` notes in its folder. After the last of its metrics, the notes are removed.
+def checkpointing(folder: Path | None, *, last: bool = True) -> Iterator[None]:
+    """While a job is scored: `from_checkpoint` notes in its folder. After the last of its metrics, the notes are removed.
 
     Args:
         folder: the job's; None notes nothing.
@@ -102,23 +102,23 @@ def spilling(folder: Path | None, *, last: bool = True) -> Iterator[None]:
     if folder is None:
         yield
         return
-    spill = Spill(folder)
-    token = _current.set(spill)
+    checkpoint = FeatureCheckpoint(folder)
+    token = _current.set(checkpoint)
     try:
         yield
     except BaseException as error:
         if not isinstance(error, Exception):  # stopped: someone wants to go on later
-            spill.note()
+            checkpoint.note()
         raise
     finally:
         _current.reset(token)
     if last:
-        shutil.rmtree(spill.folder, ignore_errors=True)
-    elif spill.folder.is_dir():  # it was worth the while once
-        spill.note()
+        shutil.rmtree(checkpoint.folder, ignore_errors=True)
+    elif checkpoint.folder.is_dir():  # it was worth the while once
+        checkpoint.note()
 
 
-def remembered(key: Any, make: Callable[[], Tensor]) -> Tensor:
+def from_checkpoint(key: Hashable, make: Callable[[], Tensor]) -> Tensor:
     """The vectors of a key, from the notes of the job that is being scored, or made now."""
-    spill = _current.get()
-    return make() if spill is None else spill.get(key, make)
+    checkpoint = _current.get()
+    return make() if checkpoint is None else checkpoint.get(key, make)

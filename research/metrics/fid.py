@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from research.errors import ConfigError
-from research.metrics import kept
-from research.metrics.base import MetricResult
+from research.metrics.base import AdditiveMetric, MetricResult
+from research.metrics.saved_features import are_saved
 from research.metrics.set_metric import SetMetric
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ DEFINITION = "Frechet distance of Gaussians (arXiv:1706.08500), unbiased covaria
 _LEAST_FOR_BIAS = 8
 
 
-class FID(SetMetric):
+class FID(SetMetric, AdditiveMetric):
     """Fréchet distance (``fid``) in any feature space: torchmetrics' number, in float64 to the end.
 
     It is biased upward at small counts: compare only numbers of equal counts, features and reference. Where the images are fewer
@@ -85,25 +85,26 @@ class FID(SetMetric):
         Args:
             rows, total: of a part: where its images stand among how many.
         """
-        from research.metrics.extractors.base import extract, load_features
+        from research.metrics.extractors.base import extract
+        from research.metrics.extractors.load import load_features
         from research.metrics.reference import Sums, chosen
 
         features = load_features(self.features, device=device, key=f"{self.key}.features")
         count = len(images) if total is None else total
-        whole = self.extrapolate or kept.fits(count, features.num_features)
+        all_vectors = self.extrapolate or are_saved(count, features.num_features)
         # fresh sums each time: one job's images never enter the next job's score
-        sums = Sums(features.num_features, chosen(len(images), len(images) if whole else 0))
+        sums = Sums(features.num_features, chosen(len(images), len(images) if all_vectors else 0))
         sums.size = images[0].size if len(images) else None
         for vectors in extract(images, features, self.batch_size):
             sums.add(vectors)
-        if rows is not None and whole:
+        if rows is not None and all_vectors:
             sums.spread(rows, count)
         return sums
 
     def parts(self, sums: Sums) -> tuple[torch.Tensor, ...]:
         """What of the sums of several processes is to be added, in place: of the features ``[D]`` and of their outer products
         ``[D, D]``, in float64, the number of images, and the features of all images ``[N, D]`` where they are kept."""
-        return sums.feature_sum, sums.outer_sum, sums.count, *(sums.kept if sums.is_spread else ())
+        return sums.feature_sum, sums.outer_sum, sums.count, *(sums.vector_parts if sums.is_spread else ())
 
     @staticmethod
     def _quick(n_images: int, dimension: int) -> bool:
@@ -147,4 +148,4 @@ class FID(SetMetric):
         if bias is not None:
             info["bias_estimate"] = float(f"{bias:.4g}")
             info["bias_method"] = "distance at n/2 less distance at n, 4 random halvings"
-        return MetricResult(values, info, self.kept(vectors, features))
+        return MetricResult(values, info, self.saved_features(vectors, features))

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from research.errors import ConfigError
-from research.metrics.base import MetricResult, check_count, check_whole, comparable, library_versions
-from research.metrics.extractors.efficientnet import EFFICIENTNET
-from research.metrics.extractors.find import locate_features
-from research.metrics.extractors.inception import INCEPTION
+from research.metrics.base import Metric, MetricResult, check_count, check_whole, comparable, library_versions
+from research.metrics.extractors.find import EFFICIENTNET, INCEPTION, find_features
 
 if TYPE_CHECKING:
     import torch
     from PIL import Image
     from torch import Tensor
 
+    Classifier = Callable[[Tensor], Tensor]
+
 DEFINITION = "Inception Score (arXiv:1606.03498): exp of the mean KL(p(y|x) || p(y))"
 
 
-class InceptionScore:
+class InceptionScore(Metric):
     """``inception_score``: the exponential of the mean divergence between what a classifier says of an image and of all images.
 
     It lies between 1 and the number of classes, knows no real images, and is biased downward at small counts.
@@ -45,7 +45,7 @@ class InceptionScore:
         key = f"metrics.{self.name}"
         check_whole(f"{key}.batch_size", self.batch_size)
         check_whole(f"{key}.splits", self.splits)
-        locate_features(self.classifier, f"{key}.classifier")
+        find_features(self.classifier, f"{key}.classifier")
         known = self.classifier in (INCEPTION, EFFICIENTNET)
         if known and self.labels is not None:
             raise ConfigError(f"{key}.labels: goes with a CLIPModel; {self.classifier!r} has classes of its own.")
@@ -62,7 +62,7 @@ class InceptionScore:
         """Scores images as a set; prompts play no part."""
         import torch
 
-        from research.metrics.images import batches
+        from research.image_tensors import batches
 
         self.check(n_images=len(images))
         probabilities, made_with = self._classifier(str(device))
@@ -90,36 +90,43 @@ class InceptionScore:
         }
         return MetricResult(values, info)
 
-    def _classifier(self, device: str) -> tuple[Any, dict[str, Any]]:
-        """Class probabilities of uint8 images [N, 3, H, W], and what gives them."""
-        from research.metrics.extractors.base import load_features
-        from research.metrics.extractors.clip import load_clip
-
+    def _classifier(self, device: str) -> tuple[Classifier, dict[str, Any]]:
+        """Class probabilities [N, C] of uint8 images [N, 3, H, W], and what gives them."""
         key = f"metrics.{self.name}.classifier"
         if self.classifier == EFFICIENTNET:
-            features = load_features(EFFICIENTNET, device=device, key=key)
+            from research.metrics.extractors.load import load_efficientnet
+
+            features = load_efficientnet(device)
             return features.probabilities, {**features.provenance, "layer": "softmax 1000"}
         if self.classifier == INCEPTION:
             from research.metrics.extractors.inception import logits_network
 
             network, made_with = logits_network(device)
-            return lambda images: network(images.to(device)).softmax(-1), made_with
-        clip, labels = (load_clip(self.classifier, device=device, key=key), list(dict.fromkeys(self.labels or ())))
+            return lambda images: network(images.to(device)).softmax(-1), {**made_with}
+        return _by_sentences(self.classifier, list(dict.fromkeys(self.labels or ())), device, key)
 
-        def by_sentences(images: Tensor) -> Tensor:
-            from torch.nn.functional import normalize
 
-            seen = normalize(clip.embed_images(images).double().cpu(), dim=1)
-            told = normalize(clip.embed_texts(labels).double(), dim=1)
-            return (float(clip.model.logit_scale.exp()) * seen @ told.T).softmax(-1)
+def _by_sentences(model: str, labels: list[str], device: str, key: str) -> tuple[Classifier, dict[str, Any]]:
+    """A CLIP model that tells sentences apart."""
+    from torch.nn.functional import normalize
 
-        return by_sentences, {
-            "name": clip.name,
-            "weights_sha256": clip.weights_sha256,
-            "layer": "softmax over labels",
-            "labels": labels,
-            "preprocess": clip.preprocess.describe(),
-        }
+    from research.metrics.extractors.clip import load_clip_features
+
+    features = load_clip_features(model, device=device, key=key)
+    clip = features.clip
+
+    def probabilities(images: Tensor) -> Tensor:
+        seen = normalize(features(images).double().cpu(), dim=1)
+        sentences = normalize(clip.embed_texts(labels).double(), dim=1)
+        return (float(clip.logit_scale) * seen @ sentences.T).softmax(-1)
+
+    return probabilities, {
+        "name": clip.name,
+        "weights_sha256": clip.weights_sha256,
+        "layer": "softmax over labels",
+        "labels": labels,
+        "preprocess": clip.preprocess.describe(),
+    }
 
 
 def inception_score(probabilities: Tensor) -> float:

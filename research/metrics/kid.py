@@ -68,7 +68,7 @@ class KID(SetMetric):
         real = reference.all_vectors(f"{self.key}.reference")
         vectors = self.vectors(images, features)
         if self.subset_size is None:
-            values, settings = self._whole(vectors, reference), {"estimator": "unbiased, all images"}
+            values, settings = self._over_all(vectors, reference), {"estimator": "unbiased, all images"}
         else:
             self._fits(len(real), "reference images")
             values = self._subsets(vectors, real, self.subset_size)
@@ -78,7 +78,7 @@ class KID(SetMetric):
         definition = "KID (arXiv:1801.01401): MMD^2, kernel (x.y/D + 1)^3, not scaled"
         warnings = self.other_size(images[0].size, reference)
         info = self.info(definition, features, reference, len(images), warnings, **settings)
-        return MetricResult(values, info, self.kept(vectors, features))
+        return MetricResult(values, info, self.saved_features(vectors, features))
 
     def _fits(self, count: int, what: str) -> None:
         if self.subset_size is not None and self.subset_size > count:
@@ -87,7 +87,7 @@ class KID(SetMetric):
                 "or null for the estimate over all."
             )
 
-    def _whole(self, vectors: Tensor, reference: Reference) -> dict[str, float]:
+    def _over_all(self, vectors: Tensor, reference: Reference) -> dict[str, float]:
         from research.metrics.mmd import discrepancy, polynomial, within
 
         real, kernel = reference.all_vectors(f"{self.key}.reference"), polynomial(vectors.shape[1])
@@ -170,7 +170,7 @@ class CMMD(SetMetric):
             if self.estimator == "biased"
             else _with_error(self.name, 1000 * found.unbiased, 1000 * found.se)
         )
-        return MetricResult(values, info, self.kept(vectors, features))
+        return MetricResult(values, info, self.saved_features(vectors, features))
 
 
 def _with_error(name: str, value: float, se: float) -> dict[str, float]:

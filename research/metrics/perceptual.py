@@ -5,8 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from research.metrics.base import MetricResult, check_count, check_whole, comparable, library_versions, mean_over_images
-from research.metrics.extractors.find import locate_clip
+from research.clip import find_clip, load_clip
+from research.metrics.base import (
+    JobMetric,
+    MetricResult,
+    check_count,
+    check_whole,
+    comparable,
+    library_versions,
+    mean_over_images,
+)
 from research.metrics.job import ScoredJob, needs_image, told
 
 if TYPE_CHECKING:
@@ -14,7 +22,7 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
-    from research.metrics.extractors.clip import Clip
+    from research.clip import Clip
 
 DEFINITION = (
     "mean over layers and patches of the squared distance between unit token vectors of a CLIP image tower "
@@ -23,7 +31,7 @@ DEFINITION = (
 _KEY = "metrics.perceptual"
 
 
-class PerceptualDistance:
+class PerceptualDistance(JobMetric):
     """``perceptual``: from 0 (equal) to 4, how differently a network sees an image and the picture it was started from.
 
     It is the distance of LPIPS (arXiv:1801.03924, eq. 1) with equal weights, over the layers of a CLIP image tower in place of
@@ -35,7 +43,6 @@ class PerceptualDistance:
     """
 
     name = "perceptual"
-    needs_job = True
 
     def __init__(self, model: str = "emoji-eval", batch_size: int = 64) -> None:
         self.model, self.batch_size = model, batch_size
@@ -43,7 +50,7 @@ class PerceptualDistance:
     def check(self, *, n_images: int) -> None:
         """Raises ConfigError for an unknown model, a bad batch size, or no images."""
         check_whole(f"{_KEY}.batch_size", self.batch_size)
-        locate_clip(self.model, f"{_KEY}.model")
+        find_clip(self.model, f"{_KEY}.model")
         check_count(_KEY, n_images)
 
     def check_job(self, config: Mapping[str, Any]) -> None:
@@ -59,8 +66,7 @@ class PerceptualDistance:
         job: ScoredJob | None = None,
     ) -> MetricResult:
         """Compares image by image; prompts play no part."""
-        from research.metrics.extractors.clip import load_clip
-        from research.metrics.images import batches
+        from research.image_tensors import batches
 
         self.check(n_images=len(images))
         job = told(_KEY, job)

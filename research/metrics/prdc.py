@@ -92,7 +92,7 @@ class PRDC(SetMetric):
         values = prdc(ours, real, self.k)
         if self.name != "prdc":
             values = {f"{self.name}_{key}": value for key, value in values.items()}
-        return MetricResult(values, info, self.kept(vectors, features))
+        return MetricResult(values, info, self.saved_features(vectors, features))
 
     def _balanced(self, ours: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
         import torch

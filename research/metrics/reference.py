@@ -6,8 +6,9 @@ out the ``features`` [M, D] themselves, which KID, CMMD and precision and recall
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,14 +22,15 @@ from research.caches import MIB, Cache
 from research.errors import ConfigError
 from research.files import write_atomic
 from research.hashing import sha256_files
-from research.metrics import reference_file
 from research.metrics.extractors.base import Features, extract
-from research.metrics.extractors.find import IMAGE_SUFFIXES, locate_reference
+from research.metrics.extractors.find import IMAGE_SUFFIXES, find_reference
 from research.metrics.frechet import Gaussian
 
 # what makes feature vectors comparable; the name is not part of it, since a copy may lie elsewhere
 _COMPARED = ("weights_sha256", "layer", "dimension", "preprocess")
 _references = Cache("references", 512 * MIB)
+FORMAT = 2
+_METADATA = "reference"
 VECTORS = 10_000  # images of which a reference keeps the features themselves, unless told otherwise
 
 
@@ -40,7 +42,7 @@ class Reference:
         feature_sum: float64 ``[D]``.
         feature_outer_sum: float64 ``[D, D]``, the sum of outer products.
         num_samples: N.
-        features: provenance of the extractor (see `research.metrics.extractors.base`).
+        features: provenance of the extractor (`research.metrics.extractors.base.Provenance`), as the file says it.
         info: ``name``, ``sha256`` and ``data`` for the record; plain JSON values.
         vectors: the features of M of the images ``[M, D]``, or None.
     """
@@ -48,14 +50,25 @@ class Reference:
     feature_sum: Tensor
     feature_outer_sum: Tensor
     num_samples: int
-    features: dict[str, Any]
-    info: dict[str, Any]
+    features: Mapping[str, Any]
+    info: Mapping[str, Any]
     vectors: Tensor | None = None
 
     @property
     def nbytes(self) -> int:
-        kept = self.vectors.nbytes if self.vectors is not None else 0
-        return self.feature_sum.nbytes + self.feature_outer_sum.nbytes + kept
+        vectors = self.vectors.nbytes if self.vectors is not None else 0
+        return self.feature_sum.nbytes + self.feature_outer_sum.nbytes + vectors
+
+    @property
+    def data(self) -> Mapping[str, Any]:
+        """What the images are, where the file says it (of `research.metrics.reference_build`)."""
+        found = self.info.get("data")
+        return found if isinstance(found, Mapping) else {}
+
+    @property
+    def sizes(self) -> list[str]:
+        """Sizes of the images such as "64x64", the commonest first; empty where they are not known."""
+        return list(self.data.get("sizes") or ())
 
     @cached_property
     def gaussian(self) -> Gaussian:
@@ -97,16 +110,16 @@ class Sums:
         self.outer_sum = torch.zeros(dimension, dimension, dtype=torch.float64)
         self.count = torch.zeros(1, dtype=torch.int64)
         self._wanted = torch.zeros(0, dtype=torch.bool) if wanted is None else wanted
-        self.kept: list[Tensor] = []
+        self.vector_parts: list[Tensor] = []
         self.size: tuple[int, int] | None = None  # width and height of the images, where that is known
         self.is_spread = False
 
     def spread(self, rows: Sequence[int], total: int) -> None:
         """Put the vectors kept to their rows among ``total``, zeros elsewhere: those of several processes add up to all."""
         room = torch.zeros(total, len(self.feature_sum))
-        if self.kept:
-            room[list(rows)] = torch.cat(self.kept)
-        self.kept, self.is_spread = [room], True
+        if self.vector_parts:
+            room[list(rows)] = torch.cat(self.vector_parts)
+        self.vector_parts, self.is_spread = [room], True
 
     def add(self, vectors: Tensor) -> None:
         """Vectors [n, D]."""
@@ -116,22 +129,22 @@ class Sums:
         first = int(self.count)
         wanted = self._wanted[first : first + len(vectors)]
         if bool(wanted.any()):
-            self.kept.append(vectors[: len(wanted)][wanted].float())
+            self.vector_parts.append(vectors[: len(wanted)][wanted].float())
         self.count += len(vectors)
 
     def state(self) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
         """A copy of what is summed, to go back to; see `restore`."""
-        return self.feature_sum.clone(), self.outer_sum.clone(), self.count.clone(), list(self.kept)
+        return self.feature_sum.clone(), self.outer_sum.clone(), self.count.clone(), list(self.vector_parts)
 
-    def restore(self, feature_sum: Tensor, outer_sum: Tensor, count: Tensor, kept: list[Tensor]) -> None:
+    def restore(self, feature_sum: Tensor, outer_sum: Tensor, count: Tensor, vector_parts: list[Tensor]) -> None:
         """Go back to a state."""
-        self.feature_sum, self.outer_sum, self.count, self.kept = feature_sum, outer_sum, count, kept
+        self.feature_sum, self.outer_sum, self.count, self.vector_parts = feature_sum, outer_sum, count, vector_parts
 
     @property
     def vectors(self) -> Tensor | None:
-        return torch.cat(self.kept) if self.kept else None
+        return torch.cat(self.vector_parts) if self.vector_parts else None
 
-    def reference(self, features: dict[str, Any], info: dict[str, Any]) -> Reference:
+    def reference(self, features: Mapping[str, Any], info: Mapping[str, Any]) -> Reference:
         """Raises ConfigError for fewer than 2 images."""
         count = int(self.count)
         if count < 2:
@@ -144,7 +157,7 @@ def accumulate_reference(
     features: Features,
     *,
     batch_size: int = 64,
-    info: dict[str, Any] | None = None,
+    info: Mapping[str, Any] | None = None,
     wanted: Tensor | None = None,
 ) -> Reference:
     """Streams images through an extractor and sums in float64; memory does not grow with their number.
@@ -162,10 +175,10 @@ def accumulate_reference(
     sums = Sums(features.num_features, wanted)
     for found in extract(images, features, batch_size):
         sums.add(found)
-    return sums.reference(dict(features.provenance), info or {})
+    return sums.reference(features.provenance, info or {})
 
 
-def save_reference(path: Path, reference: Reference, provenance: dict[str, Any], *, sidecar: bool = False) -> None:
+def save_reference(path: Path, reference: Reference, provenance: Mapping[str, Any], *, sidecar: bool = False) -> None:
     """Writes the statistics with what they were made of; `load_reference` verifies them.
 
     Args:
@@ -174,7 +187,7 @@ def save_reference(path: Path, reference: Reference, provenance: dict[str, Any],
         provenance: what the images are and how they were made; plain JSON values without local paths.
         sidecar: write what the file says of itself into a ``.json`` beside it too, for people to read.
     """
-    content, told = reference_file.encode(reference, provenance)
+    content, told = _encode(reference, provenance)
     write_atomic(path, content)
     if sidecar:
         told = {"sha256": sha256_files([path]), **told}
@@ -189,7 +202,7 @@ def load_reference(
     Raises:
         ConfigError: not found, damaged, or made with other features than `features`.
     """
-    path = locate_reference(name_or_path, key)
+    path = find_reference(name_or_path, key)
     if path.is_dir():
         folder = path.resolve(), features, batch_size
         return _references.get(folder, lambda: _from_images(*folder, key), lambda made: made.nbytes)
@@ -214,16 +227,16 @@ def read_reference(path: Path, key: str) -> Reference:
     """
     status = path.stat()
     place = path.resolve(), status.st_mtime_ns, status.st_size
-    return _references.get(place, lambda: _read(path, key), lambda made: made.nbytes)
+    return _references.get(place, lambda: _loaded(path, key), lambda made: made.nbytes)
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     text = str(value)
     return text if len(text) <= 60 else text[:12]
 
 
-def _read(path: Path, key: str) -> Reference:
-    tensors, told, sha256 = reference_file.read(path, key)
+def _loaded(path: Path, key: str) -> Reference:
+    tensors, told, sha256 = _read_file(path, key)
     info = {"name": path.stem, "sha256": sha256, "num_samples": int(tensors["num_samples"]), "data": told.get("data")}
     return Reference(
         tensors["feature_sum"].double(),
@@ -264,3 +277,87 @@ def open_all(files: Iterable[Path], key: str) -> Iterator[Image.Image]:
                 yield image.convert("RGB")
         except (UnidentifiedImageError, OSError) as error:
             raise ConfigError(f"{key}: {file.name} is not a whole image: {error}") from error
+
+
+# -- the file: safetensors whose metadata says what made them, sealed by a hash of both
+
+
+def _encode(reference: Reference, data: Mapping[str, Any]) -> tuple[bytes, dict[str, Any]]:
+    """The file's content, and what it says of itself: ``num_samples``, ``features``, ``data``, ``seal``."""
+    from safetensors.torch import save
+
+    tensors = {
+        "feature_sum": reference.feature_sum.contiguous(),
+        "feature_outer_sum": reference.feature_outer_sum.contiguous(),
+        "num_samples": torch.tensor([reference.num_samples], dtype=torch.int64),
+    }
+    if reference.vectors is not None:
+        tensors["features"] = reference.vectors.to(torch.float16).contiguous()
+    told = {
+        "format": FORMAT,
+        "num_samples": reference.num_samples,
+        "num_vectors": 0 if reference.vectors is None else len(reference.vectors),
+        "features": reference.features,
+        "data": data,
+    }
+    told["seal"] = _seal(tensors, told)
+    return save(tensors, {_METADATA: json.dumps(told, ensure_ascii=False)}), told
+
+
+def _read_file(path: Path, key: str) -> tuple[dict[str, Tensor], dict[str, Any], str]:
+    """Tensors, what the file says of itself, and the SHA-256 of the file.
+
+    Raises:
+        ConfigError: it cannot be read, holds no statistics, or is damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no mapping
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ConfigError(f"{key}: {path.name} is damaged, or no file of statistics: {error}") from error
+    sha256 = sha256_files([path])
+    try:
+        told = json.loads(metadata[_METADATA]) if _METADATA in metadata else _sidecar(path, sha256, key)
+    except ValueError as error:
+        raise ConfigError(f"{key}: {path.name} is damaged: what it says of itself cannot be read.") from error
+    if missing := {"feature_sum", "feature_outer_sum", "num_samples"} - tensors.keys():
+        raise ConfigError(f"{key}: {path.name} holds no reference statistics: {sorted(missing)[0]} is missing.")
+    if _METADATA in metadata and (found := _seal(tensors, told)) != told.get("seal"):
+        raise ConfigError(
+            f"{key}: {path.name} is damaged: the sha256 of what it holds is {found[:12]}, it says {str(told.get('seal'))[:12]}."
+        )
+    if not isinstance(told.get("features"), dict):
+        raise ConfigError(f"{key}: {path.name} does not say which features it is of.")
+    return tensors, told, sha256
+
+
+def _seal(tensors: Mapping[str, Tensor], told: Mapping[str, Any]) -> str:
+    """SHA-256 over what the file says of itself, and over names and contents of its tensors."""
+    rest = {name: value for name, value in told.items() if name != "seal"}
+    digest = hashlib.sha256(json.dumps(rest, sort_keys=True, ensure_ascii=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        shape = f"{tensor.dtype}{list(tensor.shape)}"
+        digest.update(f"{name}\0{shape}\0".encode() + tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _sidecar(path: Path, sha256: str, key: str) -> dict[str, Any]:
+    """What a file of the first format has beside it."""
+    beside = path.with_suffix(".json")
+    try:
+        told = json.loads(beside.read_text(encoding="utf-8"))
+        claimed, _ = told["sha256"], dict(told["features"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{key}: {path.name} says nothing of what it was made from, and {beside.name} beside it does not either; "
+            "build it with research-reference."
+        ) from error
+    if sha256 != claimed:
+        raise ConfigError(
+            f"{key}: {path.name} is damaged or was replaced: its sha256 is {sha256[:12]}, "
+            f"{beside.name} says {str(claimed)[:12]}."
+        )
+    return dict(told)

@@ -64,7 +64,7 @@ class Build:
             return 0
         self.sums.feature_sum, self.sums.outer_sum = tensors["feature_sum"], tensors["outer_sum"]
         self.sums.count = tensors["count"]
-        self.sums.kept = [tensors["vectors"]] if "vectors" in tensors else []
+        self.sums.vector_parts = [tensors["vectors"]] if "vectors" in tensors else []
         self.digests = [bytes.fromhex(found) for found in told["digests"]]
         self.sizes = Counter(told["sizes"])
         return self.done
@@ -88,7 +88,7 @@ class Build:
             self.note()
             raise
         data = self.provenance()
-        reference = self.sums.reference(dict(self.features.provenance), {"name": self.out.stem, "data": data})
+        reference = self.sums.reference(self.features.provenance, {"name": self.out.stem, "data": data})
         try:
             save_reference(self.out, reference, data)
         except OSError as error:
@@ -129,22 +129,22 @@ class Build:
         pieces = list(self.source.pieces(self.done, self.done + CHUNK))
         found = list(extract((piece.image for piece in pieces), self.features, self.batch_size))
         # one after the other and quickly, so that an interruption leaves a whole number of chunks
-        total, outer, count, kept = self.sums.state()
+        before = self.sums.state()
         try:
             for vectors in found:
                 self.sums.add(vectors)
         except BaseException:
-            self.sums.restore(total, outer, count, kept)
+            self.sums.restore(*before)
             raise
         self.sizes.update(f"{piece.image.width}x{piece.image.height}" for piece in pieces)
         self.digests += [piece.sha256 for piece in pieces]
 
     def _of(self) -> dict[str, Any]:
         """What a note must be of for this build to go on from it."""
-        kept = {key: value for key, value in self.features.provenance.items() if key != "name"}
+        provenance = {key: value for key, value in self.features.provenance.items() if key != "name"}
         return {
             "stamp": self.source.stamp,
-            "features": json.loads(json.dumps(kept)),
+            "features": json.loads(json.dumps(provenance)),
             "batch_size": self.batch_size,
             "vectors": self.vectors,
             "torch": torch.__version__,

@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from research.errors import ConfigError, UserError
 
@@ -82,14 +82,14 @@ def _build(args: argparse.Namespace) -> int:
         raise ConfigError(f"--out: found {str(out)!r}; accepted is a name that ends in .safetensors.")
     if out.exists() and not args.again:
         raise ConfigError(f"--out: {out} exists; --again builds it anew, --verify {out} checks it.")
-    from research.metrics.extractors.find import locate_features
+    from research.metrics.extractors.find import find_features
     from research.metrics.image_source import open_source
 
-    locate_features(args.features, "--features")
+    find_features(args.features, "--features")
     source = open_source(args.path)
     from tqdm import tqdm
 
-    from research.metrics.extractors.base import load_features
+    from research.metrics.extractors.load import load_features
     from research.metrics.reference_build import Build
     from research.models.load import resolve_dtype_and_device
 
@@ -158,8 +158,7 @@ def _verify(args: argparse.Namespace) -> int:
 def _same_images(args: argparse.Namespace, reference: Reference) -> None:
     from research.metrics.image_source import content_sha256, open_source
 
-    data = reference.info.get("data")
-    claimed = data.get("content_sha256") if isinstance(data, dict) else None
+    claimed = reference.data.get("content_sha256")
     if claimed is None:
         raise _Mismatch(
             f"--verify: {args.verify.name} has no hash of its images; it was not built by research-reference."
@@ -174,12 +173,12 @@ def _same_images(args: argparse.Namespace, reference: Reference) -> None:
 
 
 def _say(reference: Reference, file: Path, as_json: bool) -> None:
-    kept = 0 if reference.vectors is None else len(reference.vectors)
-    told: dict[str, Any] = {
+    vectors = 0 if reference.vectors is None else len(reference.vectors)
+    told = {
         "file": file.name,
         "sha256": reference.info["sha256"],
         "num_samples": reference.num_samples,
-        "num_vectors": kept,
+        "num_vectors": vectors,
         "features": reference.features,
         "data": reference.info.get("data"),
     }
@@ -191,9 +190,9 @@ def _say(reference: Reference, file: Path, as_json: bool) -> None:
     resize = preprocess.get("resample") if isinstance(preprocess, dict) else preprocess
     print(f"{file}: {reference.num_samples} images, {features.get('dimension')} features of {features.get('name')}")
     print(f"  weights {str(features.get('weights_sha256'))[:16]}, layer {features.get('layer')}, resize {resize}")
-    print(f"  features kept of {kept} images, sha256 {str(told['sha256'])[:16]}")
-    if isinstance(told["data"], dict) and "content_sha256" in told["data"]:
-        data = told["data"]
+    print(f"  features kept of {vectors} images, sha256 {str(told['sha256'])[:16]}")
+    data = reference.data
+    if "content_sha256" in data:
         print(
             f"  made of {data['name']} ({data['kind']}), content {data['content_sha256'][:16]}, sizes {data['sizes']}"
         )

@@ -1,14 +1,16 @@
-"""How the runner asks a metric, and how its numbers are read back from a job's record."""
+"""Scoring: how the runner asks a metric, and how its numbers are read back from a job's record."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from research.errors import ConfigError
-from research.metrics import kept
-from research.metrics.feature_checkpoint import spilling
+from research.metrics.base import JobMetric, as_metric
+from research.metrics.feature_checkpoint import checkpointing
+from research.metrics.saved_features import save_features
 
 if TYPE_CHECKING:
     import torch
@@ -18,25 +20,25 @@ if TYPE_CHECKING:
     from research.metrics.job import ScoredJob
 
 
-def check_metric(metric: Any, n_images: int, config: Mapping[str, Any] | None = None) -> None:
+def check_metric(plug: object, n_images: int, config: Mapping[str, Any] | None = None) -> None:
     """Refuse a job that a metric cannot score, before anything is loaded.
 
     Args:
-        metric: of one's own or the project's, see `research.metrics.base.Metric`.
+        plug: a metric of one's own or the project's, see `research.metrics.base.as_metric`.
         n_images: how many images the job makes.
         config: the composed job, if there is one.
 
     Raises:
         ConfigError: one line with the key, what was found and what is accepted.
     """
-    if hasattr(metric, "check"):
-        metric.check(n_images=n_images)
-    if config is not None and hasattr(metric, "check_job"):
+    metric = as_metric(plug, type(plug).__name__)
+    metric.check(n_images=n_images)
+    if config is not None:
         metric.check_job(config)
 
 
 def measure(
-    metric: Any,
+    plug: object,
     images: Sequence[Image.Image],
     prompts: Sequence[str],
     *,
@@ -45,27 +47,43 @@ def measure(
     folder: Path | None = None,
     last: bool = True,
 ) -> MetricResult:
-    """Score a job's images; features that the metric keeps go into the job's folder, if one is given.
+    """Score a job's images; features that the metric gives go into the job's folder, if there is one.
 
     Scoring that takes long leaves notes in that folder until it is done, and goes on from them if it was interrupted.
 
     Args:
-        metric: of one's own or the project's, see `research.metrics.base.Metric`.
+        plug: a metric of one's own or the project's, see `research.metrics.base.as_metric`.
         images, prompts: one prompt an image.
         device: where networks run.
-        job: for metrics that need more than the images.
+        job: for a `JobMetric`.
         folder: the job's.
         last: no more metrics of the job follow, so that the notes can go.
+
+    Raises:
+        ConfigError: the job cannot be scored, or the features cannot be written.
     """
-    more = {"job": job} if getattr(metric, "needs_job", False) else {}
-    with spilling(folder, last=last):
-        result: MetricResult = metric.compute(images, prompts, device=device, **more)
-    if folder is None or getattr(result, "features", None) is None:
+    metric = as_metric(plug, type(plug).__name__)
+    with checkpointing(folder, last=last):
+        if isinstance(metric, JobMetric):
+            result = metric.compute(images, prompts, device=device, job=job)
+        else:
+            result = metric.compute(images, prompts, device=device)
+    return result if folder is None else save(folder, result)
+
+
+def save(folder: Path, result: MetricResult) -> MetricResult:
+    """A result whose features, if it has any, stand in a job's folder, and are named in its ``info``.
+
+    Raises:
+        ConfigError: they cannot be written.
+    """
+    if result.features is None:
         return result
     try:
-        return kept.keep(folder, result)
+        noted = save_features(folder, result.features)
     except OSError as error:
         raise ConfigError(f"output_dir: {folder} cannot be written: {error.strerror or error}.") from error
+    return replace(result, info={**result.info, **noted}, features=None)
 
 
 def per_image(record: Mapping[str, Any]) -> dict[str, list[float]]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from research.metrics import kept
-from research.metrics.base import check_count, check_name, check_whole, comparable, library_versions
-from research.metrics.extractors.find import locate_features, locate_reference
+from research.metrics.base import Metric, check_count, check_name, check_whole, comparable, library_versions
+from research.metrics.extractors.find import find_features, find_reference
+from research.metrics.saved_features import SavedFeatures, are_saved
 
 if TYPE_CHECKING:
     import torch
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from research.metrics.reference import Reference
 
 
-class SetMetric:
+class SetMetric(Metric):
     """Compares features of a job's images with those of real ones.
 
     Args:
@@ -30,7 +30,6 @@ class SetMetric:
         keep_features: leave the images' features in the job's folder, for comparisons that resample them.
     """
 
-    name: str
     least = 2
 
     def __init__(self, features: str, reference: str, batch_size: int, name: str, keep_features: bool) -> None:
@@ -45,8 +44,8 @@ class SetMetric:
         """Raises ConfigError for a bad setting, unknown features or reference, a missing extra, or too few images."""
         check_name(f"{self.key}.name", self.name)
         check_whole(f"{self.key}.batch_size", self.batch_size)
-        locate_features(self.features, f"{self.key}.features")
-        locate_reference(self.reference, f"{self.key}.reference")
+        find_features(self.features, f"{self.key}.features")
+        find_reference(self.reference, f"{self.key}.reference")
         check_count(self.key, n_images, self.least)
 
     def load(self, device: str | torch.device) -> tuple[Features, Reference]:
@@ -55,7 +54,7 @@ class SetMetric:
         Raises:
             ConfigError: one cannot be read, or they do not belong together.
         """
-        from research.metrics.extractors.base import load_features
+        from research.metrics.extractors.load import load_features
         from research.metrics.reference import load_reference
 
         features = load_features(self.features, device=device, key=f"{self.key}.features")
@@ -70,20 +69,19 @@ class SetMetric:
 
         return torch.cat(list(extract(images, features, self.batch_size)))
 
-    def kept(self, vectors: Tensor | None, features: Features) -> kept.KeptFeatures | None:
-        """What the runner is given to keep."""
-        if vectors is None or not self.keep_features or not kept.fits(*vectors.shape):
+    def saved_features(self, vectors: Tensor | None, features: Features) -> SavedFeatures | None:
+        """What the runner is given to save."""
+        if vectors is None or not self.keep_features or not are_saved(*vectors.shape):
             return None
-        return kept.KeptFeatures(vectors, dict(features.provenance))
+        return SavedFeatures(vectors, features.provenance)
 
     def other_size(self, size: tuple[int, int] | None, reference: Reference) -> list[str]:
         """A warning for images of a size that none of the reference's has, where it says its sizes."""
-        data = reference.info.get("data")
-        sizes = data.get("sizes") if isinstance(data, dict) else None
+        sizes = reference.sizes
         if size is None or not sizes or f"{size[0]}x{size[1]}" in sizes:
             return []
         return [
-            f"{self.name}: images of {size[0]}x{size[1]} against a reference of {', '.join(list(sizes)[:3])}: "
+            f"{self.name}: images of {size[0]}x{size[1]} against a reference of {', '.join(sizes[:3])}: "
             "both are resized for the features, and what that blurs counts as difference"
         ]
 
@@ -94,7 +92,7 @@ class SetMetric:
         reference: Reference,
         n_images: int,
         warnings: list[str],
-        **settings: Any,
+        **settings: object,
     ) -> dict[str, Any]:
         """The record of a number; the count is part of what makes two numbers comparable."""
         return {

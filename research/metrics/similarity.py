@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from research.errors import ConfigError
 from research.metrics.base import (
+    JobMetric,
     MetricResult,
     check_choice,
     check_count,
@@ -27,7 +28,7 @@ WINDOW = 11  # pixels of SSIM's window, with a deviation of 1.5
 BEST_PSNR = 99.0  # dB, of equal pictures, as the inversion task has it
 
 
-class InputSimilarity:
+class InputSimilarity(JobMetric):
     """Compares each image with the picture it was started from; what `SSIM` and `PSNR` share.
 
     Args:
@@ -35,9 +36,6 @@ class InputSimilarity:
             model (``drawn``).
         name: how the number is called, where a job has it of several regions.
     """
-
-    name: str
-    needs_job = True
 
     def __init__(self, region: str, name: str) -> None:
         self.region, self.name = region, name
@@ -154,12 +152,12 @@ class SSIM(InputSimilarity):
                 f"accepted are sides from {WINDOW}, its window."
             )
         seen = torch.where(where, image, given)
-        mean, whole = structural_similarity_index_measure(
+        mean, similarity = structural_similarity_index_measure(
             seen[None], given[None], data_range=1.0, return_full_image=True, reduction="none"
         )
         if bool(where.all()):
             return float(mean)
-        return float(whole[0][:, where].mean())
+        return float(similarity[0][:, where].mean())
 
 
 def _pixels(image: Image.Image) -> Tensor:

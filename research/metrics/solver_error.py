@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from research.caches import MIB, Cache
 from research.errors import ConfigError
-from research.metrics.base import MetricResult, check_count, check_whole, comparable, library_versions, mean_over_images
+from research.metrics.base import (
+    JobMetric,
+    MetricResult,
+    check_count,
+    check_whole,
+    comparable,
+    library_versions,
+    mean_over_images,
+)
 from research.metrics.job import ScoredJob, told
 
 if TYPE_CHECKING:
@@ -36,7 +44,7 @@ _AS_NOISY = 0.98  # of the job's first noise level: what a reference has to begi
 _references = Cache("solver references", 256 * MIB)
 
 
-class SolverError:
+class SolverError(JobMetric):
     """``solver_error``: the distance of final latents to a converged reference: same model, seeds, prompts, guidance.
 
     Solvers are compared without the noise of FID: the number is exact for each image. It has the unit of the latents; 0 is
@@ -53,7 +61,6 @@ class SolverError:
     """
 
     name = "solver_error"
-    needs_job = True
 
     def __init__(
         self, times: int = 10, scheduler: str | None = None, steps: int | None = None, max_steps: int = 1000
@@ -167,9 +174,9 @@ def _identity(job: ScoredJob, scheduler: str | None) -> str:
         "retry",
         "batch_size",
     }
-    kept = {key: value for key, value in job.config.items() if key not in left_out}
-    kept["runtime"] = {"parity": (kept.get("runtime") or {}).get("parity", False)}
+    config = {key: value for key, value in job.config.items() if key not in left_out}
+    config["runtime"] = {"parity": (config.get("runtime") or {}).get("parity", False)}
     if scheduler is not None:
-        kept.pop("scheduler", None)
-    told = json.dumps([kept, list(job.seeds)], sort_keys=True, default=str)
-    return hashlib.sha256(told.encode()).hexdigest()[:16]
+        config.pop("scheduler", None)
+    text = json.dumps([config, list(job.seeds)], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

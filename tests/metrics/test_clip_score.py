@@ -11,10 +11,10 @@ from metric_samples import MAX_TOKENS, pictures
 from torchmetrics.functional.multimodal import clip_score
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+from research.clip import load_clip
 from research.errors import ConfigError
+from research.image_tensors import stack
 from research.metrics import CLIPScore
-from research.metrics.extractors.clip import load_clip
-from research.metrics.images import stack
 
 PROMPTS = ["a fox", "a cup on red", "a fox", "sea & sky", "x", "été à la mer"]
 

@@ -12,6 +12,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from research.errors import ConfigError
+from research.image_tensors import stack
 from research.metrics import (
     PSNR,
     SSIM,
@@ -24,7 +25,6 @@ from research.metrics import (
     load_features,
     per_image,
 )
-from research.metrics.images import stack
 
 SIZE = (40, 32)
 

@@ -14,8 +14,8 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 
 from research.errors import ConfigError
 from research.hashing import sha256_files
+from research.image_tensors import stack
 from research.metrics import FID, load_features
-from research.metrics.images import stack
 from research.metrics.reference import accumulate_reference, load_reference, save_reference
 
 

@@ -78,7 +78,7 @@ def test_scoring_goes_on_where_it_was_stopped(tiny_clip, reference, tmp_path, ba
 
 def forget(tiny_clip):
     """As a new process would: the images seen are forgotten, the network stays."""
-    from research.metrics.extractors.clip import seen_images
+    from research.metrics.extractors.base import seen_images
 
     seen_images.clear()
 

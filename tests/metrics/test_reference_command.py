@@ -19,9 +19,9 @@ from safetensors.torch import load_file
 
 from research.errors import ConfigError
 from research.hashing import sha256_files
+from research.image_tensors import stack
 from research.metrics import FID, KID, load_features, reference_build
 from research.metrics.image_source import content_sha256, open_source
-from research.metrics.images import stack
 from research.metrics.reference import chosen, read_reference
 from research.metrics.reference_build import Build
 from research.metrics.reference_cli import main

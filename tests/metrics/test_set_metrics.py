@@ -11,10 +11,9 @@ from metric_samples import pictures
 from transformers import Dinov2Config, Dinov2Model
 
 from research.errors import ConfigError
-from research.metrics import CMMD, FID, KID, PRDC, InceptionScore, load_features, measure
-from research.metrics import kept as kept_features
+from research.image_tensors import stack
+from research.metrics import CMMD, FID, KID, PRDC, InceptionScore, load_features, measure, saved_features
 from research.metrics.base import MetricResult
-from research.metrics.images import stack
 from research.metrics.mmd import discrepancy, polynomial
 from research.metrics.reference import accumulate_reference, chosen, save_reference
 
@@ -160,7 +159,7 @@ def test_dinov2_gives_its_class_token(tiny_dino, tmp_path):
     features = load_features(tiny_dino)
     images = stack(pictures(4, seed=21))
     model = Dinov2Model.from_pretrained(tiny_dino).eval()
-    from research.metrics.images import Preprocess
+    from research.image_tensors import Preprocess
 
     pixels = Preprocess.from_config(__import__("pathlib").Path(tiny_dino) / "preprocessor_config.json")(images)
     with torch.no_grad():
@@ -205,7 +204,7 @@ def test_efficientnet_is_refused_or_works(tmp_path):
     assert InceptionScore("efficientnet").compute(images, device="cpu").values["inception_score"] >= 1
 
 
-# --- features that are kept
+# --- features that are saved
 
 
 def test_features_are_left_in_the_jobs_folder_once_for_all_metrics_of_a_space(tiny_clip, reference, tmp_path):
@@ -217,23 +216,23 @@ def test_features_are_left_in_the_jobs_folder_once_for_all_metrics_of_a_space(ti
     (file,) = (tmp_path / "features").iterdir()
     assert {info["features_file"] for info in infos} == {f"features/{file.name}"}
     assert file.stat().st_size < 25 * 24 * 2 + 2000
-    found = kept_features.read(tmp_path, infos[0])
+    found = saved_features.read_features(tmp_path, infos[0])
     torch.testing.assert_close(found.vectors, load_features(tiny_clip)(stack(images)), rtol=1e-3, atol=1e-3)
     assert found.provenance["weights_sha256"] == infos[0]["features"]["weights_sha256"]
     file.write_bytes(file.read_bytes()[:-1] + b"\7")
     with pytest.raises(ConfigError, match="is not the file that the job's record says"):
-        kept_features.read(tmp_path, infos[0])
+        saved_features.read_features(tmp_path, infos[0])
     file.unlink()
     with pytest.raises(ConfigError, match="cannot be read"):
-        kept_features.read(tmp_path, infos[0])
-    assert kept_features.read(tmp_path, {}) is None
+        saved_features.read_features(tmp_path, infos[0])
+    assert saved_features.read_features(tmp_path, {}) is None
 
 
 def test_features_can_be_left_out_and_large_ones_are(tiny_clip, reference, tmp_path, monkeypatch):
     images = pictures(25, seed=25)
     without = FID(tiny_clip, reference, keep_features=False)
     assert "features_file" not in measure(without, images, [], device="cpu", folder=tmp_path).info
-    monkeypatch.setattr(kept_features, "LARGEST", 1000)
+    monkeypatch.setattr(saved_features, "LARGEST", 1000)
     assert "features_file" not in measure(FID(tiny_clip, reference), images, [], device="cpu", folder=tmp_path).info
     assert list(tmp_path.iterdir()) == []
 

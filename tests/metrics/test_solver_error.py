@@ -16,7 +16,7 @@ from metric_samples import pictures
 
 from research.errors import ConfigError
 from research.metrics import ScoredJob, SolverError, check_metric, fit_order, per_image
-from research.metrics import kept as kept_features
+from research.metrics.saved_features import read_features
 
 
 @settings(max_examples=50, deadline=None)
@@ -156,7 +156,7 @@ def test_jobs_of_the_embedded_model_get_all_of_this_from_the_command_line(tmp_pa
     assert len(per_image(few)["solver_error"]) == 5
     for folder, record in records.values():
         for name in ("fid", "kid", "cmmd", "prdc"):
-            vectors = kept_features.read(folder, record["metrics_info"][name]).vectors
+            vectors = read_features(folder, record["metrics_info"][name]).vectors
             assert vectors.shape == (5, 128)
 
 

@@ -20,9 +20,9 @@ from diffusers import (
 from PIL import Image
 from transformers import CLIPModel, CLIPTokenizer
 
+from research.clip import load_clip
 from research.hashing import sha256_files
-from research.metrics.extractors.base import load_features
-from research.metrics.extractors.clip import load_clip
+from research.metrics.extractors.load import load_features
 from research.zoo import ZOO_DIR, picture_path, zoo_names, zoo_path
 from tools.zoo.data import BACKGROUNDS
 from tools.zoo.unet import sample_prompts

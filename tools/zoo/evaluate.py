@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from research.metrics.extractors.clip import load_clip
+from research.clip import load_clip
 from tools.zoo.data import COLOURS, SETS, SUBJECTS, Emoji, caption, load_emoji, pairs, to_uint8
 
 

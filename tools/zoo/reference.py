@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from research.metrics.extractors.base import load_features
+from research.metrics.extractors.load import load_features
 from research.metrics.reference import accumulate_reference, chosen, save_reference
 from research.zoo import ZOO_DIR
 from tools.zoo.data import COLOURS, PACKAGES, RESOLUTION, SETS, SUBJECTS, Emoji, load_emoji, pairs, to_uint8

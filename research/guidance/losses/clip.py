@@ -3,51 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from research.clip import Clip, find_clip, load_clip
 from research.errors import ConfigError
 from research.sampling.state import Run
 
 
 class _Clip:
-    """A CLIP model that a gradient flows through. It is the one that scores, seen through a differentiable resize.
-
-    Pixels are not rounded to 256 levels and are resized by torch's antialiased bicubic filter, where the score uses Pillow's.
-    """
+    """A CLIP model that a gradient flows through. It is the one that scores, seen through a differentiable resize."""
 
     def __init__(self, model: str, key: str):
-        from research.metrics.extractors.find import locate_clip
-
         self.model, self.key = model, f"{key}.model"
-        locate_clip(model, self.key)
-        self._loaded: Any = None
+        find_clip(model, self.key)
+        self._loaded: Clip | None = None
 
-    def on(self, device: torch.device) -> Any:
+    def on(self, device: torch.device) -> Clip:
         if self._loaded is None or self._loaded.device != str(device):
-            from research.metrics.extractors.clip import load_clip
-
             self._loaded = load_clip(self.model, device=str(device), key=self.key)
         return self._loaded
 
     def images(self, pixels: Tensor) -> Tensor:
         """Embeddings [N, D] of length 1 of pixels [N, 3, H, W] in about [-1, 1]."""
         clip = self.on(pixels.device)
-        prepared = clip.preprocess
-        height, width = prepared._resized(*pixels.shape[2:])
-        seen = (pixels.float() / 2 + 0.5).clamp(0, 1)
-        if (height, width) != tuple(seen.shape[2:]):
-            seen = functional.interpolate(seen, (height, width), mode="bicubic", antialias=True)
-        if prepared.crop is not None:
-            top, left = (height - prepared.crop[0]) // 2, (width - prepared.crop[1]) // 2
-            seen = seen[..., top : top + prepared.crop[0], left : left + prepared.crop[1]]
-        mean, std = (seen.new_tensor(v).view(1, 3, 1, 1) for v in (prepared.mean, prepared.std))
-        found = clip.model.get_image_features(pixel_values=(seen - mean) / std)
-        # transformers 5 wraps the projected embedding in an output object
-        return functional.normalize(getattr(found, "pooler_output", found), dim=1)
+        prepared = clip.preprocess.differentiable((pixels.float() / 2 + 0.5).clamp(0, 1))
+        return functional.normalize(clip.embed_pixels(prepared), dim=1)
 
     def texts(self, sentences: Sequence[str], device: torch.device) -> Tensor:
         """Embeddings [N, D] of length 1."""
@@ -114,4 +97,4 @@ class ClipClassifier:
     def __call__(self, pixels: Tensor) -> Tensor:
         """Logits [N, K] of pixels [N, 3, H, W] in [-1, 1]: cosines times the model's own scale."""
         cosines = self.clip.images(pixels) @ self.clip.texts(self.prompts, pixels.device).T
-        return cosines * self.clip.on(pixels.device).model.logit_scale.exp()
+        return cosines * self.clip.on(pixels.device).logit_scale

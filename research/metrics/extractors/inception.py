@@ -1,46 +1,53 @@
-"""Inception-v3 features, as FID is reported in papers. They come with the extra ``inception``."""
+"""Inception-v3 as FID and Inception Score are reported in papers: torch-fidelity's port of the original weights.
+
+The extra ``inception`` installs it.
+"""
 
 from __future__ import annotations
 
-import importlib.util
-from typing import TYPE_CHECKING, Any
+from torch import Tensor, nn
 
-from research.errors import ConfigError
+from research.metrics.extractors.base import Features, state_sha256
+from research.metrics.extractors.find import INCEPTION
 
-if TYPE_CHECKING:
-    from torch import nn
-
-INCEPTION = "inception"
 DIMENSION = 2048
+_PREPROCESS = "299x299, bilinear, antialiased (torchmetrics)"
 
 
-def check_inception(key: str) -> None:
-    """Raises ConfigError unless torch-fidelity, which holds the Inception port, is installed."""
-    if importlib.util.find_spec("torch_fidelity") is None:
-        raise ConfigError(
-            f"{key}: 'inception' needs torch-fidelity, which is not installed. Install the extra "
-            "(pip install 'diffusion-sampling-research[inception]') or name a CLIP model such as 'emoji-eval'."
-        )
+class InceptionFeatures(Features):
+    """The pool features of FID."""
+
+    def __init__(self, device: str) -> None:
+        super().__init__()
+        self.network = _network(device, str(DIMENSION))
+        self.device = device
+        self.num_features = DIMENSION
+        self.provenance = {
+            "name": INCEPTION,
+            "weights_sha256": state_sha256(self.network),
+            "layer": "pool 2048",
+            "dimension": DIMENSION,
+            "preprocess": _PREPROCESS,
+        }
+
+    def embed(self, images: Tensor) -> Tensor:
+        vectors: Tensor = self.network(images.to(self.device))
+        return vectors
 
 
-def inception_network(device: str) -> nn.Module:
-    """The original weights: uint8 ``[N, 3, H, W]`` of any size to ``[N, 2048]``."""
-    from torchmetrics.image.fid import NoTrainInceptionV3
-
-    return NoTrainInceptionV3(name="inception-v3-compat", features_list=[str(DIMENSION)]).to(device).eval()
-
-
-def logits_network(device: str) -> tuple[nn.Module, dict[str, Any]]:
+def logits_network(device: str) -> tuple[nn.Module, dict[str, str]]:
     """Logits without bias, as the Inception Score has them: uint8 ``[N, 3, H, W]`` to ``[N, 1008]``; and what they come from."""
-    from torchmetrics.image.fid import NoTrainInceptionV3
-
-    from research.metrics.extractors.base import state_sha256
-
-    network = NoTrainInceptionV3(name="inception-v3-compat", features_list=["logits_unbiased"]).to(device).eval()
-    made_with = {
+    network = _network(device, "logits_unbiased")
+    return network, {
         "name": INCEPTION,
         "weights_sha256": state_sha256(network),
         "layer": "softmax of logits_unbiased",
-        "preprocess": "299x299, bilinear, antialiased (torchmetrics)",
+        "preprocess": _PREPROCESS,
     }
-    return network, made_with
+
+
+def _network(device: str, layer: str) -> nn.Module:
+    """uint8 ``[N, 3, H, W]`` of any size to a layer's output ``[N, D]``."""
+    from torchmetrics.image.fid import NoTrainInceptionV3
+
+    return NoTrainInceptionV3(name="inception-v3-compat", features_list=[layer]).to(device).eval()

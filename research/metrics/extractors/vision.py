@@ -9,12 +9,12 @@ from typing import Any
 
 from torch import Tensor
 
+from research.clip import no_progress_bar, transformers_weights
 from research.errors import ConfigError
 from research.hashing import sha256_files
-from research.lazy import uncollected
-from research.metrics.extractors.base import Features, weight_files
-from research.metrics.extractors.clip import no_progress_bar
-from research.metrics.images import Preprocess
+from research.image_tensors import Preprocess
+from research.lazy import gc_paused
+from research.metrics.extractors.base import Features
 
 # those whose last hidden state begins with a class token
 CLASS_TOKEN = ("dinov2", "dinov2_with_registers", "dinov3_vit", "vit", "deit", "beit")
@@ -37,7 +37,8 @@ class VisionFeatures(Features):
 
     def embed(self, images: Tensor) -> Tensor:
         pixels = self.preprocess(images).to(self.device)
-        return self.model(pixel_values=pixels).last_hidden_state[:, 0]
+        tokens: Tensor = self.model(pixel_values=pixels).last_hidden_state
+        return tokens[:, 0]
 
 
 def is_clip(directory: Path, key: str) -> bool:
@@ -66,13 +67,10 @@ def load_vision(directory: Path, name: str, device: str, key: str) -> Features:
     """
     from transformers import AutoModel
 
-    if not (weights := weight_files(directory)):
-        raise ConfigError(
-            f"{key}: {name} has no safetensors weights; pickled weights are not read, as they can run code."
-        )
+    weights = transformers_weights(directory, name, key)
     preprocess = Preprocess.from_config(directory / "preprocessor_config.json")
     try:
-        with uncollected(), no_progress_bar():
+        with gc_paused(), no_progress_bar():
             model = AutoModel.from_pretrained(directory, local_files_only=True, use_safetensors=True)
     except Exception as error:  # transformers and safetensors raise a dozen kinds for broken folders
         line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

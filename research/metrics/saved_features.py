@@ -1,4 +1,4 @@
-"""Features of a job's images, kept in a small file: comparisons resample them, and need not look at the images again.
+"""Features of a job's images, saved in a small file: comparisons resample them, and need not look at the images again.
 
 ``features/NAME.safetensors`` in a job's folder holds ``features`` [N, D] in half precision, in the order of the images, and says
 in its metadata what made them. ``metrics_info.METRIC.features_file`` names it, ``features_sha256`` vouches for it.
@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,23 +20,21 @@ from research.files import write_atomic
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from research.metrics.base import MetricResult
-
 FOLDER = "features"
 LARGEST = 64 << 20  # bytes of a file; 16,384 images of 2048 features
 
 
 @dataclass(frozen=True, eq=False)
-class KeptFeatures:
+class SavedFeatures:
     """Features of a job's images.
 
     Attributes:
         vectors: [N, D], one row an image, in the order of the job's images.
-        provenance: of the extractor, see `research.metrics.extractors.base`.
+        provenance: of the extractor, see `research.metrics.extractors.base.Provenance`.
     """
 
     vectors: Tensor
-    provenance: dict[str, Any]
+    provenance: Mapping[str, Any]
 
     @property
     def name(self) -> str:
@@ -44,34 +43,31 @@ class KeptFeatures:
         return f"{plain[:60]}-{str(self.provenance.get('weights_sha256'))[:8]}"
 
 
-def fits(count: int, dimension: int) -> bool:
-    """Whether so many vectors are kept at all."""
+def are_saved(count: int, dimension: int) -> bool:
+    """Whether so many vectors are saved at all."""
     return count * dimension * 2 <= LARGEST
 
 
-def keep(folder: Path, result: MetricResult) -> MetricResult:
-    """Write a result's features into a job's folder, if it has any, and note the file in the result's ``info``.
+def save_features(folder: Path, features: SavedFeatures) -> dict[str, str]:
+    """Write features into a job's folder; metrics in one feature space share a file: what is there already and equal stays.
 
-    Metrics in one feature space share a file: what is there already and equal stays.
+    Returns:
+        ``features_file`` and ``features_sha256``, for the metric's ``info``.
 
     Raises:
         OSError: the disk does not take it.
     """
-    if result.features is None:
-        return result
-    kept = result.features
-    content = _content(kept)
-    file = folder / FOLDER / f"{kept.name}.safetensors"
+    content = _content(features)
+    file = folder / FOLDER / f"{features.name}.safetensors"
     if not file.is_file() or file.read_bytes() != content:
         write_atomic(file, content)
-    noted = {
+    return {
         "features_file": file.relative_to(folder).as_posix(),
         "features_sha256": hashlib.sha256(content).hexdigest(),
     }
-    return replace(result, info={**result.info, **noted}, features=None)
 
 
-def read(folder: Path, info: dict[str, Any]) -> KeptFeatures | None:
+def read_features(folder: Path, info: Mapping[str, Any]) -> SavedFeatures | None:
     """The features that a metric's ``info`` names, in float32; None if it names none.
 
     Args:
@@ -84,6 +80,7 @@ def read(folder: Path, info: dict[str, Any]) -> KeptFeatures | None:
     name = info.get("features_file")
     if not name:
         return None
+    from safetensors import SafetensorError
     from safetensors.torch import load
 
     file = folder / str(name)
@@ -93,19 +90,23 @@ def read(folder: Path, info: dict[str, Any]) -> KeptFeatures | None:
         raise ConfigError(f"{file}: cannot be read ({error.strerror or error}); score the job again.") from error
     if hashlib.sha256(content).hexdigest() != info.get("features_sha256"):
         raise ConfigError(f"{file}: is not the file that the job's record says (SHA-256); score the job again.")
-    length = int.from_bytes(content[:8], "little")
-    metadata = json.loads(content[8 : 8 + length]).get("__metadata__", {})
-    return KeptFeatures(load(content)["features"].float(), json.loads(metadata["provenance"]))
+    try:
+        vectors = load(content)["features"].float()
+        length = int.from_bytes(content[:8], "little")
+        provenance = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["provenance"])
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{file}: holds no features of images; score the job again.") from error
+    return SavedFeatures(vectors, provenance)
 
 
-def _content(kept: KeptFeatures) -> bytes:
+def _content(features: SavedFeatures) -> bytes:
     import torch
     from safetensors.torch import save
 
-    half = kept.vectors.to(torch.float16)
+    half = features.vectors.to(torch.float16)
     if not torch.isfinite(half).all():  # beyond 65504, which no extractor here gives
-        half = kept.vectors.float()
+        half = features.vectors.float()
     return save(
         {"features": half.contiguous().cpu()},
-        {"provenance": json.dumps(kept.provenance, sort_keys=True, ensure_ascii=False)},
+        {"provenance": json.dumps(features.provenance, sort_keys=True, ensure_ascii=False)},
     )

@@ -8,7 +8,7 @@ from metric_samples import pictures
 from transformers.models.clip import image_processing_pil_clip
 
 from research.errors import ConfigError
-from research.metrics.images import Preprocess, batches, stack, to_uint8
+from research.image_tensors import Preprocess, batches, stack, to_uint8
 
 
 @pytest.mark.parametrize(

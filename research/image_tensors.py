@@ -1,4 +1,4 @@
-"""Images as tensors, with their range stated and checked, and the resizing that CLIP's image tower expects.
+"""Images as tensors, with their range stated and checked, and the resizing that a network's image processor asks for.
 
 The resizing is written out here, on PIL, rather than taken from transformers' image processor: that one
 changes its backend (and with it the numbers) when torchvision happens to be installed.
@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from research.errors import ConfigError
 
@@ -63,6 +63,17 @@ def batches(images: Iterable[Image.Image | Tensor], batch_size: int) -> Iterator
         yield torch.stack(waiting)
 
 
+class PreprocessRecord(TypedDict):
+    """`Preprocess` as it stands in records."""
+
+    shortest_edge: int | None
+    size: list[int] | None
+    crop: list[int] | None
+    mean: list[float]
+    std: list[float]
+    resample: str
+
+
 @dataclass(frozen=True)
 class Preprocess:
     """What happens to an image before the image tower sees it; sizes are (height, width) in pixels."""
@@ -106,15 +117,21 @@ class Preprocess:
             std = tuple(config.get("image_std") or OPENAI_STD)
         return cls(edge, size, crop, mean, std, int(config.get("resample", Image.Resampling.BICUBIC)))
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> PreprocessRecord:
         """The settings as plain JSON values, the filter by its name."""
-        named = {**asdict(self), "resample": f"PIL {Image.Resampling(self.resample).name.lower()}, antialiased"}
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in named.items()}
+        return {
+            "shortest_edge": self.shortest_edge,
+            "size": None if self.size is None else list(self.size),
+            "crop": None if self.crop is None else list(self.crop),
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "resample": f"PIL {Image.Resampling(self.resample).name.lower()}, antialiased",
+        }
 
     def __call__(self, images: Tensor) -> Tensor:
         """uint8 ``[N, 3, H, W]`` to normalised float32 ``[N, 3, h, w]`` on the CPU."""
         images = images.cpu()
-        height, width = self._resized(images.shape[-2], images.shape[-1])
+        height, width = self.resized(images.shape[-2], images.shape[-1])
         if (height, width) != tuple(images.shape[-2:]):
             arrays = images.permute(0, 2, 3, 1).numpy()
             resized = [Image.fromarray(a).resize((width, height), Image.Resampling(self.resample)) for a in arrays]
@@ -125,7 +142,21 @@ class Preprocess:
         std = torch.tensor(self.std).view(1, 3, 1, 1)
         return (images.float() / 255 - mean) / std
 
-    def _resized(self, height: int, width: int) -> tuple[int, int]:
+    def differentiable(self, pixels: Tensor) -> Tensor:
+        """The same for pixels [N, 3, H, W] in [0, 1] that a gradient flows through, on their device.
+
+        They are not rounded to 256 levels, and resized by torch's antialiased bicubic filter in place of Pillow's.
+        """
+        height, width = self.resized(pixels.shape[-2], pixels.shape[-1])
+        if (height, width) != tuple(pixels.shape[-2:]):
+            pixels = nn.functional.interpolate(pixels, (height, width), mode="bicubic", antialias=True)
+        if self.crop is not None:
+            pixels = _center_crop(pixels, *self.crop)
+        mean, std = (pixels.new_tensor(v).view(1, 3, 1, 1) for v in (self.mean, self.std))
+        return (pixels - mean) / std
+
+    def resized(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of an image after it is resized, before it is cropped."""
         if self.size is not None:
             return self.size
         if self.shortest_edge is None:
