@@ -17,8 +17,8 @@ from typing import Any, NoReturn
 
 from research.errors import UserError
 from research.tracking import sync
-from research.tracking.server import server
-from research.tracking.sync import Entry, Options, Plan
+from research.tracking.sync import Entry, Options, SyncPlan
+from research.tracking.wandb_server import server
 
 OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -66,8 +66,8 @@ def _sync(args: argparse.Namespace) -> int:
 
         def tell(entry: Entry) -> None:
             done["ended"] += 1
-            said = entry.error or ("sent" if entry.state == sync.NEW else "brought up to date")
-            print(f"[{done['ended']}/{total}] {entry.record.job_id} {entry.record.name}: {said}", file=sys.stderr)
+            outcome = entry.error or ("sent" if entry.state == sync.NEW else "brought up to date")
+            print(f"[{done['ended']}/{total}] {entry.record.job_id} {entry.record.name}: {outcome}", file=sys.stderr)
 
         sync.send(made, options, tell)
     print(json.dumps(_as_json(made, args), indent=1, ensure_ascii=False) if args.json else _as_text(made, args, asked))
@@ -76,7 +76,7 @@ def _sync(args: argparse.Namespace) -> int:
     return FAILED if made.failed or made.damaged else OK
 
 
-def _as_json(made: Plan, args: argparse.Namespace) -> dict[str, Any]:
+def _as_json(made: SyncPlan, args: argparse.Namespace) -> dict[str, Any]:
     jobs = [
         {
             "job_id": entry.record.job_id,
@@ -99,7 +99,7 @@ def _as_json(made: Plan, args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _as_text(made: Plan, args: argparse.Namespace, asked: bool) -> str:
+def _as_text(made: SyncPlan, args: argparse.Namespace, asked: bool) -> str:
     lines, states = [], Counter(entry.state for entry in made.entries)
     if args.dry_run:
         lines += [f"{entry.state:<10}  {entry.run_id}  {entry.record.name}" for entry in made.entries]
@@ -126,7 +126,7 @@ def _parser() -> argparse.ArgumentParser:
         "sync",
         help="send finished jobs to a W&B server",
         description="Send the finished jobs of a folder to W&B: each is one run, resumed and not doubled when sent again. "
-        "Project, entity, tags and images are those of the jobs' tracker section, unless said here.",
+        "Project, entity, tags and images are those of the jobs' tracker section, unless given here.",
         epilog="Exit codes: 0 all are there, 1 some are not, 2 the input cannot be used, 130 interrupted.",
     )
     one.add_argument("folder", help="of a job, of a sweep, or one that holds sweeps")

@@ -18,8 +18,8 @@ from research.errors import UserError
 from research.files import write_atomic
 from research.tracking.cli import BAD_INPUT, FAILED, INTERRUPTED, OK, seconds
 from research.tracking.scrub import scrub_text
-from research.tracking.server import server
-from research.tracking.worker_process import WorkerProcess
+from research.tracking.wandb_process import WorkerProcess
+from research.tracking.wandb_server import server
 
 
 def main() -> NoReturn:
@@ -95,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Exit codes: 0 saved or written, 1 the server did not take them (a file is written), 2 the input cannot be used.",
     )
     parser.add_argument("folder", help="of a sweep, or one that holds sweeps")
-    parser.add_argument("--project", help="W&B project; that of the jobs' tracker section unless said")
+    parser.add_argument("--project", help="W&B project; that of the jobs' tracker section unless given")
     parser.add_argument("--entity", help="user or team")
     parser.add_argument("--title")
     parser.add_argument("-o", "--output", metavar="FILE", help="write a JSON file, and speak to no server")

@@ -10,13 +10,13 @@ from typing import Any
 
 from research.files import write_atomic
 from research.tracking import dashboard, sync
-from research.tracking.dashboard_contents import Contents, contents
-from research.tracking.server import reach, server
+from research.tracking.dashboard import DashboardData, dashboard_data
+from research.tracking.wandb_server import reach, server
 
-_KEPT = Path("wandb") / "dashboards.json"  # in the folder: what was saved where
+_SAVED = Path("wandb") / "dashboards.json"  # in the folder: what was saved where
 
 
-def build(folder: Path, asked: Mapping[str, Any]) -> tuple[Contents, dict[str, Any], dict[str, str]]:
+def build(folder: Path, asked: Mapping[str, Any]) -> tuple[DashboardData, dict[str, Any], dict[str, str]]:
     """The boards over a folder's jobs.
 
     Args:
@@ -30,7 +30,7 @@ def build(folder: Path, asked: Mapping[str, Any]) -> tuple[Contents, dict[str, A
         UserError: no jobs, none done, or wandb-workspaces is not installed.
     """
     made = sync.plan(folder, sync.Options(project=asked.get("project"), entity=asked.get("entity")))
-    found = contents([entry.record for entry in made.entries])
+    found = dashboard_data([entry.record for entry in made.entries])
     first = made.entries[0].settings
     target = {"project": str(first["project"]), "entity": str(first["entity"] or asked.get("default_entity") or "")}
     title = _plain(asked.get("title") or f"Sampling: {', '.join(found.groups)}")[:128]
@@ -56,17 +56,17 @@ def save(folder: Path, asked: Mapping[str, Any], timeout: float) -> dict[str, st
     _, boards, target = build(folder, {**asked, "default_entity": api.default_entity})
     workspace, report = boards["workspace"], boards["report"]
     key = f"{server()} {target['entity']}/{target['project']} {workspace.name}"
-    kept = _kept(folder).get(key) or {}
+    before = _saved_before(folder).get(key) or {}
     # the report first: it makes the project where there is none
-    report.id = kept.get("report_id") or ""
+    report.id = before.get("report_id") or ""
     _again(report, lambda: setattr(report, "id", ""), bool(report.id))
     workspace._internal_name, workspace._internal_id = (
-        kept.get("workspace_name") or "",
-        kept.get("workspace_id") or "",
+        before.get("workspace_name") or "",
+        before.get("workspace_id") or "",
     )
     _again(workspace, lambda: _forget(workspace), bool(workspace._internal_id))
     saved = {"report_id": report.id, "workspace_name": workspace._internal_name, "workspace_id": workspace._internal_id}
-    write_atomic(folder / _KEPT, json.dumps({**_kept(folder), key: saved}, indent=1))
+    write_atomic(folder / _SAVED, json.dumps({**_saved_before(folder), key: saved}, indent=1))
     return {"workspace": workspace.url, "report": report.url}
 
 
@@ -85,12 +85,12 @@ def _forget(workspace: Any) -> None:
     workspace._internal_name = workspace._internal_id = ""
 
 
-def _kept(folder: Path) -> dict[str, Any]:
+def _saved_before(folder: Path) -> dict[str, Any]:
     try:
-        kept = json.loads((folder / _KEPT).read_text(encoding="utf-8"))
+        before = json.loads((folder / _SAVED).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return kept if isinstance(kept, dict) else {}
+    return before if isinstance(before, dict) else {}
 
 
 def _plain(text: str) -> str:

@@ -1,10 +1,11 @@
-"""Takes local paths and secrets out of what leaves the machine."""
+"""Takes local paths and secrets out of what leaves the machine: of settings, texts and pictures."""
 
 from __future__ import annotations
 
 import os
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 # where a run was written or how it was launched is nobody else's business, and decides nothing
@@ -64,3 +65,17 @@ def scrub_text(text: str) -> str:
 
 def _cut(text: str) -> str:
     return _RELATIVE.sub("", _PATH.sub(lambda found: found.group(1), text))
+
+
+def pixels(file: Path) -> Any:
+    """A PIL picture of a file's pixels alone: the recipe that an image file carries may name local paths.
+
+    Raises:
+        OSError: the file is gone or no picture.
+    """
+    from PIL import Image
+
+    with Image.open(file) as opened:
+        plain = opened.convert(opened.mode if opened.mode in ("RGB", "RGBA", "L") else "RGB")
+    plain.info = {}
+    return plain

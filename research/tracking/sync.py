@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from research.errors import UserError
-from research.tracking.records import Record, RecordError, read_record, read_result
-from research.tracking.server import server
-from research.tracking.worker_process import WorkerProcess
+from research.tracking.mirrored_run import MirroredRun, RecordError, mirrored_run, read_result
+from research.tracking.wandb_process import WorkerProcess
+from research.tracking.wandb_server import server
 
 NEW, CHANGED, CURRENT, UNKNOWN = "new", "changed", "up to date", "unknown"
 FAILURES_AT_MOST = 3  # in a row over all workers; then the server is taken to be down
@@ -41,7 +41,7 @@ class Entry:
     """A job and what is to become of it."""
 
     folder: Path
-    record: Record
+    record: MirroredRun
     settings: dict[str, Any]
     state: str = UNKNOWN
     run_id: str = ""
@@ -54,7 +54,7 @@ class Entry:
 
 
 @dataclass
-class Plan:
+class SyncPlan:
     """All jobs of a folder."""
 
     entries: list[Entry] = field(default_factory=list)
@@ -66,7 +66,7 @@ class Plan:
         return [entry for entry in self.entries if entry.error]
 
 
-def plan(folder: Path, options: Options) -> Plan:
+def plan(folder: Path, options: Options) -> SyncPlan:
     """The finished jobs of a job's folder, of a sweep's, or of one that holds sweeps; their state is not known yet.
 
     Raises:
@@ -74,11 +74,11 @@ def plan(folder: Path, options: Options) -> Plan:
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: is no folder; accepted is one of a job, of a sweep, or one that holds sweeps.")
-    made = Plan()
+    made = SyncPlan()
     for job in _jobs(folder, made):
         try:
             settings = _settings(read_result(job), options)
-            record = read_record(job, tags=settings["tags"], max_images=settings["max_images"])
+            record = mirrored_run(job, tags=settings["tags"], max_images=settings["max_images"])
             made.entries.append(Entry(job, record, settings, run_id=record.run_id))
         except RecordError as error:
             made.damaged.append(str(error))
@@ -91,7 +91,7 @@ def plan(folder: Path, options: Options) -> Plan:
     return made
 
 
-def compare(made: Plan, options: Options) -> None:
+def compare(made: SyncPlan, options: Options) -> None:
     """Ask the server which jobs it holds as they are.
 
     Raises:
@@ -123,7 +123,7 @@ def compare(made: Plan, options: Options) -> None:
                 entry.state = CHANGED
 
 
-def send(made: Plan, options: Options, tell: Callable[[Entry], None]) -> None:
+def send(made: SyncPlan, options: Options, tell: Callable[[Entry], None]) -> None:
     """Send what the server lacks, some jobs at a time; an entry's ``error`` says why it is not there.
 
     Args:
@@ -158,7 +158,7 @@ class _Shared:
         self.why: str | None = None  # nothing more is begun
         self._failures, self._lock = 0, threading.Lock()
 
-    def take(self) -> tuple[Entry, float] | None:
+    def next_entry(self) -> tuple[Entry, float] | None:
         """The next entry, and the seconds left."""
         with self._lock:
             left = self.deadline - time.monotonic()
@@ -184,8 +184,8 @@ class _Shared:
 def _work(shared: _Shared, options: Options, tell: Callable[[Entry], None]) -> None:
     worker: WorkerProcess | None = None
     try:
-        while (taken := shared.take()) is not None:
-            entry, left = taken
+        while (following := shared.next_entry()) is not None:
+            entry, left = following
             if worker is None:
                 worker = WorkerProcess({**entry.settings, "mode": "online"})
                 shared.workers.add(worker)
@@ -219,7 +219,7 @@ def _mark_offline_run(entry: Entry) -> None:
             file.with_name(f"{file.name}.synced").touch()
 
 
-def _jobs(folder: Path, made: Plan) -> list[Path]:
+def _jobs(folder: Path, made: SyncPlan) -> list[Path]:
     """Folders with a result: this one, its own, or theirs."""
     if (folder / "result.json").exists():
         return [folder]

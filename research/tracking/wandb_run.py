@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
-from research.tracking.pixels import pixels
-from research.tracking.records import DIGEST, MEDIA, Record, read_record
-from research.tracking.server import reach, server
-from research.tracking.wandb_check import confirm
+from research.tracking.mirrored_run import DIGEST, MEDIA, MirroredRun, mirrored_run
+from research.tracking.scrub import pixels
+from research.tracking.wandb_server import confirm, reach, server
 
 
 def log_run(job: Path, settings: Mapping[str, Any]) -> str | None:
@@ -26,7 +25,7 @@ def log_run(job: Path, settings: Mapping[str, Any]) -> str | None:
     Raises:
         Exception: whatever reading the folder or W&B raises.
     """
-    record = read_record(job, tags=list(settings["tags"]), max_images=settings["max_images"])
+    record = mirrored_run(job, tags=list(settings["tags"]), max_images=settings["max_images"])
     if settings["mode"] == "online" and has_key():
         _online(job, record, settings)
         return None
@@ -51,7 +50,7 @@ def has_key() -> bool:
     return False
 
 
-def _offline(job: Path, record: Record, settings: Mapping[str, Any]) -> None:
+def _offline(job: Path, record: MirroredRun, settings: Mapping[str, Any]) -> None:
     """Write the run to disk, in place of an earlier one: offline, runs of one id do not merge."""
     directory = Path(settings["directory"] or job.parent)
     directory.mkdir(parents=True, exist_ok=True)
@@ -60,7 +59,7 @@ def _offline(job: Path, record: Record, settings: Mapping[str, Any]) -> None:
     _write(job, record, settings, "offline", directory)
 
 
-def _online(job: Path, record: Record, settings: Mapping[str, Any]) -> None:
+def _online(job: Path, record: MirroredRun, settings: Mapping[str, Any]) -> None:
     """Send the run and see that it has arrived."""
     reach(settings["request_timeout"])
     with tempfile.TemporaryDirectory(prefix="run-", dir=".", ignore_cleanup_errors=True) as folder:
@@ -68,13 +67,13 @@ def _online(job: Path, record: Record, settings: Mapping[str, Any]) -> None:
         confirm(path, job, record, Path(folder), settings["request_timeout"])
 
 
-def _write(job: Path, record: Record, settings: Mapping[str, Any], mode: str, directory: Path) -> str:
+def _write(job: Path, record: MirroredRun, settings: Mapping[str, Any], mode: str, directory: Path) -> str:
     """Returns the run's path on the server, ``entity/project/run``."""
     import wandb
 
     agent = bool(os.environ.get("WANDB_SWEEP_ID"))  # an agent of W&B has named the run already
     run = wandb.init(
-        mode="online" if mode == "online" else "offline",  # always said: otherwise W&B asks for a login
+        mode="online" if mode == "online" else "offline",  # always given: otherwise W&B asks for a login
         project=None if agent else settings["project"],
         entity=None if agent else settings["entity"],
         dir=directory,
@@ -99,7 +98,7 @@ def _write(job: Path, record: Record, settings: Mapping[str, Any], mode: str, di
     return f"{run.entity}/{run.project}/{run.id}"
 
 
-def _log(run: Any, job: Path, record: Record) -> None:
+def _log(run: Any, job: Path, record: MirroredRun) -> None:
     """The curve's rows, then one of images and table; rows that a server holds already are not given twice."""
     for prefix in ("curve", "recorded"):
         run.define_metric(f"{prefix}/*", step_metric="curve/log_snr", step_sync=True)
@@ -119,7 +118,7 @@ def _of_the_job(key: str) -> bool:
     return not key.startswith(("_", "curve/", "recorded/", "mirror/")) and key not in ("images", "samples")
 
 
-def _media(job: Path, record: Record) -> dict[str, Any]:
+def _media(job: Path, record: MirroredRun) -> dict[str, Any]:
     import wandb
 
     images = [wandb.Image(pixels(job / entry["file"]), caption=entry["caption"] or None) for entry in record.images]
@@ -134,7 +133,7 @@ def _media(job: Path, record: Record) -> dict[str, Any]:
     return found
 
 
-def _log_artifact(run: Any, job: Path, record: Record, folder: Path) -> None:
+def _log_artifact(run: Any, job: Path, record: MirroredRun, folder: Path) -> None:
     """The pictures, the settings and the curve, as a version of ``job-<id>``: the same content is the same version."""
     import wandb
 
@@ -153,13 +152,13 @@ def _log_artifact(run: Any, job: Path, record: Record, folder: Path) -> None:
     run.log_artifact(artifact)
 
 
-def _client_settings(record: Record, settings: Mapping[str, Any], mode: str) -> Any:
+def _client_settings(record: MirroredRun, settings: Mapping[str, Any], mode: str) -> Any:
     import wandb
 
     limits: dict[str, Any] = {"init_timeout": 20.0}
     if mode == "online":
-        request, whole = float(settings["request_timeout"]), float(settings["time_limit"])
-        limits = {"init_timeout": request, "finish_timeout": max(request, whole / 2), "finish_timeout_raises": True}
+        request, total = float(settings["request_timeout"]), float(settings["time_limit"])
+        limits = {"init_timeout": request, "finish_timeout": max(request, total / 2), "finish_timeout_raises": True}
         for kind in ("graphql", "file_stream", "file_transfer"):
             limits[f"x_{kind}_timeout_seconds"] = request
             limits[f"x_{kind}_retry_max"] = settings["retries"]

@@ -1,6 +1,6 @@
 """The W&B mirror: one run a job, grouped by sweep.
 
-Runs are logged by a worker process (`research.tracking.worker`), fed by a thread. So sampling never waits for W&B, and a
+Runs are logged by a worker process (`research.tracking.wandb_process`), fed by a thread. So sampling never waits for W&B, and a
 W&B that hangs, crashes or prints can be killed without touching the sweep.
 """
 
@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from research.errors import ConfigError, nearest
-from research.tracking.server import answers
-from research.tracking.worker_process import WorkerProcess
+from research.tracking.wandb_process import WorkerProcess
+from research.tracking.wandb_server import answers
 
 _log = logging.getLogger(__name__)
 MODES = ("offline", "online")
@@ -148,7 +148,7 @@ class WandbTracker:
             self._worker = None
 
     def _mirror(self, job: Path, mode: str, instead: str = "") -> bool:
-        """Whether a job could be logged; what went wrong is said, and the worker replaced."""
+        """Whether a job could be logged; what went wrong is logged, and the worker replaced."""
         began = time.monotonic()
         answer = self._ask({"job": str(job), "settings": {"mode": mode}})
         if self._stopped:

@@ -11,9 +11,9 @@ from sweep_samples import PROMPTS, write_job
 from wandb_stub import KEY, Stub
 
 from research.errors import UserError
+from research.tracking.dashboard import dashboard_data, lower_is_better
 from research.tracking.dashboard_cli import run
-from research.tracking.dashboard_contents import contents, lower_is_better
-from research.tracking.records import read_record
+from research.tracking.mirrored_run import mirrored_run
 
 needs_package = pytest.mark.skipif(
     not any((Path(folder) / "wandb_workspaces").is_dir() for folder in sys.path),
@@ -35,7 +35,7 @@ def panels(section: dict) -> list[dict]:
 
 
 def test_what_there_is_to_show(sweep):
-    found = contents([read_record(file.parent) for file in sweep.glob("*/result.json")])
+    found = dashboard_data([mirrored_run(file.parent) for file in sweep.glob("*/result.json")])
     assert found.groups == ["my sweep"]
     assert found.axes == ["scheduler", "guidance/scale"]
     assert found.metrics == ["clip_score", "fid", "nfe", "seconds/image"]
@@ -63,7 +63,7 @@ def test_which_way_is_better(key, lower):
 def test_no_job_that_is_done_is_one_clear_line(tmp_path):
     job = write_job(tmp_path / "s", error="NaN")
     with pytest.raises(UserError, match="found 1 jobs and none that is done"):
-        contents([read_record(job)])
+        dashboard_data([mirrored_run(job)])
 
 
 @needs_package

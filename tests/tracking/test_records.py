@@ -12,10 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 from sweep_samples import PROMPTS, write_job
 
-from research.tracking.fields import flat
-from research.tracking.pixels import pixels
-from research.tracking.records import RecordError, read_record
-from research.tracking.scrub import scrub, scrub_text
+from research.tracking.mirrored_run import RecordError, flat, mirrored_run
+from research.tracking.scrub import pixels, scrub, scrub_text
 
 WORDS = st.text(string.ascii_lowercase, min_size=1, max_size=8)
 
@@ -61,7 +59,7 @@ def test_flat_settings_have_no_nesting_and_lose_no_value(value):
 def test_a_record_says_what_was_run_and_found(tmp_path):
     job = edit(write_job(tmp_path / "my sweep", scale=3.0, steps=4, prompts=PROMPTS[:2]), git_commit="ab" * 20)
     edit(job, metrics_info={"clip_score": {"per_image": [70.5, 71.0], "model": "emoji-eval"}})
-    record = read_record(job, tags=["mine"], max_images=1)
+    record = mirrored_run(job, tags=["mine"], max_images=1)
     assert record.group == "my sweep"
     assert record.job_type == "text_to_image"
     assert record.tags == ["mine", "my sweep", "ddim", "CFG", "commit:ababababab"]
@@ -80,10 +78,10 @@ def test_a_record_says_what_was_run_and_found(tmp_path):
 def test_the_digest_is_of_the_content_and_not_of_the_place(tmp_path):
     one = write_job(tmp_path / "here" / "s", steps=3, prompts=PROMPTS[:1])
     other = write_job(tmp_path / "there" / "s", steps=3, prompts=PROMPTS[:1])
-    assert read_record(one).digest == read_record(other).digest
-    before = read_record(one)
+    assert mirrored_run(one).digest == mirrored_run(other).digest
+    before = mirrored_run(one)
     edit(one, metrics={"fid": 1.5})
-    after = read_record(one)
+    after = mirrored_run(one)
     assert after.digest != before.digest
     assert after.media == before.media
     assert after.run_id == before.run_id
@@ -143,5 +141,5 @@ def test_a_damaged_job_is_one_clear_line(tmp_path, content, said):
     if content is not None:
         (tmp_path / "result.json").write_text(content)
     with pytest.raises(RecordError, match=said) as raised:
-        read_record(tmp_path)
+        mirrored_run(tmp_path)
     assert "\n" not in str(raised.value)

@@ -13,7 +13,7 @@ from sweep_samples import PROMPTS, write_job
 from wandb_stub import KEY, Stub
 
 from research.tracking.cli import run as command
-from research.tracking.records import read_record
+from research.tracking.mirrored_run import mirrored_run
 
 
 @pytest.fixture
@@ -68,16 +68,16 @@ def test_a_folder_of_sweeps_goes_over_once_and_then_only_what_has_changed(stub, 
     code, out, _ = sync(capsys, copy, "--dry-run", "--json")
     assert sorted(entry["state"] for entry in json.loads(out)["jobs"]) == ["changed", "up to date", "up to date"]
     assert sync(capsys, copy)[0] == 0
-    run = stub.runs[read_record(job).run_id]
+    run = stub.runs[mirrored_run(job).run_id]
     assert run["summary"]["fid"] == 4.25
     assert "clip_score_se" not in run["summary"]
     assert len(stub.runs) == 3
-    assert len(run["history"]) == len(held[read_record(job).run_id]["history"])
+    assert len(run["history"]) == len(held[mirrored_run(job).run_id]["history"])
 
 
 @pytest.mark.slow
 def test_what_an_offline_run_wrote_is_marked_as_brought_over(stub, sweep, capsys, tmp_path):
-    run_id = read_record(next((sweep / "second").glob("*/result.json")).parent).run_id
+    run_id = mirrored_run(next((sweep / "second").glob("*/result.json")).parent).run_id
     offline = sweep / "second" / "wandb" / f"offline-run-20260101_000000-{run_id}"
     offline.mkdir(parents=True)
     (offline / f"run-{run_id}.wandb").write_bytes(b"")

@@ -13,7 +13,7 @@ from sweep_samples import PROMPTS, write_job
 
 from research.errors import ConfigError
 from research.tracking import WandbTracker
-from research.tracking.fields import run_name
+from research.tracking.mirrored_run import run_name
 from research.tracking.scrub import scrub, scrub_text
 
 

@@ -1,19 +1,62 @@
-"""What a W&B server holds: of a sweep, to know what is missing; of one run, to know that it has arrived."""
+"""The W&B server: whether it answers, and what it holds: of a sweep, to know what is missing; of one run, to know that it has
+arrived. The first is asked without wandb, by any process; the second in the process that talks to W&B."""
 
 from __future__ import annotations
 
 import functools
+import http.client
 import json
+import os
+import socket
+import urllib.error
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
+from urllib.request import Request, getproxies, proxy_bypass, urlopen
 
-from research.tracking.pixels import pixels
-from research.tracking.records import DIGEST, Record
-from research.tracking.server import reach
+from research.tracking.mirrored_run import DIGEST, MirroredRun
+from research.tracking.scrub import pixels
 
 _PAGE = 500
+
+
+def reach(timeout: float) -> None:
+    """See that the server takes a connection: W&B's own client goes on trying where none is taken.
+
+    Raises:
+        ConnectionError: it does not.
+    """
+    base = server()
+    address = urlparse(base)
+    if address.scheme in getproxies() and not proxy_bypass(address.hostname or ""):
+        return  # it is for the proxy to reach it
+    port = address.port or (443 if address.scheme == "https" else 80)
+    try:
+        with socket.create_connection((address.hostname or "", port), timeout=timeout):
+            pass
+    except OSError as error:
+        raise ConnectionError(f"{base} cannot be reached ({error.strerror or error})") from error
+
+
+def server() -> str:
+    """The server that is spoken to."""
+    return os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai"
+
+
+def answers(timeout: float) -> bool:
+    """Whether the server gives any answer within so many seconds; a refusal is one, 500 and up are none."""
+    try:
+        with urlopen(Request(server(), method="HEAD"), timeout=timeout):
+            return True
+    except urllib.error.HTTPError as error:
+        return error.code < http.HTTPStatus.INTERNAL_SERVER_ERROR
+    except (OSError, ValueError, http.client.HTTPException):
+        return False
+
+
+# -- what it holds
 
 
 class NotConfirmed(Exception):
@@ -44,7 +87,7 @@ def overview(project: str, entity: str | None, groups: Sequence[str], timeout: f
     ]
 
 
-def confirm(path: str, job: Path, record: Record, scratch: Path, timeout: float) -> None:
+def confirm(path: str, job: Path, record: MirroredRun, scratch: Path, timeout: float) -> None:
     """See that a run has arrived whole, then note its digest with it: from here on it counts as mirrored.
 
     Args:
@@ -78,7 +121,7 @@ def confirm(path: str, job: Path, record: Record, scratch: Path, timeout: float)
     run.summary.update()
 
 
-def _complete(run: Any, job: Path, record: Record, summary: Mapping[str, Any], scratch: Path) -> None:
+def _complete(run: Any, job: Path, record: MirroredRun, summary: Mapping[str, Any], scratch: Path) -> None:
     """Send the media files whose row has arrived without them: a server takes rows and files apart."""
     held = {file.name for file in run.files(per_page=_PAGE)}
     names = [str(name) for name in _plain(summary.get("images")).get("filenames") or []]
