@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import numbers
-from typing import Any
 
-from research.errors import ConfigError
+from research.checks import check_number
 
 
 def kept_steps(steps: int, strength: float, *, parity: bool = False) -> int:
@@ -18,22 +16,10 @@ def kept_steps(steps: int, strength: float, *, parity: bool = False) -> int:
     Raises:
         ConfigError: strength is not a number in [0, 1].
     """
-    product = steps * checked(strength)
+    product = steps * check_number("strength", strength, least=0, most=1)
     return min(int(product if parity else math.floor(product + 1e-9 * steps)), steps)
 
 
 def steps_needed(strength: float) -> int:
     """The smallest number of steps of which a strength above 0 keeps at least one."""
     return math.ceil(1.0 / strength - 1e-9)
-
-
-def checked(strength: Any, key: str = "strength") -> float:
-    """A strength as a float, be it Python's or numpy's.
-
-    Raises:
-        ConfigError: it is no number from 0 to 1; ``key`` is how the message calls it.
-    """
-    number = not isinstance(strength, bool) and isinstance(strength, numbers.Real)
-    if not number or not 0.0 <= strength <= 1.0:  # NaN fails the comparison as well
-        raise ConfigError(f"{key}: found {strength!r}; accepted is a number from 0 to 1.")
-    return float(strength)

@@ -40,10 +40,13 @@ LAYERS = {
 }
 LEAVES = {
     "caches",
+    "checks",
     "drawing",
     "errors",
     "files",
     "hashing",
+    "clip",
+    "image_tensors",
     "labels",
     "lazy",
     "strength",
@@ -109,7 +112,7 @@ def test_imports_go_one_way(path):
 
 @pytest.mark.parametrize("name", sorted(LEAVES))
 def test_leaves_use_nobody(name):
-    assert {other for other, _ in ours(Path(f"{name}.py"))} <= {"errors"}
+    assert {other for other, _ in ours(Path(f"{name}.py"))} <= {"checks", "errors"}
 
 
 @pytest.mark.parametrize("path", [p for p in MODULES if package_of(p) == "sampling"], ids=str)
@@ -117,7 +120,7 @@ def test_the_core_imports_torch_and_nothing_else(path):
     for name, line in imports(path):
         top = name.split(".")[0]
         if top == "research":
-            assert name.split(".")[1] in {"sampling", "errors", "strength"}, f"{path}:{line}: {name}"
+            assert name.split(".")[1] in {"sampling", "checks", "errors", "strength"}, f"{path}:{line}: {name}"
         else:
             assert top == "torch" or top in sys.stdlib_module_names, f"{path}:{line}: {name}"
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from research.errors import ConfigError
-from research.guidance.checks import checked_scale
+from research.checks import check_number
 from research.guidance.pairs import Pair, guided_in, inner, parallel
 from research.sampling.interfaces import Guided
 from research.sampling.prediction import Prediction
@@ -44,15 +43,9 @@ class APG(Pair):
         space: str = "x0",
     ):
         super().__init__(scale, space)
-        self.eta = checked_scale(eta, "guidance.eta")
-        self.momentum = checked_scale(momentum, "guidance.momentum")
-        self.norm_threshold = checked_scale(norm_threshold, "guidance.norm_threshold")
-        if not -1 < self.momentum < 1:
-            raise ConfigError(f"guidance.momentum: found {momentum!r}; accepted is a number between -1 and 1.")
-        if self.norm_threshold < 0:
-            raise ConfigError(
-                f"guidance.norm_threshold: found {norm_threshold!r}; accepted is a number from 0 (no limit)."
-            )
+        self.eta = check_number("guidance.eta", eta)
+        self.momentum = check_number("guidance.momentum", momentum, above=-1, below=1)
+        self.norm_threshold = check_number("guidance.norm_threshold", norm_threshold, least=0)
         self._past: Tensor | None = None
 
     def vectorises(self) -> bool:

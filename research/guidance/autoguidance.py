@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 
+from research.checks import check_number
 from research.errors import ConfigError
-from research.guidance.checks import checked_scale
 from research.guidance.perturbed import Perturbed, free_name
 from research.sampling.interfaces import Branch, Guidance, Model, Solver
 from research.sampling.state import Run, StepState
@@ -47,7 +47,7 @@ class Autoguidance(Perturbed):
             )
         self.model = None if model is None else os.fspath(model)
         usual = 0.2 if model is None else 0.0
-        self.noise = usual if noise is None else checked_scale(noise, "guidance.noise")
+        self.noise = usual if noise is None else check_number("guidance.noise", noise)
         if self.noise < 0 or (model is None and self.noise == 0):
             accepted = "a number above 0, as there is no guidance.model" if model is None else "a number from 0"
             raise ConfigError(f"guidance.noise: found {noise!r}; accepted is {accepted}.")

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from research.guidance.checks import checked_scale
+from research.checks import check_number
 from research.sampling.interfaces import Branch, Guidance, Guided
 from research.sampling.prediction import Prediction
 from research.sampling.state import Run, StepState
@@ -28,7 +28,7 @@ class CFG(Guidance):
     _parity = False
 
     def __init__(self, scale: float = 7.5):
-        self.scale = checked_scale(scale)
+        self.scale = check_number("guidance.scale", scale)
 
     @property
     def requires(self) -> frozenset[str]:  # type: ignore[override]

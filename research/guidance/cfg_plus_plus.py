@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from research.checks import check_number
 from research.errors import ConfigError
-from research.guidance.checks import checked_scale
 from research.guidance.pairs import names_at
 from research.sampling.interfaces import Branch, Guidance, Guided
 from research.sampling.prediction import Prediction
@@ -34,7 +34,7 @@ class CFGPlusPlus(Guidance):
     requires = frozenset({"uncond", "first-order"})
 
     def __init__(self, scale: float = 0.6):
-        self.scale = checked_scale(scale)
+        self.scale = check_number("guidance.scale", scale)
         if not 0 <= self.scale <= 1:
             raise ConfigError(
                 f"guidance.scale: found {scale!r}; CFG++ accepts a number from 0 to 1 (0.6 is like 7.5 of CFG)."

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from research.errors import ConfigError
+from research.checks import check_whole_number
 from research.guidance.pairs import Pair, share
 from research.sampling.interfaces import Branch, Guided
 from research.sampling.prediction import Prediction
@@ -37,12 +36,7 @@ class CFGZero(Pair):
 
     def __init__(self, scale: float = 7.5, zero_steps: int = 0, space: str = "prediction"):
         super().__init__(scale, space)
-        try:
-            self.zero_steps = -1 if isinstance(zero_steps, bool) else operator.index(zero_steps)
-        except TypeError:
-            self.zero_steps = -1
-        if self.zero_steps < 0:
-            raise ConfigError(f"guidance.zero_steps: found {zero_steps!r}; accepted is a whole number from 0.")
+        self.zero_steps = check_whole_number("guidance.zero_steps", zero_steps)
 
     def vectorises(self) -> bool:
         return self.scale != 1

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from research.checks import check_choice
 from research.errors import ConfigError, SamplingError
-from research.guidance.gradients import GradientGuidance, at, check_decodes, checked_choice, gradient_of
+from research.guidance.gradients import GradientGuidance, at, check_decodes, gradient_of
 from research.sampling.interfaces import Guidance
 from research.sampling.prediction import Prediction
 from research.sampling.state import Run, StepState
@@ -55,11 +56,8 @@ class ClassifierGuidance(GradientGuidance):
         base: Guidance | None = None,
     ):
         super().__init__(scale, mode, normalize, base)
-        checked_choice("guidance.normalize", normalize, (None, "gradient"))
-        self.sees, self.time = (
-            checked_choice("guidance.sees", sees, SEES),
-            checked_choice("guidance.time", time, TIMES),
-        )
+        check_choice("guidance.normalize", normalize, (None, "gradient"))
+        self.sees, self.time = (check_choice("guidance.sees", sees, SEES), check_choice("guidance.time", time, TIMES))
         if not callable(classifier):
             raise ConfigError(
                 f"guidance.classifier: found {classifier!r}; accepted is a function or a callable object."

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from research.guidance.checks import checked_scale
+from research.checks import check_number
 from research.guidance.pairs import guided_in, names_at
 from research.guidance.weighted import Prompt, WeightedPrompts
 from research.sampling.interfaces import Branch, Guidance, Guided
@@ -39,7 +39,7 @@ class Composable(Guidance):
     def __init__(
         self, scale: float = 7.5, prompts: Prompt | Sequence[Prompt] = (), weights: Sequence[float] | None = None
     ):
-        self.scale = checked_scale(scale)
+        self.scale = check_number("guidance.scale", scale)
         self.further = WeightedPrompts("prompt", prompts, weights)
 
     def vectorises(self) -> bool:

@@ -14,13 +14,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from research.checks import check_choice, check_number
 from research.errors import ConfigError, SamplingError
-from research.guidance.checks import checked_scale
 from research.guidance.spaces import per_image
 from research.guidance.wrapping import Wrapping
 from research.sampling.interfaces import Guidance, Guided
@@ -50,9 +49,9 @@ class GradientGuidance(Wrapping):
 
     def __init__(self, scale: float, mode: str, normalize: str | None, base: Guidance | None):
         super().__init__(base)
-        self.scale = checked_scale(scale)
-        self.mode = checked_choice("guidance.mode", mode, MODES)
-        self.normalize = checked_choice("guidance.normalize", normalize, NORMALISATIONS)
+        self.scale = check_number("guidance.scale", scale)
+        self.mode = check_choice("guidance.mode", mode, MODES)
+        self.normalize = check_choice("guidance.normalize", normalize, NORMALISATIONS)
 
     def energy_gradient(self, state: StepState, prediction: Prediction) -> tuple[Tensor, Tensor]:
         """The energy [N] and ``h / scale``, shape of the latents, both detached and in full precision."""
@@ -202,11 +201,3 @@ def _moved(prediction: Prediction, shift: Tensor, stage: Stage) -> Prediction:
     a, b = stage.signal, stage.noise
     factor = {"x0": -1.0, "epsilon": a / b, "v": math.hypot(a, b) / b, "flow": a / b + 1.0}[prediction.kind]
     return Prediction(prediction.value + (factor * shift).to(prediction.value.dtype), prediction.kind)
-
-
-def checked_choice(key: str, found: Any, accepted: tuple[Any, ...]) -> Any:
-    """``found`` if it is among the accepted, else a ConfigError."""
-    if found not in accepted:
-        names = ", ".join("null" if name is None else name for name in accepted)
-        raise ConfigError(f"{key}: found {found!r}; accepted: {names}.")
-    return found

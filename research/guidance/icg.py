@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from research.checks import check_choice, check_number
 from research.errors import ConfigError
-from research.guidance.checks import checked_scale
 from research.guidance.pairs import guided_in
 from research.sampling.interfaces import Branch, Condition, Guidance, Guided, Model, Solver
 from research.sampling.prediction import Prediction
@@ -37,10 +37,8 @@ class ICG(Guidance):
     """
 
     def __init__(self, scale: float = 7.5, renew: bool = True):
-        self.scale = checked_scale(scale)
-        if not isinstance(renew, bool):
-            raise ConfigError(f"guidance.renew: found {renew!r}; accepted: true, false.")
-        self.renew = renew
+        self.scale = check_number("guidance.scale", scale)
+        self.renew = check_choice("guidance.renew", renew, (True, False))
 
     def check(self, model: Model, solver: Solver) -> None:
         if self.scale != 1 and "text" not in model.supports and (getattr(model, "n_classes", None) or 0) < 2:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from numbers import Real
 
+from research.checks import check_choice
 from research.errors import ConfigError
 from research.guidance.modifier import Modifier
 from research.sampling.interfaces import Branch, Guidance, Guided
@@ -49,8 +50,7 @@ class Interval(Modifier):
             raise ConfigError(
                 f"{_KEY}: found {' and '.join(given) or 'no window'}; accepted is one of steps, log_snr and sigma."
             )
-        if outside not in ("none", "base"):
-            raise ConfigError(f"{_KEY}.outside: found {outside!r}; accepted: none, base.")
+        check_choice(f"{_KEY}.outside", outside, ("none", "base"))
         self.axis = given[0]
         self.low, self.high = _bounds(self.axis, windows[self.axis])
         inside = getattr(guidance, "guidance", None)

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from research.checks import check_choice
 from research.errors import ConfigError, SamplingError
-from research.guidance.gradients import GradientGuidance, at, check_decodes, checked_choice
+from research.guidance.gradients import GradientGuidance, at, check_decodes
 from research.sampling.interfaces import Guidance
 from research.sampling.prediction import Prediction
 from research.sampling.state import Run, StepState
@@ -56,7 +57,7 @@ class LossGuidance(GradientGuidance):
         base: Guidance | None = None,
     ):
         super().__init__(scale, mode, normalize, base)
-        self.sees = checked_choice("guidance.sees", sees, SEES)
+        self.sees = check_choice("guidance.sees", sees, SEES)
         if not callable(loss):
             raise ConfigError(f"guidance.loss: found {loss!r}; accepted is a function or a callable object.")
         self.loss = loss

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from research.errors import ConfigError
-from research.guidance.checks import checked_scale
+from research.checks import check_number
 from research.guidance.pairs import Pair, inner
 
 
@@ -29,9 +28,7 @@ class MagnitudeAware(Pair):
 
     def __init__(self, scale: float = 7.5, alpha: float = 8.0, space: str = "flow"):
         super().__init__(scale, space)
-        self.alpha = checked_scale(alpha, "guidance.alpha")
-        if self.alpha < 0:
-            raise ConfigError(f"guidance.alpha: found {alpha!r}; accepted is a number from 0.")
+        self.alpha = check_number("guidance.alpha", alpha, least=0)
 
     def vectorises(self) -> bool:
         return self.scale != 1

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from research.guidance.checks import checked_scale
+from research.checks import check_number
 from research.guidance.spaces import checked_space, in_space, needs_levels
 from research.sampling.interfaces import Branch, Guidance, Guided
 from research.sampling.prediction import Prediction, convert
@@ -29,7 +29,7 @@ class Pair(Guidance):
     space: str = "prediction"
 
     def __init__(self, scale: float, space: str = "prediction"):
-        self.scale = checked_scale(scale)
+        self.scale = check_number("guidance.scale", scale)
         self.space = checked_space(space)
 
     @property

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
+from research.checks import check_number
 from research.errors import ConfigError
-from research.guidance.checks import checked_scale
 from research.guidance.pairs import guided_in, names_at, parallel
 from research.guidance.weighted import Prompt, WeightedPrompts
 from research.sampling.interfaces import Branch, Guidance, Guided
@@ -42,7 +42,7 @@ class PerpNeg(Guidance):
     def __init__(
         self, scale: float = 7.5, prompts: Prompt | Sequence[Prompt] = (), weights: Sequence[float] | None = None
     ):
-        self.scale = checked_scale(scale)
+        self.scale = check_number("guidance.scale", scale)
         if self.scale < 0:
             raise ConfigError(f"guidance.scale: found {scale!r}; Perp-Neg accepts a number from 0.")
         self.negatives = WeightedPrompts("negative", prompts, weights)

@@ -7,8 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from research.errors import ConfigError
-from research.guidance.checks import checked_scale
+from research.checks import check_number
 from research.guidance.layers import checked_layers, matching
 from research.guidance.wrapping import Wrapping
 from research.sampling.interfaces import Branch, Guidance, Guided, Model, Patch, Solver
@@ -30,9 +29,7 @@ class Perturbed(Wrapping):
 
     def __init__(self, scale: float, base: Guidance | None = None):
         super().__init__(base)
-        self.scale = checked_scale(scale)
-        if self.scale < 0:
-            raise ConfigError(f"guidance.scale: found {scale!r}; accepted is a number from 0.")
+        self.scale = check_number("guidance.scale", scale, least=0)
         self._pair: tuple[str, str] | None = None
 
     @property

@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from research.errors import ConfigError
-from research.guidance.checks import checked_scale
+from research.checks import check_number
 from research.guidance.modifier import Modifier
 from research.guidance.spaces import checked_space, in_space, needs_levels, per_image
 from research.guidance.wrapping import with_branches
@@ -37,9 +36,7 @@ class Rescale(Modifier):
 
     def __init__(self, guidance: Guidance, phi: float = 0.7, space: str = "x0"):
         super().__init__(guidance)
-        self.phi = checked_scale(phi, f"{_KEY}.phi")
-        if not 0 <= self.phi <= 1:
-            raise ConfigError(f"{_KEY}.phi: found {phi!r}; accepted is a number from 0 to 1.")
+        self.phi = check_number(f"{_KEY}.phi", phi, least=0, most=1)
         self.space = checked_space(space, f"{_KEY}.space")
         self.own_requires = needs_levels(self.space) if self.phi else frozenset()
 

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from research.errors import ConfigError, SamplingError
+from research.checks import check_number
+from research.errors import SamplingError
 from research.guidance.blur import gaussian_blur, map_size
-from research.guidance.checks import checked_scale
 from research.guidance.perturbed import LayerPatch, PatchedLayers, free_name, plain_branch, pushed
 from research.guidance.projections import recorded_output
 from research.guidance.seg import checked_sigma
@@ -57,9 +57,7 @@ class SAG(PatchedLayers):
     ):
         super().__init__(scale, layers, base)
         self.blur_sigma = checked_sigma(blur_sigma, infinite=False)
-        self.threshold = checked_scale(threshold, "guidance.threshold")
-        if self.threshold < 0:
-            raise ConfigError(f"guidance.threshold: found {threshold!r}; accepted is a number from 0.")
+        self.threshold = check_number("guidance.threshold", threshold, least=0)
 
     def branches(self, state: StepState) -> Sequence[Branch]:
         asked = list(self.guidance.branches(state))

@@ -8,8 +8,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from research.checks import check_number
 from research.errors import ConfigError
-from research.guidance.checks import checked_scale
 from research.guidance.modifier import Modifier
 from research.sampling.interfaces import Branch, Condition, Denoiser, Guidance, Guided
 from research.sampling.prediction import Prediction, convert
@@ -37,7 +37,7 @@ class Scales(Modifier):
 
     def __init__(self, guidance: Guidance, scales: Sequence[float]):
         super().__init__(guidance)
-        self.scales = [checked_scale(scale, "guidance.scales") for scale in scales]
+        self.scales = [check_number("guidance.scales", scale) for scale in scales]
         if not self.scales:
             raise ConfigError("guidance.scales: found an empty list; accepted is a scale an image.")
         for value in self.scales:

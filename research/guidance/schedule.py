@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
+from research.checks import check_choice, check_number
 from research.errors import ConfigError
-from research.guidance.checks import checked_scale
 from research.guidance.modifier import Modifier
 from research.sampling.interfaces import Branch, Guidance, Guided
 from research.sampling.prediction import Prediction
@@ -52,14 +52,10 @@ class Schedule(Modifier):
         reverse: bool = False,
     ):
         super().__init__(guidance)
-        if kind not in _SHAPES:
-            raise ConfigError(f"{_KEY}.kind: found {kind!r}; accepted: {', '.join(_SHAPES)}.")
-        self.kind, self.reverse = kind, bool(reverse)
-        self.start_scale = None if start is None else checked_scale(start, f"{_KEY}.start")
-        self.end_scale = None if end is None else checked_scale(end, f"{_KEY}.end")
-        self.power = checked_scale(power, f"{_KEY}.power")
-        if self.power <= 0:
-            raise ConfigError(f"{_KEY}.power: found {power!r}; accepted is a number above 0.")
+        self.kind, self.reverse = check_choice(f"{_KEY}.kind", kind, _SHAPES), bool(reverse)
+        self.start_scale = None if start is None else check_number(f"{_KEY}.start", start)
+        self.end_scale = None if end is None else check_number(f"{_KEY}.end", end)
+        self.power = check_number(f"{_KEY}.power", power, above=0)
         if kind != "constant" and self.start_scale is None and self.neutral is None:
             raise ConfigError(
                 f"{_KEY}.start: must be given, as no scale of this guidance is no guidance to start from."

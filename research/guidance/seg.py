@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import ExitStack
-from numbers import Real
 from typing import Any
 
 from torch import Tensor
 
-from research.errors import ConfigError, SamplingError
+from research.checks import check_number
+from research.errors import SamplingError
 from research.guidance.blur import gaussian_blur, map_size
 from research.guidance.perturbed import LayerPatch, PatchedLayers
 from research.guidance.projections import changed_output
@@ -91,9 +91,4 @@ def checked_sigma(sigma: Any, key: str = "guidance.blur_sigma", *, infinite: boo
         ConfigError: no number above 0.
     """
     value = math.inf if sigma in ("inf", "infinity") else sigma
-    fits = isinstance(value, Real) and not isinstance(value, bool) and float(value) > 0
-    if not fits or (math.isinf(value) and not infinite):
-        raise ConfigError(
-            f"{key}: found {sigma!r}; accepted is a number above 0{', infinity (.inf) included' if infinite else ''}."
-        )
-    return float(value)
+    return check_number(key, value, above=0, infinite=infinite, otherwise="infinity (.inf)" if infinite else "")

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from research.errors import ConfigError
+from research.checks import check_choice
 from research.sampling.prediction import KINDS, Kind, Prediction, convert
 from research.sampling.state import StepState
 
@@ -22,9 +22,7 @@ def checked_space(space: str, key: str = "guidance.space") -> str:
     Raises:
         ConfigError: it is not.
     """
-    if space not in SPACES:
-        raise ConfigError(f"{key}: found {space!r}; accepted: {', '.join(SPACES)}.")
-    return space
+    return check_choice(key, space, SPACES)
 
 
 def needs_levels(space: str) -> frozenset[str]:

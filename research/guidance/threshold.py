@@ -6,8 +6,7 @@ from collections.abc import Mapping
 
 import torch
 
-from research.errors import ConfigError
-from research.guidance.checks import checked_scale
+from research.checks import check_choice, check_number
 from research.guidance.modifier import Modifier
 from research.guidance.spaces import per_image
 from research.sampling.interfaces import Guidance, Guided
@@ -37,15 +36,9 @@ class Threshold(Modifier):
 
     def __init__(self, guidance: Guidance, percentile: float = 0.995, limit: float = 1.0, mode: str = "dynamic"):
         super().__init__(guidance)
-        self.percentile = checked_scale(percentile, f"{_KEY}.percentile")
-        self.limit = checked_scale(limit, f"{_KEY}.limit")
-        if not 0 < self.percentile <= 1:
-            raise ConfigError(f"{_KEY}.percentile: found {percentile!r}; accepted is a number above 0, to 1.")
-        if self.limit <= 0:
-            raise ConfigError(f"{_KEY}.limit: found {limit!r}; accepted is a number above 0.")
-        if mode not in ("dynamic", "static"):
-            raise ConfigError(f"{_KEY}.mode: found {mode!r}; accepted: dynamic, static.")
-        self.mode = mode
+        self.percentile = check_number(f"{_KEY}.percentile", percentile, above=0, most=1)
+        self.limit = check_number(f"{_KEY}.limit", limit, above=0)
+        self.mode = check_choice(f"{_KEY}.mode", mode, ("dynamic", "static"))
 
     def vectorises(self) -> bool:
         return self.guidance.vectorises()

@@ -8,8 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from research.errors import ConfigError
-from research.guidance.checks import checked_scale
+from research.checks import check_number
 from research.guidance.pairs import guided_in
 from research.sampling.interfaces import Branch, Guidance, Guided
 from research.sampling.prediction import Prediction
@@ -38,13 +37,9 @@ class TSG(Guidance):
     scale_range = (0.0, math.inf)
 
     def __init__(self, scale: float = 3.0, strength: float = 0.1, alpha: float = 1.0):
-        self.scale = checked_scale(scale)
-        if self.scale < 0:
-            raise ConfigError(f"guidance.scale: found {scale!r}; TSG accepts a number from 0.")
-        self.strength = checked_scale(strength, "guidance.strength")
-        if self.strength <= 0:
-            raise ConfigError(f"guidance.strength: found {strength!r}; accepted is a number above 0.")
-        self.alpha = checked_scale(alpha, "guidance.alpha")
+        self.scale = check_number("guidance.scale", scale, least=0)
+        self.strength = check_number("guidance.strength", strength, above=0)
+        self.alpha = check_number("guidance.alpha", alpha)
 
     def start(self, run: Run) -> None:
         config = getattr(run.model, "scheduler_config", {})

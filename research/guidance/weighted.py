@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
+from research.checks import check_number
 from research.errors import ConfigError
-from research.guidance.checks import checked_scale
 from research.sampling.interfaces import Branch
 from research.sampling.state import Run
 
@@ -67,7 +67,7 @@ def checked_weights(weights: Sequence[float] | float, key: str = "guidance.weigh
     """
     if isinstance(weights, str) or not isinstance(weights, Iterable):
         weights = [weights]
-    numbers = tuple(checked_scale(weight, key) for weight in weights)
+    numbers = tuple(check_number(key, weight) for weight in weights)
     if not numbers:
         raise ConfigError(f"{key}: found none; accepted are one or more numbers.")
     if abs(math.fsum(numbers)) < 1e-9:

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from research.checks import check_number
 from research.errors import ConfigError
 from research.hooks.emphasis import Emphasis, emphases, emphasised, token_places
-from research.hooks.windows import real
 from research.sampling.hooks import Hook
 from research.sampling.interfaces import Condition
 from research.sampling.state import Run, StepState
@@ -233,7 +233,7 @@ def _of_mapping(key: str, given: Mapping[Any, Any]) -> Keys:
             number = float(start)
         except (TypeError, ValueError):
             raise ConfigError(f"{key}: found {start!r}; accepted are fractions of the steps from 0 to 1.") from None
-        real(key, number, 0.0, 1.0)
+        check_number(key, number, least=0.0, most=1.0)
         if keys and number <= keys[-1][0]:
             raise ConfigError(f"{key}: found {number:g} after {keys[-1][0]:g}; accepted are fractions in rising order.")
         keys.append((number, _sentence(f"{key}.{start}", text)))
@@ -253,7 +253,7 @@ def _of_list(key: str, given: Sequence[Any], own: str) -> Keys:
             if not last:
                 raise ConfigError(f"{where}.until: must be given; only the last sentence lasts to the end without it.")
             return keys
-        until = real(f"{where}.until", until, 0.0, 1.0)
+        until = check_number(f"{where}.until", until, least=0.0, most=1.0)
         if until <= start:
             raise ConfigError(
                 f"{where}.until: found {until:g} after {start:g}; accepted are fractions in rising order."

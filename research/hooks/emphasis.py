@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from research.checks import check_number
 from research.errors import ConfigError
-from research.hooks.windows import Window, real
+from research.hooks.windows import Window
 
 
 class Emphasis:
@@ -31,7 +32,9 @@ class Emphasis:
         inner = dict(given) if isinstance(given, Mapping) else {"weight": given}
         if unknown := inner.keys() - {"weight", "steps"}:
             raise ConfigError(f"{self.key}: found {min(map(str, unknown))!r}; accepted are weight and steps.")
-        self.weight = real(f"{self.key}.weight" if "steps" in inner else self.key, inner.get("weight"), 0.0)
+        self.weight = check_number(
+            f"{self.key}.weight" if "steps" in inner else self.key, inner.get("weight"), least=0.0
+        )
         self.window = Window(f"{self.key}.steps", inner.get("steps", (0.0, 1.0)))
 
 

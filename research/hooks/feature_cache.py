@@ -8,9 +8,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from research.checks import check_number, check_whole_number
 from research.errors import ConfigError, SamplingError
 from research.hooks.deep_part import DeepPart
-from research.hooks.windows import Window, real, whole
+from research.hooks.windows import Window
 from research.sampling.hooks import Hook
 from research.sampling.interfaces import Branch, Denoiser, Model, Solver
 from research.sampling.prediction import Prediction
@@ -60,9 +61,9 @@ class FeatureCache(Hook):
     ):
         if every is None and threshold is None:
             raise ConfigError(f"{_KEY}: found neither every nor threshold; accepted is one of them, or both.")
-        self.every = None if every is None else whole(f"{_KEY}.every", every, 1)
-        self.threshold = None if threshold is None else real(f"{_KEY}.threshold", threshold, 0)
-        self.blocks = whole(f"{_KEY}.blocks", blocks, 1)
+        self.every = None if every is None else check_whole_number(f"{_KEY}.every", every, least=1)
+        self.threshold = None if threshold is None else check_number(f"{_KEY}.threshold", threshold, least=0)
+        self.blocks = check_whole_number(f"{_KEY}.blocks", blocks, least=1)
         self.window = Window(f"{_KEY}.steps", steps)
 
     def check(self, model: Model, solver: Solver) -> None:

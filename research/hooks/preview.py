@@ -10,9 +10,10 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from research.checks import check_number, check_whole_number
 from research.errors import ConfigError
 from research.hooks.projection import projection_of
-from research.hooks.windows import first_of_step, real, whole
+from research.hooks.windows import first_of_step
 from research.sampling.hooks import Hook
 from research.sampling.interfaces import Model, Solver
 from research.sampling.state import Run, StepState
@@ -54,13 +55,13 @@ class Preview(Hook):
         scale: int | None = None,
         duration: float = 200,
     ):
-        self.every = whole(f"{KEY}.every", every, 1)
-        self.images = whole(f"{KEY}.images", images, 1, accepted=f"1 to {MOST_IMAGES}")
+        self.every = check_whole_number(f"{KEY}.every", every, least=1)
+        self.images = check_whole_number(f"{KEY}.images", images, least=1, accepted=f"1 to {MOST_IMAGES}")
         if self.images > MOST_IMAGES:
             raise ConfigError(f"{KEY}.images: found {images!r}; accepted is 1 to {MOST_IMAGES}.")
         self.projection = projection
-        self.scale = None if scale is None else whole(f"{KEY}.scale", scale, 1)
-        self.duration = real(f"{KEY}.duration", duration, 20)
+        self.scale = None if scale is None else check_whole_number(f"{KEY}.scale", scale, least=1)
+        self.duration = check_number(f"{KEY}.duration", duration, least=20)
         self._batches: list[list[tuple[int, Tensor]]] = []
 
     def check(self, model: Model, solver: Solver) -> None:

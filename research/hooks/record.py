@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from research.checks import check_whole_number
 from research.errors import ConfigError, nearest
-from research.hooks.windows import first_of_step, whole
+from research.hooks.windows import first_of_step
 from research.sampling.hooks import Hook
 from research.sampling.prediction import convert
 from research.sampling.state import Run, StepState
@@ -47,7 +48,7 @@ class Record(Hook):
     order = 900
 
     def __init__(self, every: int = 1, steps: Sequence[int] | None = None, tensors: Sequence[str] | str = ()):
-        self.every = whole(f"{KEY}.every", every, 1)
+        self.every = check_whole_number(f"{KEY}.every", every, least=1)
         if steps is not None and self.every != 1:
             raise ConfigError(f"{KEY}.steps: found both every={every} and steps; accepted is one of them.")
         self.steps = None if steps is None else self._listed(steps)
@@ -62,7 +63,7 @@ class Record(Hook):
     def _listed(steps: Any) -> list[int]:
         if not isinstance(steps, list | tuple | range):
             raise ConfigError(f"{KEY}.steps: found {steps!r}; accepted is a list of steps, counted from 0.")
-        return [whole(f"{KEY}.steps", step, 0) for step in steps]
+        return [check_whole_number(f"{KEY}.steps", step, least=0) for step in steps]
 
     def on_start(self, run: Run) -> None:
         self._kept: list[tuple[dict[str, float], dict[str, Tensor]]] = []

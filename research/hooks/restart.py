@@ -9,8 +9,9 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from research.checks import check_whole_number
 from research.errors import ConfigError
-from research.hooks.windows import Window, whole
+from research.hooks.windows import Window
 from research.sampling.hooks import Hook
 from research.sampling.interfaces import Solver
 from research.sampling.noise import HOOK
@@ -86,7 +87,7 @@ class Restart(Revisiting):
             raise ConfigError("hooks.restart: found neither or both of sigma and steps; accepted is one of them.")
         self.sigma = None if sigma is None else _interval("hooks.restart.sigma", sigma)
         self.window = None if steps is None else Window("hooks.restart.steps", steps)
-        self.times = whole("hooks.restart.times", times, 0)
+        self.times = check_whole_number("hooks.restart.times", times, least=0)
 
     def walk(self, solver: Solver, timeline: Timeline) -> list[int]:
         inside = self._inside(solver, timeline)
@@ -134,8 +135,8 @@ class RePaint(Revisiting):
     name = "repaint"
 
     def __init__(self, jump_length: int = 10, jump_n_sample: int = 10):
-        self.jump_length = whole("hooks.repaint.jump_length", jump_length, 1)
-        self.jump_n_sample = whole("hooks.repaint.jump_n_sample", jump_n_sample, 1)
+        self.jump_length = check_whole_number("hooks.repaint.jump_length", jump_length, least=1)
+        self.jump_n_sample = check_whole_number("hooks.repaint.jump_n_sample", jump_n_sample, least=1)
 
     def walk(self, solver: Solver, timeline: Timeline) -> list[int]:
         total, length = len(timeline), self.jump_length

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from research.checks import check_number, check_whole_number
 from research.errors import ConfigError, SamplingError
-from research.hooks.windows import real, whole
 from research.sampling.noise import HOOK
 from research.sampling.prediction import Prediction, to_x0
 from research.sampling.state import Run, StepState
@@ -31,11 +31,11 @@ class Shift:
 
     def __init__(self, dx: int = 0, dy: int = 0, channels: float | Sequence[float] = 0.0, edge: str = "wrap"):
         self.dx, self.dy = (
-            whole(f"hooks.shift.{name}", value, -(2**31), accepted="a whole number of latent cells")
+            check_whole_number(f"hooks.shift.{name}", value, least=-(2**31), accepted="a whole number of latent cells")
             for name, value in (("dx", dx), ("dy", dy))
         )
         listed = list(channels) if isinstance(channels, list | tuple) else [channels]
-        self.channels = [real("hooks.shift.channels", value) for value in listed]
+        self.channels = [check_number("hooks.shift.channels", value) for value in listed]
         if edge not in ("wrap", "repeat"):
             raise ConfigError(f"hooks.shift.edge: found {edge!r}; accepted are wrap and repeat.")
         self.edge = edge
@@ -91,7 +91,7 @@ class Blur:
     """
 
     def __init__(self, sigma: float = 1.0):
-        self.sigma = real("hooks.blur.sigma", sigma, 0.0)
+        self.sigma = check_number("hooks.blur.sigma", sigma, least=0.0)
 
     def __call__(self, latents: Tensor) -> Tensor:
         if self.sigma == 0.0:
@@ -127,7 +127,7 @@ class NoiseReinjection:
     requires = frozenset({"noise-levels"})
 
     def __init__(self, amount: float = 0.5, stream: str = "noise_reinjection"):
-        self.amount = real("hooks.noise_reinjection.amount", amount, 0.0, 1.0)
+        self.amount = check_number("hooks.noise_reinjection.amount", amount, least=0.0, most=1.0)
         self.stream = f"{HOOK}/{stream}"
         self._last: tuple[Prediction, Tensor, Stage] | None = None
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
-import operator
 from typing import Any
 
-from research.errors import ConfigError
+from research.checks import check_fractions
 from research.sampling.state import Run
 from research.sampling.timeline import Stage
 
@@ -23,15 +21,8 @@ class Window:
     """
 
     def __init__(self, key: str, steps: Any = (0.0, 1.0)):
-        try:
-            low, high = (float(bound) for bound in steps)
-            good = 0.0 <= low <= high <= 1.0
-        except (TypeError, ValueError):
-            good = False
-        if not good:
-            found = list(steps) if isinstance(steps, list | tuple) else steps
-            raise ConfigError(f"{key}: found {found!r}; accepted are 0 <= lo <= hi <= 1.")
-        self.key, self.low, self.high = key, low, high
+        self.key = key
+        self.low, self.high = check_fractions(key, steps)
 
     def __contains__(self, stage: Stage) -> bool:
         return self.low <= stage.step / stage.n_steps < self.high
@@ -45,31 +36,3 @@ class Window:
 def first_of_step(run: Run, stage: Stage) -> bool:
     """Whether a stage is the first evaluation of its step. Second-order schedulers save the latents there and go on from them."""
     return stage.index == 0 or run.timeline[stage.index - 1].step != stage.step
-
-
-def whole(key: str, value: Any, least: int, *, accepted: str = "") -> int:
-    """``value`` as a whole number.
-
-    Raises:
-        ConfigError: it is none, or below ``least``.
-    """
-    try:
-        number = None if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        number = None
-    if number is None or number < least:
-        raise ConfigError(f"{key}: found {value!r}; accepted is {accepted or f'a whole number from {least}'}.")
-    return number
-
-
-def real(key: str, value: Any, least: float = -math.inf, most: float = math.inf) -> float:
-    """``value`` as a finite number in a range, both ends included.
-
-    Raises:
-        ConfigError: it is none, or out of range.
-    """
-    good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not good or not least <= value <= most:
-        limits = f" from {least:g} to {most:g}" if math.isfinite(most) else f" from {least:g}"
-        raise ConfigError(f"{key}: found {value!r}; accepted is a number{limits if math.isfinite(least) else ''}.")
-    return float(value)

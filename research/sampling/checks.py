@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
-from typing import Any
 
+from research.checks import check_whole_number
 from research.errors import ConfigError
 from research.sampling.hooks import Hook, check_claims
 from research.sampling.interfaces import Guidance, Model, Solver, Task
@@ -56,16 +55,4 @@ def checked_seeds(seeds: Sequence[int] | None) -> list[int]:
         raise ConfigError(f"seeds: found {seeds!r}; accepted is a list with one seed an image.") from None
     if not listed:
         raise ConfigError("seeds: found an empty list; accepted is one seed an image.")
-    return [whole_number("seeds", seed, at_least=0) for seed in listed]
-
-
-def whole_number(key: str, value: Any, *, at_least: int) -> int:
-    """``value`` as an int, be it Python's, numpy's or a tensor's; no bool and no fraction."""
-    try:
-        number = None if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        number = None
-    if number is None or not at_least <= number < 2**63:
-        above = "" if number is None or number < at_least else ", below 2**63"
-        raise ConfigError(f"{key}: found {value!r}; accepted is a whole number from {at_least}{above}.")
-    return number
+    return [check_whole_number("seeds", seed) for seed in listed]

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from research.checks import check_whole_number
 from research.errors import ConfigError, SamplingError
 from research.sampling.branches import denoiser_of
-from research.sampling.checks import check_offers, check_plugs, checked_seeds, whole_number
+from research.sampling.checks import check_offers, check_plugs, checked_seeds
 from research.sampling.hooks import Hook, HookSet, check_claims, check_guided, guarded, said
 from research.sampling.interfaces import Guidance, Guided, Model, Task
 from research.sampling.noise import NoiseSource
@@ -110,13 +111,13 @@ class LoopSampler:
                 treat it differently by its place. All by default.
             first: leave out as many of the rows.
         """
-        steps = whole_number("steps", steps, at_least=1)
+        steps = check_whole_number("steps", steps, least=1)
         seeds = checked_seeds(task.seeds(seeds))
         check_offers("task", task, self.model, self._new_solver())
         task.check(self.model, len(seeds))
         check_claims(self.hooks, task.claims(self.model), f"the task {task.name}")
-        size = len(seeds) if batch_size is None else whole_number("batch_size", batch_size, at_least=1)
-        asked = range(len(seeds)) if rows is None else [whole_number("rows", row, at_least=0) for row in rows]
+        size = len(seeds) if batch_size is None else check_whole_number("batch_size", batch_size, least=1)
+        asked = range(len(seeds)) if rows is None else [check_whole_number("rows", row) for row in rows]
         if asked and max(asked) >= len(seeds):
             raise ConfigError(f"rows: found {max(asked)}; accepted are 0 to {len(seeds) - 1}.")
         for start in range(first, len(asked), size):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping
 from typing import Any
 
 from research import pictures
+from research.checks import check_choice, check_number, check_whole_number
 from research.errors import ConfigError
-from research.strength import checked, kept_steps, steps_needed
+from research.strength import kept_steps, steps_needed
 
 ON_NO_STEPS = ("error", "identity")
 PICTURES = ("image", "mask", "depth_map", "strength_map")
@@ -27,10 +27,10 @@ def check_settings(task: Mapping[str, Any], steps: int, *, parity: bool = False)
         check_strength(task["strength"], task.get("on_no_steps", "error"))
         check_steps(task["strength"], steps, task.get("on_no_steps", "error"), parity=parity)
     if "frames" in task:
-        whole("task.frames", task["frames"], least=2)
+        check_whole_number("task.frames", task["frames"], least=2)
     for key in ("start_seed", "end_seed"):
         if key in task:
-            whole(f"task.{key}", task[key], least=0)
+            check_whole_number(f"task.{key}", task[key])
 
 
 def check_strength(strength: Any, on_no_steps: Any) -> float:
@@ -39,9 +39,8 @@ def check_strength(strength: Any, on_no_steps: Any) -> float:
     Raises:
         ConfigError: strength is no number from 0 to 1, or the policy is unknown.
     """
-    strength = checked(strength, "task.strength")
-    if on_no_steps not in ON_NO_STEPS:
-        raise ConfigError(f"task.on_no_steps: found {on_no_steps!r}; accepted: {', '.join(ON_NO_STEPS)}.")
+    strength = check_number("task.strength", strength, least=0, most=1)
+    check_choice("task.on_no_steps", on_no_steps, ON_NO_STEPS)
     return strength
 
 
@@ -64,18 +63,3 @@ def check_steps(strength: float, steps: int, on_no_steps: str, *, parity: bool =
         f"task.strength: {strength:g} of {steps} steps is no whole step; accepted is a strength from {1 / steps:.4g}, or from "
         f"{steps_needed(strength)} steps{unless}."
     )
-
-
-def whole(key: str, value: Any, *, least: int) -> int:
-    """``value`` as an int, be it Python's, numpy's or a tensor's; no bool and no fraction.
-
-    Raises:
-        ConfigError: it is none, or below ``least``.
-    """
-    try:
-        number = None if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        number = None
-    if number is None or not least <= number < 2**63:
-        raise ConfigError(f"{key}: found {value!r}; accepted is a whole number from {least}.")
-    return number

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from research.checks import check_whole_number
 from research.errors import ConfigError
 from research.sampling.interfaces import Condition, Model
 from research.sampling.noise import INITIAL, NoiseSource
 from research.sampling.state import Run
 from research.tasks.base import BaseTask, Conditions
-from research.tasks.checks import whole
 from research.tasks.sheets import enlarged, side_by_side
 from research.tasks.text_to_image import condition_of, encode_texts, note_dropped, sentences
 
@@ -51,9 +51,10 @@ class Interpolation(BaseTask):
         width: int | None = None,
     ):
         self.ends = tuple(
-            whole(f"task.{name}", seed, least=0) for name, seed in (("start_seed", start_seed), ("end_seed", end_seed))
+            check_whole_number(f"task.{name}", seed)
+            for name, seed in (("start_seed", start_seed), ("end_seed", end_seed))
         )
-        self.frames = whole("task.frames", frames, least=2)
+        self.frames = check_whole_number("task.frames", frames, least=2)
         texts = sentences("task.prompt", "" if prompt is None else prompt)
         self.keys = [texts] if isinstance(texts, str) else texts
         if negative_prompt is not None and not isinstance(negative_prompt, str):

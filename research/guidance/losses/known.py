@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
+from research.checks import check_choice, check_whole_number
 from research.errors import ConfigError
 from research.guidance.losses.given import GivenPictures
 from research.sampling.state import Run
@@ -62,9 +63,7 @@ class MaskLoss(Inpainting):
 
     def __init__(self, image: Any, mask: Any, keep: str = "outside"):
         super().__init__(image, mask)
-        if keep not in ("outside", "inside"):
-            raise ConfigError(f"guidance.loss.keep: found {keep!r}; accepted: outside, inside.")
-        self.keep = keep
+        self.keep = check_choice("guidance.loss.keep", keep, ("outside", "inside"))
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """[N] of pixels [N, 3, H, W] in [-1, 1]."""
@@ -87,9 +86,7 @@ class SuperResolution:
     """
 
     def __init__(self, image: Any, factor: int = 4):
-        if isinstance(factor, bool) or not isinstance(factor, int) or factor < 2:
-            raise ConfigError(f"guidance.loss.factor: found {factor!r}; accepted is a whole number from 2.")
-        self.factor = factor
+        self.factor = check_whole_number("guidance.loss.factor", factor, least=2)
         self._image = GivenPictures("guidance.loss.image", image)
 
     def start(self, run: Run) -> None:
