@@ -36,6 +36,7 @@ LAYERS = {
     "compare": 3,
     "jobs": 3,
     "cli": 4,
+    "preview_cli": 4,
     "__main__": 5,
 }
 LEAVES = {
@@ -58,7 +59,6 @@ SAME_LEVEL = {
     ("hooks", "zoo"),  # what comes with an embedded model
     ("pictures", "zoo"),
     ("metrics", "zoo"),
-    ("guidance", "metrics"),  # the CLIP that a loss asks
     ("zoo", "models"),
     ("zoo", "metrics"),
     ("zoo", "tasks"),
@@ -223,7 +223,7 @@ def test_every_module_says_what_it_is(path):
         "research.models.inspect.safe_files",
         "research.models.inspect.parts",
         "research.models.find_model",
-        "research.models.preview_cli",
+        "research.preview_cli",
         "research.models.weights",
         "research.solvers",
         "research.zoo",

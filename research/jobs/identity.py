@@ -17,7 +17,7 @@ from research.jobs.job_images import uses_prompts
 from research.jobs.plan_cache import Forgetful, Memo
 from research.jobs.schema import NOT_IDENTITY
 from research.jobs.targets import without_defaults
-from research.models.find_model import locate
+from research.models.find_model import find_pipeline
 from research.tasks.checks import PICTURES
 
 ID_LENGTH = 12  # hex digits: with a million jobs in one sweep, a collision has a chance of 1 in 500
@@ -139,7 +139,7 @@ def _picture(value: Any, where: str) -> Any:
 
 def model_content(path: str) -> str:
     """A model by its content if it is on this disk, wherever it lies, and by its name on the hub otherwise."""
-    found = locate(path)
+    found = find_pipeline(path)
     if found.file is not None:
         return f"sha256:{_file_hash(found.file).hex()}"
     return f"hub:{path}" if found.directory is None else f"sha256:{_folder_hash(found.directory.resolve())}"

@@ -7,14 +7,14 @@ from typing import Any
 
 from research.errors import ConfigError
 from research.jobs import targets
-from research.models.find_model import FAMILIES, locate, pipeline_class
+from research.models.find_model import FAMILIES, find_pipeline, pipeline_class
 
 
 def uses_prompts(config: Mapping[str, Any]) -> bool:
     """Whether the job's task is conditioned on its prompts: it takes some, and so does the model if the task can do without."""
     if not targets.takes(config["task"], "prompt"):
         return False
-    directory = locate(config["model"]["path"]).directory
+    directory = find_pipeline(config["model"]["path"]).directory
     if directory is None or targets.needs(config["task"], "prompt"):
         return True
     return "pixel" not in FAMILIES[pipeline_class(directory)]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from research.errors import ConfigError, ModelError
-from research.models.find_model import locate, read_index
+from research.models.find_model import find_pipeline, read_index
 from research.models.inspect.parts import choose_variant
 from research.models.weights import check_safetensors, weight_files
 
@@ -23,7 +23,7 @@ def check_model(config: Mapping[str, Any]) -> None:
         ModelError: no such model, or a broken one.
         ConfigError: more steps than the scheduler has timesteps.
     """
-    directory = locate(config["model"]["path"]).directory
+    directory = find_pipeline(config["model"]["path"]).directory
     if directory is None:
         return
     _check_files(directory, config["model"]["allow_pickle"])

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from research.models.inspect.safe_files import read_json
-from research.models.weights import check_safetensors, weight_files, whole
+from research.models.weights import check_safetensors, loaded_module, weight_files
 
 
 class DepthEstimator:
@@ -46,7 +46,7 @@ class DepthEstimator:
             output_loading_info=True,
         )
         processor = DPTImageProcessor.from_pretrained(directory, subfolder="feature_extractor", local_files_only=True)
-        return cls(whole(loaded, directory / "depth_estimator"), processor)
+        return cls(loaded_module(loaded, directory / "depth_estimator"), processor)
 
     @torch.no_grad()
     def __call__(self, pictures: Sequence[Any]) -> Tensor:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from research.errors import ModelError, nearest
+from research.models.inspect.kinds import kind_of_folder
 from research.models.inspect.safe_files import read_json, shown, unreadable
 from research.zoo import zoo_names, zoo_path
 
@@ -35,19 +36,19 @@ class Located:
     file: Path | None = None
 
 
-def locate(path: str | os.PathLike[str]) -> Located:
-    """Find a model without reading its weights or the network.
+def find_pipeline(path: str | os.PathLike[str]) -> Located:
+    """Find a model that can be driven, without reading its weights or the network.
 
     Raises:
         ModelError: nothing is there, or what is there is no model that can be driven.
     """
-    found = find(path)
+    found = find_model(path)
     if found.directory is not None:
         pipeline_class(found.directory)
     return found
 
 
-def find(path: str | os.PathLike[str]) -> Located:
+def find_model(path: str | os.PathLike[str]) -> Located:
     """Find what a path, a zoo name or a hub id means, whatever it holds.
 
     Raises:
@@ -113,8 +114,6 @@ def read_index(directory: Path) -> dict[str, Any]:
         )
     index = directory / "model_index.json"
     if not index.exists() and not index.is_symlink():
-        from research.models.inspect.kinds import kind_of_folder
-
         kind = kind_of_folder(directory)
         accepted = (
             "" if "model_index.json" in kind.what + kind.advice else "accepted is a directory with model_index.json"

@@ -13,11 +13,11 @@ import torch
 from research.errors import ConfigError, ModelError, nearest
 from research.hashing import sha256_files
 from research.models.base import BaseModel
-from research.models.find_model import FAMILIES, locate, pipeline_class
+from research.models.find_model import FAMILIES, find_pipeline, pipeline_class
+from research.models.inspect.fit import checked_parts
 from research.models.inspect.hub import fetch
-from research.models.inspect.parts import checked_parts
-from research.models.inspect_view import plain_view
 from research.models.single_file import single_file_config, write_file
+from research.models.weights import plain_view
 
 DTYPES = {
     "float32": torch.float32,
@@ -57,7 +57,7 @@ def load_model(
         ConfigError: dtype, device or attention_slicing is not one of the accepted, or config is given with no single file.
     """
     torch_dtype, torch_device = resolve_dtype_and_device(dtype, device)
-    found = locate(path)
+    found = find_pipeline(path)
     if found.file is None and config is not None:
         raise ConfigError(
             f"model.config: found {config!r} with {path}, which is no single file; accepted is null there."

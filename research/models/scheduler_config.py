@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from research.errors import ModelError
-from research.models.find_model import find
+from research.models.find_model import find_model
 from research.models.inspect.safe_files import read_json
 
 _FILE = "scheduler_config.json"
@@ -42,7 +42,7 @@ def scheduler_config(path: str | os.PathLike[str]) -> ModelSchedule | None:
         ModelError: nothing is there, or it has no scheduler config that can be read.
     """
     name = os.fspath(path)
-    found = find(name)
+    found = find_model(name)
     if found.file is not None:
         return ModelSchedule(name, read_json(found.file), None) if found.file.suffix == ".json" else None
     directory = found.directory or _cached(str(found.hub_id))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,16 +15,23 @@ import torch
 
 from research.errors import ModelError
 from research.files import write_atomic
-from research.models.find_model import find, read_index
+from research.models.find_model import find_model, read_index
+from research.models.inspect.fit import (
+    checked_parts,
+    quietly,
+    reason,
+    scheduler_problem,
+    size_problem,
+    tokenizer_problem,
+)
 from research.models.inspect.hub import fetch_configs
 from research.models.inspect.kinds import UNET, VAE, Kind, kind_of_file, kind_of_tensors
-from research.models.inspect.parts import TEXT_PARTS, checked_parts, config_problems, index_problems
+from research.models.inspect.parts import TEXT_PARTS, config_problems, index_problems
 from research.models.inspect.pickles import check_pickle
 from research.models.inspect.safe_files import read_json, shown, sniff, unreadable
-from research.models.inspect_fit import quietly, reason, scheduler_problem, size_problem, tokenizer_problem
 from research.models.weights import TensorInfo, check_safetensors, read_header
 
-_KEPT = (UNET, *VAE, "cond_stage_model.")
+_MODULES = (UNET, *VAE, "cond_stage_model.")
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _TEXT, _DEPTH = "StableDiffusionPipeline", "StableDiffusionDepth2ImgPipeline"
 _CONFIGS = ("unet", "vae", "text_encoder")
@@ -114,7 +122,9 @@ def open_file(
 
 
 @contextlib.contextmanager
-def single_file_config(file: Path, config: Any, *, allow_pickle: bool, offline: bool | None) -> Iterator[Path]:
+def single_file_config(
+    file: Path, config: str | os.PathLike[str] | None, *, allow_pickle: bool, offline: bool | None
+) -> Iterator[Path]:
     """The directory of configs for a file: the one given (a path or a zoo name), or that of the hub's model of the kind.
 
     Raises:
@@ -165,14 +175,14 @@ def _depth_parts(file: Path, config: Path, *, needed: bool) -> dict[str, Any]:
     return {"depth_estimator": depth.network, "feature_extractor": depth.processor} if depth else {}
 
 
-def config_directory(config: Any) -> Path:
+def config_directory(config: str | os.PathLike[str]) -> Path:
     """The directory that a ``config`` argument means: a path or a zoo name.
 
     Raises:
         ModelError: there is no such directory.
     """
     try:
-        found = find(config)
+        found = find_model(config)
     except ModelError as error:
         raise ModelError(str(error).replace("model.path", "model.config", 1)) from error
     if found.directory is None:
@@ -209,7 +219,7 @@ def check_config(config: Path) -> dict[str, Any]:
 
 def own_dtype(tensors: Mapping[str, TensorInfo]) -> torch.dtype:
     """The dtype of a checkpoint's modules if they share one, else float32, which holds the others exactly."""
-    found = {t.dtype for name, t in tensors.items() if name.startswith(_KEPT) and t.dtype.startswith(("F", "BF"))}
+    found = {t.dtype for name, t in tensors.items() if name.startswith(_MODULES) and t.dtype.startswith(("F", "BF"))}
     return _DTYPES.get(found.pop(), torch.float32) if len(found) == 1 else torch.float32
 
 
@@ -250,9 +260,9 @@ def _rewrite(file: Path, target: Path) -> None:
     }
     if not found:
         raise ModelError(f"model.path: {file} is a pickle that holds no tensors by name.")
-    kept = {name: tensor for name, tensor in found.items() if name.startswith(_KEPT)} or found
+    wanted = {name: tensor for name, tensor in found.items() if name.startswith(_MODULES)} or found
     try:
-        save_file({name: tensor.detach().clone().contiguous() for name, tensor in kept.items()}, target)
+        save_file({name: tensor.detach().clone().contiguous() for name, tensor in wanted.items()}, target)
     except Exception as error:
         raise ModelError(f"model.path: {file} holds tensors that safetensors cannot: {reason(error)}") from error
 

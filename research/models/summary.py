@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from research.errors import ConfigError, ModelError
-from research.models.find_model import FAMILIES, locate, pipeline_class
+from research.models.find_model import FAMILIES, find_pipeline, pipeline_class
 from research.models.inspect.safe_files import read_json
 from research.models.patching import has_attention, outlined_layers
 from research.models.scheduler_config import scheduler_config
@@ -145,7 +145,7 @@ def outline(path: str) -> Outline | None:
     Raises:
         ModelError: there is no such model, or its configs do not tell.
     """
-    directory = locate(path).directory
+    directory = find_pipeline(path).directory
     if directory is None:
         return None
     module, _, name = FAMILIES[pipeline_class(directory)].partition(":")

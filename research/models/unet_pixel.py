@@ -12,7 +12,7 @@ from research.models.base import BaseModel
 from research.models.patching import has_attention
 from research.models.summary import pixel_shape
 from research.models.unet_denoiser import UnetDenoiser
-from research.models.weights import whole
+from research.models.weights import loaded_module
 from research.sampling.state import Run
 
 
@@ -43,7 +43,7 @@ class UnetPixelModel(BaseModel):
             local_files_only=True,
             output_loading_info=True,
         )
-        return {"unet": whole(loaded, directory / "unet")}
+        return {"unet": loaded_module(loaded, directory / "unet")}
 
     @property
     def network(self) -> Any:

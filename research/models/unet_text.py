@@ -19,7 +19,7 @@ from research.models.patching import has_attention
 from research.models.summary import LatentGeometry
 from research.models.text import TextEncoder
 from research.models.unet_denoiser import UnetDenoiser
-from research.models.weights import whole
+from research.models.weights import loaded_module
 from research.sampling.state import Run
 
 _pictures = Cache("pictures", 256 * MIB)  # encoded; one of 512 x 512 takes 0.1 MB
@@ -75,7 +75,7 @@ class UnetTextModel(BaseModel):
                 output_loading_info=True,
                 **precision,
             )
-            return whole(loaded, directory / part)
+            return loaded_module(loaded, directory / part)
 
         _check_tokenizer(directory / "tokenizer")
         return {

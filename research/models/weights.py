@@ -1,12 +1,14 @@
-"""Weight files of a diffusers directory: which there are, whether they are whole and safe. Needs no torch."""
+"""Weight files of a diffusers directory: which there are, whether they are whole, safe and finite. Needs no torch."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
+import tempfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -41,6 +43,10 @@ BITS = {
     "F64": 64,
     "C64": 64,
 }
+_CHUNK = 16 << 20  # bytes
+# of the dtypes that numpy does not know: the type of the same size, and the bits that are all set in NaN and infinity
+_NOT_FINITE_BITS = {"BF16": ("<u2", 0x7F80), "F8_E5M2": ("u1", 0x7C), "F8_E4M3": ("u1", 0x7F)}
+_NUMPY_DTYPES = {"F16": "<f2", "F32": "<f4", "F64": "<f8"}
 _TRANSFORMERS = re.compile(r"text_encoder|image_encoder|safety_checker|depth_estimator")
 # tensors that checkpoints carry and their modules no longer have, or have in another class of the same weights
 _HARMLESS = re.compile(r"position_ids$|^text_projection\.weight$|^logit_scale$|^vision_model\.|^visual_projection\.")
@@ -117,6 +123,31 @@ def weight_files(component: Path, *, allow_pickle: bool, variant: str = "") -> t
     raise ModelError(_no_weights(component, variant))
 
 
+@contextlib.contextmanager
+def plain_view(directory: Path, variant: str) -> Iterator[Path]:
+    """A temporary folder of links to a model's (or a component's) files in which a variant's weights have plain names.
+
+    Without a variant it is the directory itself. Files that were opened from the view stay readable after it is gone.
+    """
+    if not variant:
+        yield directory
+        return
+    with tempfile.TemporaryDirectory(prefix="research-") as scratch:
+        view = Path(scratch, directory.name or "model")
+        _link(directory.absolute(), view, variant, depth=1)
+        yield view
+
+
+def _link(folder: Path, view: Path, variant: str, depth: int) -> None:
+    view.mkdir()
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            if depth:
+                _link(entry, view / entry.name, variant, depth - 1)
+        elif name := plain_name(folder, entry.name, variant):
+            (view / name).symlink_to(entry)
+
+
 def index_files(component: Path, stem: str, ending: str, variant: str = "") -> list[Path]:
     """The index of shards of a component, under either of the names that are in use for a variant."""
     names = [f"{stem}.{ending}.index.json"]
@@ -176,7 +207,25 @@ def check_safetensors(file: Path) -> None:
         ) from error
 
 
-def whole(loaded: tuple[Any, Mapping[str, Any]], component: Path) -> Any:
+def first_not_finite(file: Path) -> str | None:
+    """The first tensor of a whole safetensors file with a value that is NaN or infinite."""
+    import numpy as np
+
+    for name, tensor in read_header(file).items():
+        dtype, bits = _NOT_FINITE_BITS.get(tensor.dtype, (_NUMPY_DTYPES.get(tensor.dtype), 0))
+        if dtype is None or not tensor.nbytes:
+            continue
+        values = np.memmap(file, dtype=np.uint8, mode="r", offset=tensor.start, shape=(tensor.nbytes,))
+        for start in range(0, tensor.nbytes, _CHUNK):
+            piece = np.frombuffer(values[start : start + _CHUNK].tobytes(), dtype=dtype)
+            if bits and ((piece & bits) == bits).any():
+                return name
+            if not bits and not np.isfinite(piece).all():
+                return name
+    return None
+
+
+def loaded_module(loaded: tuple[Any, Mapping[str, Any]], component: Path) -> Any:
     """The module of ``from_pretrained(..., output_loading_info=True)``, ready for inference.
 
     Raises:

@@ -14,8 +14,8 @@ from research.errors import ConfigError, ModelError
 from research.guidance import CFG
 from research.hooks import Preview
 from research.hooks.projection import Projection, fit_projection
-from research.models.preview_cli import run as research_preview
 from research.models.summary import outline
+from research.preview_cli import run as research_preview
 from research.tasks import TextToImage, Unconditional
 
 PLAIN = {"weight": [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]], "bias": [0, 0, 0]}

@@ -24,7 +24,7 @@ from research.errors import ConfigError, ModelError
 from research.guidance import CFG
 from research.models.convert import convert_model
 from research.models.inspect.cli import run
-from research.models.inspect_model import inspect_model
+from research.models.inspect.inspect_model import inspect_model
 from research.tasks import TextToImage
 
 PARTS = ("unet", "vae", "text_encoder")

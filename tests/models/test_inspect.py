@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,8 @@ from tiny_models import edit_json, save_tiny_sd
 from research import LoopSampler, load_model
 from research.errors import ModelError
 from research.models.inspect.cli import run
-from research.models.inspect_model import inspect_model
+from research.models.inspect.inspect_model import inspect_model
+from research.models.inspect.pickles import check_pickle, report_pickle
 from research.tasks import TextToImage
 
 
@@ -292,3 +294,40 @@ def test_what_was_promised_is_kept(tmp_path):
     assert inspect_model(directory).loads_safely
     sampler = LoopSampler(load_model(directory, device="cpu"), scheduler="ddim")
     assert torch.isfinite(sampler.sample(TextToImage("a cat"), seeds=[0], steps=2).latents).all()
+
+
+# --- pickles
+
+
+@pytest.mark.skipif(
+    not hasattr(torch.serialization, "get_unsafe_globals_in_checkpoint"), reason="of PyTorch 2.6 and later"
+)
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"a": torch.zeros(2), "b": {"c": torch.nn.Parameter(torch.ones(1, dtype=torch.bfloat16))}},
+        torch.nn.Linear(2, 2).state_dict(),
+        torch.nn.Linear(2, 2),
+        {"a": Evil()},
+        {"a": [os.path.join, subprocess.run, print]},
+    ],
+    ids=["tensors", "state", "module", "evil", "functions"],
+)
+def test_what_torch_finds_unsafe_in_an_archive_is_refused(tmp_path, canary, content):
+    file = tmp_path / "archive.bin"
+    torch.save(content, file)
+    unsafe = torch.serialization.get_unsafe_globals_in_checkpoint(file)
+    foreign = {name.replace(" ", ".").replace("__builtin__", "builtins") for name in report_pickle(file).foreign}
+    assert set(unsafe) <= foreign
+    assert bool(foreign) == bool(unsafe)
+    assert not canary.exists()
+
+
+@pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4, 5])
+def test_a_name_that_is_put_together_on_the_stack_is_refused(tmp_path, protocol):
+    file = tmp_path / "bare.bin"
+    # the strings before it are of a name that would be accepted
+    file.write_bytes(pickle.dumps(["collections", "OrderedDict", os.getcwd], protocol=protocol))
+    assert report_pickle(file).foreign
+    with pytest.raises(ModelError, match=r"pickle that names"):
+        check_pickle(file)

@@ -57,8 +57,8 @@ def _command(args: argparse.Namespace) -> int:
     for name in ("original_config", "tokenizer"):
         if getattr(args, name) is not None:
             raise ConfigError(f"--{name.replace('_', '-')}: goes with --convert.")
+    from research.models.inspect.inspect_model import inspect_model
     from research.models.inspect.report import lines
-    from research.models.inspect_model import inspect_model
 
     found = inspect_model(args.path, config=args.config, deep=args.deep, offline=offline)
     if args.json:

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypeVar
 
 from research.errors import ModelError
 from research.models.find_model import read_index
@@ -23,6 +23,11 @@ from research.models.inspect.parts import (
 from research.models.inspect.safe_files import read_json, shown
 from research.models.weights import TensorInfo, variants, weight_files
 
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+    from huggingface_hub.utils import SafetensorsFileMetadata
+
+Answer = TypeVar("Answer")
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler", "feature_extractor", "depth_estimator")
 _SMALL = ("json", "txt", "model")
 # where the configs are of what a single file does not say of itself: (2.x, input channels) -> hub id
@@ -110,7 +115,7 @@ def is_offline(offline: bool | None) -> bool:
     return bool(constants.HF_HUB_OFFLINE) if offline is None else offline
 
 
-def asked(hub_id: str, offline: bool | None, ask: Callable[[bool], Any]) -> Any:
+def asked(hub_id: str, offline: bool | None, ask: Callable[[bool], Answer]) -> Answer:
     """The answer of a question to the hub, given whether it may use the network.
 
     Raises:
@@ -161,7 +166,7 @@ def remote_parts(hub_id: str, *, offline: bool | None) -> tuple[Path, list[Compo
         )
     patterns = ["model_index.json", *(f"*/*.{ending}" for ending in _SMALL)]
     api = HfApi()
-    directory: Path = asked(
+    directory = asked(
         hub_id, False, lambda _: Path(snapshot_download(hub_id, allow_patterns=patterns, etag_timeout=10))
     )
     listed = asked(hub_id, False, lambda _: api.model_info(hub_id).siblings) or []
@@ -175,7 +180,7 @@ def remote_parts(hub_id: str, *, offline: bool | None) -> tuple[Path, list[Compo
     return directory, parts
 
 
-def _header(api: Any, hub_id: str, name: str, _: bool) -> Any:
+def _header(api: HfApi, hub_id: str, name: str, _: bool) -> SafetensorsFileMetadata:
     return api.parse_safetensors_file_metadata(hub_id, name)
 
 
@@ -205,10 +210,13 @@ def _listed_parts(directory: Path, names: list[str]) -> list[Component]:
                 part.config = read_json(directory / name / "config.json")
                 part.problems += config_problems(directory / name / "config.json", part.config, class_name)
                 part.files, part.safe = weight_files(Path(scratch, name), allow_pickle=True, variant=variant)
-                if not part.safe:
-                    weight_files(Path(scratch, name), allow_pickle=False, variant=variant)
             except ModelError as error:
                 part.problems.append(str(error).replace(scratch, hub_name(directory)))
+                continue
+            try:
+                weight_files(Path(scratch, name), allow_pickle=False, variant=variant)
+            except ModelError as refusal:
+                part.pickle_refusal = str(refusal).replace(scratch, hub_name(directory))
     return parts
 
 

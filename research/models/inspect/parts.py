@@ -1,7 +1,4 @@
-"""The parts of a diffusers directory: which there are, what files they have, and what is wrong with them. Needs no torch.
-
-`load_model` and ``research-inspect`` share these checks, so that what the one promises the other keeps.
-"""
+"""The parts of a diffusers directory: which there are, what files they have, and what is wrong with each. Needs no torch."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from research.errors import ModelError
-from research.models.find_model import FAMILIES, read_index
+from research.models.find_model import FAMILIES
 from research.models.inspect.pickles import check_pickle
 from research.models.inspect.safe_files import read_json, shown, unreadable
 from research.models.weights import (
@@ -52,6 +49,7 @@ class Component:
         files: its weight files, as they would be read, of one variant ("" for plain names); ``safe`` if they are safetensors.
         pickles: pickled files in its folder, read or not; tensors: of all its safetensors.
         problems: what keeps it from being loaded, one line each.
+        pickle_refusal: why it is not loaded as long as pickles are not allowed.
     """
 
     name: str
@@ -66,6 +64,7 @@ class Component:
     tensors: dict[str, TensorInfo] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+    pickle_refusal: str | None = None
 
     @property
     def parameters(self) -> int:
@@ -111,9 +110,9 @@ def choose_variant(directory: Path, parts: list[str]) -> str:
     have = {part: found for part, found in have.items() if found}
     common = set.intersection(*have.values()) if have else {""}
     if not common:
-        said = ", ".join(f"{part}: {' and '.join(sorted(v or 'plain' for v in vs))}" for part, vs in have.items())
+        found = ", ".join(f"{part}: {' and '.join(sorted(v or 'plain' for v in vs))}" for part, vs in have.items())
         raise ModelError(
-            f"model.path: {directory} mixes variants of weights ({shown(said)}); accepted is one variant that every part has."
+            f"model.path: {directory} mixes variants of weights ({shown(found)}); accepted is one variant that every part has."
         )
     return min(common, key=lambda v: (v != "", v != "fp16", v))
 
@@ -152,14 +151,14 @@ def components_of(directory: Path, index: Mapping[str, Any], *, allow_pickle: bo
     return found
 
 
-def entry_of(value: Any) -> tuple[str | None, str | None]:
+def entry_of(value: object) -> tuple[str | None, str | None]:
     """Library and class of an entry of model_index.json."""
     if isinstance(value, list) and len(value) == 2 and all(v is None or isinstance(v, str) for v in value):
         return value[0], value[1]
     return None, None
 
 
-def index_problems(directory: Path, name: str, entry: Any, classes: tuple[str, ...]) -> list[str]:
+def index_problems(directory: Path, name: str, entry: object, classes: tuple[str, ...]) -> list[str]:
     """What is wrong with what ``model_index.json`` says of a part that is needed, and whether its folder is there."""
     where = directory / "model_index.json"
     library, class_name = entry_of(entry)
@@ -202,7 +201,7 @@ def _read_weighted(part: Component, *, allow_pickle: bool, variant: str) -> None
             part.files, part.safe = weight_files(part.folder, allow_pickle=True, variant=variant)
             for file in part.files:
                 check_pickle(file)
-            part.problems.append(str(refusal))
+            part.pickle_refusal = str(refusal)
             return
         for file in part.files:
             if part.safe:
@@ -254,9 +253,9 @@ def _index_mismatch(part: Component, variant: str) -> list[str]:
 
 def config_problems(file: Path, config: Mapping[str, Any], class_name: str | None) -> list[str]:
     """What makes a component's config one that cannot be built, or not in any sensible time."""
-    said = config.get("_class_name", class_name)
-    if class_name is not None and said != class_name:
-        return [f"model.path: {file} is of class {shown(said)}; model_index.json names {shown(class_name)}."]
+    named = config.get("_class_name", class_name)
+    if class_name is not None and named != class_name:
+        return [f"model.path: {file} is of class {shown(named)}; model_index.json names {shown(class_name)}."]
     if config.get("quantization_config") is not None:
         return [f"model.path: {file} says that its weights are quantised; accepted are plain weights."]
     pending: list[tuple[str, Any]] = list(config.items())
@@ -275,18 +274,3 @@ def config_problems(file: Path, config: Mapping[str, Any], class_name: str | Non
             if abs(value) > limit:
                 return [f"model.path: {file}: {shown(key)} is {shown(value, 30)}; accepted is at most {limit}."]
     return []
-
-
-def checked_parts(directory: Path, *, allow_pickle: bool) -> list[Component]:
-    """The parts of a pipeline that can be loaded, tried as far as they can be without reading a weight.
-
-    Raises:
-        ModelError: the first thing that is wrong.
-    """
-    from research.models.inspect_fit import fit_problems
-
-    parts = components_of(directory, read_index(directory), allow_pickle=allow_pickle)
-    problems = [problem for part in parts for problem in part.problems] or fit_problems(parts)
-    if problems:
-        raise ModelError(problems[0])
-    return parts

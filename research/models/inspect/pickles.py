@@ -2,6 +2,10 @@
 
 Unpickling may call any function that the pickle names. PyTorch's ``weights_only`` refuses names outside a short list; the list
 here is shorter still, so that what this project opens with ``allow_pickle`` holds tensors and plain containers alone.
+
+PyTorch's own `torch.serialization.get_unsafe_globals_in_checkpoint` (of 2.6 and later) is no substitute: it reads zip archives of
+protocol 2 and no files of before PyTorch 1.6 or bare pickles, tells no names of tensors, and needs torch. Tests hold
+that whatever it finds unsafe is refused here.
 """
 
 from __future__ import annotations
@@ -25,7 +29,6 @@ _PLAIN = re.compile(
     r"|torch\.nn\.parameter Parameter|torch\._tensor _rebuild_from_type_v2"
 )
 _TENSOR_NAME = re.compile(r"[\w.*<>-]*[._][\w.*<>-]*", re.ASCII)
-_STRINGS = ("UNICODE", "STRING")
 
 
 @dataclass(frozen=True)
@@ -54,15 +57,16 @@ def report_pickle(file: Path) -> PickleReport:
     except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
         return PickleReport((), (), shown(error))
     names: set[str] = set()
+    foreign: set[str] = set()
     texts: set[str] = set()
     problem = None
     for data in streams:
         try:
-            names |= _names(data, texts)
+            _list(data, names, foreign, texts)
         except Exception as error:  # the bytes are anyone's, and so is what the parser makes of them
             problem = f"is no pickle that can be followed: {shown(error)}"
-    foreign = sorted(n for n in names if not _PLAIN.fullmatch(n))
-    return PickleReport(tuple(sorted(names)), tuple(foreign), problem, tuple(sorted(texts)))
+    foreign |= {name for name in names if not _PLAIN.fullmatch(name)}
+    return PickleReport(tuple(sorted(names)), tuple(sorted(foreign)), problem, tuple(sorted(texts)))
 
 
 def check_pickle(file: Path) -> None:
@@ -98,59 +102,36 @@ def _archived(file: Path) -> list[bytes]:
             raise ValueError("is a zip archive without a pickle of PyTorch (data.pkl)")
         if any(e.compress_type != zipfile.ZIP_STORED or e.file_size > _LIMIT for e in pickles):
             raise ValueError("is a zip archive that PyTorch did not write: its pickle is compressed or too large")
-        found = []
-        for entry in pickles:
-            with archive.open(entry) as stream:
-                found.append(stream.read(_LIMIT))
-        return found
+        return [archive.read(entry) for entry in pickles]
 
 
-def _names(data: bytes, texts: set[str]) -> set[str]:
-    """Every global that the opcodes name. A pickle of before PyTorch 1.6 is several, one after the other."""
-    stream, names = io.BytesIO(data), set()
-    for part in range(8):
+def _list(data: bytes, names: set[str], foreign: set[str], texts: set[str]) -> None:
+    """Note the names and texts of a pickle; one of before PyTorch 1.6 is several, one after the other."""
+    stream = io.BytesIO(data)
+    for number in range(8):
         start = stream.tell()
-        if part and data[start : start + 1] != b"\x80":
-            break
+        if number and data[start : start + 1] != b"\x80":
+            return
         try:
-            names |= _names_of_one(stream, texts)
+            _list_one(stream, names, foreign, texts)
         except ValueError:
             # the old format goes on with raw storage after its pickles, and that may look like one
-            if part < 5:
+            if number < 5:
                 raise
-            break
-    return names
+            return
 
 
-def _names_of_one(stream: io.BytesIO, texts: set[str]) -> set[str]:
-    names: set[str] = set()
-    recent: list[str | None] = []  # what the stack holds, as far as strings go
-    memo: dict[int, str | None] = {}
+def _list_one(stream: io.BytesIO, names: set[str], foreign: set[str], texts: set[str]) -> None:
+    strings = ["?", "?"]
     for opcode, argument, _ in pickletools.genops(stream):
-        name = opcode.name
-        place = argument if isinstance(argument, int) else -1
-        if name in ("GLOBAL", "INST"):
+        if opcode.name in ("GLOBAL", "INST"):
             names.add(str(argument))
-            recent.append(None)
-        elif name == "STACK_GLOBAL":
-            module, attribute = recent[-2:] if len(recent) > 1 else (None, None)
-            names.add(f"{module or '?'} {attribute or '?'}")
-            recent.append(None)
-        elif name.startswith("EXT"):
-            names.add(f"copyreg extension-{argument}")
-        elif any(kind in name for kind in _STRINGS):
-            recent.append(argument if isinstance(argument, str) else None)
-            if isinstance(argument, str) and _TENSOR_NAME.fullmatch(argument):
+        elif opcode.name == "STACK_GLOBAL" or opcode.name.startswith("EXT"):
+            # torch.save writes neither and weights_only reads neither; the name is a guess, and whatever it is, it is refused
+            guess = " ".join(strings[-2:]) if opcode.name == "STACK_GLOBAL" else f"copyreg extension-{argument}"
+            names.add(guess)
+            foreign.add(guess)
+        elif isinstance(argument, str):
+            strings.append(argument)
+            if _TENSOR_NAME.fullmatch(argument):
                 texts.add(argument)
-        elif name == "MEMOIZE":
-            memo[len(memo)] = recent[-1] if recent else None
-        elif name in ("PUT", "BINPUT", "LONG_BINPUT"):
-            memo[place] = recent[-1] if recent else None
-        elif name in ("GET", "BINGET", "LONG_BINGET"):
-            recent.append(memo.get(place))
-        elif name in ("POP", "POP_MARK", "DUP"):
-            recent.append(None)  # no pickler writes these; what they leave on top is not followed
-        elif opcode.stack_after:
-            recent.append(None)
-        del recent[:-4]
-    return names

@@ -1,4 +1,6 @@
-"""Whether the parts of a pipeline fit their configs and one another, tried without reading a weight.
+"""Whether a pipeline can be loaded: its parts whole, each fitting its config and one another, tried without reading a weight.
+
+`examine` is asked by `load_model`, which raises the first problem, and by ``research-inspect``, which tells them all.
 
 The libraries themselves are asked: each module is made on torch's meta device, where tensors have shapes and no contents.
 """
@@ -14,17 +16,42 @@ from pathlib import Path
 from typing import Any
 
 from research.errors import ModelError, nearest
+from research.models.find_model import read_index
 from research.models.inspect.kinds import CLIP, UNET, VAE
-from research.models.inspect.parts import Component
+from research.models.inspect.parts import Component, components_of
 from research.models.inspect.safe_files import read_json, shown, unreadable
-from research.models.inspect_view import plain_view
-from research.models.weights import TensorInfo, misfit
+from research.models.weights import TensorInfo, misfit, plain_view
 
 MOST_TIMESTEPS = 100_000
 _CHOICES = {
     "prediction_type": ("epsilon", "v_prediction", "sample", "flow_prediction"),
     "timestep_spacing": ("leading", "trailing", "linspace"),
 }
+
+
+def examine(directory: Path, *, allow_pickle: bool) -> tuple[list[Component], list[str]]:
+    """The parts of a pipeline, and everything that keeps it from being loaded; no weight is read.
+
+    What only ``allow_pickle`` stands against is no problem here, but a part's ``pickle_refusal``.
+
+    Raises:
+        ModelError: the directory has no index that can be read.
+    """
+    parts = components_of(directory, read_index(directory), allow_pickle=allow_pickle)
+    return parts, [problem for part in parts for problem in part.problems] or fit_problems(parts)
+
+
+def checked_parts(directory: Path, *, allow_pickle: bool) -> list[Component]:
+    """The parts of a pipeline that can be loaded.
+
+    Raises:
+        ModelError: the first thing that is wrong.
+    """
+    parts, problems = examine(directory, allow_pickle=allow_pickle)
+    refusals = [part.pickle_refusal for part in parts if part.pickle_refusal]
+    if found := [*refusals, *problems]:
+        raise ModelError(found[0])
+    return parts
 
 
 def fit_problems(parts: Sequence[Component]) -> list[str]:
@@ -47,7 +74,7 @@ def fit_problems(parts: Sequence[Component]) -> list[str]:
         if found:
             part.problems.append(found)
             problems.append(found)
-    if not any(part.problems for part in by_name.values()):
+    if by_name and not any(part.problems for part in by_name.values()):
         problems += channel_problems({name: part.config for name, part in by_name.items()}, parts[0].folder.parent)
     return problems
 
@@ -159,8 +186,8 @@ def reason(error: BaseException) -> str:
 
 def _module_problem(part: Component) -> str | None:
     if not any("F" in dtype for dtype in part.dtypes):
-        said = ", ".join(part.dtypes)
-        return f"model.path: the weights in {part.folder} are whole numbers ({said}), as if quantised; accepted are floats."
+        found = ", ".join(part.dtypes)
+        return f"model.path: the weights in {part.folder} are whole numbers ({found}), as if quantised; accepted are floats."
     kind = part.config.get("model_type")
     if part.name == "text_encoder" and kind is not None and not str(kind).startswith("clip"):
         return (
