@@ -6,18 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from research.checks import check_whole_number
 from research.clip import find_clip
 from research.errors import ConfigError
 from research.hashing import sha256_files
-from research.metrics.base import (
-    Metric,
-    MetricResult,
-    check_count,
-    check_whole,
-    comparable,
-    library_versions,
-    mean_over_images,
-)
+from research.metrics.base import Metric, MetricResult, check_count, comparable, library_versions, mean_over_images
 
 if TYPE_CHECKING:
     import torch
@@ -42,7 +35,7 @@ class PreferenceScore(Metric):
 
     def check(self, *, n_images: int) -> None:
         """Raises ConfigError for an unknown model, a bad batch size, or no images."""
-        check_whole("metrics.preference.batch_size", self.batch_size)
+        check_whole_number("metrics.preference.batch_size", self.batch_size, least=1)
         find_clip(self.model, "metrics.preference.model")
         check_count("metrics.preference", n_images)
 
@@ -98,7 +91,7 @@ class AestheticScore(Metric):
     def check(self, *, n_images: int) -> None:
         """Raises ConfigError for a missing head, an unknown model, or no images."""
         key = "metrics.aesthetic"
-        check_whole(f"{key}.batch_size", self.batch_size)
+        check_whole_number(f"{key}.batch_size", self.batch_size, least=1)
         if not isinstance(self.head, str) or not Path(self.head).expanduser().is_file():
             raise ConfigError(
                 f"{key}.head: the file {self.head!r} does not exist; accepted is a linear head with weight and bias, as "

@@ -14,7 +14,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from research.errors import ConfigError, nearest
+from research.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
@@ -199,18 +199,6 @@ def _result(found: Any) -> MetricResult:
     if isinstance(found, MetricResult):
         return found
     return MetricResult(found.values, getattr(found, "info", {}), getattr(found, "features", None))
-
-
-def check_whole(key: str, value: object, *, least: int = 1) -> None:
-    """Raises ConfigError unless `value` is a whole number of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ConfigError(f"{key}: found {value!r}; accepted is a whole number of at least {least}.")
-
-
-def check_choice(key: str, value: object, choices: Sequence[str]) -> None:
-    """Raises ConfigError unless `value` is one of `choices`."""
-    if not isinstance(value, str) or value not in choices:
-        raise ConfigError(f"{key}: found {value!r}.{nearest(str(value), choices)} Accepted: {', '.join(choices)}.")
 
 
 def check_name(key: str, value: object) -> None:

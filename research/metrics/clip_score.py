@@ -7,9 +7,10 @@ import statistics
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from research.checks import check_whole_number
 from research.clip import find_clip
 from research.errors import ConfigError
-from research.metrics.base import Metric, MetricResult, check_whole, comparable, library_versions
+from research.metrics.base import Metric, MetricResult, comparable, library_versions
 
 if TYPE_CHECKING:
     import torch
@@ -37,7 +38,7 @@ class CLIPScore(Metric):
 
     def check(self, *, n_images: int) -> None:
         """Raises ConfigError for an unknown model, a bad batch size, or no images."""
-        check_whole("metrics.clip_score.batch_size", self.batch_size)
+        check_whole_number("metrics.clip_score.batch_size", self.batch_size, least=1)
         find_clip(self.model, "metrics.clip_score.model")
         if n_images < 1:
             raise ConfigError(f"metrics.clip_score: found {n_images} images; accepted is at least 1.")

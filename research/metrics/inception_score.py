@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from research.checks import check_whole_number
 from research.errors import ConfigError
-from research.metrics.base import Metric, MetricResult, check_count, check_whole, comparable, library_versions
+from research.metrics.base import Metric, MetricResult, check_count, comparable, library_versions
 from research.metrics.extractors.find import EFFICIENTNET, INCEPTION, find_features
 
 if TYPE_CHECKING:
@@ -43,8 +44,8 @@ class InceptionScore(Metric):
     def check(self, *, n_images: int) -> None:
         """Raises ConfigError for a missing extra, a CLIPModel without labels, or fewer images than parts."""
         key = f"metrics.{self.name}"
-        check_whole(f"{key}.batch_size", self.batch_size)
-        check_whole(f"{key}.splits", self.splits)
+        check_whole_number(f"{key}.batch_size", self.batch_size, least=1)
+        check_whole_number(f"{key}.splits", self.splits, least=1)
         find_features(self.classifier, f"{key}.classifier")
         known = self.classifier in (INCEPTION, EFFICIENTNET)
         if known and self.labels is not None:

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from research.caches import MIB, Cache
+from research.checks import check_choice, check_number, check_whole_number
 from research.errors import ConfigError
-from research.metrics.base import MetricResult, check_choice, check_whole
+from research.metrics.base import MetricResult
 from research.metrics.set_metric import SetMetric
 
 if TYPE_CHECKING:
@@ -53,10 +54,10 @@ class KID(SetMetric):
     def check(self, *, n_images: int) -> None:
         """Raises ConfigError for a bad setting, too few images, or fewer of them than a subset has."""
         super().check(n_images=n_images)
-        check_whole(f"{self.key}.subsets", self.subsets)
-        check_whole(f"{self.key}.seed", self.seed, least=0)
+        check_whole_number(f"{self.key}.subsets", self.subsets, least=1)
+        check_whole_number(f"{self.key}.seed", self.seed, least=0)
         if self.subset_size is not None:
-            check_whole(f"{self.key}.subset_size", self.subset_size, least=2)
+            check_whole_number(f"{self.key}.subset_size", self.subset_size, least=2)
             self._fits(n_images, "images")
 
     def compute(
@@ -141,9 +142,7 @@ class CMMD(SetMetric):
         """Raises ConfigError for a bad setting, unknown features or reference, or too few images."""
         super().check(n_images=n_images)
         check_choice(f"{self.key}.estimator", self.estimator, ("unbiased", "biased"))
-        number = isinstance(self.bandwidth, int | float) and not isinstance(self.bandwidth, bool)
-        if not number or not 0 < self.bandwidth < math.inf:
-            raise ConfigError(f"{self.key}.bandwidth: found {self.bandwidth!r}; accepted is a number above 0.")
+        check_number(f"{self.key}.bandwidth", self.bandwidth, above=0)
 
     def compute(
         self, images: Sequence[Image.Image], prompts: Sequence[str] = (), *, device: str | torch.device = "cpu"

@@ -5,16 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from research.checks import check_whole_number
 from research.clip import find_clip, load_clip
-from research.metrics.base import (
-    JobMetric,
-    MetricResult,
-    check_count,
-    check_whole,
-    comparable,
-    library_versions,
-    mean_over_images,
-)
+from research.metrics.base import JobMetric, MetricResult, check_count, comparable, library_versions, mean_over_images
 from research.metrics.job import ScoredJob, needs_image, told
 
 if TYPE_CHECKING:
@@ -49,7 +42,7 @@ class PerceptualDistance(JobMetric):
 
     def check(self, *, n_images: int) -> None:
         """Raises ConfigError for an unknown model, a bad batch size, or no images."""
-        check_whole(f"{_KEY}.batch_size", self.batch_size)
+        check_whole_number(f"{_KEY}.batch_size", self.batch_size, least=1)
         find_clip(self.model, f"{_KEY}.model")
         check_count(_KEY, n_images)
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from research.checks import check_whole_number
 from research.errors import ConfigError
-from research.metrics.base import MetricResult, check_count, check_whole
+from research.metrics.base import MetricResult, check_count
 from research.metrics.set_metric import SetMetric
 
 if TYPE_CHECKING:
@@ -56,8 +57,8 @@ class PRDC(SetMetric):
     def check(self, *, n_images: int) -> None:
         """Raises ConfigError for a bad setting, or fewer images than have k neighbours."""
         super().check(n_images=max(n_images, 2))
-        check_whole(f"{self.key}.k", self.k)
-        check_whole(f"{self.key}.seed", self.seed, least=0)
+        check_whole_number(f"{self.key}.k", self.k, least=1)
+        check_whole_number(f"{self.key}.seed", self.seed, least=0)
         check_count(self.key, n_images, self.k + 1)
 
     def compute(

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from research.checks import check_whole_number
 from research.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
@@ -70,11 +71,8 @@ class _Mismatch(ConfigError):
 def _build(args: argparse.Namespace) -> int:
     if args.path is None:
         raise ConfigError("PATH: is missing; accepted is a directory of images, a .zip or an .npz; or --verify FILE.")
-    for key, least in (("batch_size", 1), ("vectors", 0)):
-        if getattr(args, key) < least:
-            raise ConfigError(
-                f"--{key.replace('_', '-')}: found {getattr(args, key)}; accepted is a whole number of at least {least}."
-            )
+    check_whole_number("--batch-size", args.batch_size, least=1)
+    check_whole_number("--vectors", args.vectors, least=0)
     name = args.name or args.path.resolve().stem
     plain = Path(args.features).name
     out = args.out or Path(f"{name}-{plain}.safetensors")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from research.metrics.base import Metric, check_count, check_name, check_whole, comparable, library_versions
+from research.checks import check_whole_number
+from research.metrics.base import Metric, check_count, check_name, comparable, library_versions
 from research.metrics.extractors.find import find_features, find_reference
 from research.metrics.saved_features import SavedFeatures, are_saved
 
@@ -43,7 +44,7 @@ class SetMetric(Metric):
     def check(self, *, n_images: int) -> None:
         """Raises ConfigError for a bad setting, unknown features or reference, a missing extra, or too few images."""
         check_name(f"{self.key}.name", self.name)
-        check_whole(f"{self.key}.batch_size", self.batch_size)
+        check_whole_number(f"{self.key}.batch_size", self.batch_size, least=1)
         find_features(self.features, f"{self.key}.features")
         find_reference(self.reference, f"{self.key}.reference")
         check_count(self.key, n_images, self.least)

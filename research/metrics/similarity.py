@@ -6,16 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from research.checks import check_choice
 from research.errors import ConfigError
-from research.metrics.base import (
-    JobMetric,
-    MetricResult,
-    check_choice,
-    check_count,
-    comparable,
-    library_versions,
-    mean_over_images,
-)
+from research.metrics.base import JobMetric, MetricResult, check_count, comparable, library_versions, mean_over_images
 from research.metrics.job import ScoredJob, needs_image, needs_mask, told
 
 if TYPE_CHECKING:

@@ -8,16 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from research.caches import MIB, Cache
+from research.checks import check_whole_number
 from research.errors import ConfigError
-from research.metrics.base import (
-    JobMetric,
-    MetricResult,
-    check_count,
-    check_whole,
-    comparable,
-    library_versions,
-    mean_over_images,
-)
+from research.metrics.base import JobMetric, MetricResult, check_count, comparable, library_versions, mean_over_images
 from research.metrics.job import ScoredJob, told
 
 if TYPE_CHECKING:
@@ -69,10 +62,10 @@ class SolverError(JobMetric):
 
     def check(self, *, n_images: int) -> None:
         """Raises ConfigError for a bad setting, or no images."""
-        check_whole(f"{_KEY}.times", self.times, least=2)
-        check_whole(f"{_KEY}.max_steps", self.max_steps)
+        check_whole_number(f"{_KEY}.times", self.times, least=2)
+        check_whole_number(f"{_KEY}.max_steps", self.max_steps, least=1)
         if self.steps is not None:
-            check_whole(f"{_KEY}.steps", self.steps)
+            check_whole_number(f"{_KEY}.steps", self.steps, least=1)
         if self.scheduler is not None and (not isinstance(self.scheduler, str) or not self.scheduler):
             raise ConfigError(f"{_KEY}.scheduler: found {self.scheduler!r}; accepted is a scheduler's name, or null.")
         check_count(_KEY, n_images)
