@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from research.errors import ConfigError
 
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
     from research.metrics.job import ScoredJob
     from research.metrics.saved_features import SavedFeatures
+
+
+Sums = TypeVar("Sums")
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ class JobMetric(Metric):
     ) -> MetricResult: ...
 
 
-class AdditiveMetric(Metric):
+class AdditiveMetric(Metric, Generic[Sums]):
     """A metric that is a function of sums over images, of which several processes may take a part each; see `FID`."""
 
     @abstractmethod
@@ -105,7 +108,7 @@ class AdditiveMetric(Metric):
         device: str | torch.device,
         rows: Sequence[int] | None = None,
         total: int | None = None,
-    ) -> Any:
+    ) -> Sums:
         """Sums over images.
 
         Args:
@@ -113,11 +116,11 @@ class AdditiveMetric(Metric):
         """
 
     @abstractmethod
-    def parts(self, sums: Any) -> tuple[Tensor, ...]:
+    def parts(self, sums: Sums) -> tuple[Tensor, ...]:
         """The tensors of the sums that are to be added to those of the other processes, in place."""
 
     @abstractmethod
-    def conclude(self, sums: Any, *, device: str | torch.device) -> MetricResult:
+    def conclude(self, sums: Sums, *, device: str | torch.device) -> MetricResult:
         """The numbers, of the sums over all images."""
 
 
@@ -176,7 +179,7 @@ class _JobPlug(_Plug, JobMetric):
         return _result(self.plug.compute(images, prompts, device=device, job=job))
 
 
-class _AdditivePlug(_Plug, AdditiveMetric):
+class _AdditivePlug(_Plug, AdditiveMetric[Any]):
     def add_up(
         self,
         images: Sequence[Image.Image],
@@ -220,8 +223,8 @@ def comparable(*what: object) -> str:
 
     Names of models are left out, as a copy may lie elsewhere under another name: their weights' hash is what counts.
     """
-    told = json.dumps([_unnamed(part) for part in what], sort_keys=True, default=str)
-    return hashlib.sha256(told.encode()).hexdigest()[:16]
+    text = json.dumps([_unnamed(part) for part in what], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _unnamed(part: object) -> object:

@@ -9,7 +9,7 @@ from research.checks import check_whole_number
 from research.clip import find_clip
 from research.errors import ConfigError
 from research.metrics.base import JobMetric, MetricResult, check_count, comparable, library_versions, mean_over_images
-from research.metrics.job import ScoredJob, needs_image, told
+from research.metrics.job import ScoredJob, needs_image, required_job
 
 if TYPE_CHECKING:
     import torch
@@ -84,7 +84,7 @@ class DirectionalSimilarity(JobMetric):
         from research.metrics.extractors.clip import load_clip_features
 
         self.check(n_images=len(images))
-        job = told(_KEY, job)
+        job = required_job(_KEY, job)
         self.check_job(job.config)
         given = [self.source_prompt] if isinstance(self.source_prompt, str) else list(self.source_prompt)
         sources = given * len(images) if len(given) == 1 else given

@@ -20,7 +20,7 @@ DEFINITION = "Frechet distance of Gaussians (arXiv:1706.08500), unbiased covaria
 _LEAST_FOR_BIAS = 8
 
 
-class FID(SetMetric, AdditiveMetric):
+class FID(SetMetric, AdditiveMetric["Sums"]):
     """Fréchet distance (``fid``) in any feature space: torchmetrics' number, in float64 to the end.
 
     It is biased upward at small counts: compare only numbers of equal counts, features and reference. Where the images are fewer

@@ -96,13 +96,13 @@ def bias_at(features: Tensor, reference: Gaussian, *, halvings: int = 4, seed: i
     """
     generator = torch.Generator().manual_seed(seed)
     count = len(features)
-    whole, found = distance_of_features(features, reference), []
+    of_all, found = distance_of_features(features, reference), []
     for _ in range(halvings):
         order = torch.randperm(count, generator=generator)
         for half in (order[: count // 2], order[count - count // 2 :]):
             found.append(distance_of_features(features[half], reference))
     # exactly c / N for an even count: c / (N // 2) - c / N
-    return (sum(found) / len(found) - whole) / (count / (count // 2) - 1)
+    return (sum(found) / len(found) - of_all) / (count / (count // 2) - 1)
 
 
 def standard_error(features: Tensor, reference: Gaussian, *, groups: int = 20, seed: int = 0) -> float:

@@ -101,7 +101,7 @@ def needs_mask(key: str, config: Mapping[str, Any]) -> None:
         )
 
 
-def told(key: str, job: ScoredJob | None) -> ScoredJob:
+def required_job(key: str, job: ScoredJob | None) -> ScoredJob:
     """The job, for a metric that cannot do without.
 
     Raises:

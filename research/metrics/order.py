@@ -59,10 +59,10 @@ def fit_order(steps: Sequence[float], errors: Sequence[float]) -> Order:
     spread = sum((value - mean_x) ** 2 for value in x)
     slope = sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True)) / spread
     off = sum((b - mean_y - slope * (a - mean_x)) ** 2 for a, b in zip(x, y, strict=True))
-    whole = sum((b - mean_y) ** 2 for b in y)
+    total = sum((b - mean_y) ** 2 for b in y)
     return Order(
         order=-slope,
         constant=math.exp(mean_y - slope * mean_x),
         se=math.sqrt(off / (n - 2) / spread) if n > 2 else math.nan,
-        r2=1 - off / whole if whole else 1.0,
+        r2=1 - off / total if total else 1.0,
     )

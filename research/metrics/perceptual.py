@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from research.checks import check_whole_number
 from research.clip import find_clip, load_clip
 from research.metrics.base import JobMetric, MetricResult, check_count, comparable, library_versions, mean_over_images
-from research.metrics.job import ScoredJob, needs_image, told
+from research.metrics.job import ScoredJob, needs_image, required_job
 
 if TYPE_CHECKING:
     import torch
@@ -62,7 +62,7 @@ class PerceptualDistance(JobMetric):
         from research.image_tensors import batches
 
         self.check(n_images=len(images))
-        job = told(_KEY, job)
+        job = required_job(_KEY, job)
         self.check_job(job.config)
         clip = load_clip(self.model, device=str(device), key=f"{_KEY}.model")
         pairs = zip(batches(images, self.batch_size), batches(job.inputs(images), self.batch_size), strict=True)

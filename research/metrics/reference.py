@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, cast
 
 import torch
 from PIL import Image, UnidentifiedImageError
@@ -22,7 +22,7 @@ from research.caches import MIB, Cache
 from research.errors import ConfigError
 from research.files import write_atomic
 from research.hashing import sha256_files
-from research.metrics.extractors.base import Features, extract
+from research.metrics.extractors.base import Features, Provenance, extract
 from research.metrics.extractors.find import IMAGE_SUFFIXES, find_reference
 from research.metrics.frechet import Gaussian
 
@@ -34,6 +34,29 @@ _METADATA = "reference"
 VECTORS = 10_000  # images of which a reference keeps the features themselves, unless told otherwise
 
 
+class ReferenceRecord(TypedDict, total=False):
+    """A reference in the record of a metric.
+
+    ``data`` says what the images are: plain JSON values, of `research.metrics.reference_build.ImagesRecord` or one's own.
+    """
+
+    name: str
+    sha256: str
+    num_samples: int
+    data: Mapping[str, object] | str | None
+
+
+class _FileRecord(TypedDict):
+    """What a file of statistics says of itself; ``seal`` is a hash of the rest and of the tensors."""
+
+    format: int
+    num_samples: int
+    num_vectors: int
+    features: Provenance
+    data: Mapping[str, object]
+    seal: str
+
+
 @dataclass(frozen=True, eq=False)
 class Reference:
     """Sums over the features of N real images, from which mean and covariance follow.
@@ -42,16 +65,16 @@ class Reference:
         feature_sum: float64 ``[D]``.
         feature_outer_sum: float64 ``[D, D]``, the sum of outer products.
         num_samples: N.
-        features: provenance of the extractor (`research.metrics.extractors.base.Provenance`), as the file says it.
-        info: ``name``, ``sha256`` and ``data`` for the record; plain JSON values.
+        features: of the extractor.
+        info: for the record.
         vectors: the features of M of the images ``[M, D]``, or None.
     """
 
     feature_sum: Tensor
     feature_outer_sum: Tensor
     num_samples: int
-    features: Mapping[str, Any]
-    info: Mapping[str, Any]
+    features: Provenance
+    info: ReferenceRecord
     vectors: Tensor | None = None
 
     @property
@@ -60,7 +83,7 @@ class Reference:
         return self.feature_sum.nbytes + self.feature_outer_sum.nbytes + vectors
 
     @property
-    def data(self) -> Mapping[str, Any]:
+    def data(self) -> Mapping[str, object]:
         """What the images are, where the file says it (of `research.metrics.reference_build`)."""
         found = self.info.get("data")
         return found if isinstance(found, Mapping) else {}
@@ -68,7 +91,8 @@ class Reference:
     @property
     def sizes(self) -> list[str]:
         """Sizes of the images such as "64x64", the commonest first; empty where they are not known."""
-        return list(self.data.get("sizes") or ())
+        found = self.data.get("sizes")
+        return list(found) if isinstance(found, Mapping) else []
 
     @cached_property
     def gaussian(self) -> Gaussian:
@@ -144,7 +168,7 @@ class Sums:
     def vectors(self) -> Tensor | None:
         return torch.cat(self.vector_parts) if self.vector_parts else None
 
-    def reference(self, features: Mapping[str, Any], info: Mapping[str, Any]) -> Reference:
+    def reference(self, features: Provenance, info: ReferenceRecord) -> Reference:
         """Raises ConfigError for fewer than 2 images."""
         count = int(self.count)
         if count < 2:
@@ -157,7 +181,7 @@ def accumulate_reference(
     features: Features,
     *,
     batch_size: int = 64,
-    info: Mapping[str, Any] | None = None,
+    info: ReferenceRecord | None = None,
     wanted: Tensor | None = None,
 ) -> Reference:
     """Streams images through an extractor and sums in float64; memory does not grow with their number.
@@ -178,7 +202,9 @@ def accumulate_reference(
     return sums.reference(features.provenance, info or {})
 
 
-def save_reference(path: Path, reference: Reference, provenance: Mapping[str, Any], *, sidecar: bool = False) -> None:
+def save_reference(
+    path: Path, reference: Reference, provenance: Mapping[str, object], *, sidecar: bool = False
+) -> None:
     """Writes the statistics with what they were made of; `load_reference` verifies them.
 
     Args:
@@ -187,11 +213,11 @@ def save_reference(path: Path, reference: Reference, provenance: Mapping[str, An
         provenance: what the images are and how they were made; plain JSON values without local paths.
         sidecar: write what the file says of itself into a ``.json`` beside it too, for people to read.
     """
-    content, told = _encode(reference, provenance)
+    content, record = _encode(reference, provenance)
     write_atomic(path, content)
     if sidecar:
-        told = {"sha256": sha256_files([path]), **told}
-        write_atomic(path.with_suffix(".json"), json.dumps(told, indent=2, ensure_ascii=False) + "\n")
+        beside = {"sha256": sha256_files([path]), **record}
+        write_atomic(path.with_suffix(".json"), json.dumps(beside, indent=2, ensure_ascii=False) + "\n")
 
 
 def load_reference(
@@ -236,13 +262,18 @@ def _short(value: object) -> str:
 
 
 def _loaded(path: Path, key: str) -> Reference:
-    tensors, told, sha256 = _read_file(path, key)
-    info = {"name": path.stem, "sha256": sha256, "num_samples": int(tensors["num_samples"]), "data": told.get("data")}
+    tensors, record, sha256 = _read_file(path, key)
+    info: ReferenceRecord = {
+        "name": path.stem,
+        "sha256": sha256,
+        "num_samples": int(tensors["num_samples"]),
+        "data": record.get("data"),
+    }
     return Reference(
         tensors["feature_sum"].double(),
         tensors["feature_outer_sum"].double(),
         int(tensors["num_samples"]),
-        told["features"],
+        record["features"],
         info,
         tensors.get("features"),
     )
@@ -250,7 +281,7 @@ def _loaded(path: Path, key: str) -> Reference:
 
 def _from_images(directory: Path, features: Features, batch_size: int, key: str) -> Reference:
     files = image_files(directory)
-    info = {
+    info: ReferenceRecord = {
         "name": directory.name,
         "sha256": sha256_files(files, directory),
         "num_samples": len(files),
@@ -282,7 +313,7 @@ def open_all(files: Iterable[Path], key: str) -> Iterator[Image.Image]:
 # -- the file: safetensors whose metadata says what made them, sealed by a hash of both
 
 
-def _encode(reference: Reference, data: Mapping[str, Any]) -> tuple[bytes, dict[str, Any]]:
+def _encode(reference: Reference, data: Mapping[str, object]) -> tuple[bytes, _FileRecord]:
     """The file's content, and what it says of itself: ``num_samples``, ``features``, ``data``, ``seal``."""
     from safetensors.torch import save
 
@@ -293,18 +324,19 @@ def _encode(reference: Reference, data: Mapping[str, Any]) -> tuple[bytes, dict[
     }
     if reference.vectors is not None:
         tensors["features"] = reference.vectors.to(torch.float16).contiguous()
-    told = {
+    record: _FileRecord = {
         "format": FORMAT,
         "num_samples": reference.num_samples,
         "num_vectors": 0 if reference.vectors is None else len(reference.vectors),
         "features": reference.features,
         "data": data,
+        "seal": "",
     }
-    told["seal"] = _seal(tensors, told)
-    return save(tensors, {_METADATA: json.dumps(told, ensure_ascii=False)}), told
+    record["seal"] = _seal(tensors, record)
+    return save(tensors, {_METADATA: json.dumps(record, ensure_ascii=False)}), record
 
 
-def _read_file(path: Path, key: str) -> tuple[dict[str, Tensor], dict[str, Any], str]:
+def _read_file(path: Path, key: str) -> tuple[dict[str, Tensor], _FileRecord, str]:
     """Tensors, what the file says of itself, and the SHA-256 of the file.
 
     Raises:
@@ -320,23 +352,25 @@ def _read_file(path: Path, key: str) -> tuple[dict[str, Tensor], dict[str, Any],
         raise ConfigError(f"{key}: {path.name} is damaged, or no file of statistics: {error}") from error
     sha256 = sha256_files([path])
     try:
-        told = json.loads(metadata[_METADATA]) if _METADATA in metadata else _sidecar(path, sha256, key)
+        record = json.loads(metadata[_METADATA]) if _METADATA in metadata else _sidecar(path, sha256, key)
+        if not isinstance(record, dict):
+            raise ValueError("no object")
     except ValueError as error:
         raise ConfigError(f"{key}: {path.name} is damaged: what it says of itself cannot be read.") from error
     if missing := {"feature_sum", "feature_outer_sum", "num_samples"} - tensors.keys():
         raise ConfigError(f"{key}: {path.name} holds no reference statistics: {sorted(missing)[0]} is missing.")
-    if _METADATA in metadata and (found := _seal(tensors, told)) != told.get("seal"):
+    if _METADATA in metadata and (found := _seal(tensors, record)) != record.get("seal"):
         raise ConfigError(
-            f"{key}: {path.name} is damaged: the sha256 of what it holds is {found[:12]}, it says {str(told.get('seal'))[:12]}."
+            f"{key}: {path.name} is damaged: the sha256 of what it holds is {found[:12]}, it says {str(record.get('seal'))[:12]}."
         )
-    if not isinstance(told.get("features"), dict):
+    if not isinstance(record.get("features"), dict):
         raise ConfigError(f"{key}: {path.name} does not say which features it is of.")
-    return tensors, told, sha256
+    return tensors, cast("_FileRecord", record), sha256
 
 
-def _seal(tensors: Mapping[str, Tensor], told: Mapping[str, Any]) -> str:
+def _seal(tensors: Mapping[str, Tensor], record: Mapping[str, object]) -> str:
     """SHA-256 over what the file says of itself, and over names and contents of its tensors."""
-    rest = {name: value for name, value in told.items() if name != "seal"}
+    rest = {name: value for name, value in record.items() if name != "seal"}
     digest = hashlib.sha256(json.dumps(rest, sort_keys=True, ensure_ascii=True).encode())
     for name, tensor in sorted(tensors.items()):
         shape = f"{tensor.dtype}{list(tensor.shape)}"
@@ -344,12 +378,12 @@ def _seal(tensors: Mapping[str, Tensor], told: Mapping[str, Any]) -> str:
     return digest.hexdigest()
 
 
-def _sidecar(path: Path, sha256: str, key: str) -> dict[str, Any]:
+def _sidecar(path: Path, sha256: str, key: str) -> object:
     """What a file of the first format has beside it."""
     beside = path.with_suffix(".json")
     try:
-        told = json.loads(beside.read_text(encoding="utf-8"))
-        claimed, _ = told["sha256"], dict(told["features"])
+        record = json.loads(beside.read_text(encoding="utf-8"))
+        claimed, _ = record["sha256"], dict(record["features"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(
             f"{key}: {path.name} says nothing of what it was made from, and {beside.name} beside it does not either; "
@@ -360,4 +394,4 @@ def _sidecar(path: Path, sha256: str, key: str) -> dict[str, Any]:
             f"{key}: {path.name} is damaged or was replaced: its sha256 is {sha256[:12]}, "
             f"{beside.name} says {str(claimed)[:12]}."
         )
-    return dict(told)
+    return dict(record)

@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import torch
 
@@ -21,6 +21,19 @@ from research.metrics.reference import Reference, Sums, chosen, save_reference
 CHUNK = 256  # images between two looks at the clock; part of the numbers' last bits, and so fixed
 SECONDS_BETWEEN_NOTES = 20.0
 SIZES = 8  # image sizes listed in the record, the commonest first
+
+
+class ImagesRecord(TypedDict):
+    """What the images of a reference are, without paths of this machine."""
+
+    name: str
+    kind: str
+    images: int
+    content_sha256: str
+    sizes: dict[str, int]
+    resize: str
+    batch_size: int
+    versions: dict[str, str]
 
 
 class Build:
@@ -56,17 +69,17 @@ class Build:
 
         try:
             with safe_open(self.partial, "pt") as file:
-                told = json.loads((file.metadata() or {})["partial"])
+                note = json.loads((file.metadata() or {})["partial"])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no mapping
         except (OSError, SafetensorError, ValueError, KeyError):
             return 0
-        if told["of"] != self._of():
+        if note["of"] != self._of():
             return 0
         self.sums.feature_sum, self.sums.outer_sum = tensors["feature_sum"], tensors["outer_sum"]
         self.sums.count = tensors["count"]
         self.sums.vector_parts = [tensors["vectors"]] if "vectors" in tensors else []
-        self.digests = [bytes.fromhex(found) for found in told["digests"]]
-        self.sizes = Counter(told["sizes"])
+        self.digests = [bytes.fromhex(found) for found in note["digests"]]
+        self.sizes = Counter(note["sizes"])
         return self.done
 
     def run(self, progress: Callable[[int], object] = lambda done: None) -> Reference:
@@ -96,8 +109,8 @@ class Build:
         self.partial.unlink(missing_ok=True)
         return reference
 
-    def provenance(self) -> dict[str, Any]:
-        """What the images are; without paths of this machine."""
+    def provenance(self) -> ImagesRecord:
+        """What the images are."""
         preprocess = self.features.provenance["preprocess"]
         return {
             "name": self.name,
@@ -119,9 +132,9 @@ class Build:
         tensors = {"feature_sum": self.sums.feature_sum, "outer_sum": self.sums.outer_sum, "count": self.sums.count}
         if (vectors := self.sums.vectors) is not None:
             tensors["vectors"] = vectors
-        told = {"of": self._of(), "digests": [d.hex() for d in self.digests], "sizes": dict(self.sizes)}
+        note = {"of": self._of(), "digests": [d.hex() for d in self.digests], "sizes": dict(self.sizes)}
         try:
-            write_atomic(self.partial, save(tensors, {"partial": json.dumps(told)}))
+            write_atomic(self.partial, save(tensors, {"partial": json.dumps(note)}))
         except OSError as error:
             raise ConfigError(f"--out: {self.partial} cannot be written: {error.strerror or error}.") from error
 
@@ -139,7 +152,7 @@ class Build:
         self.sizes.update(f"{piece.image.width}x{piece.image.height}" for piece in pieces)
         self.digests += [piece.sha256 for piece in pieces]
 
-    def _of(self) -> dict[str, Any]:
+    def _of(self) -> dict[str, object]:
         """What a note must be of for this build to go on from it."""
         provenance = {key: value for key, value in self.features.provenance.items() if key != "name"}
         return {

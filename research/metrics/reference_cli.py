@@ -166,13 +166,13 @@ def _same_images(args: argparse.Namespace, reference: Reference) -> None:
     if found != claimed:
         raise _Mismatch(
             f"--verify: {args.verify.name} was made of other images than {args.path.name}: {reference.num_samples} with the hash "
-            f"{claimed[:12]}, and not {len(source.names)} with {found[:12]}."
+            f"{str(claimed)[:12]}, and not {len(source.names)} with {found[:12]}."
         )
 
 
 def _say(reference: Reference, file: Path, as_json: bool) -> None:
     vectors = 0 if reference.vectors is None else len(reference.vectors)
-    told = {
+    shown = {
         "file": file.name,
         "sha256": reference.info["sha256"],
         "num_samples": reference.num_samples,
@@ -181,18 +181,18 @@ def _say(reference: Reference, file: Path, as_json: bool) -> None:
         "data": reference.info.get("data"),
     }
     if as_json:
-        print(json.dumps(told, indent=2, ensure_ascii=False))
+        print(json.dumps(shown, indent=2, ensure_ascii=False))
         return
     features = reference.features
     preprocess = features.get("preprocess")
     resize = preprocess.get("resample") if isinstance(preprocess, dict) else preprocess
     print(f"{file}: {reference.num_samples} images, {features.get('dimension')} features of {features.get('name')}")
     print(f"  weights {str(features.get('weights_sha256'))[:16]}, layer {features.get('layer')}, resize {resize}")
-    print(f"  features kept of {vectors} images, sha256 {str(told['sha256'])[:16]}")
+    print(f"  features kept of {vectors} images, sha256 {str(shown['sha256'])[:16]}")
     data = reference.data
     if "content_sha256" in data:
         print(
-            f"  made of {data['name']} ({data['kind']}), content {data['content_sha256'][:16]}, sizes {data['sizes']}"
+            f"  made of {data['name']} ({data['kind']}), content {str(data['content_sha256'])[:16]}, sizes {data['sizes']}"
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from research.checks import check_whole_number
 from research.metrics.base import Metric, check_count, check_name, comparable, library_versions
@@ -94,7 +94,7 @@ class SetMetric(Metric):
         n_images: int,
         warnings: list[str],
         **settings: object,
-    ) -> dict[str, Any]:
+    ) -> dict[str, object]:
         """The record of a number; the count is part of what makes two numbers comparable."""
         return {
             "definition": definition,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from research.checks import check_choice
 from research.errors import ConfigError
 from research.metrics.base import JobMetric, MetricResult, check_count, comparable, library_versions, mean_over_images
-from research.metrics.job import ScoredJob, needs_image, needs_mask, told
+from research.metrics.job import ScoredJob, needs_image, needs_mask, required_job
 
 if TYPE_CHECKING:
     import torch
@@ -62,7 +62,7 @@ class InputSimilarity(JobMetric):
             ConfigError: the task has no picture, or a mask leaves no pixels of the region in some image.
         """
         self.check(n_images=len(images))
-        job = told(self.key, job)
+        job = required_job(self.key, job)
         self.check_job(job.config)
         scores = []
         inputs = job.inputs(images)

@@ -11,7 +11,7 @@ from research.caches import MIB, Cache
 from research.checks import check_whole_number
 from research.errors import ConfigError
 from research.metrics.base import JobMetric, MetricResult, check_count, comparable, library_versions, mean_over_images
-from research.metrics.job import ScoredJob, told
+from research.metrics.job import ScoredJob, required_job
 
 if TYPE_CHECKING:
     import torch
@@ -105,7 +105,7 @@ class SolverError(JobMetric):
             ConfigError: see `check_job`; or the job cannot be sampled, where only its images are there.
         """
         self.check(n_images=len(images))
-        job = told(_KEY, job)
+        job = required_job(_KEY, job)
         self.check_job(job.config)
         if job.sample is None:
             raise ConfigError(f"{_KEY}: needs to sample the job again, and only its images are there.")

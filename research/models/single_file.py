@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -31,6 +31,10 @@ from research.models.inspect.pickles import check_pickle
 from research.models.inspect.safe_files import read_json, shown, sniff, unreadable
 from research.models.weights import TensorInfo, check_safetensors, read_header
 
+if TYPE_CHECKING:
+    from diffusers import SchedulerMixin, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTokenizer
+
 _MODULES = (UNET, *VAE, "cond_stage_model.")
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _TEXT, _DEPTH = "StableDiffusionPipeline", "StableDiffusionDepth2ImgPipeline"
@@ -41,15 +45,15 @@ _CONFIGS = ("unet", "vae", "text_encoder")
 class Opened:
     """The modules of a single-file checkpoint, on the CPU, with what is needed to drive or to save them."""
 
-    unet: Any
-    vae: Any
-    text_encoder: Any
-    tokenizer: Any
-    scheduler: Any
+    unet: UNet2DConditionModel
+    vae: Any  # an AutoencoderKL, whose attribute `config` diffusers makes at run time
+    text_encoder: CLIPTextModel
+    tokenizer: CLIPTokenizer
+    scheduler: SchedulerMixin
     scheduler_config: dict[str, Any]
 
     @property
-    def parts(self) -> dict[str, Any]:
+    def parts(self) -> dict[str, object]:
         return {name: getattr(self, name) for name in ("unet", "vae", "text_encoder", "tokenizer")}
 
 
@@ -148,7 +152,7 @@ def write_file(file: Path, config: Path, folder: Path, *, allow_pickle: bool, ne
     opened, kind = open_file(file, config=config, allow_pickle=allow_pickle)
     latent = opened.vae.config.latent_channels
     name = {2 * latent + 1: "StableDiffusionInpaintPipeline", latent + 1: _DEPTH}.get(kind.in_channels or latent, _TEXT)
-    more: dict[str, Any] = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    more: dict[str, object] = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
     if name == _DEPTH:
         more = _depth_parts(file, config, needed=needs_depth) or more
     cls = getattr(diffusers, _TEXT if name == _DEPTH and "depth_estimator" not in more else name)
@@ -160,7 +164,7 @@ def write_file(file: Path, config: Path, folder: Path, *, allow_pickle: bool, ne
     write_atomic(folder / "scheduler" / "scheduler_config.json", json.dumps(opened.scheduler_config, indent=2) + "\n")
 
 
-def _depth_parts(file: Path, config: Path, *, needed: bool) -> dict[str, Any]:
+def _depth_parts(file: Path, config: Path, *, needed: bool) -> dict[str, object]:
     from research.models.depth import DepthEstimator
 
     if not (config / "depth_estimator").is_dir():
@@ -267,7 +271,7 @@ def _rewrite(file: Path, target: Path) -> None:
         raise ModelError(f"model.path: {file} holds tensors that safetensors cannot: {reason(error)}") from error
 
 
-def _check_all_there(module: Any, name: str, which: str) -> None:
+def _check_all_there(module: torch.nn.Module, name: str, which: str) -> None:
     """The library leaves weights that it finds no tensor for without values, and says nothing."""
     if lacking := [key for key, value in module.named_parameters() if value.is_meta]:
         raise ModelError(f"model.path: {which} do not fit: the file lacks {shown(lacking[0])} of the {name}.")

@@ -8,7 +8,7 @@ import math
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -257,7 +257,7 @@ def misfit(info: Mapping[str, Any], component: Path) -> str | None:
     return None
 
 
-def _more(found: list[Any]) -> str:
+def _more(found: Sequence[object]) -> str:
     return f" and {len(found) - 1} more" if len(found) > 1 else ""
 
 
@@ -300,8 +300,8 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
-def _tensor(name: str, entry: Any, base: int) -> TensorInfo:
-    def whole_numbers(values: Any) -> TypeGuard[list[int]]:
+def _tensor(name: str, entry: object, base: int) -> TensorInfo:
+    def whole_numbers(values: object) -> TypeGuard[list[int]]:
         return isinstance(values, list) and all(type(v) is int and 0 <= v < 2**63 for v in values)
 
     if not isinstance(entry, dict) or not whole_numbers(entry.get("shape")):
