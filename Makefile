@@ -18,6 +18,7 @@ lint: .venv/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 test: .venv/.ready lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile

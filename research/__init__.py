@@ -6,10 +6,11 @@ command line's help) costs no torch import.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from research.lazy import lazy_names
+from research.package import VERSION as __version__
+from research.package import config_dir as config_dir
 
 if TYPE_CHECKING:
     from research.models import load_model as load_model
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     from research.sampling import LoopSampler as LoopSampler
     from research.sampling import Sampler as Sampler
     from research.sampling import SampleResult as SampleResult
-
-__version__ = "0.1.0"
 
 _LAZY = {
     "load_model": "research.models",
@@ -36,10 +35,3 @@ __getattr__ = lazy_names(__name__, _LAZY)
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *_LAZY})
-
-
-def config_dir() -> Path:
-    """The folder of Hydra configs: inside the package when installed from a wheel, beside it in a source checkout."""
-    package = Path(__file__).resolve().parent
-    inside = package / "conf"
-    return inside if inside.is_dir() else package.parent / "conf"

@@ -1,4 +1,4 @@
-"""The shape of the project: who may import whom, one loop, short modules, nothing heavy before it is needed."""
+"""The shape of the project: the contracts between rooms, one loop, nothing heavy before it is needed."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
+import grimp
 import pytest
+from importlinter.cli import lint_imports
 
 import research
 
@@ -16,60 +19,7 @@ ROOT = Path(research.__file__).parent
 MODULES = sorted(p.relative_to(ROOT) for p in ROOT.rglob("*.py"))
 TREES = {path: ast.parse((ROOT / path).read_text(encoding="utf-8")) for path in MODULES}
 
-# imports go one way: a package may use those of a lower number
-LAYERS = {
-    "pictures": 0,
-    "sampling": 0,
-    "solvers": 1,
-    "schedule": 2,
-    "statistics": 0,
-    "testing": 2,
-    "guidance": 1,
-    "hooks": 1,
-    "tasks": 2,
-    "models": 2,
-    "metrics": 2,
-    "tracking": 2,
-    "report": 2,
-    "results": 1,
-    "zoo": 2,
-    "compare": 3,
-    "jobs": 3,
-    "cli": 4,
-    "preview_cli": 4,
-    "__main__": 5,
-}
-LEAVES = {
-    "caches",
-    "checks",
-    "drawing",
-    "errors",
-    "files",
-    "hashing",
-    "clip",
-    "image_tensors",
-    "labels",
-    "lazy",
-    "strength",
-}  # free to all, and using nobody but the errors
-# the zoo's paths are asked for by everyone; its scripts may use anything below the runner
-SAME_LEVEL = {
-    ("tasks", "models"),  # types of what a task encodes with
-    ("models", "zoo"),
-    ("hooks", "zoo"),  # what comes with an embedded model
-    ("pictures", "zoo"),
-    ("metrics", "zoo"),
-    ("zoo", "models"),
-    ("zoo", "metrics"),
-    ("zoo", "tasks"),
-    ("metrics", "models"),
-    ("schedule", "models"),  # whose schedules are drawn
-}
 HEAVY = ("torch", "diffusers", "transformers", "wandb", "matplotlib", "torchmetrics", "numpy", "scipy")
-
-
-def package_of(path: Path) -> str:
-    return path.parts[0] if len(path.parts) > 1 else path.stem
 
 
 def imports(path: Path) -> Iterator[tuple[str, int]]:
@@ -84,45 +34,26 @@ def imports(path: Path) -> Iterator[tuple[str, int]]:
                 yield f"{node.module}.{alias.name}", node.lineno
 
 
-def ours(path: Path) -> Iterator[tuple[str, int]]:
-    """The parts of the project that a module imports."""
-    for name, line in imports(path):
-        parts = name.split(".")
-        if parts[0] == "research" and len(parts) > 1 and parts[1] != "config_dir":
-            yield parts[1], line
+def test_the_contracts_between_rooms_hold():
+    """Those of `[tool.importlinter]` in pyproject.toml, which `make lint` also holds."""
+    assert lint_imports(config_filename=str(ROOT.parent / "pyproject.toml"), no_cache=True) == 0
 
 
-def test_every_part_of_the_project_has_its_place():
-    packages = {package_of(path) for path in MODULES} - {"__init__"}
-    assert packages <= LAYERS.keys() | LEAVES
+@pytest.mark.xfail(reason="circles of models, jobs and sampling are being opened")
+def test_no_file_imports_one_that_imports_it():
+    """Finer than the contract of siblings: a package's `__init__` is a file too. Imports for types and lazy ones count."""
+    graph = grimp.build_graph("research", cache_dir=None)
+    TopologicalSorter({name: graph.find_modules_directly_imported_by(name) for name in graph.modules}).prepare()
 
 
-@pytest.mark.parametrize("path", [p for p in MODULES if package_of(p) in LAYERS], ids=str)
-def test_imports_go_one_way(path):
-    package = package_of(path)
-    for other, line in ours(path):
-        if other == package or other in LEAVES or other.startswith("__"):
-            continue
-        if other not in LAYERS:  # a name that research itself re-exports: those are of the core and of models
-            assert other in research.__all__
-            other = {"load_model": "models"}.get(other, "sampling")
-        allowed = LAYERS[other] < LAYERS[package] or (package, other) in SAME_LEVEL
-        assert allowed, f"{path}:{line}: research.{package} imports research.{other}"
-
-
-@pytest.mark.parametrize("name", sorted(LEAVES))
-def test_leaves_use_nobody(name):
-    assert {other for other, _ in ours(Path(f"{name}.py"))} <= {"checks", "errors"}
-
-
-@pytest.mark.parametrize("path", [p for p in MODULES if package_of(p) == "sampling"], ids=str)
-def test_the_core_imports_torch_and_nothing_else(path):
-    for name, line in imports(path):
-        top = name.split(".")[0]
-        if top == "research":
-            assert name.split(".")[1] in {"sampling", "checks", "errors", "strength"}, f"{path}:{line}: {name}"
-        else:
-            assert top == "torch" or top in sys.stdlib_module_names, f"{path}:{line}: {name}"
+def test_the_core_imports_torch_and_nothing_else():
+    for path in [path for path in MODULES if path.parts[0] == "sampling"]:
+        for name, line in imports(path):
+            top = name.split(".")[0]
+            if top == "research":
+                assert name.split(".")[1] in {"sampling", "checks", "errors", "strength"}, f"{path}:{line}: {name}"
+            else:
+                assert top == "torch" or top in sys.stdlib_module_names, f"{path}:{line}: {name}"
 
 
 # --- one loop
@@ -199,14 +130,8 @@ def test_the_loop_fits_a_screen():
     assert loop.end_lineno - loop.lineno + 1 <= 50
 
 
-@pytest.mark.parametrize("path", MODULES, ids=str)
-def test_no_module_is_long(path):
-    assert len((ROOT / path).read_text(encoding="utf-8").splitlines()) <= 300
-
-
-@pytest.mark.parametrize("path", MODULES, ids=str)
-def test_every_module_says_what_it_is(path):
-    assert ast.get_docstring(TREES[path])
+def test_every_module_says_what_it_is():
+    assert [str(path) for path, tree in TREES.items() if not ast.get_docstring(tree)] == []
 
 
 # --- nothing heavy before it is needed

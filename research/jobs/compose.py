@@ -21,11 +21,11 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from research import config_dir
 from research.errors import ConfigError
 from research.jobs import overrides as lines_of
 from research.jobs.composed_choices import Bases
 from research.jobs.points import Points, points_of
+from research.package import config_dir
 
 
 class Composer:

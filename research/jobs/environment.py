@@ -9,7 +9,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-import research
+from research.package import VERSION
 
 _LIBRARIES = ("torch", "diffusers", "transformers", "torchmetrics", "numpy", "hydra-core")
 
@@ -20,7 +20,7 @@ worker: dict[str, Any] | None = None
 @cache
 def versions() -> dict[str, str]:
     """Of the project, Python and the libraries that have a say in the numbers."""
-    found = {"research": research.__version__, "python": platform.python_version()}
+    found = {"research": VERSION, "python": platform.python_version()}
     for name in _LIBRARIES:
         try:
             found[name] = version(name)
@@ -33,7 +33,7 @@ def versions() -> dict[str, str]:
 def git_commit() -> str | None:
     """The commit of the working folder's repository, or else of the one that this package is run from: 40 hex digits, and
     ``-dirty`` where tracked files differ from it; None without either."""
-    for folder in (os.getcwd(), os.path.dirname(research.__file__)):
+    for folder in (os.getcwd(), os.path.dirname(__file__)):
         command = ["git", "-C", folder, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
         try:
             said = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)

@@ -18,9 +18,9 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
-import research
 from research.errors import UserError
 from research.files import write_atomic
+from research.package import VERSION
 
 FORMAT = 1  # one more when an older version could misread what this one writes
 RESULT, TRACE, PARTIAL, SWEEP = "result.json", "trace.json", "partial.json", "sweep.json"
@@ -394,7 +394,7 @@ def _read(file: Path, kind: type[_Record]) -> _Record:
     found = _decoded(file, kind)
     if found.format > FORMAT:
         raise DamagedRecord(
-            f"{file}: format is {found.format}; accepted are formats up to {FORMAT}, which research {research.__version__} reads."
+            f"{file}: format is {found.format}; accepted are formats up to {FORMAT}, which research {VERSION} reads."
         )
     return found
 

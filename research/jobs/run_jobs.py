@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import research
 from research.jobs import claims, process_cache, shared_batches, signals
 from research.jobs.job import Job
 from research.jobs.job_status import Standing, standing, survey, to_run
 from research.jobs.progress import Progress
+from research.package import VERSION
 
 _log = logging.getLogger(__name__)
 _LOOK_AGAIN = (0.1, 2.0)  # seconds between two looks at jobs of other processes, at first and at most
@@ -75,14 +75,14 @@ def reused_line(closed: Sequence[dict[str, Any]], total: int) -> str:
     """What is said of jobs that are not run again."""
     failed = sum(result.get("status") != "done" for result in closed)
     done = len(closed) - failed
-    strange = {str(result.get("versions", {}).get("research")) for result in closed} - {research.__version__}
+    strange = {str(result.get("versions", {}).get("research")) for result in closed} - {VERSION}
     parts = []
     if done:
         parts.append(f"{done} of {total} job{'s' * (total != 1)} done before and reused (resume=false runs them again)")
     if failed:
         parts.append(f"{failed} failed before and left so (retry=failed runs them again)")
     if strange:
-        parts.append(f"some are of research {', '.join(sorted(strange))}, and this is {research.__version__}")
+        parts.append(f"some are of research {', '.join(sorted(strange))}, and this is {VERSION}")
     return "; ".join(parts)
 
 

@@ -8,10 +8,10 @@ import logging
 from collections.abc import Collection
 from pathlib import Path
 
-import research
 from research.errors import ConfigError
 from research.files import remove_leftovers
 from research.jobs.store import RESULT, write
+from research.package import VERSION
 
 FORMAT = 1  # of job folders; one more when an older version could misread them
 MARKER = "sweep.json"
@@ -33,12 +33,12 @@ def mark(sweep_dir: Path, ids: Collection[str]) -> None:
         remove_leftovers(folder)
     file = sweep_dir / MARKER
     found = _read(file)
-    own = {"format": FORMAT, "research": research.__version__, "jobs": sorted(ids)}
+    own = {"format": FORMAT, "research": VERSION, "jobs": sorted(ids)}
     if found is None:
         write(file, json.dumps(own, indent=1).encode(), durable=True)
     elif found[0] > FORMAT:
         raise ConfigError(
-            f"output_dir: {sweep_dir} was written by research {found[1]} (format {found[0]}); this is {research.__version__}, "
+            f"output_dir: {sweep_dir} was written by research {found[1]} (format {found[0]}); this is {VERSION}, "
             f"which reads format {FORMAT}. Accepted is another output_dir or sweep_name, or that version."
         )
     elif found[2] != own["jobs"]:

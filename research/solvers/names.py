@@ -10,8 +10,8 @@ from typing import Any
 
 import yaml
 
-from research import config_dir
 from research.errors import ConfigError, nearest
+from research.package import config_dir
 
 
 @dataclass(frozen=True)
