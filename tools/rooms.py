@@ -25,7 +25,7 @@ _INK, _FILL, _CORE, _CIRCLE = "#24343a", "#eef4f2", "#bfe3d8", "#c0392b"
 def room_of(module: str) -> str:
     """The room of a dotted module below ``research``: its package, or the leaves for a file that stands alone."""
     head = module.split(".")[0]
-    if head in ("cli", "__main__"):
+    if head in ("cli", "__main__", "preview_cli"):
         return "cli"
     return head if (PACKAGE / head).is_dir() and head != "zoo" else _LEAVES
 
