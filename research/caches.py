@@ -24,58 +24,58 @@ class Cache:
     def __init__(self, name: str, max_bytes: int, max_entries: int | None = None):
         self.name, self.max_bytes, self.max_entries = name, max_bytes, max_entries
         self.hits = self.misses = self.bytes = 0
-        self._kept: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
+        self._values: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
         self._lock = threading.RLock()
         _caches[name] = self
 
     def get(self, key: Hashable, make: Callable[[], Value], size: Callable[[Value], int] | int = 0) -> Value:
         """The value of a key, made if it is not there; ``size`` is its bytes, or says them of the value."""
         with self._lock:
-            if key in self._kept:  # the value itself may be None
+            if key in self._values:  # the value itself may be None
                 self.hits += 1
-                self._kept.move_to_end(key)
-                return self._kept[key][0]
+                self._values.move_to_end(key)
+                return self._values[key][0]
         value = make()
         return self.put(key, value, size if isinstance(size, int) else size(value))
 
     def peek(self, key: Hashable) -> Any:
         """The value of a key or None; for values that are made several at once, and `put` then."""
         with self._lock:
-            if key not in self._kept:
+            if key not in self._values:
                 return None
             self.hits += 1
-            self._kept.move_to_end(key)
-            return self._kept[key][0]
+            self._values.move_to_end(key)
+            return self._values[key][0]
 
     def put(self, key: Hashable, value: Value, nbytes: int) -> Value:
         """Keep a value of so many bytes, and return it."""
         with self._lock:
             self.misses += 1
             self._forget(key)
-            self._kept[key] = value, nbytes
+            self._values[key] = value, nbytes
             self.bytes += nbytes
-            while len(self._kept) > 1 and self._too_much():
-                self._forget(next(iter(self._kept)))
+            while len(self._values) > 1 and self._too_much():
+                self._forget(next(iter(self._values)))
         return value
 
     def clear(self) -> None:
         """Forget all values; the counts stay."""
         with self._lock:
-            self._kept.clear()
+            self._values.clear()
             self.bytes = 0
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self._values)
 
     def __contains__(self, key: Hashable) -> bool:
-        return key in self._kept
+        return key in self._values
 
     def _too_much(self) -> bool:
-        return self.bytes > self.max_bytes or (self.max_entries is not None and len(self._kept) > self.max_entries)
+        return self.bytes > self.max_bytes or (self.max_entries is not None and len(self._values) > self.max_entries)
 
     def _forget(self, key: Hashable) -> None:
-        if key in self._kept:
-            self.bytes -= self._kept.pop(key)[1]
+        if key in self._values:
+            self.bytes -= self._values.pop(key)[1]
 
 
 Counts = Mapping[str, tuple[int, int]]

@@ -29,7 +29,7 @@ def write_atomic(path: Path, content: bytes | str, *, durable: bool = False) -> 
             if durable:
                 file.flush()
                 os.fsync(file.fileno())
-        os.chmod(scratch, 0o666 & ~_umask())  # mkstemp makes private files, and results are there to be read
+        os.chmod(scratch, 0o666 & ~umask())  # mkstemp makes private files, and results are there to be read
         os.replace(scratch, path)
     except BaseException:
         Path(scratch).unlink(missing_ok=True)
@@ -88,7 +88,8 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def _umask() -> int:
+def umask() -> int:
+    """The bits that files made here lack."""
     with contextlib.suppress(OSError, StopIteration, ValueError):
         lines = Path("/proc/self/status").read_text().splitlines()
         return int(next(line for line in lines if line.startswith("Umask:")).split()[1], 8)

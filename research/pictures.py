@@ -6,9 +6,9 @@ A file is named by its path, or as ``zoo:NAME`` if it is one of the pictures tha
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -17,6 +17,7 @@ from research.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
     import numpy as np
+    from diffusers.image_processor import VaeImageProcessor
     from torch import Tensor
 
     # a tensor is [C, H, W], an array [H, W, 3], floats in [0, 1]
@@ -29,7 +30,7 @@ _ACCEPTED = (
 )
 
 
-def read(key: str, given: Any, n_images: int, *, mask: bool = False) -> list[Picture]:
+def read(key: str, given: object, n_images: int, *, mask: bool = False) -> list[Picture]:
     """Pictures as the tasks use them: one for all images, or one an image.
 
     Args:
@@ -54,7 +55,7 @@ def read(key: str, given: Any, n_images: int, *, mask: bool = False) -> list[Pic
     return [_read_one(key, part, mask) for part in parts]
 
 
-def check(key: str, given: Any) -> None:
+def check(key: str, given: object) -> None:
     """Check the files among ``given`` without torch: they are there, and they are pictures.
 
     Raises:
@@ -113,12 +114,12 @@ def open_picture(key: str, name: str | Path) -> Image.Image:
         raise ConfigError(f"{key}: {path} cannot be read as a picture: {reason}") from error
 
 
-def _rows(given: Any) -> list[Any]:
+def _rows(given: object) -> list[object]:
     """The pictures of an array or tensor with a batch axis, or the one that was given."""
-    return list(given) if getattr(given, "ndim", 0) == 4 else [given]
+    return list(cast("Iterable[object]", given)) if getattr(given, "ndim", 0) == 4 else [given]
 
 
-def _read_one(key: str, given: Any, mask: bool) -> Picture:
+def _read_one(key: str, given: object, mask: bool) -> Picture:
     if isinstance(given, str | Path):
         return _image(key, open_picture(key, given), mask)
     if isinstance(given, Image.Image):
@@ -140,12 +141,12 @@ def _image(key: str, image: Image.Image, mask: bool) -> Image.Image:
     return image if mask and image.mode in ("1", "L", "RGB") else image.convert("L" if mask else "RGB")
 
 
-def _numbers(key: str, given: Any, mask: bool) -> Picture:
+def _numbers(key: str, given: Tensor | np.ndarray, mask: bool) -> Picture:
     import numpy as np
     import torch
 
     is_array = isinstance(given, np.ndarray)
-    tensor = torch.from_numpy(np.ascontiguousarray(given)) if is_array else given.detach().cpu()
+    tensor = torch.from_numpy(np.ascontiguousarray(given)) if isinstance(given, np.ndarray) else given.detach().cpu()
     if tensor.ndim == 2:
         tensor = tensor[None]
     elif is_array and tensor.ndim == 3:
@@ -233,11 +234,11 @@ def size(picture: Picture) -> tuple[int, int]:
     return int(width), int(height)
 
 
-def _batch(picture: Picture) -> Any:
+def _batch(picture: Picture) -> Picture:
     return picture if isinstance(picture, Image.Image) else picture[None]
 
 
-def _processor(factor: int, **settings: Any) -> Any:
+def _processor(factor: int, **settings: bool) -> VaeImageProcessor:
     from diffusers.image_processor import VaeImageProcessor
 
     return VaeImageProcessor(vae_scale_factor=factor, **settings)

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from research.errors import ConfigError, ModelError
+from research.files import umask
 from research.models.find_model import find_model, pipeline_class, read_index
 from research.models.inspect.fit import checked_parts, reason
 from research.models.inspect.kinds import CLIP, OPEN_CLIP, Kind
@@ -161,7 +162,7 @@ def _complete_or_absent(target: Path) -> Iterator[Path]:
         scratch.mkdir(mode=0o700)
         yield scratch
         checked_parts(scratch, allow_pickle=False)
-        scratch.chmod(0o777 & ~_umask())
+        scratch.chmod(0o777 & ~umask())
         scratch.rename(target)
     except BaseException as error:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -171,12 +172,6 @@ def _complete_or_absent(target: Path) -> Iterator[Path]:
         if isinstance(error, OSError):
             raise ModelError(f"--convert: {target} cannot be written: {error.strerror or error}") from error
         raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 # -- configs out of the YAML that an original checkpoint was trained with
