@@ -17,7 +17,8 @@ INK, GRID, PAPER = "#1c1b19", "#d9d6cf", "#fefefe"
 
 
 def plain_frame(axes: Axes) -> None:
-    """A grid behind what is drawn, no ticks, and lines at the left and below alone."""
+    """A grid behind what is drawn, no ticks, lines at the left and below alone, and the paper of whatever it stands on."""
+    axes.patch.set_alpha(0.0)
     axes.grid(True, color=GRID, linewidth=0.6)
     axes.set_axisbelow(True)
     for side, spine in axes.spines.items():

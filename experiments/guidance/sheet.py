@@ -7,7 +7,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from research.report.fonts import font
+from research.report.contact_sheet import font
 
 TILES = (1, 9, 22, 40)  # which of a job's pictures
 SIDE, GAP, LABEL, HEAD = 48, 2, 150, 16

@@ -55,7 +55,7 @@ def show_sweep(jobs: Sequence[Job], outcome: Outcome) -> None:
 def _report(folder: Path) -> ReportPaths:
     """The report of a sweep, built unless it is there already; several processes that end a sweep build it once."""
     from research.report import build_report, print_table, read_sweep
-    from research.report.current import current_report
+    from research.report.build import current_report
 
     with alone(f"report {folder.absolute()}"):
         if (paths := current_report(folder)) is None:

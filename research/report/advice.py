@@ -88,13 +88,14 @@ def advise(sweep: Sweep) -> Advice | None:
     ladder = _ladder(by, rows)
     if not sure:
         best = _best(by, rows)
-        line = f"No metric here has an interval: {by.label} {_said(by, best)} is measured best, by face value only."
+        line = f"No metric here has an interval: {by.label} {_with_interval(by, best)} is measured best, by face value only."
         return Advice(None, line, [f"It is {where(sweep, best)}."], doubts, cards, ladder, by)
     if not good:
         names = " and ".join(m.label for m in sure)
         line = f"{names} pull apart: no setting is among the best by all of them."
         pairs = [
-            f"By {m.label} take {where(sweep, _best(m, rows))} ({m.label} {_said(m, _best(m, rows))})." for m in sure
+            f"By {m.label} take {where(sweep, _best(m, rows))} ({m.label} {_with_interval(m, _best(m, rows))})."
+            for m in sure
         ]
         return Advice(None, line, pairs, doubts, cards, ladder, by)
     use = min(good, key=lambda r: _cost(r, found))
@@ -119,9 +120,9 @@ def _reasons(
     for m in found:
         best = _best(m, rows)
         if best is use:
-            reasons.append(f"Its {m.label} is the {_end(m)} measured: {_said(m, use)}.")
+            reasons.append(f"Its {m.label} is the {_end(m)} measured: {_with_interval(m, use)}.")
             continue
-        line = f"Its {m.label} is {_said(m, use)}; the {_end(m)}, {_said(m, best)}, "
+        line = f"Its {m.label} is {_with_interval(m, use)}; the {_end(m)}, {_with_interval(m, best)}, "
         line += f"is of {where(sweep, best)} at {_cost_text(best)}"
         if m not in sure:
             line += f". {m.label} has no interval here, so it did not decide"
@@ -252,7 +253,7 @@ def _cost_text(row: Row) -> str:
     return " and ".join(parts) or "a cost that was not recorded"
 
 
-def _said(m: Measure, row: Row) -> str:
+def _with_interval(m: Measure, row: Row) -> str:
     sure = m.interval(row)
     return number(m.value(row)) + (f" [{number(sure.low)}, {number(sure.high)}]" if sure is not None else "")
 

@@ -1,20 +1,20 @@
-"""Everything that is made of a sweep, in one call."""
+"""The report of a sweep: table, plots, contact sheet and page in one call, and whether they are still those of its jobs."""
 
 from __future__ import annotations
 
+import csv
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from research.report.csv_file import write_csv
-from research.report.table import print_table
+from research.report.table import print_table, write_csv
 from research.results.read import Sweep, read_sweep
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from research.report.draw import Plot
-    from research.report.thumbs import Encoded
+    from research.report.thumbs import Encoded, Thumb
 
 
 @dataclass(frozen=True)
@@ -45,27 +45,25 @@ def build_report(sweep_dir: Path, *, console: Console | None = None) -> ReportPa
     Raises:
         UserError: the folder does not exist or holds no job with a record.
     """
-    from research.report.html import write_html
+    from research.report.page import write_page
 
     sweep = read_sweep(Path(sweep_dir))
     parts = write_parts(sweep, console=console)
     page = sweep.directory / "report.html"
-    write_html(sweep, page, plots=parts.plots, thumbs=parts.thumbs)
+    write_page(sweep, page, plots=parts.plots, thumbs=parts.thumbs)
     return ReportPaths(parts.results_csv, parts.contact_sheet, [p.file for p in parts.plots], page)
 
 
-def write_parts(
-    sweep: Sweep, kept: dict[Any, tuple[str, int, int]] | None = None, *, console: Console | None = None
-) -> Parts:
+def write_parts(sweep: Sweep, known: dict[Any, Thumb] | None = None, *, console: Console | None = None) -> Parts:
     """Prints the table and writes everything but the page.
 
     Args:
-        kept: thumbnails of an earlier call, see `encode_thumbs`.
+        known: thumbnails of an earlier call, see `encode_thumbs`.
     """
     from rich.console import Console
 
+    from research.report.contact_sheet import write_contact_sheet
     from research.report.draw import draw_plots
-    from research.report.sheet import write_contact_sheet
     from research.report.thumbs import choose_images, encode_thumbs
 
     print_table(sweep, console=console or Console())
@@ -73,4 +71,20 @@ def write_parts(
     write_csv(sweep, results)
     sheet = write_contact_sheet(sweep, sweep.directory / "contact_sheet.png")
     plots = draw_plots(sweep, sweep.directory / "plots")
-    return Parts(results, sheet, plots, encode_thumbs(sweep.done, choose_images(sweep.done), kept))
+    return Parts(results, sheet, plots, encode_thumbs(sweep.done, choose_images(sweep.done), known))
+
+
+def current_report(sweep_dir: Path) -> ReportPaths | None:
+    """The report of a sweep if it is newer than every job's record and shows all of them; otherwise None."""
+    results, page = sweep_dir / "results.csv", sweep_dir / "report.html"
+    sheet = sweep_dir / "contact_sheet.png"
+    try:
+        built = min(results.stat().st_mtime_ns, page.stat().st_mtime_ns)
+        with results.open(encoding="utf-8", newline="") as file:
+            shown = {row["job_id"] for row in csv.DictReader(file)}
+        records = {file.parent.name: file.stat().st_mtime_ns for file in sweep_dir.glob("*/result.json")}
+    except (OSError, KeyError, ValueError):
+        return None
+    if shown != records.keys() or max(records.values(), default=0) >= built:
+        return None
+    return ReportPaths(results, sheet if sheet.is_file() else None, sorted((sweep_dir / "plots").glob("*.png")), page)

@@ -15,8 +15,8 @@ from urllib.parse import unquote, urlsplit
 
 from research.errors import UserError
 from research.files import write_atomic
-from research.report.html import LIVE, PROGRESS, frame, render
-from research.report.progress import Progress, progress, progress_html
+from research.report.page import LIVE, PROGRESS, render, render_progress, render_waiting
+from research.report.progress import Progress, progress
 from research.results.read import read_sweep
 
 EVERY = 2.0  # seconds between two looks at the folder
@@ -60,7 +60,7 @@ class LiveReport:
 
     def data(self) -> dict[str, str]:
         """What a served page asks for every few seconds."""
-        return {"version": str(self._built), "progress": progress_html(self.now)}
+        return {"version": str(self._built), "progress": render_progress(self.now)}
 
     def _build(self, now: Progress) -> None:
         from rich.console import Console
@@ -71,11 +71,7 @@ class LiveReport:
         try:
             sweep = read_sweep(self.directory)
         except UserError:  # no job is done yet
-            name = self.directory.resolve().name
-            waiting = (
-                f'<h1>{name_of(name)}</h1><div id="progress">{PROGRESS}</div><p class="muted">No job is done yet.</p>'
-            )
-            self._body = frame(name, "", waiting)
+            self._body = render_waiting(self.directory.resolve().name)
         else:
             parts = write_parts(sweep, self._thumbs, console=Console(file=io.StringIO()))
             self._body = render(sweep, plots=parts.plots, thumbs=parts.thumbs)
@@ -85,14 +81,7 @@ class LiveReport:
     def _write(self, *, live: bool) -> None:
         head = f'<meta name="live" content="{EVERY:g}">\n<noscript><meta http-equiv="refresh" content="5"></noscript>\n'
         page = self._body.replace(LIVE, head if live else "", 1)
-        write_atomic(self.page, page.replace(PROGRESS, progress_html(self.now) if live else "", 1))
-
-
-def name_of(name: str) -> str:
-    """A folder's name as text of a page."""
-    from html import escape
-
-    return f"<bdi>{escape(name)}</bdi>"
+        write_atomic(self.page, page.replace(PROGRESS, render_progress(self.now) if live else "", 1))
 
 
 def watch(directory: Path, *, until_finished: bool = False, port: int | None = None) -> None:
@@ -111,13 +100,13 @@ def watch(directory: Path, *, until_finished: bool = False, port: int | None = N
     server = _serve(report, port) if port is not None else None
     where = f"http://{LOOPBACK}:{server.server_port}/report.html" if server else str(report.page)
     print(f"live at {where} (Ctrl-C ends)", flush=True)
-    said = ""
+    last = ""
     try:
         while True:
             report.look()
-            if (line := report.now.line()) != said:
+            if (line := report.now.line()) != last:
                 print(f"{time.strftime('%H:%M:%S')}  {line}", flush=True)
-                said = line
+                last = line
             if until_finished and report.now.finished:
                 return
             time.sleep(EVERY)

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from research.labels import count
-from research.report.columns import Measure
 from research.results.read import Row, Sweep
 
 _SHOWN = 3
@@ -34,40 +33,6 @@ def notes(sweep: Sweep) -> list[str]:
             f"{count(len(unfinished), 'job folder')} without a result.json ({_few(unfinished)}): interrupted, or half deleted."
         )
     return found
-
-
-def provenance_notes(rows: Sequence[Row], columns: Sequence[Measure]) -> list[str]:
-    """A line for each number that was not computed with the same things in all jobs, and what its letters mean."""
-    found = []
-    for measure in columns:
-        kinds = measure.kinds(rows)
-        if len(kinds) < 2:
-            continue
-        counts = Counter(kinds[measure.provenance(r)] for r in rows if measure.value(r) is not None)
-        text = ", ".join(
-            f"{letter}: {count(n, 'job')} ({_meant(rows, measure, kinds, letter)})"
-            for letter, n in sorted(counts.items())
-        )
-        found.append(
-            f"{measure.label} is not of one provenance: {text}. Only numbers with the same letter may be compared; "
-            "best values, fronts and advice are among those of letter a."
-        )
-    return found
-
-
-def _meant(rows: Sequence[Row], measure: Measure, kinds: dict[str, str], letter: str) -> str:
-    """What sets the jobs of a letter apart, in a few words."""
-    row = next(r for r in rows if measure.value(r) is not None and kinds[measure.provenance(r)] == letter)
-    if measure.key == "seconds_per_image":
-        return measure.provenance(row) or "device unknown"
-    info = row.info(measure.key)
-    words = []
-    for key in ("model", "features", "reference", "n_images"):
-        value = info.get(key)
-        name = value.get("name") or str(value.get("sha256") or "")[:8] if isinstance(value, dict) else value
-        if name not in (None, ""):
-            words.append(f"{key.replace('_', ' ')} {name}")
-    return ", ".join(words) or "nothing recorded"
 
 
 def _missing(row: Row) -> int:

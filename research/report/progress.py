@@ -6,14 +6,10 @@ import json
 import os
 import time
 from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
 from typing import Any
 
 from research.labels import value_label
-
-SILENT = 90.0  # seconds without a sign of life, of which running jobs give several a minute
-_SHOWN = 12
 
 
 @dataclass(frozen=True)
@@ -82,22 +78,6 @@ def progress(directory: Path, seen: dict[str, tuple[int, bool]] | None = None) -
     planned = _planned(directory)
     total = len(planned | ids | {r.job_id for r in running}) if planned else None
     return Progress(done, failed, running, total, f"{len(stamps)}-{max(stamps, default=0)}")
-
-
-def progress_html(now: Progress) -> str:
-    """The bar and the running jobs, to stand at the head of the page."""
-    over = now.done + now.failed
-    bar = f'<progress value="{over}" max="{now.total}"></progress>' if now.total else ""
-    lines = []
-    for job in now.running[:_SHOWN]:
-        images = f"{job.made} of {job.wanted} images" if job.wanted else f"{job.made} images"
-        silent = f" · no sign of life for {job.silent:.0f} s" if job.silent > SILENT else ""
-        lines.append(f"<li><code>{escape(job.job_id)}</code> <bdi>{escape(job.label)}</bdi>: {images}{silent}</li>")
-    if len(now.running) > _SHOWN:
-        lines.append(f"<li>and {len(now.running) - _SHOWN} more</li>")
-    running = f"<ul>{''.join(lines)}</ul>" if lines else ""
-    state = "Finished" if now.finished else "Live"
-    return f'<div class="live" role="status"><strong>{state}</strong>: {escape(now.line())}{bar}{running}</div>'
 
 
 def _folders(directory: Path) -> list[Path]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from research.labels import value_label
+from research.labels import count, value_label
+from research.report.columns import Measure
 from research.results.axes import flatten
-from research.results.read import Sweep
+from research.results.read import Row, Sweep
 
 # where files go and how runs are logged says nothing about the images
 _LEFT_OUT = ("output_dir", "sweep_name", "tracker", "hydra", "runtime", "on_failure", "resume", "experiment", "metrics")
@@ -66,6 +68,40 @@ def made_with(sweep: Sweep) -> list[tuple[str, str]]:
         differ = " (jobs differ: compare their numbers with care)" if len(shown) > 1 else ""
         pairs.append((name, ", ".join(shown[:_VALUES_AT_MOST]) + more + differ))
     return pairs
+
+
+def provenance_notes(rows: Sequence[Row], columns: Sequence[Measure]) -> list[str]:
+    """A line for each number that was not computed with the same things in all jobs, and what its letters mean."""
+    found = []
+    for measure in columns:
+        kinds = measure.kinds(rows)
+        if len(kinds) < 2:
+            continue
+        counts = Counter(kinds[measure.provenance(r)] for r in rows if measure.value(r) is not None)
+        text = ", ".join(
+            f"{letter}: {count(n, 'job')} ({_meant(rows, measure, kinds, letter)})"
+            for letter, n in sorted(counts.items())
+        )
+        found.append(
+            f"{measure.label} is not of one provenance: {text}. Only numbers with the same letter may be compared; "
+            "best values, fronts and advice are among those of letter a."
+        )
+    return found
+
+
+def _meant(rows: Sequence[Row], measure: Measure, kinds: dict[str, str], letter: str) -> str:
+    """What sets the jobs of a letter apart, in a few words."""
+    row = next(r for r in rows if measure.value(r) is not None and kinds[measure.provenance(r)] == letter)
+    if measure.key == "seconds_per_image":
+        return measure.provenance(row) or "device unknown"
+    info = row.info(measure.key)
+    words = []
+    for key in ("model", "features", "reference", "n_images"):
+        value = info.get(key)
+        name = value.get("name") or str(value.get("sha256") or "")[:8] if isinstance(value, dict) else value
+        if name not in (None, ""):
+            words.append(f"{key.replace('_', ' ')} {name}")
+    return ", ".join(words) or "nothing recorded"
 
 
 def _same_but_for_numbers(text: str, seen: dict[str, str]) -> str:

@@ -19,7 +19,8 @@ PER_CELL = 8
 PIXELS_AT_MOST = 40_000_000
 PAGE_BYTES_AT_MOST = 3_100_000  # of all thumbnails in a page, in base64
 PAGE_SIDES = (96, 64, 48, 32)  # pixels; the largest that leaves room for a picture of each job
-Encoded = dict[tuple[str, int], tuple[str, int, int]]
+Thumb = tuple[str, int, int]  # data URI, width, height
+Encoded = dict[tuple[str, int], Thumb]  # by job id and place among its images
 
 
 @dataclass(frozen=True)
@@ -72,15 +73,15 @@ def thumb_size(chosen: Chosen, cells: int) -> int:
     return wanted if chosen.source > 2 * wanted else chosen.source if chosen.source <= room else wanted
 
 
-def encode_thumbs(rows: Sequence[Row], chosen: Chosen, kept: dict[Any, tuple[str, int, int]] | None = None) -> Encoded:
+def encode_thumbs(rows: Sequence[Row], chosen: Chosen, known: dict[Any, Thumb] | None = None) -> Encoded:
     """Thumbnails to stand in a page, ``{(job id, place in its images): (data URI, width, height)}``, within the page's bytes.
 
     Every job gets its first image before any gets its second. Small images go in as they are, large ones scaled down.
 
     Args:
-        kept: thumbnails of an earlier call by file, time of modification and side; what is new is added.
+        known: thumbnails of an earlier call by file, time of modification and side; what is new is added.
     """
-    kept = {} if kept is None else kept
+    known = {} if known is None else known
     wanted = [(row, [(row.images.index(i), i) for i in chosen.of(row) if i is not None]) for row in rows]
     wanted = [(row, found) for row, found in wanted if found]
     side = _page_side(wanted, chosen.source)
@@ -91,7 +92,7 @@ def encode_thumbs(rows: Sequence[Row], chosen: Chosen, kept: dict[Any, tuple[str
             if turn >= len(found):
                 continue
             place, image = found[turn]
-            thumb = _encoded(row.image_path(image), side, kept)
+            thumb = _encoded(row.image_path(image), side, known)
             if thumb is None:
                 continue
             left -= len(thumb[0])
@@ -117,14 +118,14 @@ def _page_side(wanted: Sequence[tuple[Row, list[tuple[int, dict[str, Any]]]]], s
     return PAGE_SIDES[-1]
 
 
-def _encoded(path: Path, side: int, kept: dict[Any, tuple[str, int, int]]) -> tuple[str, int, int] | None:
+def _encoded(path: Path, side: int, known: dict[Any, Thumb]) -> Thumb | None:
     from PIL import Image
 
     try:
         status = path.stat()
         key = (str(path), status.st_mtime_ns, status.st_size, side)
-        if key in kept:
-            return kept[key]
+        if key in known:
+            return known[key]
         with Image.open(path) as opened:
             image = opened.convert("RGB")
     except (OSError, ValueError, SyntaxError):
@@ -135,8 +136,8 @@ def _encoded(path: Path, side: int, kept: dict[Any, tuple[str, int, int]]) -> tu
         image.thumbnail((side, side), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     image.save(buffer, "WEBP", lossless=small, quality=60 if small else 78, method=4)
-    kept[key] = (f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}", *image.size)
-    return kept[key]
+    known[key] = (f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}", *image.size)
+    return known[key]
 
 
 def load_thumb(path: Path, side: int) -> Image.Image | None:

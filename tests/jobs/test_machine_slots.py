@@ -15,7 +15,7 @@ import pytest
 from research.cli import run
 from research.jobs import machine_slots
 from research.jobs.job import Job
-from research.report.current import current_report
+from research.report.build import current_report
 
 
 def job(folder: Path, name: str = "a", **runtime: Any) -> Job:

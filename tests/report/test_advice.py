@@ -15,8 +15,8 @@ from sweep_samples import PROMPTS, write_job, write_sweep
 from research.report import build_report, read_row, read_sweep
 from research.report.advice import advise, fronts
 from research.report.columns import metric, quality
-from research.report.commands import image_command, prompt_word
 from research.report.intervals import difference, interval, told_apart
+from research.report.script_data import image_command, prompt_word
 from research.results.directions import direction, front
 
 

@@ -20,8 +20,8 @@ from sweep_samples import PROMPTS, write_job, write_sweep
 
 from research.report import build_report, read_sweep
 from research.report.advice import fronts
-from research.report.commands import image_command
 from research.report.live import LOOPBACK, LiveReport, _serve
+from research.report.script_data import image_command
 
 CHROMIUM = os.environ.get("CHROMIUM") or next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome", "msedge"))), None

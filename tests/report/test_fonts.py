@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from research.report.fonts import font
+from research.report.contact_sheet import font
 
 
 @pytest.mark.parametrize("text", ["pizza", "5 ± 1 · 3…", "café", "naïve", "–", "2×2", "Ωμ", "яблоко"])

@@ -13,7 +13,8 @@ from sweep_samples import PROMPTS, write_job, write_sweep
 
 from research.report.cli import main
 from research.report.live import LiveReport
-from research.report.progress import SILENT, progress, progress_html
+from research.report.page import SILENT, render_progress
+from research.report.progress import progress
 
 
 def claimed(directory, name, *, images=1):
@@ -40,13 +41,13 @@ def test_progress_is_read_from_the_files_alone(tmp_path):
     assert (now.done, now.failed, now.total, now.finished) == (2, 1, 5, False)
     (job,) = now.running
     assert (job.job_id, job.made, job.wanted, job.label) == ("running", 1, 4, "<ddim>, steps 7")
-    shown = progress_html(now)
+    shown = render_progress(now)
     assert "3 of 5 jobs have a result, 1 failed, 1 running" in shown
     assert "<ddim>" not in shown
     assert "no sign of life" not in shown
     long_ago = time.time() - SILENT - 60
     os.utime(folder / ".claim.0", (long_ago, long_ago))
-    assert "no sign of life for" in progress_html(progress(tmp_path))
+    assert "no sign of life for" in render_progress(progress(tmp_path))
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"jobs": 3}', "null"])

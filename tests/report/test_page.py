@@ -17,7 +17,7 @@ from test_rows import AWKWARD
 
 from research.report import build_report, read_sweep
 from research.report.cli import main
-from research.report.sheet import draw_contact_sheet
+from research.report.contact_sheet import draw_contact_sheet
 from research.report.thumbs import choose_images, load_thumb
 
 

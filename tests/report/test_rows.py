@@ -11,8 +11,8 @@ from sweep_samples import PROMPTS, write_job, write_sweep
 from research.errors import UserError
 from research.labels import number
 from research.report import print_row, print_table, read_row, read_sweep
-from research.report.csv_file import write_csv
-from research.report.sheet import lay_out
+from research.report.contact_sheet import lay_out
+from research.report.table import write_csv
 
 AWKWARD = ['a "quoted", comma', "k=v; x", "<script>alert(1)</script>", "été ☕ 猫 [bold]x[/bold]", "$x$ & $y$"]
 

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from typing import Any
 
 from research.labels import value_label
 from research.report.advice import Advice
 from research.report.columns import Measure
-from research.report.commands import ALONE, image_prefix, job_command, prompt_word
 from research.results.read import Row, Sweep
 
 SCORES_AT_MOST = 60_000
 IMAGES_AT_MOST = 200_000
 
+# what a single image does not need, or what is set anew for it
+_REPLACED = re.compile(
+    r"^[+~]*(prompts|prompt_set|seed|images_per_prompt|output_dir|sweep_name|tracker|metrics|batch_size|resume|retry|on_failure|sweep|hydra|runtime)\b"
+)
+ONE_IMAGE = "images_per_prompt=1 metrics=none tracker=none sweep_name=again"
 
-def payload(sweep: Sweep, columns: list[Measure], fronts: set[str], advice: Advice | None) -> str:
+
+def script_data(sweep: Sweep, columns: list[Measure], fronts: set[str], advice: Advice | None) -> str:
     """The JSON, with every ``<``, ``>`` and ``&`` written as an escape."""
     prompts: dict[str, int] = {}
     sets: dict[tuple[Any, ...], int] = {}
@@ -59,10 +66,11 @@ def payload(sweep: Sweep, columns: list[Measure], fronts: set[str], advice: Advi
         "sets": [[list(image) for image in found] for found in sets],
         "prompts": list(prompts),
         "words": [prompt_word(p) for p in prompts],
-        "alone": ALONE,
+        "alone": ONE_IMAGE,
         "use": advice.use.job_id if advice is not None and advice.use is not None else None,
     }
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    # as escapes, so that no prompt ends the script it stands in
     for sign in "<>&\u2028\u2029":
         text = text.replace(sign, f"\\u{ord(sign):04x}")
     return text
@@ -75,3 +83,40 @@ def _scores(row: Row) -> dict[str, list[float | None]]:
         name: [None if (v := found.get(key)) is None else float(f"{v:.5g}") for key in keys]
         for name, found in row.scores.items()
     }
+
+
+# -- the command that makes a job, or one of its images alone, again
+
+
+def job_command(row: Row) -> str:
+    """The whole job, to be kept in a folder of whoever runs it."""
+    return " ".join(["research", *(_word(o) for o in _overrides(row) if not o.startswith("output_dir="))])
+
+
+def image_prefix(row: Row) -> str:
+    """The beginning of the command for one image; prompt, seed and `ONE_IMAGE` follow."""
+    return " ".join(["research", *(_word(o) for o in _overrides(row) if not _REPLACED.match(o))])
+
+
+def prompt_word(prompt: str) -> str:
+    """A prompt as an override, quoted for Hydra's grammar and for the shell; empty where the image has none."""
+    if not prompt:
+        return ""
+    # a backslash counts only before a quote; what would be an interpolation is kept as text
+    text = re.sub(r'(\\*)"', lambda m: m[1] * 2 + '\\"', prompt)
+    text = re.sub(r"(\\+)$", r"\1\1", text).replace("${", "\\${")
+    return shlex.quote(f'prompts=["{text}"]')
+
+
+def image_command(row: Row, prompt: str, seed: int) -> str:
+    """One image: the same prompt and seed under the same settings, without scoring it."""
+    return " ".join(p for p in (image_prefix(row), prompt_word(prompt), f"seed={seed}", ONE_IMAGE) if p)
+
+
+def _overrides(row: Row) -> list[str]:
+    found = row.record.get("overrides")
+    return [str(o) for o in found] if isinstance(found, (list, tuple)) else []
+
+
+def _word(override: str) -> str:
+    return shlex.quote(override)

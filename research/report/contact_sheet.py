@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from research.drawing import INK
 from research.files import write_atomic
-from research.labels import value_label
+from research.labels import number, value_label
 from research.report.columns import quality
 from research.report.thumbs import Chosen, choose_images, load_thumb, thumb_size
 from research.results.axes import Axis
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 COLUMNS_AT_MOST = 12
-INK, MUTED, LINE, PAPER = "#1c1b19", "#75716a", "#d8d4cc", "#ffffff"
+MUTED, LINE, PAPER = "#75716a", "#d8d4cc", "#ffffff"
 GOOD, BAD, BAD_PAPER = "#0b6e4f", "#b3261e", "#fbefee"
 MARGIN, GAP, TILE_GAP = 36, 22, 3
 TITLE, LABEL, SMALL = 26, 17, 13
@@ -74,8 +76,6 @@ def draw_contact_sheet(sweep: Sweep) -> Image.Image | None:
     """The sheet as an RGB image, or None if no job has images."""
     from PIL import Image, ImageDraw
 
-    from research.report.fonts import font, text_width, wrap
-
     layout = lay_out(sweep)
     chosen = choose_images(sweep.done)
     if not chosen.images:
@@ -93,7 +93,7 @@ def draw_contact_sheet(sweep: Sweep) -> Image.Image | None:
     left = MARGIN + sum(label_widths)
     grid_width = len(layout.columns) * (cell_width + GAP) - GAP
     width = max(left + grid_width + MARGIN, 900)
-    legend = _legend_lines(chosen, width - 2 * MARGIN, wrap)
+    legend = _legend_lines(chosen, width - 2 * MARGIN)
     header = MARGIN + TITLE + 16 + 22 * len(legend) + 26
     top = header + (30 if layout.column_axes else 0) + 30
     height = top + len(layout.rows) * (cell_height + GAP) - GAP + MARGIN
@@ -129,8 +129,6 @@ def draw_contact_sheet(sweep: Sweep) -> Image.Image | None:
 
 
 def _draw_column_labels(draw: Any, layout: Layout, left: int, y: int, cell_width: int) -> None:
-    from research.report.fonts import ellipsis, font
-
     for axis in layout.column_axes:
         draw.text((left, y), axis.label, MUTED, font(axis.label, SMALL + 1))
     for c, values in enumerate(layout.columns):
@@ -149,8 +147,6 @@ def _draw_row_labels(
     tiles_height: int,
     right: int,
 ) -> None:
-    from research.report.fonts import font
-
     changed = next((i for i, pair in enumerate(zip(values, previous, strict=False)) if pair[0] != pair[1]), 0)
     if previous and changed < len(values) - 1:  # a new value of an outer axis begins
         draw.line((MARGIN, y - GAP // 2, right, y - GAP // 2), LINE, 1)
@@ -176,8 +172,6 @@ def _draw_images(sheet: Any, row: Row, chosen: Chosen, tile: int, x: int, y: int
 
 def _notes_layout(sweep: Sweep, metrics: Sequence[Any], cell_width: int) -> list[list[Any]]:
     """Metrics on as few lines as fit the narrowest cell."""
-    from research.report.fonts import text_width
-
     lines: list[list[Any]] = []
     used = 0
     for measure in metrics[:6]:
@@ -191,8 +185,6 @@ def _notes_layout(sweep: Sweep, metrics: Sequence[Any], cell_width: int) -> list
 
 
 def _draw_notes(draw: Any, row: Row, metrics: Sequence[Any], best: dict[str, Row | None], x: int, y: int) -> None:
-    from research.report.fonts import font, text_width
-
     for measure in metrics:
         text = _note(measure, row)
         is_best = best[measure.key] is row
@@ -201,14 +193,10 @@ def _draw_notes(draw: Any, row: Row, metrics: Sequence[Any], best: dict[str, Row
 
 
 def _note(measure: Any, row: Row) -> str:
-    from research.labels import number
-
     return f"{measure.label} {number(measure.value(row))}"
 
 
 def _draw_message(draw: Any, box: tuple[int, int, int, int], text: str, ink: str, paper: str) -> None:
-    from research.report.fonts import font, wrap
-
     x, y, width, height = box
     draw.rectangle((x, y, x + width - 1, y + height - 1), paper, LINE)
     lines = wrap(text, SMALL + 1, width - 20)
@@ -218,7 +206,7 @@ def _draw_message(draw: Any, box: tuple[int, int, int, int], text: str, ink: str
         draw.text((x + 10, y + 8 + 18 * i), line, ink if ink != LINE else MUTED, font(line, SMALL + 1))
 
 
-def _legend_lines(chosen: Chosen, width: int, wrap: Any) -> list[str]:
+def _legend_lines(chosen: Chosen, width: int) -> list[str]:
     parts = [f"{i + 1} {prompt or 'no prompt'} (seed {seed})" for i, (prompt, seed) in enumerate(chosen.images)]
     order = "In each cell: " if len(parts) == 1 else "In each cell, row by row: "
     return wrap(order + "  ·  ".join(parts), LABEL - 2, width)[:8]
@@ -234,3 +222,48 @@ def _values(row: Row, axes: Sequence[Axis]) -> tuple[Any, ...]:
 
 def _order(values: tuple[Any, ...], axes: Sequence[Axis]) -> list[int]:
     return [axis.values.index(value) for axis, value in zip(axes, values, strict=True)]
+
+
+# -- text on it: fonts that come with the libraries, measuring, wrapping
+
+
+def font(text: str, size: int) -> Any:
+    """Pillow's own font, which has little beyond ASCII, or for other text matplotlib's, which covers more scripts."""
+    return _font(size, all(c.isascii() or c in "…±·" for c in text))
+
+
+@lru_cache(maxsize=32)
+def _font(size: int, plain: bool) -> Any:
+    from PIL import ImageFont
+
+    if plain:
+        return ImageFont.load_default(size=size)
+    import matplotlib
+
+    return ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf", size - 1)
+
+
+def text_width(text: str, size: int) -> int:
+    """Width in pixels, rounded up."""
+    return int(font(text, size).getlength(text)) + 1
+
+
+def ellipsis(text: str, size: int, width: int) -> str:
+    """The text, cut to `width` pixels with an ellipsis."""
+    if text_width(text, size) <= width:
+        return text
+    while text and text_width(text + "…", size) > width:
+        text = text[:-1]
+    return text + "…"
+
+
+def wrap(text: str, size: int, width: int) -> list[str]:
+    """Lines of at most `width` pixels, broken at spaces; a word too long for a line is cut."""
+    lines = [""]
+    for word in text.split(" "):
+        longer = f"{lines[-1]} {word}" if lines[-1] else word
+        if text_width(longer, size) <= width or not lines[-1]:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return [ellipsis(line.strip(), size, width) for line in lines]
