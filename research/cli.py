@@ -28,7 +28,7 @@ from research.jobs import environment, signatures
 from research.jobs.compose import Composer, explained
 from research.jobs.overrides import parse
 from research.jobs.progress import LOGGER, configure_logging
-from research.jobs.store import StoreError
+from research.jobs.record import StoreError
 from research.jobs.sweep_settings import settings_of
 
 _log = logging.getLogger(__name__)
@@ -89,9 +89,10 @@ def _command(args: argparse.Namespace) -> int:
 
 
 def _single(composer: Composer, master: DictConfig, lines: list[str]) -> int:
+    from research.jobs.job_status import with_ids_of_their_own
     from research.jobs.sweep import plan, prepare, run_jobs
 
-    jobs = plan(composer, master, [_own(lines)])
+    jobs = with_ids_of_their_own(plan(composer, master, [_own(lines)]))
     if environment.world() > 1:
         return _over_ranks(jobs, single=True)
     prepare(jobs)
@@ -105,13 +106,14 @@ def _over_ranks(jobs: Sequence[Any], *, single: bool = False) -> int:
 
     ranks.take_device()
     if environment.rank():
-        return ranks.follow(jobs)
+        return ranks.run_other_rank(jobs)
     prepare(jobs)
-    return _finish(jobs, lambda: ranks.lead(jobs, lambda: run_jobs(jobs)), single=single)
+    return _finish(jobs, lambda: ranks.run_rank0(jobs, lambda runner: run_jobs(jobs, runner=runner)), single=single)
 
 
 def _sweep(composer: Composer, master: DictConfig, lines: list[str]) -> int:
     from research.jobs.engines.launch import launch
+    from research.jobs.job_status import with_ids_of_their_own
     from research.jobs.machine_slots import place
     from research.jobs.plan_view import duplicates_note
     from research.jobs.planning import leave_out, plan_all
@@ -139,7 +141,7 @@ def _sweep(composer: Composer, master: DictConfig, lines: list[str]) -> int:
             note = (
                 f"{len(made.impossible)} of {made.points} points cannot run and were left out; --plan=full lists them"
             )
-    jobs = made.accepted()
+    jobs = with_ids_of_their_own(made.accepted())
     if environment.world() > 1:
         from research.jobs.engines.ranks import check_launcher
 

@@ -28,3 +28,12 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     # letters in the wrong order are the likelier slip than other letters
     found.sort(key=lambda choice: sorted(choice) != sorted(str(word)))
     return f" Did you mean '{found[0]}'?" if found else ""
+
+
+def one_line(error: BaseException) -> str:
+    """An error as a line: a `UserError` says it itself, others with their class; notes say where it happened."""
+    lines = str(error).strip().splitlines()
+    text = lines[0] if lines else ""
+    if not isinstance(error, UserError):
+        text = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return "; ".join([text, *getattr(error, "__notes__", [])])

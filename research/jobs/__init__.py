@@ -10,12 +10,12 @@ if TYPE_CHECKING:
     from research.jobs.compose import Composer as Composer
     from research.jobs.identity import job_id as job_id
     from research.jobs.images import recipe as recipe
-    from research.jobs.run_job import Job as Job
+    from research.jobs.job import Job as Job
     from research.jobs.run_job import run_job as run_job
 
 _LAZY = {
     "Composer": "research.jobs.compose",
-    "Job": "research.jobs.run_job",
+    "Job": "research.jobs.job",
     "job_id": "research.jobs.identity",
     "recipe": "research.jobs.images",
     "run_job": "research.jobs.run_job",

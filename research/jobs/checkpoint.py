@@ -2,95 +2,110 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
-from typing import Any
+from typing import Protocol
 
-from research.jobs import environment
+from research.jobs import environment, record
 from research.jobs.faults import check
+from research.jobs.images import Saved
 from research.jobs.job import Job
+from research.jobs.record import PARTIAL, Checkpoint, DamagedRecord, JobResult, NoRecord, Trace
 from research.jobs.signals import Interrupted
-from research.jobs.store import PARTIAL
+from research.jobs.timing import Stopwatch
 
-# of a result: what grows with the batches, and what it must have been made with
-GROWN = ("images", "nfe", "nfe_by_branch", "truncated", "warnings", "out_of_memory", "together")
-_SAME = ("device", "weights_sha256")
 _SECONDS_BETWEEN = 60.0
 _log = logging.getLogger(__name__)
 
 
-class Checkpoint:
-    """What is complete of one job, on disk: written when the job is interrupted, and now and then while it runs."""
+class Resumable(Protocol):
+    """A job on its way, as far as a checkpoint holds it."""
+
+    result: JobResult
+    trace: Trace
+    watch: Stopwatch
+    saved: Saved
+    seeds: list[int]
+
+
+class CheckpointFile:
+    """What is complete of one job, on disk: written when the job is interrupted, and now and then while it runs.
+
+    Hooks may keep something of all batches, in ways of their own: a job with hooks has no checkpoint and starts anew.
+    """
 
     def __init__(self, job: Job):
         self._job, self._folder = job, job.folder
-        self._noted = time.monotonic()
-        self._found: dict[str, Any] | None = None
+        self._written = time.monotonic()
+        self._found: Checkpoint | None = None
 
-    def begin(self) -> None:
+    def prepare_folder(self) -> None:
         """Make the job's folder ready: empty, or with the batches that are complete."""
-        self._found = self._read()
-        files = [entry["file"] for entry in self._found["images"]] if self._found else []
+        self._found = self.read()
+        files = [image.file for image in self._found.images] if self._found else []
         self._folder.clear(keep=[*files, PARTIAL] if files else ())
         self._folder.write_config(self._job.config)
 
-    def go_on(self, record: Any) -> None:
-        """Take over what is complete, if it was made with this model on such a device.
+    def read(self) -> Checkpoint | None:
+        """What is complete, if it is of the same job and versions and every image is as it was written."""
+        if self._job.settings.hooks or not self._job.settings.resume:
+            return None
+        try:
+            found = record.read_checkpoint(self._folder.path / PARTIAL)
+        except (NoRecord, DamagedRecord):
+            return None
+        fits = found.identity == self._job.digest and found.versions == environment.versions()
+        return found if fits and found.images and not self._folder.flaw(found.images) else None
 
-        Args:
-            record: of the job on its way: its result, trace, watch and saved images.
-        """
+    def resume(self, run: Resumable) -> None:
+        """Have a job go on after what is complete, if that was made with its model on such a device; else empty its folder."""
         found, self._found = self._found, None
         if found is None:
             return
-        if any(found[key] != record.result[key] for key in _SAME):
+        if (found.device, found.weights_sha256) != (run.result.device, run.result.weights_sha256):
             self._folder.clear()
             self._folder.write_config(self._job.config)
             return
-        record.result.update({key: found[key] for key in GROWN})
-        record.trace = found["trace"]
-        record.watch.add(found["seconds"])
-        for entry in found["images"]:
-            record.saved.take(self._folder.path / entry["file"])
-        _log.info("    %d of %d images were made before", len(record.saved), len(record.seeds))
+        for name, value in found.made_so_far().items():
+            setattr(run.result, name, value)
+        run.trace = Trace.of(found.trace)
+        run.watch.add(found.seconds)
+        for image in found.images:
+            run.saved.take(self._folder.path / image.file)
+        _log.info("    %d of %d images were made before", len(run.saved), len(run.seeds))
 
-    def between_batches(self, record: Any) -> None:
+    def between_batches(self, run: Resumable) -> None:
         """See whether the job may go on.
 
         Raises:
-            Interrupted: someone asked to stop; what is complete has been noted.
+            Interrupted: someone asked to stop; what is complete has been written down.
             ClaimLost: another process took the job over.
         """
         try:
             check(self._folder.path)
         except Interrupted:
-            self.note(record)
+            self.write(run)
             raise
         # after the last batch too: scoring many images may take long, and be interrupted
-        if time.monotonic() - self._noted >= _SECONDS_BETWEEN:
-            self.note(record)
+        if time.monotonic() - self._written >= _SECONDS_BETWEEN:
+            self.write(run)
 
-    def note(self, record: Any) -> None:
+    def write(self, run: Resumable) -> None:
         """Write down what is complete."""
-        if self._job.config["hooks"]:
+        if self._job.settings.hooks:
             return
-        kept = {key: record.result[key] for key in (*GROWN, *_SAME, "identity", "versions")}
-        self._folder.write_partial({**kept, "trace": record.trace, "seconds": record.watch.seconds})
-        self._noted = time.monotonic()
+        record.write_checkpoint(self._folder.path / PARTIAL, checkpoint_of(self._job, run))
+        self._written = time.monotonic()
 
-    def _read(self) -> dict[str, Any] | None:
-        """What is complete, if it is of the same job and versions and every image is as it was written.
 
-        Hooks may keep something of all batches, in ways of their own: a job with hooks starts anew.
-        """
-        if self._job.config["hooks"] or not self._job.config["resume"]:
-            return None
-        keys = {*GROWN, *_SAME, "trace", "seconds"}
-        try:
-            found = json.loads((self._folder.path / PARTIAL).read_text(encoding="utf-8"))
-            fits = found["identity"] == self._job.digest and found["versions"] == environment.versions()
-            whole = fits and found["images"] and keys <= found.keys() and not self._folder.flaw(found)
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-        return found if whole else None
+def checkpoint_of(job: Job, run: Resumable) -> Checkpoint:
+    """What is complete of a job, and what it was made with."""
+    return Checkpoint(
+        identity=job.digest,
+        versions=run.result.versions,
+        device=run.result.device,
+        weights_sha256=run.result.weights_sha256,
+        trace=run.trace.content(),
+        seconds=dict(run.watch.seconds),
+        **run.result.made_so_far(),
+    )

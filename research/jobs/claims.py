@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from research.files import machine, started
-from research.jobs.store import CLAIM, StoreError
+from research.jobs.record import StoreError
+from research.jobs.store import CLAIM
 
 TIMEOUT = 60.0  # seconds
 _BEATS = 5  # signs of life within a timeout

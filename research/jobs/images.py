@@ -12,7 +12,7 @@ from typing import Any, overload
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from research.jobs.store import write
+from research.jobs.record import write
 
 CHUNK = "research"
 

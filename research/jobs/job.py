@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from research.jobs.identity import ID_LENGTH, job_digest
 from research.jobs.overrides import as_written
+from research.jobs.record import JobSettings
 from research.jobs.store import JobFolder
 
 
@@ -24,6 +26,11 @@ class Job:
     def __post_init__(self) -> None:
         self.digest = self.digest or job_digest(self.config)
         self.id = self.id or self.digest[:ID_LENGTH]
+
+    @cached_property
+    def settings(self) -> JobSettings:
+        """The config as an object."""
+        return JobSettings.of(self.config)
 
     @property
     def overrides(self) -> list[str]:

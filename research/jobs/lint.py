@@ -13,7 +13,7 @@ from research.jobs.signatures import signature
 from research.models.scheduler_config import ModelSchedule, scheduler_config
 
 if TYPE_CHECKING:
-    from research.jobs.run_job import Job
+    from research.jobs.job import Job
     from research.solvers.lint.case import Finding
 
 _log = logging.getLogger(__name__)

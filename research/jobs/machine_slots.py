@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from research.jobs.job import Job
-from research.jobs.job_status import Standing, stamp_of, standing
+from research.jobs.job_status import JobStatus, job_status, stamp_of
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 _PAUSE = (0.2, 1.0)  # seconds between two looks, at first and at most
@@ -43,11 +43,11 @@ def place(jobs: Sequence[Job]) -> Iterator[None]:
 def _wait(jobs: Sequence[Job], limit: int) -> socket.socket | None:
     paths = sorted(str(job.folder.path.absolute()) for job in jobs)
     sweep = hashlib.sha256("\n".join(paths).encode()).hexdigest()[:16]
-    left: dict[Path, Standing] | None = None
+    left: dict[Path, JobStatus] | None = None
     pause = _PAUSE[0]
     while (taken := next(filter(None, (take(f"{sweep}-{k}") for k in range(limit))), None)) is None:
         if left is None:
-            left = {job.folder.path: one for job in jobs if (one := standing(job)).result is None}
+            left = {job.folder.path: one for job in jobs if (one := job_status(job)).result is None}
             if left:
                 here = "another process" if limit == 1 else f"{limit} other processes"
                 _log.info(

@@ -10,7 +10,7 @@ from typing import Any
 from research.jobs.estimate import estimate
 from research.jobs.job import Job
 from research.jobs.job_images import image_count
-from research.jobs.store import RESULT, read_result
+from research.jobs.record import RESULT, JobResult, find_result
 
 _MOST = 300  # records read, the latest first: they tell the time of thousands
 _MODEL = ("path", "config", "dtype", "device")
@@ -25,10 +25,10 @@ class Times:
 
     def __init__(self, jobs: Sequence[Job]):
         known: dict[str, list[tuple[float, float]]] = {}
-        for record in _records(jobs):
-            found = _measured(record)
+        for result in _results(jobs):
+            found = _measured(result)
             if found is not None:
-                known.setdefault(_kind(record["config"]), []).append(found)
+                known.setdefault(_kind(result.config), []).append(found)
         self._known = {
             kind: (statistics.median(pair[0] for pair in pairs), statistics.median(pair[1] for pair in pairs))
             for kind, pairs in known.items()
@@ -48,26 +48,25 @@ def _kind(config: Mapping[str, Any]) -> str:
     return repr([[model.get(key) for key in _MODEL], task.get("_target_"), size, sorted(config["metrics"])])
 
 
-def _measured(record: Mapping[str, Any]) -> tuple[float, float] | None:
-    try:
-        timings, images, nfe = record["timings"], int(record["n_images"]), int(record["nfe"])
-        rest = timings["total"] - timings["denoise"] - timings["load"]
-        return timings["denoise"] / (nfe * images), max(rest, 0.0) / images
-    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+def _measured(result: JobResult) -> tuple[float, float] | None:
+    timings, images, nfe = result.timings, result.n_images, result.nfe
+    if not images or not nfe or not {"total", "denoise", "load"} <= timings.keys():
         return None
+    rest = timings["total"] - timings["denoise"] - timings["load"]
+    return timings["denoise"] / (nfe * images), max(rest, 0.0) / images
 
 
-def _records(jobs: Iterable[Job]) -> Iterable[dict[str, Any]]:
+def _results(jobs: Iterable[Job]) -> Iterable[JobResult]:
     own = list(dict.fromkeys(job.folder.path.parent for job in jobs))
     left = _MOST
     for places in ([(sweep, "*") for sweep in own], [(root, "*/*") for root in dict.fromkeys(s.parent for s in own)]):
         files = [file for place, pattern in places for file in place.glob(f"{pattern}/{RESULT}")]
         stamped = sorted(((_stamp(file), file) for file in files), reverse=True)
         for _, file in stamped[:left]:
-            record = read_result(file.parent)
+            result = find_result(file.parent)
             left -= 1
-            if record is not None and record.get("status") == "done" and isinstance(record.get("config"), dict):
-                yield record
+            if result is not None and result.done and result.settings is not None:
+                yield result
 
 
 def _stamp(file: Path) -> float:

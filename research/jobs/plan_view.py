@@ -11,7 +11,7 @@ from typing import Any
 from research.jobs.estimate import Estimate, estimate
 from research.jobs.job import Job
 from research.jobs.job_images import image_count
-from research.jobs.job_status import survey
+from research.jobs.job_status import statuses, with_ids_of_their_own
 from research.jobs.overrides import as_written, parse
 from research.jobs.plan_times import Times
 from research.jobs.planning import Plan
@@ -48,12 +48,13 @@ class Line:
 
 def lines_of(made: Plan) -> list[Line]:
     """The jobs of a plan, in the order in which they run."""
-    stands, times = survey(made.jobs), Times(made.jobs)
+    jobs = with_ids_of_their_own(made.jobs)
+    found_on_disk, times = statuses(jobs), Times(jobs)
     found = []
-    for job in made.jobs:
-        stand = stands[job.folder.path]
-        state = "done" if stand.done else "failed" if stand.result is not None else "waiting"
-        error = str(stand.result.get("error")) if state == "failed" and stand.result else None
+    for job in jobs:
+        status = found_on_disk[job.folder.path]
+        state = "done" if status.done else "failed" if status.result is not None else "waiting"
+        error = str(status.result.error) if state == "failed" and status.result else None
         found.append(Line(job, state, image_count(job.config), estimate(job.config), times.of(job), error))
     return found
 

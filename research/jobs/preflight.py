@@ -12,7 +12,7 @@ from research.jobs import job_images, process_cache
 from research.jobs.build import build, guidance_of
 
 if TYPE_CHECKING:
-    from research.jobs.run_job import Job
+    from research.jobs.job import Job
 
 
 def check_fit(jobs: Sequence[Job]) -> None:

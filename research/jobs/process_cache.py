@@ -61,7 +61,7 @@ def _bytes(model: Any) -> int:
     return sum(p.nbytes for module in getattr(model, "modules", list)() for p in module.parameters())
 
 
-def tracker(node: Mapping[str, Any]) -> Any:
+def tracker(node: Mapping[str, Any] | None) -> Any:
     """The tracker of a config's ``tracker`` section, or None without one; the same object for all jobs that name it alike."""
     if not node:
         return None

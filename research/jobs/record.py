@@ -62,8 +62,8 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
 class SchedulerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The section ``scheduler``: a short name, the class it stands for, and options of that class or of its step."""
 
-    name: str | None = None
-    class_name: str | None = None
+    name: str
+    class_name: str
     options: Config = msgspec.field(default_factory=dict)
 
 

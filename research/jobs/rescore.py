@@ -9,7 +9,6 @@ import json
 import os
 import re
 import shutil
-import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,12 +16,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from omegaconf import OmegaConf
 from PIL import Image
 
 from research.errors import ConfigError, UserError
-from research.jobs import environment, process_cache
+from research.jobs import environment, process_cache, record
 from research.jobs.build import Origin, build, check_names, names_in
 from research.jobs.claims import TIMEOUT, claim
 from research.jobs.compose import Composer, explained
@@ -30,8 +30,10 @@ from research.jobs.identity import ID_LENGTH, canonical, job_digest
 from research.jobs.overrides import as_written, is_choice, parse
 from research.jobs.plan_cache import Forgetful
 from research.jobs.plug_check import check_metrics, check_plugs
+from research.jobs.record import RESULT, TRACE, JobResult, Scored, StoreError
+from research.jobs.run_job import task_scores
 from research.jobs.scoring import ask
-from research.jobs.store import IMAGES, PICTURES, RESULT, TENSORS, TRACE, JobFolder, StoreError, read_result
+from research.jobs.store import IMAGES, PICTURES, TENSORS, JobFolder
 from research.metrics.base import as_metric
 
 _LIBRARIES = ("torch", "torchmetrics", "transformers", "numpy")
@@ -153,91 +155,73 @@ def rescore(place: Path, definitions: Definitions, *, again: bool = False) -> Re
 
 
 def _rescored(folder: JobFolder, definitions: Definitions, again: bool) -> Rescored:
-    record = read_result(folder.path)
-    if record is None or record.get("status") != "done" or not isinstance(record.get("config"), dict):
-        status = "no result.json that can be read" if record is None else f"the status {record.get('status')!r}"
-        raise ConfigError(f"{folder.path}: has {status}; accepted are jobs that are done.")
-    config = dict(record["config"])
-    metrics = definitions.of(config)
-    others = {**config, "metrics": metrics}
+    result = record.read_result(folder.path)
+    if not result.done:
+        raise ConfigError(f"{folder.path}: has the status '{result.status}'; accepted are jobs that are done.")
+    metrics = definitions.of(result.config)
+    others = {**result.config, "metrics": metrics}
     origin = definitions.origin(folder.path / RESULT)
     check_names(others, origin)
     check_plugs(others, Forgetful())
-    check_metrics(metrics, int(record["n_images"]), others, origin)
-    same = canonical({"metrics": metrics}) == canonical({"metrics": config.get("metrics") or {}})
-    target = folder if same else _beside(folder, record, others)
-    before = record if same else read_result(target.path)
+    check_metrics(metrics, result.n_images, others, origin)
+    same = canonical({"metrics": metrics}) == canonical({"metrics": result.config.get("metrics") or {}})
+    target = folder if same else _beside(folder, others)
+    before = result if same else record.find_result(target.path)
     made_with = _made_with(metrics)
-    known = ((before or {}).get("scored") or {}).get("with") == made_with
+    known = before is not None and before.scored is not None and before.scored.made_with == made_with
     if known and not again and target.finished() is not None:
         return Rescored(target.path, "kept")
-    held = claim(target.path, (config.get("runtime") or {}).get("claim_timeout") or TIMEOUT)
+    held = claim(target.path, result.settings.runtime.claim_timeout if result.settings else TIMEOUT)
     if held is None:
         return Rescored(target.path, "busy", "another process is at work on it")
     try:
-        pictures = _pictures(folder, record)
-        found = _computed(metrics, record, pictures, others, target, origin)
+        pictures = _pictures(folder, result)
+        found = _scored(msgspec.structs.replace(result, config=others), pictures, target, origin, made_with)
         if not same:
-            _copy(folder, target, record)
-            record = {
-                **record,
-                "job_id": target.path.name,
-                "identity": job_digest(others),
-                "config": others,
-                "overrides": _overrides(record, definitions),
-                "images": [dict(entry) for entry in record["images"]],
-            }
+            _copy(folder, target)
+            found.job_id, found.identity = target.path.name, job_digest(others)
+            found.overrides = _overrides(result, definitions)
+            assert found.scored is not None
+            found.scored.copied_from = folder.path.name
             target.write_config(others)
-        scored = {"created": datetime.now(UTC).isoformat(timespec="seconds"), "with": made_with, **found.pop("how")}
-        if not same:
-            scored["from"] = folder.path.name
+        else:
+            found.config = result.config
         held.check()
-        target.write_result({**record, **found, "scored": scored})
+        target.write_result(found)
     finally:
         held.release()
     return Rescored(target.path, "scored")
 
 
-def _computed(
-    metrics: Mapping[str, Any],
-    record: Mapping[str, Any],
-    pictures: Sequence[Image.Image],
-    config: Mapping[str, Any],
-    folder: JobFolder,
-    origin: Origin,
-) -> dict[str, Any]:
+def _scored(
+    result: JobResult, pictures: Sequence[Image.Image], folder: JobFolder, origin: Origin, made_with: str
+) -> JobResult:
+    """The result with its metrics computed anew, as its config says."""
     process_cache.libraries()
     from research.models.load import resolve_dtype_and_device
 
+    config = result.config
     process_cache.set_threads((config.get("runtime") or {}).get("threads"))
     _, device = resolve_dtype_and_device("auto", _device(config))
-    values: dict[str, float] = {}
-    info: dict[str, Any] = {}
-    warnings = [line for line in record.get("warnings", []) if line not in _said_by(record)]
-    measured = [entry["scores"] for entry in record["images"] if "scores" in entry]
-    for key in measured[0] if measured else ():  # by the task, while it sampled
-        values[key] = statistics.fmean(scores[key] for scores in measured)
-        info[key] = {"mean over images": len(measured)}
-    prompts = [entry.get("prompt") or "" for entry in record["images"]]
+    said_by_metrics = [line for info in result.metrics_info.values() for line in info.get("warnings") or []]
+    found = msgspec.structs.replace(result, warnings=[w for w in result.warnings if w not in said_by_metrics])
+    found.metrics, found.metrics_info = task_scores(result.images)
+    prompts = [image.prompt or "" for image in result.images]
     start = time.perf_counter()
-    for key, node in metrics.items():
+    for key, node in config["metrics"].items():
         metric = as_metric(build(node, f"metrics.{key}", origin), key)
-        found = ask(config, key, metric, pictures, prompts, record["seeds"], device, folder, origin)
-        values.update(found.values)
-        info[metric.name] = found.info
-        warnings += [line for line in found.info.get("warnings", []) if line not in warnings]
-    how = {
-        "seconds": round(time.perf_counter() - start, 6),
-        "device": environment.device_name(device),
-        "versions": environment.versions(),
-    }
-    return {"metrics": values, "metrics_info": info, "warnings": warnings, "how": how}
-
-
-def _said_by(record: Mapping[str, Any]) -> list[str]:
-    """Warnings of the metrics as they were."""
-    infos = (record.get("metrics_info") or {}).values()
-    return [line for info in infos if isinstance(info, dict) for line in info.get("warnings") or []]
+        said = ask(config, key, metric, pictures, prompts, result.seeds, device, folder, origin)
+        found.metrics.update(said.values)
+        found.metrics_info[metric.name] = said.info
+        found.warnings += [line for line in said.info.get("warnings", []) if line not in found.warnings]
+    found.scored = Scored(
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        made_with=made_with,
+        seconds=round(time.perf_counter() - start, 6),
+        device=environment.device_name(device),
+        versions=dict(environment.versions()),
+    )
+    return found
 
 
 def _device(config: Mapping[str, Any]) -> str:
@@ -248,20 +232,20 @@ def _device(config: Mapping[str, Any]) -> str:
     return asked if asked == "cpu" or torch.cuda.is_available() else "auto"
 
 
-def _pictures(folder: JobFolder, record: Mapping[str, Any]) -> list[Image.Image]:
+def _pictures(folder: JobFolder, result: JobResult) -> list[Image.Image]:
     """The job's images, if they are the ones that were written.
 
     Raises:
         ConfigError: one is gone, or another.
     """
     found = []
-    for entry in record.get("images") or []:
-        file = folder.path / entry["file"]
+    for image_record in result.images:
+        file = folder.path / image_record.file
         try:
             content = file.read_bytes()
         except OSError as error:
             raise ConfigError(f"{file}: cannot be read ({error.strerror or error}); run the job again.") from error
-        if hashlib.sha256(content).hexdigest() != entry.get("sha256"):
+        if hashlib.sha256(content).hexdigest() != image_record.sha256:
             raise ConfigError(f"{file}: is not the image that result.json says (SHA-256); run the job again.")
         with Image.open(io.BytesIO(content)) as image:
             image.load()
@@ -278,7 +262,7 @@ def _made_with(metrics: Mapping[str, Any]) -> str:
     return hashlib.sha256(told.encode()).hexdigest()[:16]
 
 
-def _beside(folder: JobFolder, record: Mapping[str, Any], config: Mapping[str, Any]) -> JobFolder:
+def _beside(folder: JobFolder, config: Mapping[str, Any]) -> JobFolder:
     """The folder of the job that has the same images and other metrics."""
     try:
         digest = job_digest(config)
@@ -289,7 +273,7 @@ def _beside(folder: JobFolder, record: Mapping[str, Any], config: Mapping[str, A
     return JobFolder(folder.path.parent / digest[:ID_LENGTH])
 
 
-def _copy(source: JobFolder, target: JobFolder, record: Mapping[str, Any]) -> None:
+def _copy(source: JobFolder, target: JobFolder) -> None:
     """The files of a job in a second folder: linked where the disk can, copied where not."""
     try:
         target.clear()
@@ -311,6 +295,6 @@ def _link(file: Path, copy_of: Path) -> None:
         shutil.copy2(file, copy_of)
 
 
-def _overrides(record: Mapping[str, Any], definitions: Definitions) -> list[str]:
-    own = [line for line in record.get("overrides", []) if parse(line).key_or_group.split(".")[0] != "metrics"]
+def _overrides(result: JobResult, definitions: Definitions) -> list[str]:
+    own = [line for line in result.overrides if parse(line).key_or_group.split(".")[0] != "metrics"]
     return [*own, *map(as_written, definitions.lines)]

@@ -7,32 +7,62 @@ import statistics
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
 
 from research import caches
-from research.errors import UserError
-from research.jobs import environment, images, job_images, process_cache
+from research.errors import one_line
+from research.jobs import environment, images, job_images, process_cache, record
 from research.jobs.batching import best_batch_size
 from research.jobs.build import build, guidance_of
-from research.jobs.checkpoint import Checkpoint
+from research.jobs.checkpoint import CheckpointFile
 from research.jobs.claims import ClaimLost
 from research.jobs.faults import batches_that_fit, check_claim
-from research.jobs.job import Job as Job
+from research.jobs.job import Job
+from research.jobs.record import CacheUse, HalvedBatch, ImageRecord, JobResult, MadeSoFar, StoreError, Trace
 from research.jobs.scoring import ask
-from research.jobs.store import IMAGES, PICTURES, StoreError
+from research.jobs.store import IMAGES, PICTURES
 from research.jobs.timing import Stopwatch, peak_memory_bytes, reset_peak_memory
 from research.metrics.base import as_metric
 
 if TYPE_CHECKING:
-    from research.sampling import LoopSampler, SampleResult
+    import torch
 
-Observer = Callable[[int, int, str], None]
+    from research.metrics.base import Metric, MetricResult
+    from research.sampling import LoopSampler, SampleResult
+    from research.sampling.interfaces import Guidance, Model, Task
+
+Observer = Callable[[int, int, str], None]  # steps done, steps in all, and where that is
 
 _log = logging.getLogger(__name__)
 
 
-def run_job(job: Job, observer: Observer | None = None) -> dict[str, Any]:
-    """Run a job and return its result, as it stands in ``result.json``.
+class JobRunner(Protocol):
+    """A way to run jobs: `SharedBatches` in one process, `OverRanks` in the processes that ``torchrun`` started. `run_jobs`
+    is handed one and asks nothing else how jobs are run."""
+
+    def units(self, jobs: Sequence[Job]) -> list[list[Job]]:
+        """The jobs in groups that are claimed and run as one, in the order in which they should run."""
+        ...
+
+    def run(self, unit: Sequence[Job], observer: Observer | None = None) -> list[JobResult]:
+        """Run the jobs of a unit and return their results, in their order; see `run_job` for what is raised."""
+        ...
+
+
+class OneByOne:
+    """Each job by itself, as `run_job` runs it."""
+
+    def units(self, jobs: Sequence[Job]) -> list[list[Job]]:
+        return [[job] for job in jobs]
+
+    def run(self, unit: Sequence[Job], observer: Observer | None = None) -> list[JobResult]:
+        return [run_job(job, observer) for job in unit]
+
+
+def run_job(job: Job, observer: Observer | None = None) -> JobResult:
+    """Run a job in this process and return its result, as it stands in ``result.json``.
 
     A job that fails gets a result too, with its error in a line, and its stack in ``traceback.txt``.
 
@@ -41,156 +71,119 @@ def run_job(job: Job, observer: Observer | None = None) -> dict[str, Any]:
         KeyboardInterrupt: the job is not done; run again, it goes on after its last complete batch, or starts anew.
         ClaimLost: another process has taken the job over.
     """
-    if environment.world() > 1:
-        from research.jobs.engines import ranks
-
-        return ranks.run_job(job, observer)
-    record = Record(job, observer)
-    record.begin()
-    return record.conclude(record.sample)
+    run = JobRun(job, observer)
+    run.prepare_folder()
+    return run.conclude(run.sample)
 
 
-def one_line(error: BaseException) -> str:
-    """An error as a line: a `UserError` says it itself, others with their class; notes say where it happened."""
-    lines = str(error).strip().splitlines()
-    text = lines[0] if lines else ""
-    if not isinstance(error, UserError):
-        text = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    return "; ".join([text, *getattr(error, "__notes__", [])])
-
-
-class Record:
+class JobRun:
     """A job on its way, and the result as it grows."""
 
     def __init__(self, job: Job, observer: Observer | None = None):
-        self.job, self.config, self.folder = job, job.config, job.folder
+        self.job, self.settings, self.folder = job, job.settings, job.folder
         self.observer: Observer = observer or (lambda done, total, where: None)
         self.watch = Stopwatch()
         self.caches = caches.counts()
-        self.device: Any = None
+        self.device: torch.device | None = None
         self.saved = images.Saved()
-        self.checkpoint = Checkpoint(job)
-        self.trace: dict[str, Any] = {}
-        self.seeds, self.prompts = job_images.seeds(self.config), job_images.prompts(self.config)
-        self.result: dict[str, Any] = {
-            "job_id": job.id,
-            "identity": job.digest,
-            "status": "failed",
-            "error": None,
-            "sweep_name": self.config["sweep_name"],
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "overrides": job.overrides,
-            "config": self.config,
-            "metrics": {},
-            "metrics_info": {},
-            "timings": {},
-            "images_per_second": None,
-            "nfe": None,
-            "nfe_by_branch": {},
-            "n_images": len(self.seeds),
-            "seeds": self.seeds,
-            "images": [],
-            "pictures": {},
-            "truncated": [],
-            "warnings": list(job.warnings),
-            "out_of_memory": [],  # batches that did not fit
-            "weights_sha256": None,
-            "versions": environment.versions(),
-            "git_commit": environment.git_commit(),
-            "device": None,
-            "worker": environment.worker,  # null where no launcher started this process
-            "peak_memory_bytes": None,
-            "batch_size": None,  # images at a time, of all jobs in the batch
-            "together": [],  # ids of the jobs whose images shared batches with this one's, itself among them
-            "caches": {},
-        }
+        self.checkpoint = CheckpointFile(job)
+        self.trace = Trace()
+        self.seeds, self.prompts = job_images.seeds(job.config), job_images.prompts(job.config)
+        self.result = JobResult(
+            job_id=job.id,
+            identity=job.digest,
+            status="failed",
+            sweep_name=self.settings.sweep_name,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            overrides=job.overrides,
+            config=job.config,
+            n_images=len(self.seeds),
+            seeds=self.seeds,
+            warnings=list(job.warnings),
+            versions=dict(environment.versions()),
+            git_commit=environment.git_commit(),
+            worker=environment.worker,
+        )
 
-    def begin(self) -> None:
+    def prepare_folder(self) -> None:
         """Make the job's folder ready.
 
         Raises:
             StoreError: it cannot be written.
         """
         try:
-            self.checkpoint.begin()
+            self.checkpoint.prepare_folder()
         except OSError as error:
-            said = error.strerror or error
-            raise StoreError(f"output_dir: {self.folder.path} cannot be written: {said}.") from error
+            raise StoreError(f"output_dir: {self.folder.path} cannot be written: {error.strerror or error}.") from error
 
-    def conclude(self, sample: Callable[[], None]) -> dict[str, Any]:
+    def conclude(self, sample: Callable[[], None]) -> JobResult:
         """Sample, score and keep the result; see `run_job`."""
         try:
             sample()
             self.score()
-            self.result["status"] = "done"
+            self.result.status = "done"
         except (StoreError, ClaimLost):
             raise
         except Exception as error:
             check_claim(self.folder.path)
             self.folder.write_traceback(traceback.format_exc())
-            self.result.update(status="failed", error=one_line(error), images=[], pictures={}, n_images=0)
-        self.finish()
+            self.result.status, self.result.error = "failed", one_line(error)
+            self.result.images, self.result.pictures, self.result.n_images = [], {}, 0
+        self.keep_result()
         return self.result
 
     def sample(self) -> None:
+        """Make the images, batch by batch."""
         # the plugs first: what is wrong with them should not cost the loading of a model
-        sampler = self.sampler(guidance_of(self.config))
-        self.use(sampler.model)
-        self.checkpoint.go_on(self)
+        sampler = self.sampler(guidance_of(self.job.config))
+        self.note_model(sampler.model)
+        self.checkpoint.resume(self)
         task = self.task(sampler.model)
         size = self.batch_size(sampler, task, len(self.seeds))
         batches = batches_that_fit(
             sampler,
             task,
             seeds=self.seeds,
-            steps=self.config["steps"],
+            steps=self.settings.steps,
             size=size,
             first=len(self.saved),
             progress=self._progress(size),
-            halved=self.halved,
+            halved=self.note_halved,
         )
         for rows, result in batches:
-            self.keep(result, rows)
+            self.keep_batch(result, rows)
             self.checkpoint.between_batches(self)
-        self.draw(sampler, task)
-
-    def draw(self, sampler: LoopSampler, task: Any) -> None:
-        """Write the further pictures that task and hooks make of all images."""
-        for name, picture in sampler.pictures(task, self.saved).items():
-            file = images.save_picture(picture, self.folder.path / PICTURES / name)
-            self.result["pictures"][name] = file.relative_to(self.folder.path).as_posix()
+        self.keep_pictures(sampler, task)
 
     def score(self) -> None:
+        """Measure the images: what the task measured while it sampled, and each metric of the config."""
         spent = self.watch.seconds["encode"] + self.watch.seconds["denoise"] + self.watch.seconds["decode"]
-        self.result["images_per_second"] = round(len(self.seeds) / spent, 4) if spent else None
-        measured = [entry["scores"] for entry in self.result["images"] if "scores" in entry]
-        for key in measured[0] if measured else ():  # by the task itself
-            self.result["metrics"][key] = statistics.fmean(scores[key] for scores in measured)
-            self.result["metrics_info"][key] = {"mean over images": len(measured)}
-        for key, node in self.config["metrics"].items():
+        self.result.images_per_second = round(len(self.seeds) / spent, 4) if spent else None
+        self.result.metrics, self.result.metrics_info = task_scores(self.result.images)
+        for key, node in self.settings.metrics.items():
             self.observer(0, 0, f"scoring {key}")
             metric = as_metric(build(node, f"metrics.{key}"), key)
             with self.watch.phase("metrics", self.device):
                 found = self.measure(key, metric)
-            self.result["metrics"].update(found.values)
-            self.result["metrics_info"][metric.name] = found.info
-            _add_new(self.result["warnings"], found.info.get("warnings", []))
+            self.result.metrics.update(found.values)
+            self.result.metrics_info[metric.name] = found.info
+            self.result.add(MadeSoFar(warnings=found.info.get("warnings", [])))
 
-    def measure(self, name: str, metric: Any) -> Any:
+    def measure(self, name: str, metric: Metric) -> MetricResult:
         """What a metric says of all images."""
-        return ask(self.config, name, metric, self.saved, self.prompts, self.seeds, self.device, self.folder)
+        return ask(self.job.config, name, metric, self.saved, self.prompts, self.seeds, self.device, self.folder)
 
-    def finish(self) -> None:
+    def keep_result(self) -> None:
         """Write the trace and, last, the result; then let the tracker mirror the files."""
-        self.result["timings"] = self.watch.timings()
-        self.result["caches"] = caches.since(self.caches)
+        self.result.timings = self.watch.timings()
+        self.result.caches = {name: CacheUse(**use) for name, use in caches.since(self.caches).items()}
         if self.device is not None:
-            self.result["peak_memory_bytes"] = peak_memory_bytes(self.device)
+            self.result.peak_memory_bytes = peak_memory_bytes(self.device)
         check_claim(self.folder.path)
-        self.folder.write_trace({**self.trace, "warnings": self.result["warnings"]})
+        record.write_trace(self.folder.path, msgspec.structs.replace(self.trace, warnings=self.result.warnings))
         self.folder.write_result(self.result)
         try:
-            tracker = process_cache.tracker(self.config["tracker"])
+            tracker = process_cache.tracker(self.settings.tracker)
             if tracker is not None:
                 tracker.log_job(self.folder.path)
         except Exception as error:
@@ -198,53 +191,86 @@ class Record:
 
     # -- parts of sampling
 
-    def halved(self, event: dict[str, Any]) -> None:
-        self.result["out_of_memory"].append(event)
-        said = f"out of memory with batches of {event['batch_size']}; made in batches of {event['halved_to']}"
-        _add_new(self.result["warnings"], [said])
-
-    def sampler(self, guidance: Any) -> LoopSampler:
+    def sampler(self, guidance: Guidance) -> LoopSampler:
         """The sampler that the config says, with a guidance."""
         from research.solvers import SchedulerSpec
 
-        LoopSampler = process_cache.libraries()
-        process_cache.set_threads(self.config["runtime"]["threads"])
-        hooks = [build(node, f"hooks.{name}") for name, node in self.config["hooks"].items()]
+        sampler_class = process_cache.libraries()
+        process_cache.set_threads(self.settings.runtime.threads)
+        hooks = [build(node, f"hooks.{name}") for name, node in self.settings.hooks.items()]
         with self.watch.phase("load"):
-            model, loaded = process_cache.model(self.config["model"])
+            model, loaded = process_cache.model(self.job.config["model"])
         if not loaded:
             self.watch.seconds["load"] = 0.0
-        scheduler = self.config["scheduler"]
-        return LoopSampler(
+        asked = self.settings.scheduler
+        found: LoopSampler = sampler_class(
             model,
-            scheduler=SchedulerSpec(scheduler["name"], scheduler["class_name"], scheduler["options"]),
+            scheduler=SchedulerSpec(asked.name, asked.class_name, asked.options),
             guidance=guidance,
             hooks=hooks,
-            parity=self.config["runtime"]["parity"],
+            parity=self.settings.runtime.parity,
         )
+        return found
 
-    def use(self, model: Any) -> None:
+    def note_model(self, model: Model) -> None:
         """Note what the job is made with."""
         self.device = model.device
         reset_peak_memory(self.device)
-        self.result.update(
-            weights_sha256=model.weights_sha256,
-            device=environment.device_name(self.device),
-            dtype=str(model.dtype).removeprefix("torch."),
-        )
+        self.result.weights_sha256 = model.weights_sha256
+        self.result.device = environment.device_name(self.device)
+        self.result.dtype = str(model.dtype).removeprefix("torch.")
 
-    def task(self, model: Any) -> Any:
-        task = build(self.config["task"], "task", **job_images.task_arguments(self.config))
+    def task(self, model: Model) -> Task:
+        """The task that the config says, checked against the model."""
+        task: Task = build(self.settings.task, "task", **job_images.task_arguments(self.job.config))
         task.check(model, len(self.seeds))
         return task
 
-    def batch_size(self, sampler: LoopSampler, task: Any, count: int) -> int:
+    def batch_size(self, sampler: LoopSampler, task: Task, count: int) -> int:
         """Images at a time, of ``count``."""
-        asked = self.config["batch_size"]
-        if asked == "auto":
-            asked = best_batch_size(sampler, task, self.seeds, self.config["steps"], count)
-        self.result["batch_size"] = found = min(asked, count)
+        asked = self.settings.batch_size
+        if isinstance(asked, str):
+            asked = best_batch_size(sampler, task, self.seeds, self.settings.steps, count)
+        self.result.batch_size = found = min(asked, count)
         return found
+
+    def note_halved(self, event: dict[str, Any]) -> None:
+        """Note that a batch did not fit."""
+        halved = HalvedBatch(**event)
+        warning = f"out of memory with batches of {halved.batch_size}; made in batches of {halved.halved_to}"
+        self.result.add(MadeSoFar(out_of_memory=[halved], warnings=[warning]))
+
+    def keep_batch(self, result: SampleResult, rows: range) -> None:
+        """Write a batch's images, now that it is complete, and add its counts."""
+        self.watch.add(result.timings)
+        entries = []
+        recipes = self._recipes(rows)
+        for place, (row, image, recipe) in enumerate(zip(rows, result.images, recipes, strict=True)):
+            name = f"{IMAGES}/{row:05d}_seed{self.seeds[row]}.png"
+            digest = self.saved.add(image, self.folder.path / name, recipe)
+            scores: dict[str, float | None] = {key: numbers[place] for key, numbers in result.scores.items()}
+            entries.append(
+                ImageRecord(file=name, seed=self.seeds[row], prompt=recipe["prompt"], sha256=digest, scores=scores)
+            )
+        self.result.add(
+            MadeSoFar(
+                images=entries,
+                nfe=result.nfe,
+                nfe_by_branch=result.nfe_by_branch,
+                truncated=result.truncated,
+                warnings=result.warnings,
+            )
+        )
+        kept = dict(result.trace)
+        if tensors := kept.pop("tensors", None):
+            kept["tensors"] = self.folder.write_tensors(f"{rows[0]:05d}", tensors)
+        self.trace.add_batch(Trace.of({**kept, "timings": {"n_images": len(rows), **result.timings}}))
+
+    def keep_pictures(self, sampler: LoopSampler, task: Task) -> None:
+        """Write the further pictures that task and hooks make of all images."""
+        for name, picture in sampler.pictures(task, self.saved).items():
+            file = images.save_picture(picture, self.folder.path / PICTURES / name)
+            self.result.pictures[name] = file.relative_to(self.folder.path).as_posix()
 
     def _progress(self, size: int) -> Callable[[int, int, Mapping[str, Any]], None]:
         n_batches = -(-len(self.seeds) // size)
@@ -255,47 +281,27 @@ class Record:
 
         return report
 
-    def keep(self, result: SampleResult, rows: range) -> None:
-        """Write a batch's images, now that it is complete, and add its counts."""
-        self.watch.add(result.timings)
-        recipes = self._recipes(rows)
-        for place, (row, image, recipe) in enumerate(zip(rows, result.images, recipes, strict=True)):
-            name = f"{IMAGES}/{row:05d}_seed{self.seeds[row]}.png"
-            digest = self.saved.add(image, self.folder.path / name, recipe)
-            entry = {"file": name, "seed": self.seeds[row], "prompt": recipe["prompt"], "sha256": digest}
-            scores = {key: numbers[place] for key, numbers in result.scores.items()}
-            self.result["images"].append({**entry, **({"scores": scores} if scores else {})})
-        by_branch = self.result["nfe_by_branch"]
-        self.result["nfe_by_branch"] = {
-            branch: max(by_branch.get(branch, 0), count) for branch, count in result.nfe_by_branch.items()
-        }
-        self.result["nfe"] = max(self.result["nfe"] or 0, result.nfe)
-        _add_new(self.result["truncated"], result.truncated)
-        _add_new(self.result["warnings"], result.warnings)
-        if tensors := result.trace.pop("tensors", None):
-            result.trace["tensors"] = self.folder.write_tensors(f"{rows[0]:05d}", tensors)
-        trace = {**result.trace, "timings": {"n_images": len(rows), **result.timings}}
-        if self.trace:
-            self.trace.setdefault("batches", []).append({k: v for k, v in trace.items() if k != "stages"})
-        self.trace = self.trace or trace
-
     def _recipes(self, rows: range) -> Iterator[dict[str, Any]]:
+        config = self.job.config
         shared = {
-            "negative_prompt": self.config["task"].get("negative_prompt"),
-            "steps": self.config["steps"],
-            "model": {
-                **self.config["model"],
-                "weights_sha256": self.result["weights_sha256"],
-                "dtype": self.result["dtype"],
-            },
-            **{key: self.config[key] for key in ("scheduler", "guidance", "task", "hooks")},
-            "parity": self.config["runtime"]["parity"],
+            "negative_prompt": config["task"].get("negative_prompt"),
+            "steps": config["steps"],
+            "model": {**config["model"], "weights_sha256": self.result.weights_sha256, "dtype": self.result.dtype},
+            **{key: config[key] for key in ("scheduler", "guidance", "task", "hooks")},
+            "parity": self.settings.runtime.parity,
             "job_id": self.job.id,
-            "versions": self.result["versions"],
+            "versions": self.result.versions,
         }
         for row in rows:
             yield {"prompt": self.prompts[row] if self.prompts else None, "seed": self.seeds[row], **shared}
 
 
-def _add_new(known: list[Any], more: Sequence[Any]) -> None:
-    known.extend(entry for entry in more if entry not in known)
+def task_scores(entries: Sequence[ImageRecord]) -> tuple[dict[str, float | None], dict[str, dict[str, Any]]]:
+    """The means of what a task measured of each image while it sampled, and of how many images they are."""
+    measured = [image.scores for image in entries if image.scores]
+    if not measured:
+        return {}, {}
+    values: dict[str, float | None] = {}
+    for key in measured[0]:
+        values[key] = statistics.fmean(score for scores in measured if (score := scores.get(key)) is not None)
+    return values, {key: {"mean over images": len(measured)} for key in values}

@@ -9,12 +9,14 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from research.jobs import claims, process_cache, shared_batches, signals
+from research.jobs import claims, process_cache, signals
 from research.jobs.job import Job
-from research.jobs.job_status import Standing, standing, survey, to_run
+from research.jobs.job_status import JobStatus, job_status, needs_run, statuses, warn_of_damage, with_ids_of_their_own
 from research.jobs.progress import Progress
+from research.jobs.record import JobResult
+from research.jobs.run_job import JobRunner
+from research.jobs.shared_batches import SharedBatches
 from research.package import VERSION
 
 _log = logging.getLogger(__name__)
@@ -25,43 +27,47 @@ _LOOK_AGAIN = (0.1, 2.0)  # seconds between two looks at jobs of other processes
 class Outcome:
     """What became of the jobs of a sweep."""
 
-    results: list[dict[str, Any]] = field(default_factory=list)  # in the order in which they ran
+    results: list[JobResult] = field(default_factory=list)  # in the order in which they ran
     reused: int = 0  # done or failed before, and not run again
     left_out: int = 0  # not run, because on_failure=stop and another job had failed
 
     @property
-    def failed(self) -> list[dict[str, Any]]:
-        return [result for result in self.results if result.get("status") != "done"]
+    def failed(self) -> list[JobResult]:
+        return [result for result in self.results if not result.done]
 
 
-def run_jobs(jobs: Sequence[Job], progress: Progress | None = None) -> Outcome:
+def run_jobs(jobs: Sequence[Job], progress: Progress | None = None, runner: JobRunner | None = None) -> Outcome:
     """Run jobs in this process, beside any number of others that were given jobs of the same folders.
 
     Done jobs are not run again (unless ``resume=false``), nor are failed ones (unless ``retry=failed``). A failing job stops no
     other (unless ``on_failure=stop``). What another process is at work on is waited for, and taken over should that process die.
 
+    Args:
+        progress: what shows how far they are; by default as the first job's ``runtime.progress`` says.
+        runner: how they are run; in batches that jobs share by default.
+
     Raises:
         StoreError: the output folder cannot be written any more.
         KeyboardInterrupt: asked to stop, by Ctrl-C or SIGTERM; done jobs stay done, and the images under way were finished.
     """
-    runtime = jobs[0].config["runtime"] if jobs else {}
-    with signals.listening(runtime.get("grace", signals.GRACE)):
+    with signals.listening(jobs[0].settings.runtime.grace if jobs else signals.GRACE):
         try:
-            return _Work(jobs, progress).run()
+            return _Work(with_ids_of_their_own(jobs), progress, runner or SharedBatches()).run()
         except KeyboardInterrupt:
             _close_trackers(signals.seconds_left(5.0))
             raise
 
 
-def waiting(jobs: Sequence[Job]) -> tuple[list[Job], list[dict[str, Any]], dict[Path, Standing]]:
+def waiting(jobs: Sequence[Job]) -> tuple[list[Job], list[JobResult], dict[Path, JobStatus]]:
     """The jobs that are to be run, the results of the others, and how each stands, by folder. The log says what is reused, and
     what is damaged."""
-    found = survey(jobs)
+    found = statuses(jobs)
+    warn_of_damage(jobs, found)
     open_jobs: list[Job] = []
-    closed: list[dict[str, Any]] = []
+    closed: list[JobResult] = []
     for job in jobs:
         one = found[job.folder.path]
-        if one.result is None or to_run(job, one):
+        if one.result is None or needs_run(job, one):
             open_jobs.append(job)
         else:
             closed.append(one.result)
@@ -71,11 +77,11 @@ def waiting(jobs: Sequence[Job]) -> tuple[list[Job], list[dict[str, Any]], dict[
     return open_jobs, closed, found
 
 
-def reused_line(closed: Sequence[dict[str, Any]], total: int) -> str:
+def reused_line(closed: Sequence[JobResult], total: int) -> str:
     """What is said of jobs that are not run again."""
-    failed = sum(result.get("status") != "done" for result in closed)
+    failed = sum(not result.done for result in closed)
     done = len(closed) - failed
-    strange = {str(result.get("versions", {}).get("research")) for result in closed} - {VERSION}
+    strange = {str(result.versions.get("research")) for result in closed} - {VERSION}
     parts = []
     if done:
         parts.append(f"{done} of {total} job{'s' * (total != 1)} done before and reused (resume=false runs them again)")
@@ -89,9 +95,10 @@ def reused_line(closed: Sequence[dict[str, Any]], total: int) -> str:
 class _Work:
     """One call of `run_jobs`."""
 
-    def __init__(self, jobs: Sequence[Job], progress: Progress | None):
+    def __init__(self, jobs: Sequence[Job], progress: Progress | None, runner: JobRunner):
         self.jobs = jobs
-        self.before: dict[Path, Standing] = {}
+        self.runner = runner
+        self.before: dict[Path, JobStatus] = {}
         self.outcome = Outcome()
         self.progress = progress
         self.stopped = False
@@ -104,7 +111,7 @@ class _Work:
         if not left:
             return self.outcome
         self.common = set.intersection(*(set(job.overrides) for job in self.jobs)) if len(self.jobs) > 1 else set()
-        self.progress = self.progress or Progress(left[0].config["runtime"]["progress"], len(left))
+        self.progress = self.progress or Progress(left[0].settings.runtime.progress, len(left))
         with self.progress.sweep():
             left = self._round(left)
             self.splits = True
@@ -121,13 +128,13 @@ class _Work:
         self.outcome.left_out = len(left)
         return self.outcome
 
-    def _before(self, job: Job) -> Standing:
+    def _before(self, job: Job) -> JobStatus:
         return self.before[job.folder.path]
 
     def _round(self, jobs: Sequence[Job]) -> list[Job]:
         """Run of the jobs what nobody else is at work on; return the others, and what ``on_failure=stop`` leaves."""
         left: list[Job] = []
-        for unit in shared_batches.units(jobs):
+        for unit in self.runner.units(jobs):
             if self.stopped:
                 left.extend(unit)
                 continue
@@ -161,7 +168,7 @@ class _Work:
         assert self.progress is not None
         try:
             with self.progress.job(self._label(jobs)) as observer:
-                results = shared_batches.run_unit(jobs, observer)
+                results = self.runner.run(jobs, observer)
         except claims.ClaimLost as error:
             _log.warning("%s; its result is waited for", error)
             return list(jobs)
@@ -172,7 +179,7 @@ class _Work:
     def _done_elsewhere(self, job: Job) -> bool:
         """Whether another process has ended the job since this one looked at it first."""
         path = job.folder.path
-        found = standing(job)
+        found = job_status(job)
         if found.result is None or found.stamp == self._before(job).stamp:
             return False
         assert self.progress is not None
@@ -181,12 +188,11 @@ class _Work:
         claims.tidy(path, _timeout(job))
         return True
 
-    def _ended(self, job: Job, result: dict[str, Any]) -> None:
+    def _ended(self, job: Job, result: JobResult) -> None:
         assert self.progress is not None
         self.outcome.results.append(result)
-        failed = result["status"] != "done"
-        self.progress.ended(_ending(result), failed=failed)
-        self.stopped = self.stopped or (failed and job.config["on_failure"] == "stop")
+        self.progress.ended(_ending(result), failed=not result.done)
+        self.stopped = self.stopped or (not result.done and job.settings.on_failure == "stop")
 
     def _label(self, jobs: Sequence[Job]) -> str:
         """Jobs by what tells them from the others of their sweep."""
@@ -196,14 +202,14 @@ class _Work:
 
 
 def _timeout(job: Job) -> float:
-    return float(job.config["runtime"].get("claim_timeout", claims.TIMEOUT))
+    return job.settings.runtime.claim_timeout
 
 
-def _ending(result: dict[str, Any]) -> str:
-    if result["status"] != "done":
-        return f"failed: {result['error']}"
-    scores = [f"{name} {value:.4g}" for name, value in result["metrics"].items() if value is not None]
-    return ", ".join([f"{result['timings']['total']:.1f} s", f"{result['nfe']} NFE", *scores])
+def _ending(result: JobResult) -> str:
+    if not result.done:
+        return f"failed: {result.error}"
+    scores = [f"{name} {value:.4g}" for name, value in result.metrics.items() if value is not None]
+    return ", ".join([f"{result.timings.get('total', 0):.1f} s", f"{result.nfe} NFE", *scores])
 
 
 def _close_trackers(seconds: float) -> None:

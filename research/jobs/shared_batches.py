@@ -18,18 +18,19 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from research import caches
-from research.errors import UserError
+from research.errors import UserError, one_line
 from research.jobs import job_images, process_cache
 from research.jobs.build import build, guidance_of
 from research.jobs.claims import ClaimLost
 from research.jobs.faults import batches_that_fit, check
 from research.jobs.job import Job
-from research.jobs.run_job import Observer, Record, one_line, run_job
+from research.jobs.record import PARTIAL, JobResult, MadeSoFar, StoreError
+from research.jobs.run_job import JobRun, Observer, run_job
 from research.jobs.signals import Interrupted
-from research.jobs.store import PARTIAL, StoreError
 
 if TYPE_CHECKING:
-    from research.sampling import SampleResult
+    from research.sampling import LoopSampler, SampleResult
+    from research.sampling.interfaces import Task
 
 _log = logging.getLogger(__name__)
 _LARGEST = 64  # images of all jobs of a unit
@@ -37,15 +38,31 @@ _LARGEST = 64  # images of all jobs of a unit
 _CHEAPER = ("dtype", "device", "attention_slicing")
 
 
-def units(jobs: Sequence[Job]) -> list[list[Job]]:
-    """The jobs in groups that are sampled together, in an order in which what costs most to change changes least.
+class SharedBatches:
+    """The jobs of this process: those that can share their batches do, the others are run one by one."""
 
-    That is the model, then its dtype and device; apart from that, groups and jobs in them stand as they were given.
-    """
-    groups: dict[str, list[Job]] = {}
-    for job in by_cost(jobs):
-        groups.setdefault(_likeness(job) or f"alone {job.folder.path}", []).append(job)
-    return [unit for group in groups.values() for unit in _parts(group)]
+    def units(self, jobs: Sequence[Job]) -> list[list[Job]]:
+        """The jobs in groups that are sampled together, in an order in which what costs most to change changes least.
+
+        That is the model, then its dtype and device; apart from that, groups and jobs in them stand as they were given.
+        """
+        groups: dict[str, list[Job]] = {}
+        for job in by_cost(jobs):
+            groups.setdefault(_likeness(job) or f"by itself {job.folder.path}", []).append(job)
+        return [unit for group in groups.values() for unit in _parts(group)]
+
+    def run(self, unit: Sequence[Job], observer: Observer | None = None) -> list[JobResult]:
+        """Run the jobs of a unit and return their results, in their order.
+
+        Should sampling them together fail, each is run by itself, and fails or not. A job of which a part was made before
+        goes on by itself.
+
+        Raises:
+            StoreError, KeyboardInterrupt, ClaimLost: see `run_job`; jobs of the unit that were complete before are done.
+        """
+        fresh = [job for job in unit if not (job.folder.path / PARTIAL).exists()]
+        found = _run_in_shared_batches(fresh, observer) if len(fresh) > 1 else {}
+        return [found.get(job.id) or run_job(job, observer) for job in unit]
 
 
 def by_cost(jobs: Sequence[Job]) -> list[Job]:
@@ -61,23 +78,6 @@ def by_cost(jobs: Sequence[Job]) -> list[Job]:
             first.setdefault(part, place)
     order = sorted(range(len(jobs)), key=lambda k: (first[keys[k][0]], first[keys[k][1]], k))
     return [jobs[k] for k in order]
-
-
-def run_unit(unit: Sequence[Job], observer: Observer | None = None) -> list[dict[str, Any]]:
-    """Run the jobs of a unit and return their results, in their order.
-
-    Should sampling them together fail, each is run alone, and fails or not by itself. A job of which a part was made before
-    goes on alone.
-
-    Raises:
-        StoreError, KeyboardInterrupt, ClaimLost: see `run_job`; jobs of the unit that were complete before are done.
-    """
-    fresh = [job for job in unit if not (job.folder.path / PARTIAL).exists()]
-    found = _run_together(fresh, observer) if len(fresh) > 1 else {}
-    for job in unit:
-        if job.id not in found:
-            found[job.id] = run_job(job, observer)
-    return [found[job.id] for job in unit]
 
 
 # -- which
@@ -104,9 +104,9 @@ def _parts(group: Sequence[Job]) -> Iterator[list[Job]]:
     asked = group[0].config["batch_size"]
     at_once = (_LARGEST if asked == "auto" else min(asked, _LARGEST)) // images
     can = _vectorising(group) if at_once > 1 else []
-    together = {job.id for job in can} if len(can) > 1 else set()
-    yield from ([job] for job in group if job.id not in together)
-    if together:
+    shared = {job.id for job in can} if len(can) > 1 else set()
+    yield from ([job] for job in group if job.id not in shared)
+    if shared:
         size = -(-len(can) // -(-len(can) // at_once))  # all of about one size
         yield from (can[first : first + size] for first in range(0, len(can), size))
 
@@ -133,44 +133,44 @@ def _vectorising(group: Sequence[Job]) -> list[Job]:
 # -- how
 
 
-def _run_together(jobs: Sequence[Job], observer: Observer | None) -> dict[str, dict[str, Any]]:
-    """Results by id of the jobs that came out of common batches. Those that are missing are to be run alone."""
-    records = [Record(job, observer) for job in jobs]
-    for record in records:
-        record.begin()
-        record.watch.pause()
-    found: dict[str, dict[str, Any]] = {}
+def _run_in_shared_batches(jobs: Sequence[Job], observer: Observer | None) -> dict[str, JobResult]:
+    """Results by id of the jobs that came out of common batches. Those that are missing are to be run by themselves."""
+    runs = [JobRun(job, observer) for job in jobs]
+    for run in runs:
+        run.prepare_folder()
+        run.watch.pause()
+    found: dict[str, JobResult] = {}
     lost: ClaimLost | None = None
     try:
-        for sampler, task, record in _complete(records):
-            record.watch.resume()
+        for sampler, task, run in _complete(runs):
+            run.watch.resume()
             try:
-                found[record.job.id] = record.conclude(lambda: record.draw(sampler, task))  # noqa: B023  # called at once
+                found[run.job.id] = run.conclude(lambda: run.keep_pictures(sampler, task))  # noqa: B023  # called at once
             except ClaimLost as error:
                 lost = error
-            record.watch.pause()
+            run.watch.pause()
     except (StoreError, ClaimLost):
         raise
     except Exception as error:
-        _log.warning("sampling %d jobs together failed (%s); each is run alone", len(jobs), one_line(error))
+        _log.warning("sampling %d jobs together failed (%s); each is run by itself", len(jobs), one_line(error))
     if lost:
         raise lost
     return found
 
 
-def _complete(records: Sequence[Record]) -> Iterator[tuple[Any, Any, Record]]:
-    """Sample; give sampler, task and record of each job as its images are complete."""
+def _complete(runs: Sequence[JobRun]) -> Iterator[tuple[LoopSampler, Task, JobRun]]:
+    """Sample; give sampler, task and run of each job as its images are complete."""
     from research.guidance import Scales
 
-    head, start = records[0], time.perf_counter()
+    head, start = runs[0], time.perf_counter()
     n_images = len(head.seeds)
-    scales = [record.config["guidance"]["scale"] for record in records for _ in range(n_images)]
-    sampler = head.sampler(Scales(guidance_of(head.config), scales))
+    scales = [run.settings.guidance["scale"] for run in runs for _ in range(n_images)]
+    sampler = head.sampler(Scales(guidance_of(head.job.config), scales))
     task = head.task(sampler.model)
     size = head.batch_size(sampler, task, len(scales))
-    for record in records:
-        record.use(sampler.model)
-        record.result["batch_size"] = size
+    for run in runs:
+        run.note_model(sampler.model)
+        run.result.batch_size = size
     head.watch.resume(time.perf_counter() - start)
     head.watch.pause()
     start = time.perf_counter()
@@ -180,43 +180,42 @@ def _complete(records: Sequence[Record]) -> Iterator[tuple[Any, Any, Record]]:
         head.observer(batch * total + done, n_batches * total, f"batch {batch + 1} of {n_batches}")
 
     def halved(event: dict[str, Any]) -> None:
-        for record in records:
-            record.halved(event)
+        for run in runs:
+            run.note_halved(event)
 
     batches = batches_that_fit(
         sampler,
         task,
         seeds=head.seeds,
-        steps=head.config["steps"],
+        steps=head.settings.steps,
         size=size,
-        rows=list(range(n_images)) * len(records),
+        rows=list(range(n_images)) * len(runs),
         progress=progress,
         halved=halved,
     )
     for places, result in batches:
         spent = time.perf_counter() - start
         of_jobs = range(places.start // n_images, (places.stop - 1) // n_images + 1)
-        whole: list[Record] = []
+        complete: list[JobRun] = []
         for k in of_jobs:
             mine = range(max(places.start, k * n_images), min(places.stop, (k + 1) * n_images))
             within = slice(mine.start - places.start, mine.stop - places.start)
-            record = records[k]
-            record.watch.resume(spent * len(mine) / len(places))
-            record.keep(_share(result, within), range(mine.start - k * n_images, mine.stop - k * n_images))
+            run = runs[k]
+            run.watch.resume(spent * len(mine) / len(places))
+            run.keep_batch(_share(result, within), range(mine.start - k * n_images, mine.stop - k * n_images))
             if len(of_jobs) > 1:
-                others = [records[j].job.id for j in of_jobs]
-                record.result["together"] += [o for o in others if o not in record.result["together"]]
-            record.watch.pause()
+                run.result.add(MadeSoFar(together=[runs[j].job.id for j in of_jobs]))
+            run.watch.pause()
             if mine.stop == (k + 1) * n_images:
-                whole.append(record)
-        for record in whole:
+                complete.append(run)
+        for run in complete:
             # a kill between the first result and the last loses none, and no image is made in another batch
-            record.checkpoint.note(record)
-        for record in whole:
-            if record is not head:  # what was loaded for all of them stands in the first one's record
-                record.caches = caches.counts()
-            yield sampler, task, record
-        _between([record for record in records if len(record.saved) < n_images])
+            run.checkpoint.write(run)
+        for run in complete:
+            if run is not head:  # what was loaded for all of them stands in the first one's record
+                run.caches = caches.counts()
+            yield sampler, task, run
+        _between_batches([run for run in runs if len(run.saved) < n_images])
         start = time.perf_counter()
 
 
@@ -235,15 +234,15 @@ def _share(result: SampleResult, within: slice) -> SampleResult:
     )
 
 
-def _between(records: Sequence[Record]) -> None:
-    """See whether the jobs may go on; if not, each notes what is complete of it."""
+def _between_batches(runs: Sequence[JobRun]) -> None:
+    """See whether the jobs may go on; if not, each writes down what is complete of it."""
     stopped: Interrupted | None = None
-    for record in records:
+    for run in runs:
         try:
-            if len(record.saved):
-                record.checkpoint.between_batches(record)
+            if len(run.saved):
+                run.checkpoint.between_batches(run)
             else:
-                check(record.folder.path)
+                check(run.folder.path)
         except Interrupted as asked:
             stopped = asked
     if stopped:

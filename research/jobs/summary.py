@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from research.jobs.job import Job
 from research.jobs.machine_slots import alone
-from research.jobs.run_job import Job
 from research.jobs.sweep import Outcome, folders
 from research.lazy import gc_paused
 
@@ -21,19 +21,17 @@ if TYPE_CHECKING:
 def show_job(job: Job, outcome: Outcome) -> None:
     """The scores of a single job, and where its images are."""
     result, folder = outcome.results[0], job.folder
-    if result["status"] != "done":
-        print(
-            f"error: job {job.id} failed: {result['error']} (stack: {folder.path / 'traceback.txt'})", file=sys.stderr
-        )
+    if not result.done:
+        print(f"error: job {job.id} failed: {result.error} (stack: {folder.path / 'traceback.txt'})", file=sys.stderr)
         return
-    for warning in result["warnings"]:
+    for warning in result.warnings:
         if warning not in job.warnings:  # those were said before the job started
             print(f"warning: {warning}", file=sys.stderr)
-    timings = result["timings"]
-    scores = [f"{name} {value:.4g}" for name, value in result["metrics"].items()]
-    cost = f"{result['nfe']} NFE, {timings['denoise']:.2f} s denoising, {timings['total']:.1f} s in all"
+    scores = [f"{name} {value:.4g}" for name, value in result.metrics.items() if value is not None]
+    seconds = result.timings
+    cost = f"{result.nfe} NFE, {seconds['denoise']:.2f} s denoising, {seconds['total']:.1f} s in all"
     print("  ".join([*scores, cost]))
-    print(f"{result['n_images']} images: {folder.images}")
+    print(f"{result.n_images} images: {folder.images}")
 
 
 def show_sweep(jobs: Sequence[Job], outcome: Outcome) -> None:
@@ -43,9 +41,9 @@ def show_sweep(jobs: Sequence[Job], outcome: Outcome) -> None:
     for paths in reports:
         _show_report(paths)
     for result in outcome.failed:
-        where = next((job.folder.path / "traceback.txt" for job in jobs if job.id == result["job_id"]), "")
+        where = next((job.folder.path / "traceback.txt" for job in jobs if job.id == result.job_id), "")
         print(
-            f"error: job {result['job_id']} ({' '.join(result['overrides'])}) failed: {result['error']} (stack: {where})",
+            f"error: job {result.job_id} ({' '.join(result.overrides)}) failed: {result.error} (stack: {where})",
             file=sys.stderr,
         )
     if outcome.left_out:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,11 @@ from research.jobs.lint import lint_jobs
 from research.jobs.planning import plan as plan
 from research.jobs.preflight import check_fit
 from research.jobs.progress import Progress, configure_logging
+from research.jobs.record import JobResult
 from research.jobs.run_jobs import Outcome as Outcome
 from research.jobs.run_jobs import run_jobs as run_jobs
 from research.jobs.store import make_writable
-from research.jobs.sweep_file import mark
+from research.jobs.sweep_file import take_sweep_folder
 from research.jobs.sweep_settings import settings_of
 from research.jobs.validate import validate
 from research.lazy import gc_paused
@@ -48,22 +49,22 @@ def run_in_worker(config: DictConfig) -> float | list[float] | dict[str, Any]:
             process_cache.close_trackers()  # the worker may end without a word after any job
     names = settings_of(config).optimise
     if not names:
-        return {"job_id": job.id, "status": result["status"], **result["metrics"]}
+        return {"job_id": job.id, "status": result.status, **result.metrics}
     found = [_number(result, name) for name in names]
     return found[0] if len(found) == 1 else found
 
 
-def _number(result: Mapping[str, Any], name: str) -> float:
+def _number(result: JobResult, name: str) -> float:
     """A metric of a job, its NFE, or its seconds an image."""
-    if result["status"] != "done":
-        raise UserError(f"job {result['job_id']} failed: {result['error']}")
-    numbers = {key: value for key, value in result["metrics"].items() if value is not None}
-    numbers["nfe"] = result["nfe"]
-    if result.get("images_per_second"):
-        numbers["seconds"] = 1 / result["images_per_second"]
+    if not result.done:
+        raise UserError(f"job {result.job_id} failed: {result.error}")
+    numbers = {key: value for key, value in result.metrics.items() if value is not None}
+    numbers["nfe"] = float(result.nfe or 0)
+    if result.images_per_second:
+        numbers["seconds"] = 1 / result.images_per_second
     if name not in numbers:
         print(
-            f"error: sweep.optimise: found '{name}', which job {result['job_id']} has not measured."
+            f"error: sweep.optimise: found '{name}', which job {result.job_id} has not measured."
             f"{nearest(name, numbers)} Accepted: {', '.join(numbers)}.",
             file=sys.stderr,
         )
@@ -82,7 +83,7 @@ def prepare(jobs: Sequence[Job]) -> None:
         lint_jobs(jobs)
     for folder in folders(jobs):
         make_writable(folder)
-        mark(folder, [job.id for job in jobs if job.folder.path.parent == folder])
+        take_sweep_folder(folder, [job.id for job in jobs if job.folder.path.parent == folder])
 
 
 def folders(jobs: Sequence[Job]) -> list[Path]:

@@ -162,6 +162,7 @@ class Model(Protocol):
     device: torch.device
     dtype: torch.dtype
     supports: frozenset[str]
+    weights_sha256: str
 
     def solvers(self, scheduler: Any, options: Mapping[str, Any] | None, *, parity: bool) -> Callable[[], Solver]:
         """Check a scheduler by name, class name or object, and return what builds a fresh one for each run."""

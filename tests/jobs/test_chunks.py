@@ -15,7 +15,7 @@ from research.errors import ConfigError
 from research.jobs import environment
 from research.jobs.engines import chunks, engines, ranks, workers
 from research.jobs.job import Job
-from research.jobs.job_status import Standing
+from research.jobs.job_status import JobStatus
 from research.jobs.overrides import normalise
 
 
@@ -70,7 +70,7 @@ def test_a_model_with_more_work_gets_more_workers() -> None:
 
 def test_what_is_sampled_together_stays_together(monkeypatch: pytest.MonkeyPatch) -> None:
     jobs = [job(str(k)) for k in range(6)]
-    monkeypatch.setattr(chunks, "units", lambda jobs: [jobs[:4], jobs[4:5], jobs[5:]])
+    monkeypatch.setattr(chunks.SharedBatches, "units", lambda self, jobs: [jobs[:4], jobs[4:5], jobs[5:]])
     assert names(chunks.chunks(jobs, 3)) == [["0", "1", "2", "3"], ["4"], ["5"]]
 
 
@@ -78,7 +78,7 @@ def test_a_chunk_on_disk_holds_jobs_as_they_were_planned(tmp_path: Path) -> None
     jobs = [job("x", folder=tmp_path), job("y", folder=tmp_path)]
     jobs[0].config["guidance"] = {"scale": 1e-05, "many": [1, 2.0, None, "été: 雪", float("inf")]}
     (tmp_path / "s").mkdir()
-    before = {jobs[0].folder.path: Standing(stamp=(5, 6)), jobs[1].folder.path: Standing()}
+    before = {jobs[0].folder.path: JobStatus(stamp=(5, 6)), jobs[1].folder.path: JobStatus()}
     chunk = chunks.make("joblib", jobs, before, ["/mine"], devices=["0"])
     file = chunk.save()
     assert chunks.Chunk.load(file) == chunk

@@ -58,9 +58,9 @@ def test_estimates_are_what_jobs_measure(tiny_sd: Path, tmp_path: Path) -> None:
         for case in CASES:
             [job] = plan(composer, master, [composer.normalise([*base, "runtime.threads=1", *case])])
             told, result = estimate(job.config), run_job(job)
-            assert result["status"] == "done", (case, result["error"])
-            if told.nfe != result["nfe"]:
-                wrong[" ".join(case)] = told.nfe, result["nfe"]
+            assert result.done, (case, result.error)
+            if told.nfe != result.nfe:
+                wrong[" ".join(case)] = told.nfe, result.nfe
             guessed += [] if told.exact else [" ".join(case)]
     assert not wrong, "estimated, measured"
     assert guessed == ["scheduler=pndm scheduler.options.skip_prk_steps=false"]

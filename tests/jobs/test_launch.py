@@ -21,6 +21,13 @@ from research.jobs.job import Job
 
 def make_jobs(folder: Path, count: int, **more: Any) -> list[Job]:
     common = {"model": {"path": "a"}, "steps": 1, "runtime": {"workers": 2}, "resume": True, "on_failure": "continue"}
+    common |= {
+        "scheduler": {"name": "ddim", "class_name": "DDIMScheduler"},
+        "guidance": {},
+        "task": {},
+        "prompts": [],
+        "seed": 0,
+    }
     places = {"output_dir": str(folder), "sweep_name": "s"}
     (folder / "s").mkdir()
     return [Job({**common, **places, **more}, id=f"job{k}", digest=f"job{k}") for k in range(count)]
@@ -43,7 +50,7 @@ class Engine:
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Any]:
     monkeypatch.setattr(chunks, "image_count", lambda config: 1)
-    monkeypatch.setattr(chunks, "units", lambda jobs: [[job] for job in jobs])
+    monkeypatch.setattr(chunks.SharedBatches, "units", lambda self, jobs: [[job] for job in jobs])
 
     def run(jobs: list[Job], worker: Callable[[list[Job]], None]) -> tuple[Any, Engine]:
         engine = Engine(worker)
@@ -95,8 +102,8 @@ def test_a_job_that_kills_its_workers_is_given_up(tmp_path: Path, run: Any) -> N
             end(job)
 
     outcome, engine = run(make_jobs(tmp_path, 4), worker)
-    assert [result["job_id"] for result in outcome.failed] == ["job1"]
-    assert "worker ended" in outcome.failed[0]["error"]
+    assert [result.job_id for result in outcome.failed] == ["job1"]
+    assert "worker ended" in str(outcome.failed[0].error)
     assert sum("job1" in chunk for launched in engine.launches for chunk in launched) == 3
 
 
@@ -117,5 +124,5 @@ def test_a_failed_job_stops_the_launch_if_it_shall(tmp_path: Path, run: Any) -> 
 
     outcome, engine = run(make_jobs(tmp_path, 4, on_failure="stop"), worker)
     assert len(engine.launches) == 1
-    assert [result["job_id"] for result in outcome.failed] == ["job0"]
+    assert [result.job_id for result in outcome.failed] == ["job0"]
     assert outcome.left_out == 1

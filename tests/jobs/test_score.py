@@ -70,7 +70,7 @@ def no_sampling(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: Any) -> None:
         raise AssertionError("something was sampled")
 
-    monkeypatch.setattr(run_job.Record, "sample", refuse)
+    monkeypatch.setattr(run_job.JobRun, "sample", refuse)
 
 
 @pytest.mark.usefixtures("no_sampling")

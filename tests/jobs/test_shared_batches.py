@@ -14,7 +14,7 @@ from PIL import Image
 from research import caches
 from research.cli import run
 from research.jobs.job import Job
-from research.jobs.shared_batches import by_cost, units
+from research.jobs.shared_batches import SharedBatches, by_cost
 from research.jobs.store import JobFolder
 
 PLUGS = """
@@ -182,7 +182,7 @@ def test_jobs_that_fail_together_run_alone(here: Path, base: list[str], capsys: 
     found = results("default")
     assert {scale: result["status"] for scale, result in found.items()} == {2: "done", 3: "failed", 5: "done"}
     assert "no luck" in found[3]["error"]
-    assert "each is run alone" in capsys.readouterr().err
+    assert "each is run by itself" in capsys.readouterr().err
     assert found[2]["together"] == []
 
 
@@ -213,7 +213,7 @@ def test_what_costs_most_changes_least() -> None:
     models = [("a", "fp32"), ("b", "fp32"), ("a", "fp16"), ("b", "fp16"), ("a", "fp32"), ("b", "fp32")]
     jobs = [job(k, path=path, dtype=dtype) for k, (path, dtype) in enumerate(models)]
     assert [int(j.id) for j in by_cost(jobs)] == [0, 4, 2, 1, 5, 3]
-    assert [[int(j.id) for j in unit] for unit in units(jobs)] == [[0], [4], [2], [1], [5], [3]]
+    assert [[int(j.id) for j in unit] for unit in SharedBatches().units(jobs)] == [[0], [4], [2], [1], [5], [3]]
 
 
 def test_a_job_that_was_cut_short_in_a_batch_goes_on(

@@ -11,14 +11,16 @@ from PIL import Image
 
 from research.errors import ConfigError
 from research.jobs import images
-from research.jobs.store import JobFolder, StoreError, make_writable, read_result, write
+from research.jobs.record import ImageRecord, JobResult, StoreError, write
+from research.jobs.store import JobFolder, make_writable
 
 
 def finished_job(folder: Path) -> JobFolder:
     job = JobFolder(folder)
     job.clear()
     images.save(Image.new("RGB", (4, 4)), job.images / "00000_seed0.png", {})
-    job.write_result({"job_id": folder.name, "status": "done", "images": [{"file": "images/00000_seed0.png"}]})
+    image = ImageRecord(file="images/00000_seed0.png", seed=0, prompt=None)
+    job.write_result(JobResult(job_id=folder.name, status="done", images=[image], n_images=1, seeds=[0]))
     return job
 
 
@@ -57,15 +59,16 @@ def test_results_are_strict_json(tmp_path: Path) -> None:
 
     job = JobFolder(tmp_path / "abc")
     job.clear()
-    job.write_result({"nan": math.nan, "inf": [math.inf], "tensor": torch.ones(2), "text": "é", "path": tmp_path})
+    info = {"inf": [math.inf], "tensor": torch.ones(2), "text": "é", "path": tmp_path}
+    job.write_result(JobResult(job_id="abc", status="done", metrics={"nan": math.nan}, metrics_info={"fid": info}))
 
     def no_constants(name: str) -> None:
         raise AssertionError(name)
 
     text = (job.path / "result.json").read_text(encoding="utf-8")
     found = json.loads(text, parse_constant=no_constants)
-    assert found == {"nan": None, "inf": [None], "tensor": [1.0, 1.0], "text": "é", "path": str(tmp_path)}
-    assert read_result(job.path) == found
+    assert found["metrics"] == {"nan": None}
+    assert found["metrics_info"]["fid"] == {"inf": [None], "tensor": [1.0, 1.0], "text": "é", "path": str(tmp_path)}
 
 
 def test_write_leaves_the_old_file_when_it_cannot(tmp_path: Path) -> None:

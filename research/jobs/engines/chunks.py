@@ -13,9 +13,9 @@ import yaml
 
 from research.jobs.job import Job
 from research.jobs.job_images import image_count
-from research.jobs.job_status import Standing
-from research.jobs.shared_batches import units
-from research.jobs.store import write
+from research.jobs.job_status import JobStatus
+from research.jobs.record import write
+from research.jobs.shared_batches import SharedBatches
 
 FOLDER = ".chunks"  # in the folder of a sweep; gone when the sweep has ended
 _dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
@@ -35,7 +35,7 @@ def chunks(jobs: Sequence[Job], workers: int) -> list[list[Job]]:
     by_model: dict[str, list[Job]] = {}
     for job in jobs:
         by_model.setdefault(repr(job.config["model"]), []).append(job)
-    groups = [units(group) for group in by_model.values()]
+    groups = [SharedBatches().units(group) for group in by_model.values()]
     shares = [1] * len(groups)
     for _ in range(workers - len(groups)):
         # one more chunk for the model whose chunks are the largest
@@ -76,7 +76,7 @@ class Chunk:
     Attributes:
         launcher: by Hydra's name, for the record.
         jobs: in the order in which they run.
-        before: for each job, what tells a result that was there before the launch from one made since; see `Standing.stamp`.
+        before: for each job, what tells a result that was there before the launch from one made since; see `JobStatus.stamp`.
         folder: the working folder, to which relative paths refer.
         sys_path: where classes of the user's own are found.
         devices: visible devices of which the worker shall take a free one; empty where the engine sees to that.
@@ -113,7 +113,7 @@ class Chunk:
 
 
 def make(
-    launcher: str, jobs: Sequence[Job], before: Mapping[Path, Standing], sys_path: Sequence[str], **more: Any
+    launcher: str, jobs: Sequence[Job], before: Mapping[Path, JobStatus], sys_path: Sequence[str], **more: Any
 ) -> Chunk:
     """A chunk of jobs that stood as `before` says when they were launched."""
     stamps = [before[job.folder.path].stamp for job in jobs]

@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from research.jobs.run_job import one_line
+from research.errors import one_line
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,7 +22,7 @@ _PATIENCE = datetime.timedelta(days=30)  # of ranks that wait for slower ones; a
 _group: Any = None
 
 
-class Failed(RuntimeError):
+class RankFailed(RuntimeError):
     """Some rank could not do its part; the message says which and why."""
 
 
@@ -64,11 +64,11 @@ def add(tensor: Tensor) -> None:
     _group.allreduce([tensor]).wait()
 
 
-def together(step: Callable[[], T]) -> T:
+def on_all_ranks(step: Callable[[], T]) -> T:
     """Take a step that may fail on any rank: all go on, or none does.
 
     Raises:
-        Failed: on all ranks, if any raised an error.
+        RankFailed: on all ranks, if any raised an error.
     """
     said: str | None = None
     try:
@@ -77,5 +77,5 @@ def together(step: Callable[[], T]) -> T:
         said = one_line(error)
     all_said = [broadcast(said, root) for root in range(_group.size())]
     if failed := [f"rank {k}: {line}" for k, line in enumerate(all_said) if line]:
-        raise Failed("; ".join(failed))
+        raise RankFailed("; ".join(failed))
     return found

@@ -9,17 +9,16 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 from omegaconf import DictConfig, open_dict
 
 from research.errors import UserError
 from research.jobs.engines import chunks, engines, workers
 from research.jobs.job import Job
-from research.jobs.job_status import stamp_of, standing
+from research.jobs.job_status import job_status, stamp_of, with_ids_of_their_own
 from research.jobs.machine_slots import visible_devices
+from research.jobs.record import CONFIG, JobResult, find_result
 from research.jobs.run_jobs import Outcome, waiting
-from research.jobs.store import CONFIG, read_result
 
 _log = logging.getLogger(__name__)
 _SECONDS_BETWEEN_LINES = 15.0
@@ -35,10 +34,11 @@ def launch(jobs: Sequence[Job], master: DictConfig) -> Outcome:
         UserError: the engine cannot be used, or its workers cannot write.
         KeyboardInterrupt: asked to stop; workers that submitit started are told to.
     """
+    jobs = with_ids_of_their_own(jobs)
     left, closed, _ = waiting(jobs)
     left_out = {job.folder.path for job in (_Launch(left, master).run() if left else [])}
     asked = [job for job in jobs if job.folder.path not in left_out]
-    found = [read_result(job.folder.path) or _lost(job) for job in asked]
+    found = [find_result(job.folder.path) or _lost(job) for job in asked]
     return Outcome(results=found, reused=len(closed), left_out=len(left_out))
 
 
@@ -51,7 +51,7 @@ class _Launch:
         from hydra.types import HydraContext
 
         self.jobs = list(jobs)
-        self.before = {job.folder.path: standing(job) for job in jobs}
+        self.before = {job.folder.path: job_status(job) for job in jobs}
         self.open, self.told, self.told_at = self.jobs, len(jobs), 0.0  # for the log
         self.barren = 0  # workers in a row that ended before they began a job
         self.deaths: Counter[str] = Counter()
@@ -62,7 +62,7 @@ class _Launch:
         settings = self.master.hydra.launcher
         self.name = engines.name_of(settings._target_)
         self.devices = visible_devices() if self.name in engines.SAME_MACHINE else []
-        asked = jobs[0].config["runtime"].get("workers", "auto")
+        asked = jobs[0].settings.runtime.workers
         self.count = engines.workers(self.name, settings, asked, len(jobs), self.devices)
         if self.name == "joblib":
             settings.n_jobs = self.count
@@ -118,7 +118,7 @@ class _Launch:
         """The jobs without a result of this launch."""
         found = []
         for job in jobs:
-            now = standing(job)
+            now = job_status(job)
             if now.result is None or now.stamp == self.before[job.folder.path].stamp:
                 found.append(job)
         return found
@@ -136,16 +136,16 @@ class _Launch:
         """Chunks of what is left where an engine gave up: a job at which two workers died gets one of its own."""
         _log.info("workers ended with %d of %d jobs left; they go to others", len(left), len(self.jobs))
         again = self._again(left, given)
-        alone = [job for job in again if self.deaths[job.id] > 1]
+        deadly = [job for job in again if self.deaths[job.id] > 1]
         others = [job for job in again if self.deaths[job.id] <= 1]
-        return [*(chunks.chunks(others, self.count) if others else []), *([job] for job in alone)]
+        return [*(chunks.chunks(others, self.count) if others else []), *([job] for job in deadly)]
 
     def _stops(self) -> bool:
         """Whether a job of this launch has failed and is to stop the sweep; workers end the chunks they have begun."""
         for job in self.jobs:
-            if job.config["on_failure"] == "stop" and stamp_of(job.folder.path) != self.before[job.folder.path].stamp:
-                result = read_result(job.folder.path)
-                if result is not None and result.get("status") == "failed":
+            if job.settings.on_failure == "stop" and stamp_of(job.folder.path) != self.before[job.folder.path].stamp:
+                result = find_result(job.folder.path)
+                if result is not None and not result.done:
                     return True
         return False
 
@@ -161,6 +161,6 @@ class _Planned:
         return config
 
 
-def _lost(job: Job) -> dict[str, Any]:
+def _lost(job: Job) -> JobResult:
     error = "no result: its worker ended before the job did"
-    return {"job_id": job.id, "status": "failed", "error": error, "overrides": job.overrides, "metrics": {}}
+    return JobResult(job_id=job.id, status="failed", error=error, overrides=job.overrides)

@@ -11,26 +11,31 @@ Between the ranks go a few numbers and error lines only, by gloo, on CPUs and GP
 from __future__ import annotations
 
 import contextlib
-import json
+import dataclasses
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from research.errors import ConfigError
-from research.jobs import environment, job_images, signals
+from research.jobs import environment, job_images, record, signals
 from research.jobs.build import build, guidance_of
-from research.jobs.checkpoint import GROWN
-from research.jobs.engines.collective import Failed, add, broadcast, connected, together
+from research.jobs.checkpoint import checkpoint_of
+from research.jobs.engines.collective import RankFailed, add, broadcast, connected, on_all_ranks
 from research.jobs.faults import batches_that_fit, check
 from research.jobs.images import Saved
 from research.jobs.job import Job
 from research.jobs.machine_slots import VISIBLE, visible_devices
-from research.jobs.run_job import Observer, Record
+from research.jobs.record import Checkpoint, DamagedRecord, JobResult, MadeSoFar, NoRecord, Trace
+from research.jobs.run_job import JobRun, JobRunner, Observer, run_job
 from research.jobs.run_jobs import Outcome
-from research.jobs.store import write
-from research.metrics.base import AdditiveMetric, as_metric
+from research.jobs.shared_batches import by_cost
+from research.metrics.base import AdditiveMetric, Metric, MetricResult, as_metric
 from research.metrics.score import save
+
+if TYPE_CHECKING:
+    from research.sampling import LoopSampler, SampleResult
+    from research.sampling.interfaces import Task
 
 _NOTE = ".batch-"  # beginning of the names of notes, in a job's folder
 
@@ -41,118 +46,116 @@ def take_device() -> None:
         os.environ[VISIBLE] = devices[int(os.environ.get("LOCAL_RANK", 0)) % len(devices)]
 
 
-def alone(jobs: Sequence[Job]) -> Sequence[Job]:
-    """The jobs, set so that each is sampled by itself, over all ranks."""
-    for job in jobs:
-        job.config["runtime"] = {**job.config["runtime"], "vectorise": "off"}
-    return jobs
-
-
-def lead(jobs: Sequence[Job], work: Callable[[], Outcome]) -> Outcome:
-    """On rank 0: do the work, the loop over jobs, and tell the others when there is no more."""
+def run_rank0(jobs: Sequence[Job], work: Callable[[JobRunner], Outcome]) -> Outcome:
+    """On rank 0: do the work, the loop over jobs, with a runner that deals them out; tell the others when there is no more."""
     with connected():
-        alone(jobs)
-        outcome = work()
+        outcome = work(OverRanks())
         broadcast({"end": int(bool(outcome.failed))})
     return outcome
 
 
-def follow(jobs: Sequence[Job]) -> int:
+def run_other_rank(jobs: Sequence[Job]) -> int:
     """On the other ranks: make a share of each job that rank 0 names, until it names none; return the exit code."""
-    by_id = {job.digest: job for job in alone(jobs)}
-    with connected(), signals.listening(jobs[0].config["runtime"].get("grace", signals.GRACE)):
+    by_digest = {job.digest: job for job in jobs}
+    with connected(), signals.listening(jobs[0].settings.runtime.grace):
         while "end" not in (told := broadcast(None)):
-            job = by_id[told["job"]]
-            job.id = told["id"]
-            with contextlib.suppress(Failed):
-                _Share(job).make()
+            job = dataclasses.replace(by_digest[told["job"]], id=told["id"])
+            with contextlib.suppress(RankFailed):
+                _Share(job).sample()
     return int(told["end"])
 
 
-def run_job(job: Job, observer: Observer | None = None) -> dict[str, Any]:
-    """On rank 0: run a job over all ranks; see `runner.run_job`."""
-    if not splits(job.config):
-        record = Record(job, observer)
-        record.begin()
-        return record.conclude(record.sample)
-    share = _Share(job, observer)
-    share.begin()
-    broadcast({"job": job.digest, "id": job.id})
-    return share.conclude(share.make)
+class OverRanks:
+    """On rank 0: each job by itself, its images dealt out over all ranks where they can be made apart."""
+
+    def units(self, jobs: Sequence[Job]) -> list[list[Job]]:
+        return [[job] for job in by_cost(jobs)]
+
+    def run(self, unit: Sequence[Job], observer: Observer | None = None) -> list[JobResult]:
+        return [self._run(job, observer) for job in unit]
+
+    def _run(self, job: Job, observer: Observer | None) -> JobResult:
+        if not can_be_dealt(job):
+            return run_job(job, observer)
+        share = _Share(job, observer)
+        share.prepare_folder()
+        broadcast({"job": job.digest, "id": job.id})
+        return share.conclude(share.sample)
 
 
-def splits(config: dict[str, Any]) -> bool:
+def can_be_dealt(job: Job) -> bool:
     """Whether a job's images can be made apart: hooks may keep something of all batches, and frames of a path go together."""
-    return not config["hooks"] and not job_images.makes_frames(config)
+    return not job.settings.hooks and not job_images.makes_frames(job.config)
 
 
-class _Share(Record):
+class _Share(JobRun):
     """What one rank does of a job."""
 
     def __init__(self, job: Job, observer: Observer | None = None):
         super().__init__(job, observer)
         self.rank, self.world = environment.rank(), environment.world()
-        self.result["worker"] = {**(environment.worker or {}), "launcher": "torchrun", "ranks": self.world}
-        self.sums: dict[str, tuple[Any, Any]] = {}  # metric and sums, by name
+        self.result.worker = {**(environment.worker or {}), "launcher": "torchrun", "ranks": self.world}
+        self.sums: dict[str, tuple[AdditiveMetric, Any]] = {}  # metric and sums, by name
 
-    def begin(self) -> None:
+    def prepare_folder(self) -> None:
         """Make the job's folder ready: empty, or with the batches that are complete."""
-        notes = self._notes() if self.config["resume"] else {}
-        keep = [entry["file"] for note in notes.values() for entry in note["images"]]
+        notes = self._notes() if self.settings.resume else {}
+        keep = [image.file for note in notes.values() for image in note.images]
         self.folder.clear(keep=[*keep, *(_note(self.folder.path, first).name for first in notes)])
-        self.folder.write_config(self.config)
+        self.folder.write_config(self.job.config)
 
-    def make(self) -> None:
+    def sample(self) -> None:
         """Sample this rank's batches and add up its part of the metrics; on rank 0, put all of it together.
 
         Raises:
-            RuntimeError: some rank could not; the message says which and why.
+            RankFailed: some rank could not; the message says which and why.
         """
-        sampler, task = together(self._load)
-        told = together(lambda: self._first_word(sampler, task) if self.rank == 0 else None)
+        sampler, task = on_all_ranks(self._load)
+        told = on_all_ranks(lambda: self._plan(sampler, task) if self.rank == 0 else None)
         told = broadcast(told)
-        together(lambda: self._batches(sampler, task, told["size"], set(told["done"])))
-        notes = together(self._notes)  # each reads them all, once all are there
-        together(lambda: self._add_up(notes, told["size"]))
+        on_all_ranks(lambda: self._batches(sampler, task, told["size"], set(told["done"])))
+        notes = on_all_ranks(self._notes)  # each reads them all, once all are there
+        on_all_ranks(lambda: self._add_up(notes, told["size"]))
         self._reduce()
         if self.rank == 0:
             self._merge(notes)
-            self.result["batch_size"] = told["size"]
-            self.draw(sampler, task)
+            self.result.batch_size = told["size"]
+            self.keep_pictures(sampler, task)
 
-    def measure(self, name: str, metric: Any) -> Any:
+    def measure(self, name: str, metric: Metric) -> MetricResult:
         if name in self.sums:
-            own, sums = self.sums[name]
-            return save(self.folder.path, own.conclude(sums, device=self.device))
+            additive, sums = self.sums[name]
+            return save(self.folder.path, additive.conclude(sums, device=self.device or "cpu"))
         return super().measure(name, metric)
 
-    def finish(self) -> None:
-        super().finish()
+    def keep_result(self) -> None:
+        super().keep_result()
         for file in self.folder.path.glob(f"{_NOTE}*"):
             file.unlink(missing_ok=True)
 
     # -- steps, each of which all ranks take
 
-    def _load(self) -> tuple[Any, Any]:
-        sampler = self.sampler(guidance_of(self.config))
-        self.use(sampler.model)
+    def _load(self) -> tuple[LoopSampler, Task]:
+        sampler = self.sampler(guidance_of(self.job.config))
+        self.note_model(sampler.model)
         return sampler, self.task(sampler.model)
 
-    def _first_word(self, sampler: Any, task: Any) -> dict[str, Any]:
-        """How large batches are, and the first images of those that are there already."""
+    def _plan(self, sampler: LoopSampler, task: Task) -> dict[str, Any]:
+        """How large batches are, and the first images of those that are there already. Notes that do not fit are removed."""
         size = self.batch_size(sampler, task, -(-len(self.seeds) // self.world))
+        made_with = (self.result.weights_sha256, self.result.device)
         done = []
         for first, note in self._notes().items():
             end = min(first + size, len(self.seeds))
-            fits = all(note[key] == self.result[key] for key in ("weights_sha256", "device"))
+            fits = (note.weights_sha256, note.device) == made_with
             # batches as they would be made now: another size would leave images between them
-            if fits and first % size == 0 and len(note["images"]) == end - first:
+            if fits and first % size == 0 and len(note.images) == end - first:
                 done.append(first)
             else:
                 _note(self.folder.path, first).unlink()
         return {"size": size, "done": done}
 
-    def _batches(self, sampler: Any, task: Any, size: int, done: set[int]) -> None:
+    def _batches(self, sampler: LoopSampler, task: Task, size: int, done: set[int]) -> None:
         mine = [first for first in self._mine(size) if first not in done]
         for place, first in enumerate(mine):
 
@@ -165,84 +168,78 @@ class _Share(Record):
                 sampler,
                 task,
                 seeds=self.seeds,
-                steps=self.config["steps"],
+                steps=self.settings.steps,
                 size=size,
                 rows=range(first, min(first + size, len(self.seeds))),
                 progress=progress,
-                halved=self.halved,
+                halved=self.note_halved,
             )
             for places, made in batches:
                 self._keep_noted(made, range(first + places.start, first + places.stop))
 
-    def _keep_noted(self, made: Any, rows: range) -> None:
+    def _keep_noted(self, made: SampleResult, rows: range) -> None:
         """Write a batch's images, and then, that they are there."""
-        before, self.watch.seconds = self.watch.seconds, dict.fromkeys(self.watch.seconds, 0.0)
-        own: dict[str, Any] = {"images": [], "nfe": None, "nfe_by_branch": {}, "truncated": [], "warnings": []}
-        self.result.update(own)
-        self.saved, self.trace = Saved(0), {}
-        self.keep(made, rows)
-        note = {key: self.result[key] for key in (*GROWN, "identity", "versions", "weights_sha256", "device")}
-        note.update(trace=self.trace, seconds=self.watch.seconds)
+        before = self.watch.seconds
+        self.watch.seconds = dict.fromkeys(before, 0.0)
+        self.saved, self.trace = Saved(0), Trace()
+        # batches that did not fit, and what was said of them, belong to the next one that did
+        self._made_so_far(MadeSoFar(out_of_memory=self.result.out_of_memory, warnings=self.result.warnings))
+        self.keep_batch(made, rows)
+        record.write_checkpoint(_note(self.folder.path, rows[0]), checkpoint_of(self.job, self))
+        self._made_so_far(MadeSoFar())
         self.watch.seconds = before
-        self.result["out_of_memory"] = []
-        write(_note(self.folder.path, rows[0]), json.dumps(note, ensure_ascii=False).encode())
 
-    def _add_up(self, notes: dict[int, dict[str, Any]], size: int) -> None:
+    def _made_so_far(self, made: MadeSoFar) -> None:
+        for name, value in made.made_so_far().items():
+            setattr(self.result, name, value)
+
+    def _add_up(self, notes: dict[int, Checkpoint], size: int) -> None:
         """This rank's part of those metrics that are sums over images."""
-        entries = {first + k: e for first, note in notes.items() for k, e in enumerate(note["images"])}
+        entries = {first + k: image for first, note in notes.items() for k, image in enumerate(note.images)}
         if missing := len(self.seeds) - len(entries):
             raise RuntimeError(f"{missing} images are not there")
         own, total = Saved(0), len(self.seeds)
         rows = [row for first in self._mine(size) for row in range(first, min(first + size, total))]
         for row in rows:
-            own.take(self.folder.path / entries[row]["file"])
-        for name, node in self.config["metrics"].items():
+            own.take(self.folder.path / entries[row].file)
+        for name, node in self.settings.metrics.items():
             metric = as_metric(build(node, f"metrics.{name}"), name)
             if isinstance(metric, AdditiveMetric):
                 self.observer(0, 0, f"scoring {name}")
                 with self.watch.phase("metrics", self.device):
-                    self.sums[name] = metric, metric.add_up(own, device=self.device, rows=rows, total=total)
+                    self.sums[name] = metric, metric.add_up(own, device=self.device or "cpu", rows=rows, total=total)
 
     def _reduce(self) -> None:
         for metric, sums in self.sums.values():
             for tensor in metric.parts(sums):
                 add(tensor)
 
-    def _merge(self, notes: dict[int, dict[str, Any]]) -> None:
+    def _merge(self, notes: dict[int, Checkpoint]) -> None:
         """The record of all batches, as if one process had made them."""
-        self.result.update(images=[], nfe=None, nfe_by_branch={}, truncated=[], warnings=list(self.job.warnings))
-        self.saved, self.trace = Saved(), {}
+        self._made_so_far(MadeSoFar(warnings=list(self.job.warnings)))
+        self.saved, self.trace = Saved(), Trace()
         for _, note in sorted(notes.items()):
-            self.result["images"] += note["images"]
-            self.result["nfe"] = max(self.result["nfe"] or 0, note["nfe"])
-            for branch, count in note["nfe_by_branch"].items():
-                by_branch = self.result["nfe_by_branch"]
-                by_branch[branch] = max(by_branch.get(branch, 0), count)
-            for key in ("truncated", "warnings", "out_of_memory"):
-                self.result[key] += [entry for entry in note[key] if entry not in self.result[key]]
-            if not self.trace:
-                self.trace = note["trace"]
-            elif extras := {key: value for key, value in note["trace"].items() if key != "stages"}:
-                self.trace.setdefault("batches", []).append(extras)
-            self.watch.add(note["seconds"])
-        for entry in self.result["images"]:
-            self.saved.take(self.folder.path / entry["file"])
+            self.result.add(note)
+            self.trace.add_batch(Trace.of(note.trace))
+            self.watch.add(note.seconds)
+        for image in self.result.images:
+            self.saved.take(self.folder.path / image.file)
 
     def _mine(self, size: int) -> list[int]:
         """The first image of each of this rank's batches."""
         return list(range(0, len(self.seeds), size))[self.rank :: self.world]
 
-    def _notes(self) -> dict[int, dict[str, Any]]:
+    def _notes(self) -> dict[int, Checkpoint]:
         """The batches that are there whole, by their first image."""
         found = {}
         for file in sorted(self.folder.path.glob(f"{_NOTE}*.json")):
             try:
-                note = json.loads(file.read_text(encoding="utf-8"))
-                same = note["identity"] == self.job.digest and note["versions"] == environment.versions()
-                if same and note["images"] and not self.folder.flaw(note):
-                    found[int(file.stem.removeprefix(_NOTE))] = note
-            except (OSError, ValueError, KeyError, TypeError):
+                note = record.read_checkpoint(file)
+            except (NoRecord, DamagedRecord):
                 continue
+            same = note.identity == self.job.digest and note.versions == environment.versions()
+            if same and note.images and not self.folder.flaw(note.images):
+                found[int(file.stem.removeprefix(_NOTE))] = note
         return found
 
 

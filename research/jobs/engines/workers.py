@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 from research.errors import UserError
 from research.jobs import environment, process_cache
 from research.jobs.engines.chunks import Chunk
-from research.jobs.job_status import standing
+from research.jobs.job_status import job_status
 from research.jobs.machine_slots import VISIBLE, take
 from research.jobs.progress import configure_logging
 from research.jobs.run_jobs import run_jobs
@@ -46,7 +46,7 @@ def run_chunk(config: DictConfig) -> dict[str, Any]:
             left = [
                 job
                 for job, before in zip(chunk.jobs, chunk.before, strict=True)
-                if (now := standing(job)).result is None or now.stamp == (before and tuple(before))
+                if (now := job_status(job)).result is None or now.stamp == (before and tuple(before))
             ]
             if chunk.devices:
                 take_device(chunk.devices, hashlib.sha256(str(file.parent).encode()).hexdigest()[:16])
