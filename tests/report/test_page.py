@@ -5,11 +5,14 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from rich.console import Console
 from sweep_samples import PROMPTS, write_job, write_sweep
@@ -18,7 +21,23 @@ from test_rows import AWKWARD
 from research.report import build_report, read_sweep
 from research.report.cli import main
 from research.report.contact_sheet import draw_contact_sheet
+from research.report.draw import Plot
+from research.report.page import render
 from research.report.thumbs import choose_images, load_thumb
+from research.results.axes import Axis
+from research.results.read import Sweep
+
+HOSTILE = [
+    "</script><script>alert(1)</script>",
+    "'\" onload='alert(1)' x=\"",
+    "<!-- <script",
+    "<!--live-->",
+    "{{ 7 * 7 }}{% raw %}",
+    "a\ud800b\udfff",
+    "\u2028\u2029\x00\x0b\x1b[31m",
+    "]]>&lt;b&gt;&",
+    "javascript:alert(1)",
+]
 
 
 def build(directory: Path):
@@ -193,3 +212,33 @@ def test_command(small, tmp_path, capsys):
 def test_the_report_needs_no_torch(small):
     code = f"import sys; from research.report.cli import main; main([{str(small)!r}]); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(text=st.one_of(st.text(st.characters(codec=None)), st.sampled_from(HOSTILE)))
+def test_no_text_of_a_record_leaves_its_place(small, text):
+    """Whatever stands in prompts, errors, settings, names and versions, the page has the tags that it has with a plain word."""
+    plain, hostile = (_Page(_with_text(small, word)) for word in ("word", f"w{text}"))
+    assert [tag for tag, _ in hostile.tags] == [tag for tag, _ in plain.tags]
+    assert [sorted(a) for _, a in hostile.tags] == [sorted(a) for _, a in plain.tags]
+    assert scripts(hostile) == scripts(plain)
+
+
+def _with_text(directory: Path, text: str) -> str:
+    """The page of one job that was done and one that failed, with `text` wherever a record has text."""
+    (done,) = read_sweep(directory).rows
+    image = {**done.images[0], "prompt": text}
+    versions, info = {text.replace(": ", ""): text}, {"clip_score": {"definition": text, "model": text}}
+    record = {**done.record, "images": [image], "versions": versions, "metrics_info": info, "overrides": [text]}
+    record |= {"sweep_name": text, "device": text, "warnings": [text], "error": None}
+    rows = [
+        replace(done, record=record, settings={**done.settings, "prompts": (text,), "task.note": text}),
+        replace(done, record={**record, "job_id": "b", "status": "failed", "error": f"x {text}"}, settings={}),
+    ]
+    axes = [Axis("task.note", (None, text))]
+    sweep = Sweep(directory, rows, axes, [text])
+    thumb = (f"data:image/webp;base64,{'A' * 8}", 32, 32)
+    plot = Plot("fid_vs_nfe", text, directory / "fid.png", "<svg></svg>")
+    page = render(sweep, plots=[plot], thumbs={(done.job_id, 0): thumb})
+    page.encode()  # no half of a character is left
+    return page
