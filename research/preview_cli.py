@@ -81,7 +81,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
 
 def _fit(args: argparse.Namespace) -> int:
     from research.hooks.projection import FILE
-    from research.models.find_model import find_pipeline
+    from research.models.inspect.find_model import find_pipeline
 
     directory = find_pipeline(args.path).directory
     if args.out is not None:

@@ -17,7 +17,7 @@ from research.jobs.job_images import uses_prompts
 from research.jobs.plan_cache import Forgetful, Memo
 from research.jobs.schema import NOT_IDENTITY
 from research.jobs.targets import without_defaults
-from research.models.find_model import find_pipeline
+from research.models.inspect.find_model import find_pipeline
 from research.tasks.checks import PICTURES
 
 ID_LENGTH = 12  # hex digits: with a million jobs in one sweep, a collision has a chance of 1 in 500

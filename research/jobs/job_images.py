@@ -7,7 +7,7 @@ from typing import Any
 
 from research.errors import ConfigError
 from research.jobs import targets
-from research.models.find_model import FAMILIES, find_pipeline, pipeline_class
+from research.models.inspect.find_model import FAMILIES, find_pipeline, pipeline_class
 
 
 def uses_prompts(config: Mapping[str, Any]) -> bool:

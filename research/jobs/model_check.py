@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from research.errors import ConfigError, ModelError
-from research.models.find_model import find_pipeline, read_index
+from research.models.inspect.find_model import find_pipeline, read_index
 from research.models.inspect.parts import choose_variant
-from research.models.weights import check_safetensors, weight_files
+from research.models.inspect.weights import check_safetensors, weight_files
 
 _WEIGHTED = ("unet", "vae", "text_encoder", "transformer", "depth_estimator")
 

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from research.errors import ConfigError, ModelError, SamplingError
 from research.hashing import sha256_files
+from research.models.inspect.weights import check_safetensors, weight_files
 from research.models.patching import layer_names
 from research.models.weak_model import check_second, second_model
-from research.models.weights import check_safetensors, weight_files
 from research.sampling.interfaces import Denoiser, Solver
 from research.sampling.state import Run
 from research.solvers.build import SolverFactory

@@ -20,13 +20,13 @@ import torch
 
 from research.errors import ConfigError, ModelError
 from research.files import umask
-from research.models.find_model import find_model, pipeline_class, read_index
+from research.models.inspect.find_model import find_model, pipeline_class, read_index
 from research.models.inspect.fit import checked_parts, reason
 from research.models.inspect.kinds import CLIP, OPEN_CLIP, Kind
 from research.models.inspect.parts import Component, components_of, wanted_parts
 from research.models.inspect.safe_files import shown, unreadable
+from research.models.inspect.weights import TensorInfo, read_header, stems
 from research.models.single_file import as_safetensors, single_file_config, write_file
-from research.models.weights import TensorInfo, read_header, stems
 
 _YAML_LIMIT = 1 << 20  # bytes of YAML; those in use have 2 kB
 _HEAD = 64  # channels of an attention head in both text encoders

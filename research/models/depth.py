@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from research.models.inspect.safe_files import read_json
-from research.models.weights import check_safetensors, loaded_module, weight_files
+from research.models.inspect.weights import check_safetensors, loaded_module, weight_files
 
 
 class DepthEstimator:

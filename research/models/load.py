@@ -13,11 +13,11 @@ import torch
 from research.errors import ConfigError, ModelError, nearest
 from research.hashing import sha256_files
 from research.models.base import BaseModel
-from research.models.find_model import FAMILIES, find_pipeline, pipeline_class
+from research.models.inspect.find_model import FAMILIES, find_pipeline, pipeline_class
 from research.models.inspect.fit import checked_parts
 from research.models.inspect.hub import fetch
+from research.models.inspect.weights import plain_view
 from research.models.single_file import single_file_config, write_file
-from research.models.weights import plain_view
 
 DTYPES = {
     "float32": torch.float32,

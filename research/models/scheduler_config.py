@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from research.errors import ModelError
-from research.models.find_model import find_model
+from research.models.inspect.find_model import find_model
 from research.models.inspect.safe_files import read_json
 
 _FILE = "scheduler_config.json"

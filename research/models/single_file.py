@@ -15,21 +15,14 @@ import torch
 
 from research.errors import ModelError
 from research.files import write_atomic
-from research.models.find_model import find_model, read_index
-from research.models.inspect.fit import (
-    checked_parts,
-    quietly,
-    reason,
-    scheduler_problem,
-    size_problem,
-    tokenizer_problem,
-)
+from research.models.inspect.find_model import config_directory, read_index
+from research.models.inspect.fit import CONFIGURED, check_config, checked_parts, quietly, reason, size_problem
 from research.models.inspect.hub import fetch_configs
 from research.models.inspect.kinds import UNET, VAE, Kind, kind_of_file, kind_of_tensors
-from research.models.inspect.parts import TEXT_PARTS, config_problems, index_problems
+from research.models.inspect.parts import TEXT_PARTS
 from research.models.inspect.pickles import check_pickle
-from research.models.inspect.safe_files import read_json, shown, sniff, unreadable
-from research.models.weights import TensorInfo, check_safetensors, read_header
+from research.models.inspect.safe_files import shown, sniff, unreadable
+from research.models.inspect.weights import TensorInfo, check_safetensors, read_header
 
 if TYPE_CHECKING:
     from diffusers import SchedulerMixin, UNet2DConditionModel
@@ -38,7 +31,6 @@ if TYPE_CHECKING:
 _MODULES = (UNET, *VAE, "cond_stage_model.")
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _TEXT, _DEPTH = "StableDiffusionPipeline", "StableDiffusionDepth2ImgPipeline"
-_CONFIGS = ("unet", "vae", "text_encoder")
 
 
 @dataclass(frozen=True)
@@ -120,7 +112,7 @@ def open_file(
             why = reason(error).replace(str(link), str(file)).replace(str(configs), str(config))
             raise ModelError(f"model.path: {file} cannot be opened with the configs of {config}: {why}") from error
     opened = Opened(pipe.unet, pipe.vae, pipe.text_encoder, pipe.tokenizer, pipe.scheduler, scheduler_config)
-    for name in _CONFIGS:
+    for name in CONFIGURED:
         _check_all_there(getattr(opened, name).eval(), name, f"{file} and the configs of {config}")
     return opened, kind
 
@@ -177,48 +169,6 @@ def _depth_parts(file: Path, config: Path, *, needed: bool) -> dict[str, object]
     checked_parts(config, allow_pickle=False)
     depth = DepthEstimator.load(config, dtype=torch.float32, safe=True)
     return {"depth_estimator": depth.network, "feature_extractor": depth.processor} if depth else {}
-
-
-def config_directory(config: str | os.PathLike[str]) -> Path:
-    """The directory that a ``config`` argument means: a path or a zoo name.
-
-    Raises:
-        ModelError: there is no such directory.
-    """
-    try:
-        found = find_model(config)
-    except ModelError as error:
-        raise ModelError(str(error).replace("model.path", "model.config", 1)) from error
-    if found.directory is None:
-        raise ModelError(
-            f"model.config: {config} is no directory; accepted is a diffusers directory with component configs."
-        )
-    return found.directory
-
-
-def check_config(config: Path) -> dict[str, Any]:
-    """Make sure that a directory has what a checkpoint does not say of itself, and return its scheduler's config.
-
-    Raises:
-        ModelError: a config, the tokenizer or the scheduler is missing or broken.
-    """
-    problems = []
-    try:
-        index = read_index(config)
-        for name, classes in TEXT_PARTS.items():
-            problems += index_problems(config, name, index.get(name), classes)[:1]
-            if name in _CONFIGS and not problems:
-                file = config / name / "config.json"
-                problems += config_problems(file, read_json(file), index[name][1])
-    except ModelError as error:
-        problems.append(str(error))
-    if not problems:
-        vocabulary = read_json(config / "text_encoder" / "config.json").get("vocab_size")
-        found = (tokenizer_problem(config / "tokenizer", vocabulary), scheduler_problem(config / "scheduler"))
-        problems += [problem for problem in found if problem]
-    if problems:
-        raise ModelError(problems[0].replace("model.path", "model.config", 1))
-    return read_json(config / "scheduler" / "scheduler_config.json")
 
 
 def own_dtype(tensors: Mapping[str, TensorInfo]) -> torch.dtype:

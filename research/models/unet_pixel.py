@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from research.models.base import BaseModel
+from research.models.inspect.weights import loaded_module
 from research.models.patching import has_attention
 from research.models.summary import pixel_shape
 from research.models.unet_denoiser import UnetDenoiser
-from research.models.weights import loaded_module
 from research.sampling.state import Run
 
 

@@ -23,8 +23,8 @@ from research import LoopSampler, load_model
 from research.errors import ConfigError, ModelError
 from research.guidance import CFG
 from research.models.convert import convert_model
-from research.models.inspect.cli import run
 from research.models.inspect.inspect_model import inspect_model
+from research.models.inspect_cli import run
 from research.tasks import TextToImage
 
 PARTS = ("unet", "vae", "text_encoder")
@@ -290,7 +290,7 @@ def test_config_goes_with_a_file_alone(sd_directory, made):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interruption_leaves_nothing(made, tmp_path, number):
     """Stopped as soon as the folder beside the place appears, which is before anything is in it."""
-    line = [sys.executable, "-m", "research.models.inspect.cli", str(made / "model.safetensors")]
+    line = [sys.executable, "-m", "research.models.inspect_cli", str(made / "model.safetensors")]
     line += ["--convert", str(tmp_path / "out"), "--config", str(made / "configs")]
     process = subprocess.Popen(
         line,

@@ -17,9 +17,9 @@ from tiny_models import edit_json, save_tiny_sd
 
 from research import LoopSampler, load_model
 from research.errors import ModelError
-from research.models.inspect.cli import run
 from research.models.inspect.inspect_model import inspect_model
 from research.models.inspect.pickles import check_pickle, report_pickle
+from research.models.inspect_cli import run
 from research.tasks import TextToImage
 
 
@@ -253,7 +253,7 @@ def test_help(capsys):
 
 
 def command(*argv: object, **more) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, "-m", "research.models.inspect.cli", *map(str, argv)]
+    line = [sys.executable, "-m", "research.models.inspect_cli", *map(str, argv)]
     return subprocess.run(line, capture_output=True, text=True, timeout=600, **more)
 
 
@@ -275,7 +275,7 @@ def test_in_a_terminal_that_knows_ascii_alone(tmp_path):
 
 def test_nothing_heavy_for_a_plain_refusal(tmp_path):
     code = (
-        "import sys; from research.models.inspect.cli import run; run([sys.argv[1]]);"
+        "import sys; from research.models.inspect_cli import run; run([sys.argv[1]]);"
         "print(*sorted({'torch', 'diffusers', 'transformers'} & set(sys.modules)), file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=600)
@@ -284,7 +284,7 @@ def test_nothing_heavy_for_a_plain_refusal(tmp_path):
 
 
 def test_a_reader_that_goes_away(tmp_path):
-    line = f"'{sys.executable}' -m research.models.inspect.cli '{tmp_path}' | true"
+    line = f"'{sys.executable}' -m research.models.inspect_cli '{tmp_path}' | true"
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=600)
     assert done.stderr == ""
 

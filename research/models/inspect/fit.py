@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from research.errors import ModelError, nearest
-from research.models.find_model import read_index
+from research.models.inspect.find_model import read_index
 from research.models.inspect.kinds import CLIP, UNET, VAE
-from research.models.inspect.parts import Component, components_of
+from research.models.inspect.parts import TEXT_PARTS, Component, components_of, config_problems, index_problems
 from research.models.inspect.safe_files import read_json, shown, unreadable
-from research.models.weights import TensorInfo, misfit, plain_view
+from research.models.inspect.weights import TensorInfo, misfit, plain_view
 
+CONFIGURED = ("unet", "vae", "text_encoder")  # parts of a Stable Diffusion checkpoint whose configs give their shapes
 MOST_TIMESTEPS = 100_000
 _CHOICES = {
     "prediction_type": ("epsilon", "v_prediction", "sample", "flow_prediction"),
@@ -208,6 +209,31 @@ def _module_problem(part: Component) -> str | None:
     return misfit(info, part.folder)
 
 
+def check_config(config: Path) -> dict[str, Any]:
+    """Make sure that a directory has what a checkpoint does not say of itself, and return its scheduler's config.
+
+    Raises:
+        ModelError: a config, the tokenizer or the scheduler is missing or broken.
+    """
+    problems = []
+    try:
+        index = read_index(config)
+        for name, classes in TEXT_PARTS.items():
+            problems += index_problems(config, name, index.get(name), classes)[:1]
+            if name in CONFIGURED and not problems:
+                file = config / name / "config.json"
+                problems += config_problems(file, read_json(file), index[name][1])
+    except ModelError as error:
+        problems.append(str(error))
+    if not problems:
+        vocabulary = read_json(config / "text_encoder" / "config.json").get("vocab_size")
+        found = (tokenizer_problem(config / "tokenizer", vocabulary), scheduler_problem(config / "scheduler"))
+        problems += [problem for problem in found if problem]
+    if problems:
+        raise ModelError(problems[0].replace("model.path", "model.config", 1))
+    return read_json(config / "scheduler" / "scheduler_config.json")
+
+
 def module_sizes(directory: Path) -> dict[str, int]:
     """Parameters of the modules that the configs of a Stable Diffusion directory describe.
 
@@ -219,7 +245,7 @@ def module_sizes(directory: Path) -> dict[str, int]:
     from transformers import CLIPTextConfig, CLIPTextModel
 
     sizes = {}
-    for name in ("unet", "vae", "text_encoder"):
+    for name in CONFIGURED:
         file = directory / name / "config.json"
         config = read_json(file)
         try:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from research.errors import ModelError
-from research.models.find_model import read_index
+from research.models.inspect.find_model import read_index
 from research.models.inspect.kinds import Kind
 from research.models.inspect.parts import (
     WEIGHTED,
@@ -21,7 +21,7 @@ from research.models.inspect.parts import (
     wanted_parts,
 )
 from research.models.inspect.safe_files import read_json, shown
-from research.models.weights import TensorInfo, variants, weight_files
+from research.models.inspect.weights import TensorInfo, variants, weight_files
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from research.errors import ModelError, nearest
-from research.models.find_model import FAMILIES, Located, find_model, read_index
-from research.models.inspect.fit import examine, make_scheduler, size_problem
+from research.models.inspect.find_model import FAMILIES, Located, config_directory, find_model, read_index
+from research.models.inspect.fit import check_config, examine, make_scheduler, size_problem
 from research.models.inspect.hub import cached_snapshot, remote_parts
 from research.models.inspect.inspection import ComponentEntry, Inspection, count
 from research.models.inspect.kinds import CLIP, UNET, VAE, Kind, kind_of_file, kind_of_folder, kind_of_tensors
 from research.models.inspect.parts import Component
 from research.models.inspect.pickles import check_pickle, report_pickle
 from research.models.inspect.safe_files import read_json, shown, sniff
-from research.models.weights import TensorInfo, check_safetensors, first_not_finite, read_header
+from research.models.inspect.weights import TensorInfo, check_safetensors, first_not_finite, read_header
 from research.solvers.names import resolve, scheduler_names
 
 _TASKS = {
@@ -219,8 +219,6 @@ def _checkpoint(
 
 
 def _with_config(found: Inspection, config: str | os.PathLike[str], tensors: dict[str, TensorInfo] | None) -> None:
-    from research.models.single_file import check_config, config_directory
-
     directory = config_directory(config)
     check_config(directory)
     found.scheduler = _describe_scheduler(directory / "scheduler" / "scheduler_config.json")

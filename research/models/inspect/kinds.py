@@ -9,7 +9,7 @@ from pathlib import Path
 
 from research.errors import ModelError
 from research.models.inspect.safe_files import described, read_json, shown, sniff, unreadable
-from research.models.weights import PICKLE_SUFFIXES, TensorInfo
+from research.models.inspect.weights import PICKLE_SUFFIXES, TensorInfo
 
 UNET = "model.diffusion_model."
 VAE = ("first_stage_model.", "vae.")

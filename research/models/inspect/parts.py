@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from research.errors import ModelError
-from research.models.find_model import FAMILIES
+from research.models.inspect.find_model import FAMILIES
 from research.models.inspect.pickles import check_pickle
 from research.models.inspect.safe_files import read_json, shown, unreadable
-from research.models.weights import (
+from research.models.inspect.weights import (
     PICKLE_SUFFIXES,
     TensorInfo,
     check_safetensors,

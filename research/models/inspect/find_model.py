@@ -80,6 +80,23 @@ def find_model(path: str | os.PathLike[str]) -> Located:
     )
 
 
+def config_directory(config: str | os.PathLike[str]) -> Path:
+    """The directory that a ``config`` argument means: a path or a zoo name.
+
+    Raises:
+        ModelError: there is no such directory.
+    """
+    try:
+        found = find_model(config)
+    except ModelError as error:
+        raise ModelError(str(error).replace("model.path", "model.config", 1)) from error
+    if found.directory is None:
+        raise ModelError(
+            f"model.config: {config} is no directory; accepted is a diffusers directory with component configs."
+        )
+    return found.directory
+
+
 def _can_be_a_path(name: str) -> bool:
     try:
         os.lstat(name)
