@@ -130,10 +130,7 @@ def _check_provenance(
 
 
 def _devices(a: Side, b: Side) -> str:
-    found = [
-        sorted({str(r.record.get("device") or "unknown") for j in side.jobs for r in (j.row, *j.repeats)})
-        for side in (a, b)
-    ]
+    found = [sorted({r.result.device or "unknown" for j in side.jobs for r in (j.row, *j.repeats)}) for side in (a, b)]
     return (
         "" if found[0] == found[1] and len(found[0]) == 1 else f"device {', '.join(found[0])} and {', '.join(found[1])}"
     )
@@ -176,10 +173,9 @@ def _outcome(
 
 def _nfe(side: Side, shared: Shared) -> float | None:
     jobs = {job for cell in (list(shared.cells) or side.cells) for job in side.jobs_of(cell)}
-    counts = [job.row.record.get("nfe") for job in jobs]
-    if not counts or not all(isinstance(c, int | float) for c in counts):
-        return None
-    return float(python_statistics.fmean(c for c in counts if c is not None))
+    counts = [job.row.result.nfe for job in jobs]
+    known = [count for count in counts if count is not None]
+    return float(python_statistics.fmean(known)) if known and len(known) == len(counts) else None
 
 
 def _summary(side: Side, metrics: Mapping[str, int], common: Shared, scores: Scores, found: Sides) -> SideSummary:

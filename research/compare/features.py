@@ -189,7 +189,8 @@ def _first(error: Exception) -> str:
 
 def _node(row: Row, metric: str) -> Mapping[str, Any]:
     """The config of a metric, by its key or by the name it gives its number."""
-    nodes = (row.record.get("config") or {}).get("metrics") or {}
+    nodes = row.result.config.get("metrics")
+    nodes = nodes if isinstance(nodes, Mapping) else {}
     named = [node for node in nodes.values() if isinstance(node, Mapping) and node.get("name") == metric]
     found = named[0] if named else nodes.get(metric)
     return found if isinstance(found, Mapping) else {}

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from research.errors import UserError, nearest
-from research.metrics.score import per_image
 from research.results.axes import find_axes
 from research.results.read import Row, read_row, read_sweep
 
-Key = tuple[str, Any, int]  # prompt, seed, and which of those of the same prompt and seed
+Key = tuple[str, int, int]  # prompt, seed, and which of those of the same prompt and seed
 DATA = ("seed", "prompts", "images_per_prompt")  # settings that say which images are made, and not how
 
 
@@ -47,8 +46,8 @@ class ComparedJob:
         """What names each image, in order; a prompt and seed that come twice are told apart by their order."""
         seen: Counter[Hashable] = Counter()
         found = []
-        for image in self.row.images:
-            pair = str(image.get("prompt") or ""), image.get("seed")
+        for image in self.row.result.images:
+            pair = image.prompt or "", image.seed
             found.append((*pair, seen[pair]))
             seen[pair] += 1
         return found
@@ -62,7 +61,7 @@ class ComparedJob:
         """Numbers of single images, by metric."""
         found: dict[str, dict[Key, float]] = {}
         for row in self.rows:
-            for metric, values in per_image(row.record).items():
+            for metric, values in row.per_image.items():
                 found[metric] = dict(zip(self.keys, values, strict=True))
         return found
 
@@ -109,7 +108,7 @@ def gather(rows: Sequence[Row]) -> list[ComparedJob]:
             if row.folder.resolve() not in {r.folder.resolve() for r in (*job.rows, *job.repeats)}:
                 job.repeats.append(row)
             continue
-        images = tuple(image.get("sha256") for image in row.images)
+        images = tuple(image.sha256 for image in row.result.images)
         alike = by_images.setdefault(images, [])
         same = [j for j in alike if images and None not in images and not find_axes([j.settings, row.settings])]
         if same:
@@ -121,7 +120,7 @@ def gather(rows: Sequence[Row]) -> list[ComparedJob]:
         alike.append(job)
         jobs.append(job)
     for job in jobs:
-        job.rows.sort(key=lambda r: str(r.record.get("created") or ""))
+        job.rows.sort(key=lambda r: r.result.created or "")
     return jobs
 
 

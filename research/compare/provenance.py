@@ -30,7 +30,7 @@ def fingerprint(row: Row, metric: str) -> str:
     Of a distance of features the number of images is left out: it is computed anew over as many images of both sides.
     """
     info = info_of(row, metric)
-    if metric not in (row.record.get("metrics_info") or {}) or kind(info) is None:
+    if metric not in row.result.metrics_info or kind(info) is None:
         return comparable.fingerprint(row, metric) or hashlib.sha256(_told(info)).hexdigest()[:16]
     features, reference = info.get("features") or {}, info.get("reference") or {}
     told = [
@@ -46,7 +46,7 @@ def info_of(row: Row, metric: str) -> Mapping[str, Any]:
     """What a number was computed with; of one of several that a metric gives (precision, recall), what that metric was."""
     if found := row.info(metric):
         return found
-    infos = row.record.get("metrics_info") or {}
+    infos = row.result.metrics_info
     shared = {name: info for name, info in infos.items() if name not in row.metrics and isinstance(info, Mapping)}
     return next(iter(shared.values())) if len(shared) == 1 else shared
 

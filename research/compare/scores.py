@@ -127,7 +127,7 @@ class Scores:
 
     def _find_kind(self, job: ComparedJob, metric: str) -> str:
         row = job.holder(metric)
-        infos: dict[str, Any] = (row.record.get("metrics_info") or {}) if row is not None else {}
+        infos = row.result.metrics_info if row is not None else {}
         if metric in infos and features.kind(infos[metric]) is not None:
             return SET
         values, mean = job.scores.get(metric), row.metrics[metric] if row is not None else math.nan

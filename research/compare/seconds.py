@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
 
 from research.compare.jobs import ComparedJob
 from research.compare.sides import Cell, Side
+from research.jobs.record import DamagedRecord, NoRecord, read_trace
+from research.labels import is_number
 from research.results.read import Row
 from research.statistics import Estimate, mean_difference, welch
 
@@ -72,7 +72,7 @@ def _runs(job: ComparedJob) -> list[Row]:
 
 
 def _shared_batches(row: Row) -> bool:
-    return len(row.record.get("together") or []) > 1
+    return len(row.result.together) > 1
 
 
 def _by_batch(a: Side, b: Side, cells: list[Cell]) -> Iterator[float]:
@@ -89,22 +89,17 @@ def _by_batch(a: Side, b: Side, cells: list[Cell]) -> Iterator[float]:
 def batches(row: Row) -> list[tuple[int, float]]:
     """Images, and seconds an image, of each batch of a job; empty where its trace does not say."""
     try:
-        trace = json.loads((row.folder / "trace.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        trace = read_trace(row.folder)
+    except (NoRecord, DamagedRecord):
         return []
-    parts = [trace, *(trace.get("batches") or [])] if isinstance(trace, dict) else []
-    found = [_batch(part.get("timings") if isinstance(part, dict) else None) for part in parts]
+    found = [_batch(timings) for timings in (trace.timings, *(batch.get("timings") for batch in trace.batches))]
     return [] if any(one is None for one in found) else [one for one in found if one is not None]
 
 
-def _batch(timings: Any) -> tuple[int, float] | None:
-    if not isinstance(timings, dict):
+def _batch(timings: object) -> tuple[int, float] | None:
+    if not isinstance(timings, Mapping):
         return None
     count, seconds = timings.get("n_images"), [timings.get(part, 0.0) for part in _PARTS]
-    if (
-        not isinstance(count, int)
-        or count < 1
-        or not all(isinstance(s, int | float) and math.isfinite(s) for s in seconds)
-    ):
+    if not isinstance(count, int) or count < 1 or not all(is_number(s) and math.isfinite(s) for s in seconds):
         return None
     return count, sum(seconds) / count

@@ -27,6 +27,8 @@ RESULT, TRACE, PARTIAL, SWEEP = "result.json", "trace.json", "partial.json", "sw
 CONFIG = "config.yaml"
 # perhaps: a prompt may hold as many digits
 _LONG_NUMBER = re.compile(rb"[\s:\[,-]\d{19,}")
+_PLAIN_NAME = re.compile(r"\w[\w.-]{0,99}", re.ASCII)  # of a job: it becomes the name of folders and runs
+_MOST_LEVELS = 64
 _MOST_BYTES = 256 << 20  # of a file; ten thousand images with their scores take two megabytes
 
 Config = dict[str, Any]  # a composed config, or a section of one: the keys of plugs are the plugs' own
@@ -340,6 +342,11 @@ def read_result(folder: Path) -> JobResult:
         DamagedRecord: it is not one of a job.
     """
     found = _read(folder / RESULT, JobResult)
+    if not _PLAIN_NAME.fullmatch(found.job_id):
+        raise DamagedRecord(
+            f"{folder / RESULT}: job_id is {found.job_id[:80]!r}; accepted are letters, digits, _ and -."
+        )
+    _check_depth(folder / RESULT, [found.config, found.metrics_info, found.worker])
     _check_paths(folder / RESULT, [*(image.file for image in found.images), *found.pictures.values(), *found.files])
     if found.done and len(found.images) not in (0, found.n_images):
         raise DamagedRecord(f"{folder / RESULT}: n_images is {found.n_images}, and {len(found.images)} are listed.")
@@ -404,6 +411,10 @@ _T = TypeVar("_T")
 
 def _decoded(file: Path, kind: type[_T]) -> _T:
     try:
+        if file.is_symlink() and not file.resolve().is_relative_to(file.parent.resolve()):
+            raise DamagedRecord(f"{file}: is a link out of its folder; accepted are files.")
+        if file.is_dir():
+            raise DamagedRecord(f"{file}: is a folder; accepted is a file.")
         if not file.is_file():
             raise NoRecord(f"{file}: found no such file; accepted is the folder of a job that has ended.")
         if (size := file.stat().st_size) > _MOST_BYTES:
@@ -439,6 +450,21 @@ def _damaged(file: Path, error: Exception) -> DamagedRecord:
         "is nested too deeply" if isinstance(error, RecursionError) else (str(error).splitlines() or ["is not JSON"])[0]
     )
     return DamagedRecord(f"{file}: cannot be used: {what[:300].replace('$', 'the record', 1)}.")
+
+
+def _check_depth(file: Path, parts: list[Any]) -> None:
+    """What has keys of its own is walked through by recursion later on."""
+    level = parts
+    for _ in range(_MOST_LEVELS):
+        level = [
+            inner
+            for part in level
+            if isinstance(part, dict | list)
+            for inner in (part.values() if isinstance(part, dict) else part)
+        ]
+        if not level:
+            return
+    raise DamagedRecord(f"{file}: is nested too deeply; accepted are {_MOST_LEVELS} levels.")
 
 
 def _check_paths(file: Path, names: list[Any]) -> None:

@@ -45,9 +45,9 @@ class Difference:
 
 def interval(row: Row, key: str) -> Interval | None:
     """The interval of a metric of a job, or None if nothing in the record says how sure it is."""
-    if ("interval", key) not in row.memo:
-        row.memo["interval", key] = _interval(row, key)
-    found: Interval | None = row.memo["interval", key]
+    if ("interval", key) not in row.derived:
+        row.derived["interval", key] = _interval(row, key)
+    found: Interval | None = row.derived["interval", key]
     return found
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from research.jobs.record import DamagedRecord, NoRecord, find_result, read_sweep_record
 from research.labels import value_label
 
 
@@ -98,7 +98,7 @@ def _running(folder: Path) -> Running | None:
         return None
     config = _config(folder)
     prompts, each = config.get("prompts"), config.get("images_per_prompt")
-    wanted = len(prompts) * int(each or 1) if isinstance(prompts, list) else 0
+    wanted = len(prompts) * (each if isinstance(each, int) else 1) if isinstance(prompts, list) else 0
     made = sum(1 for _ in (folder / "images").glob("*.png"))
     return Running(folder.name, _label(config), made, wanted, max(0.0, time.time() - beat))
 
@@ -127,16 +127,12 @@ def _config(folder: Path) -> dict[str, Any]:
 
 
 def _status(folder: Path) -> str:
-    try:
-        found = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return "damaged"
-    return str(found.get("status")) if isinstance(found, dict) else "damaged"
+    result = find_result(folder)
+    return result.status if result is not None else "damaged"
 
 
 def _planned(directory: Path) -> set[str]:
     try:
-        found = json.loads((directory / "sweep.json").read_text(encoding="utf-8")).get("jobs")
-    except (OSError, ValueError, AttributeError):
+        return set(read_sweep_record(directory).jobs)
+    except (NoRecord, DamagedRecord):
         return set()
-    return {str(job) for job in found} if isinstance(found, list) else set()

@@ -47,26 +47,26 @@ def fingerprint(row: Row, key: str) -> str:
     Features, weights, reference, preprocessing and definition count; library versions do not (the page lists them). For a metric
     over a set of images their number counts too, since its bias depends on it.
     """
-    if ("fingerprint", key) not in row.memo:
-        row.memo["fingerprint", key] = _fingerprint(row.info(key))
-    return str(row.memo["fingerprint", key])
+    if ("fingerprint", key) not in row.derived:
+        row.derived["fingerprint", key] = _fingerprint(row.info(key))
+    return str(row.derived["fingerprint", key])
 
 
 def _fingerprint(info: Mapping[str, Any]) -> str:
     if not info:
         return ""
-    said = info.get("comparable")  # by the metric itself, which knows best
-    if isinstance(said, str):
-        return said
-    kept = _kept(info)
+    given = info.get("comparable")  # by the metric itself, which knows best
+    if isinstance(given, str):
+        return given
+    definition = _definition(info)
     if not ({"reference", "features"} & info.keys()):
-        kept.pop("n_images", None)
-    return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:10]
+        definition.pop("n_images", None)
+    return hashlib.sha256(json.dumps(definition, sort_keys=True, default=str).encode()).hexdigest()[:10]
 
 
 def device(row: Row) -> str:
     """Where seconds were measured."""
-    return str(row.record.get("device") or "")
+    return row.result.device or ""
 
 
 def kinds(words: Sequence[str]) -> dict[str, str]:
@@ -75,10 +75,11 @@ def kinds(words: Sequence[str]) -> dict[str, str]:
     return {word: chr(ord("a") + min(place, 25)) for place, word in enumerate(order)}
 
 
-def _kept(info: Mapping[str, Any]) -> dict[str, Any]:
-    kept: dict[str, Any] = {}
+def _definition(info: Mapping[str, Any]) -> dict[str, Any]:
+    """What a metric's record says less its results and circumstances."""
+    found: dict[str, Any] = {}
     for name, value in info.items():
         if name in _RESULTS or (isinstance(value, float) and name not in _CONSTANTS):
             continue
-        kept[name] = _kept(value) if isinstance(value, Mapping) else value
-    return kept
+        found[name] = _definition(value) if isinstance(value, Mapping) else value
+    return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,7 +9,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from research.errors import UserError
+from research.jobs.record import RESULT, DamagedRecord, ImageRecord, JobResult, NoRecord, read_result
+from research.labels import is_number
 from research.results.axes import Axis, find_axes, flatten
 
 # numbers of which one metric makes several, and what it is called
@@ -23,42 +26,47 @@ class Row:
 
     Attributes:
         folder: where its files are.
-        record: the content of ``result.json``.
+        result: its record.
         settings: the composed config, flat.
-        memo: what was worked out from the record before.
+        derived: what was worked out from the record before, by what it is and its metric.
     """
 
     folder: Path
-    record: Mapping[str, Any]
+    result: JobResult
     settings: Mapping[str, Any]
-    memo: dict[tuple[str, str], Any] = field(default_factory=dict, repr=False)
+    derived: dict[tuple[str, str], Any] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        """The record as plain data, without what is not set."""
+        found: dict[str, Any] = msgspec.to_builtins(self.result)
+        return found
 
     @property
     def job_id(self) -> str:
-        return str(self.record.get("job_id") or self.folder.name)
+        return self.result.job_id
 
     @property
     def done(self) -> bool:
-        return self.record.get("status") == "done"
+        return self.result.done
 
     @property
     def error(self) -> str:
         """The first line of what went wrong, or an empty string."""
-        lines = str(self.record.get("error") or "").strip().splitlines()
-        return lines[0] if lines else ""
+        return self.result.error_line
 
     @cached_property
     def metrics(self) -> dict[str, float]:
-        return _numbers(self.record.get("metrics"))
+        return {name: value for name, value in self.result.metrics.items() if value is not None}
 
-    @cached_property
+    @property
     def timings(self) -> dict[str, float]:
         """Seconds: load, encode, denoise, decode, metrics, total."""
-        return _numbers(self.record.get("timings"))
+        return self.result.timings
 
     @property
     def n_images(self) -> int:
-        return int(self.record.get("n_images") or 0)
+        return self.result.n_images
 
     @property
     def seconds_per_image(self) -> float | None:
@@ -66,54 +74,65 @@ class Row:
         spent = sum(self.timings.get(part, 0.0) for part in ("encode", "denoise", "decode"))
         return spent / self.n_images if self.n_images and spent else None
 
-    @cached_property
+    @property
     def images(self) -> list[dict[str, Any]]:
         """``file`` (relative to the folder), ``seed``, ``prompt`` of each image."""
-        found = self.record.get("images")
-        return [i for i in found if isinstance(i, dict) and "file" in i] if isinstance(found, list) else []
+        found: list[dict[str, Any]] = self.record["images"]
+        return found
+
+    @cached_property
+    def per_image(self) -> dict[str, list[float]]:
+        """Numbers of single images by metric, in the order of the images; NaN where one has none. Empty where none were kept.
+
+        They are read from ``images[*].scores``, or else from ``metrics_info.<metric>.per_image``.
+        """
+        images = self.result.images
+        found: dict[str, list[float]] = {}
+        for name in dict.fromkeys(name for image in images for name in image.scores):
+            scores = [image.scores.get(name) for image in images]
+            found[name] = [math.nan if score is None else score for score in scores]
+        for name, info in self.result.metrics_info.items():
+            listed = info.get("per_image")
+            if (
+                name not in found
+                and isinstance(listed, list)
+                and len(listed) == len(images)
+                and all(map(is_number, listed))
+            ):
+                found[name] = [float(score) for score in listed]
+        return found
 
     @cached_property
     def scores(self) -> dict[str, dict[tuple[str, Any], float]]:
-        """Scores of single images, ``{metric: {(prompt, seed): score}}``; empty where the job kept none.
-
-        They are read from ``images[*].scores``, or else from ``metrics_info.<metric>.per_image``, a list in the images' order.
-        """
-        found: dict[str, dict[tuple[str, Any], float]] = {}
-        keys = [(str(i.get("prompt") or ""), i.get("seed")) for i in self.images]
-        for key, image in zip(keys, self.images, strict=True):
-            for name, score in _numbers(image.get("scores")).items():
-                if math.isfinite(score):
-                    found.setdefault(name, {})[key] = score
-        for name, info in _mapping(self.record.get("metrics_info")).items():
-            listed = _mapping(info).get("per_image")
-            if name in found or not isinstance(listed, list) or len(listed) != len(keys):
-                continue
-            numbers = _numbers(dict(enumerate(listed)))
-            if len(numbers) == len(keys):
-                found[name] = dict(zip(keys, numbers.values(), strict=True))
-        return found
+        """The same by prompt and seed, ``{metric: {(prompt, seed): score}}``, without those that are no number."""
+        keys = [(image.prompt or "", image.seed) for image in self.result.images]
+        scored = {
+            name: {key: score for key, score in zip(keys, scores, strict=True) if math.isfinite(score)}
+            for name, scores in self.per_image.items()
+        }
+        return {name: scores for name, scores in scored.items() if scores}
 
     def info(self, metric: str) -> Mapping[str, Any]:
         """What a metric was computed with; of ``<metric>_at_k`` and other companions, what the metric itself was."""
-        infos = _mapping(self.record.get("metrics_info"))
+        infos = self.result.metrics_info
         if metric not in infos and metric in _TOGETHER:
             metric = _TOGETHER[metric]
         while metric:
             if metric in infos:
-                return _mapping(infos[metric])
+                return infos[metric]
             metric = metric.rpartition("_")[0]
         return {}
 
     @property
     def pictures(self) -> dict[str, Path]:
         """Files of the pictures that the task made of all images together, by name."""
-        found = self.record.get("pictures")
-        return {str(k): self.folder / str(v) for k, v in found.items()} if isinstance(found, dict) else {}
+        return {name: self.folder / file for name, file in self.result.pictures.items()}
 
-    def image_path(self, image: Mapping[str, Any]) -> Path:
+    def image_path(self, image: Mapping[str, Any] | ImageRecord) -> Path:
         """The file of an image, whether the record names it with or without its folder."""
-        path = self.folder / str(image["file"])
-        return path if path.is_file() else self.folder / "images" / str(image["file"])
+        file = image.file if isinstance(image, ImageRecord) else str(image["file"])
+        path = self.folder / file
+        return path if path.is_file() else self.folder / "images" / file
 
 
 @dataclass(frozen=True)
@@ -132,7 +151,7 @@ class Sweep:
 
     @property
     def name(self) -> str:
-        names = {str(r.record.get("sweep_name")) for r in self.rows if r.record.get("sweep_name")}
+        names = {r.result.sweep_name for r in self.rows if r.result.sweep_name}
         return names.pop() if len(names) == 1 else self.directory.resolve().name
 
     @cached_property
@@ -148,17 +167,10 @@ def read_row(folder: Path) -> Row:
     """One job folder.
 
     Raises:
-        UserError: ``result.json`` is missing or not a record of a job.
+        UserError: ``result.json`` is missing or not the record of a job.
     """
-    file = folder / "result.json"
-    try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder.name}/result.json cannot be read: {str(error).splitlines()[0]}") from error
-    if not isinstance(record, dict) or "status" not in record:
-        raise UserError(f"{folder.name}/result.json is not the record of a job: it has no 'status'")
-    config = record.get("config")
-    return Row(folder, record, flatten(config if isinstance(config, dict) else {}))
+    result = read_result(folder)
+    return Row(folder, result, flatten(result.config))
 
 
 def read_sweep(directory: Path) -> Sweep:
@@ -170,14 +182,14 @@ def read_sweep(directory: Path) -> Sweep:
     if not directory.is_dir():
         raise UserError(f"{directory}: found no such folder; accepted is a sweep's folder, outputs/<sweep_name>.")
     rows, damaged = [], []
-    for file in sorted(directory.glob("*/result.json")):
+    for file in sorted(directory.glob(f"*/{RESULT}")):
         try:
             rows.append(read_row(file.parent))
-        except UserError as error:
+        except (DamagedRecord, NoRecord) as error:
             damaged.append(str(error))
     if not rows:
         raise UserError(f"{directory}: {_why_empty(directory, damaged)}")
-    rows.sort(key=lambda r: (str(r.record.get("created") or ""), r.job_id))
+    rows.sort(key=lambda r: (r.result.created or "", r.job_id))
     axes = find_axes([r.settings for r in rows])
     # the sort is stable, so jobs that agree on all axes stay in the order they ran
     rows.sort(key=lambda r: [axis.values.index(r.settings.get(axis.key)) for axis in axes])
@@ -191,12 +203,3 @@ def _why_empty(directory: Path, damaged: list[str]) -> str:
     if inside:
         return f"found sweeps inside and no jobs; name one of them: {', '.join(inside[:5])}"
     return "found no finished job (no */result.json); accepted is a sweep's folder, outputs/<sweep_name>."
-
-
-def _numbers(found: Any) -> dict[str, float]:
-    items = found.items() if isinstance(found, dict) else ()
-    return {str(k): float(v) for k, v in items if isinstance(v, (int, float)) and not isinstance(v, bool)}
-
-
-def _mapping(found: Any) -> Mapping[str, Any]:
-    return found if isinstance(found, Mapping) else {}

@@ -6,12 +6,15 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from research.errors import UserError
+import msgspec
+
+from research.jobs.record import Config, DamagedRecord, ImageRecord, JobResult, NoRecord, read_result, read_trace
+from research.labels import is_number
 from research.tracking.scrub import is_secret, scrub, scrub_text
 
 FORMAT = 1  # raised when records of old jobs are to be sent again
@@ -23,10 +26,6 @@ NAME_AT_MOST, TAG_AT_MOST, PROMPTS_AT_MOST, LIST_AT_MOST = 100, 64, 16, 16
 # settings that decide neither images nor numbers
 _LEFT_OUT = {"output_dir", "sweep_name", "resume", "retry", "on_failure", "tracker", "hydra", "sweep", "experiment"}
 _LEFT_OUT_RUNTIME = {"progress", "claim_timeout", "grace", "workers"}
-
-
-class RecordError(UserError):
-    """A folder is not that of a finished job."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ class MirroredRun:
 
 
 def mirrored_run(job: Path, *, tags: list[str] | None = None, max_images: int = 16) -> MirroredRun:
-    """The record of a finished job, done or failed.
+    """The record of a finished job, done or failed, as a run.
 
     Args:
         job: its folder.
@@ -78,21 +77,26 @@ def mirrored_run(job: Path, *, tags: list[str] | None = None, max_images: int = 
         max_images: the first so many are shown; all are in the table.
 
     Raises:
-        RecordError: no ``result.json``, or not one of a job.
+        NoRecord: the job has not ended.
+        DamagedRecord: a file of its record is not what a job writes, or an image is a link out of its folder.
     """
-    result = read_result(job)
-    config = result.get("config") or {}
+    return run_of(job, read_result(job), tags=tags, max_images=max_images)
+
+
+def run_of(job: Path, result: JobResult, *, tags: list[str] | None = None, max_images: int = 16) -> MirroredRun:
+    """The same of a record that is read already."""
+    _check_links(job, [*(image.file for image in result.images), *result.pictures.values()])
     columns, samples = _samples(result)
     return MirroredRun(
         run_id=run_id(result),
-        job_id=str(result["job_id"]),
+        job_id=result.job_id,
         name=run_name(result),
-        group=str(result.get("sweep_name") or job.parent.name),
-        job_type=_snake(_target(config.get("task"))) or "sample",
+        group=result.sweep_name or job.parent.name,
+        job_type=_snake(_class_name(result.config, "task")) or "sample",
         tags=_tags(result, tags or []),
-        commit=result.get("git_commit"),
-        done=result.get("status") == "done",
-        config=_config(result, config),
+        commit=result.git_commit,
+        done=result.done,
+        config=_config(result),
         curve=list(_curve(job)),
         images=_images(job, result, max_images),
         columns=columns,
@@ -101,28 +105,18 @@ def mirrored_run(job: Path, *, tags: list[str] | None = None, max_images: int = 
     )
 
 
-def read_result(job: Path) -> dict[str, Any]:
-    """A job's ``result.json``.
-
-    Raises:
-        RecordError: there is none, or it is not one of a job.
-    """
-    file = job / "result.json"
-    try:
-        result = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RecordError(f"{job}: has no result.json; accepted is the folder of a job that has ended.") from None
-    except (OSError, ValueError) as error:
-        raise RecordError(f"{file}: cannot be read ({error}); accepted is what a job has written.") from error
-    if not isinstance(result, dict) or not isinstance(result.get("job_id"), str):
-        raise RecordError(f"{file}: has no job_id; accepted is what a job has written.")
-    return result
+def _check_links(job: Path, files: Sequence[str]) -> None:
+    """What is sent away must be the job's own."""
+    folder = job.resolve()
+    for file in files:
+        if not (job / file).resolve().is_relative_to(folder):
+            raise DamagedRecord(f"{job / file}: leads out of the job's folder; accepted are files inside it.")
 
 
-def run_id(result: Mapping[str, Any]) -> str:
+def run_id(result: JobResult) -> str:
     """The same for the same job of the same sweep, so that logging it again never makes a second run."""
-    sweep = hashlib.sha256(str(result.get("sweep_name")).encode()).hexdigest()
-    return f"{result['job_id']}-{sweep[:6]}"
+    sweep = hashlib.sha256(str(result.sweep_name).encode()).hexdigest()
+    return f"{result.job_id}-{sweep[:6]}"
 
 
 def _hash(*parts: Any) -> str:
@@ -133,18 +127,18 @@ def _hash(*parts: Any) -> str:
 # -- its parts
 
 
-def run_name(result: Mapping[str, Any]) -> str:
+def run_name(result: JobResult) -> str:
     """What was set for this job, shortened: "ddim scale=3 steps=10", or the job's id."""
     parts = []
-    for override in result.get("overrides") or []:
-        key, _, value = str(override).lstrip("+~").partition("=")
+    for override in result.overrides:
+        key, _, value = override.lstrip("+~").partition("=")
         bare = key.rsplit(".", 1)[-1]
         if key.split(".")[0] in {*_LEFT_OUT, "runtime"} or is_secret(bare):
             continue
         value = scrub_text(value)
         short = value if len(value) <= 24 else value[:23] + "…"
         parts.append(short if key in ("scheduler", "guidance", "model") else f"{bare}={short}")
-    return " ".join(parts)[:NAME_AT_MOST] or str(result["job_id"])
+    return " ".join(parts)[:NAME_AT_MOST] or result.job_id
 
 
 def flat(value: Any, key: str = "") -> dict[str, Any]:
@@ -167,24 +161,32 @@ def flat(value: Any, key: str = "") -> dict[str, Any]:
     return found
 
 
-def _config(result: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+def section(config: Config, name: str) -> Config:
+    """A section of a config; empty where there is none, or something else in its place."""
+    found = config.get(name)
+    return found if isinstance(found, dict) else {}
+
+
+def _config(result: JobResult) -> dict[str, Any]:
+    config = result.config
     own = {key: value for key, value in config.items() if key not in _LEFT_OUT}
-    own["runtime"] = {k: v for k, v in (own.get("runtime") or {}).items() if k not in _LEFT_OUT_RUNTIME}
+    own["runtime"] = {k: v for k, v in section(config, "runtime").items() if k not in _LEFT_OUT_RUNTIME}
     found = flat(scrub({**own, "prompts": None}))
-    prompts = config.get("prompts") or []
+    prompts = config.get("prompts")
+    prompts = prompts if isinstance(prompts, list) else []
     found["prompts"] = [str(prompt) for prompt in prompts[:PROMPTS_AT_MOST]]
     found["n_prompts"] = len(prompts)
-    found["job_id"] = result["job_id"]
+    found["job_id"] = result.job_id
     for key in ("sweep_name", "created", "device", "dtype", "weights_sha256", "git_commit"):
-        if result.get(key) is not None:
-            found[key] = scrub_text(str(result[key]))
-    versions = {f"versions/{name}": text for name, text in (result.get("versions") or {}).items()}
+        if (value := getattr(result, key)) is not None:
+            found[key] = scrub_text(value)
+    versions = {f"versions/{name}": text for name, text in result.versions.items()}
     return {**found, **scrub(versions), **_provenance(result)}
 
 
-def _provenance(result: Mapping[str, Any]) -> dict[str, Any]:
+def _provenance(result: JobResult) -> dict[str, Any]:
     """What each metric was computed with: the settings that are one value, without those of single images."""
-    found = flat(scrub(result.get("metrics_info") or {}))
+    found = flat(scrub(result.metrics_info))
     return {
         f"metrics_info/{key}": value
         for key, value in found.items()
@@ -192,94 +194,84 @@ def _provenance(result: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _tags(result: Mapping[str, Any], added: list[str]) -> list[str]:
-    config = result.get("config") or {}
-    scheduler = (config.get("scheduler") or {}).get("name")
-    commit = result.get("git_commit")
-    tags = [*added, result.get("sweep_name"), scheduler, _target(config.get("guidance"))]
-    tags += [f"commit:{str(commit)[:10]}" if commit else None, None if result.get("status") == "done" else "failed"]
+def _tags(result: JobResult, added: list[str]) -> list[str]:
+    scheduler = section(result.config, "scheduler").get("name")
+    tags = [*added, result.sweep_name, scheduler, _class_name(result.config, "guidance")]
+    tags += [f"commit:{result.git_commit[:10]}" if result.git_commit else None, None if result.done else "failed"]
     return list(dict.fromkeys(str(tag)[:TAG_AT_MOST] for tag in tags if tag))
 
 
-def _summary(result: Mapping[str, Any]) -> dict[str, Any]:
-    summary: dict[str, Any] = {"status": result.get("status")}
-    if result.get("error"):
-        summary["error"] = scrub_text(str(result["error"]))
-    if warnings := result.get("warnings"):
-        summary["warnings"] = scrub_text("; ".join(str(warning) for warning in warnings))
-    summary |= {name: value for name, value in (result.get("metrics") or {}).items() if value is not None}
-    for group, key in (("seconds", "timings"), ("nfe_by_branch", "nfe_by_branch")):
-        summary |= {f"{group}/{name}": value for name, value in (result.get(key) or {}).items()}
+def _summary(result: JobResult) -> dict[str, Any]:
+    summary: dict[str, Any] = {"status": result.status}
+    if result.error:
+        summary["error"] = scrub_text(result.error)
+    if result.warnings:
+        summary["warnings"] = scrub_text("; ".join(result.warnings))
+    summary |= {name: value for name, value in result.metrics.items() if value is not None}
+    summary |= {f"seconds/{name}": value for name, value in result.timings.items()}
+    summary |= {f"nfe_by_branch/{name}": value for name, value in result.nfe_by_branch.items()}
     for name in ("nfe", "n_images", "images_per_second", "peak_memory_bytes"):
-        if result.get(name) is not None:
-            summary[name] = result[name]
-    spent = [(result.get("timings") or {}).get(name) for name in ("encode", "denoise", "decode")]
-    known = [seconds for seconds in spent if isinstance(seconds, (int, float))]
-    if result.get("n_images") and len(known) == len(spent):
-        summary["seconds/image"] = round(sum(known) / result["n_images"], 6)
+        if (value := getattr(result, name)) is not None:
+            summary[name] = value
+    spent = [result.timings.get(name) for name in ("encode", "denoise", "decode")]
+    known = [seconds for seconds in spent if seconds is not None]
+    if result.n_images and len(known) == len(spent):
+        summary["seconds/image"] = round(sum(known) / result.n_images, 6)
     return summary
 
 
 def _curve(job: Path) -> Iterator[dict[str, float]]:
     """One point a stage: t, sigma, log_snr, seconds, and what recorders added with as many values."""
     try:
-        trace = json.loads((job / "trace.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        trace = read_trace(job)
+    except NoRecord:
         return
-    stages = trace.get("stages") or []
-    recorded = {name: values for name, values in trace.items() if name != "stages" and _fits(values, stages)}
-    for i, stage in enumerate(stages):
-        point = {f"curve/{name}": value for name, value in stage.items() if is_number(value)}
+    count = len(trace.stages)
+    recorded = {k: v for k, v in trace.recorded.items() if isinstance(v, list) and len(v) == count}
+    for i, stage in enumerate(trace.stages):
+        own = {name: value for name, value in msgspec.structs.asdict(stage).items() if value is not None}
+        point = {f"curve/{name}": value for name, value in own.items()}
         for name, values in recorded.items():
             # a recorder keeps either a number a stage or several named ones, beside the stage's own keys
             found = values[i] if isinstance(values[i], dict) else {name: values[i]}
-            point |= {f"recorded/{k}": v for k, v in found.items() if is_number(v) and k not in stage}
+            point |= {f"recorded/{k}": v for k, v in found.items() if is_number(v) and k not in own}
         yield point
 
 
-def _fits(values: Any, stages: list[Any]) -> bool:
-    return isinstance(values, list) and len(values) == len(stages)
-
-
-def _images(job: Path, result: Mapping[str, Any], at_most: int) -> list[dict[str, Any]]:
-    entries = (result.get("images") or [])[:at_most]
+def _images(job: Path, result: JobResult, at_most: int) -> list[dict[str, Any]]:
     found = [
-        {"file": entry["file"], "sha256": entry.get("sha256"), "caption": _caption(entry)}
-        for entry in entries
-        if (job / entry["file"]).is_file()
+        {"file": image.file, "sha256": image.sha256, "caption": _caption(image)}
+        for image in result.images[:at_most]
+        if (job / image.file).is_file()
     ]
-    shown = {name: file for name, file in (result.get("pictures") or {}).items() if (job / file).is_file()}
-    return found + [{"file": file, "sha256": name, "caption": str(name)} for name, file in sorted(shown.items())]
+    shown = {name: file for name, file in result.pictures.items() if (job / file).is_file()}
+    return found + [{"file": file, "sha256": name, "caption": name} for name, file in sorted(shown.items())]
 
 
-def _caption(entry: Mapping[str, Any]) -> str:
-    return f"{entry.get('prompt') or ''} (seed {entry.get('seed')})".strip()
+def _caption(image: ImageRecord) -> str:
+    return f"{image.prompt or ''} (seed {image.seed})".strip()
 
 
-def _samples(result: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:
+def _samples(result: JobResult) -> tuple[list[str], list[list[Any]]]:
     """A row an image: seed, prompt, and what metrics say of each."""
-    entries = result.get("images") or []
+    images = result.images
     scores: dict[str, list[Any]] = {}
-    for name, info in (result.get("metrics_info") or {}).items():
-        values = info.get("per_image") if isinstance(info, Mapping) else None
+    for name, info in result.metrics_info.items():
+        values = info.get("per_image")
         named = values if isinstance(values, Mapping) else {name: values}
-        scores |= {k: v for k, v in named.items() if isinstance(v, list) and len(v) == len(entries)}
-    for name in dict.fromkeys(key for entry in entries for key in entry.get("scores") or {}):
-        scores[name] = [(entry.get("scores") or {}).get(name) for entry in entries]
+        scores |= {k: v for k, v in named.items() if isinstance(v, list) and len(v) == len(images)}
+    for name in dict.fromkeys(key for image in images for key in image.scores):
+        scores[name] = [image.scores.get(name) for image in images]
     rows = [
-        [Path(entry["file"]).name, entry.get("seed"), entry.get("prompt") or "", *(scores[n][i] for n in scores)]
-        for i, entry in enumerate(entries)
+        [Path(image.file).name, image.seed, image.prompt or "", *(scores[n][i] for n in scores)]
+        for i, image in enumerate(images)
     ]
     return ["file", "seed", "prompt", *scores], rows
 
 
-def is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _target(section: Any) -> str:
+def _class_name(config: Config, name: str) -> str:
     """The class that a section of the config names, without its module; "" without one."""
-    return str((section or {}).get("_target_") or "").rsplit(".", 1)[-1]
+    return str(section(config, name).get("_target_") or "").rsplit(".", 1)[-1]
 
 
 def _snake(name: str) -> str:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from research.errors import UserError
-from research.tracking.mirrored_run import MirroredRun, RecordError, mirrored_run, read_result
+from research.jobs.record import DamagedRecord, JobResult, NoRecord, read_result
+from research.tracking.mirrored_run import MirroredRun, run_of, section
 from research.tracking.wandb_process import WorkerProcess
 from research.tracking.wandb_server import server
 
@@ -77,13 +80,13 @@ def plan(folder: Path, options: Options) -> SyncPlan:
     made = SyncPlan()
     for job in _jobs(folder, made):
         try:
-            settings = _settings(read_result(job), options)
-            record = mirrored_run(job, tags=settings["tags"], max_images=settings["max_images"])
-            made.entries.append(Entry(job, record, settings, run_id=record.run_id))
-        except RecordError as error:
+            result = read_result(job)
+            settings = _settings(result, options)
+            run = run_of(job, result, tags=settings["tags"], max_images=settings["max_images"])
+        except (NoRecord, DamagedRecord) as error:
             made.damaged.append(str(error))
-        except (TypeError, ValueError, KeyError, AttributeError) as error:
-            made.damaged.append(f"{job / 'result.json'}: is damaged ({type(error).__name__}: {error}).")
+        else:
+            made.entries.append(Entry(job, run, settings, run_id=run.run_id))
     made.entries.sort(key=lambda entry: (str(entry.record.config.get("created")), entry.record.job_id))
     if not made.entries and not made.damaged:
         more = f" ({made.unfinished} without a result yet)" if made.unfinished else ""
@@ -238,22 +241,40 @@ def _jobs(folder: Path, made: SyncPlan) -> list[Path]:
     return found
 
 
-def _settings(result: Mapping[str, Any], options: Options) -> dict[str, Any]:
-    """Of the job's tracker, with what was asked for instead."""
-    section = (result.get("config") or {}).get("tracker") or {}
-    own = section if "Wandb" in str(section.get("_target_")) else {}
+class _TrackerSection(msgspec.Struct, frozen=True):
+    """What of a job's tracker section says how it is sent."""
+
+    project: str | None = None
+    entity: str | None = None
+    tags: str | list[str] | None = None
+    max_images: int = 16
+    artifacts: bool = False
+    directory: str | None = None
+
+
+def _settings(result: JobResult, options: Options) -> dict[str, Any]:
+    """Of the job's tracker, with what was asked for instead.
+
+    Raises:
+        DamagedRecord: the section holds something else.
+    """
+    given = section(result.config, "tracker")
+    try:
+        own = msgspec.convert(given if "Wandb" in str(given.get("_target_")) else {}, _TrackerSection)
+    except msgspec.ValidationError as error:
+        raise DamagedRecord(f"job {result.job_id}: config.tracker cannot be used: {error}.") from error
     asked = {
         key: value
         for key in ("project", "entity", "max_images", "artifacts")
         if (value := getattr(options, key)) is not None
     }
     found = {
-        "project": own.get("project") or "research",
-        "entity": own.get("entity"),
-        "tags": [str(tag) for tag in own.get("tags") or []],
-        "max_images": own.get("max_images", 16),
-        "artifacts": bool(own.get("artifacts")),
-        "directory": own.get("directory"),
+        "project": own.project or "research",
+        "entity": own.entity,
+        "tags": [own.tags] if isinstance(own.tags, str) else own.tags or [],
+        "max_images": max(0, own.max_images),
+        "artifacts": own.artifacts,
+        "directory": own.directory,
     }
     limits = {key: getattr(options, key) for key in ("time_limit", "request_timeout", "retries")}
     return {**found, **asked, **limits}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,6 +14,7 @@ from research.compare.jobs import ComparedJob, gather
 from research.compare.pairing import share
 from research.compare.provenance import differs, what_differs
 from research.compare.sides import Side
+from research.jobs.record import JobResult
 from research.results.axes import flatten
 from research.results.read import Row
 
@@ -32,7 +34,7 @@ def job(images: list[tuple[str, int]], name: str = "a", **record: Any) -> Compar
         ],
         **record,
     }
-    return ComparedJob([Row(Path(name), told, flatten(config))])
+    return ComparedJob([Row(Path(name), msgspec.convert(told, JobResult), flatten(config))])
 
 
 def side(name: str, *jobs: ComparedJob) -> Side:
@@ -64,11 +66,11 @@ def test_prompts_as_units_hold_all_their_images(images):
 
 def test_the_same_job_twice_is_a_repeated_run_and_other_metrics_of_the_same_images_are_one_job():
     first, again = job([("fox", 0)]).row, job([("fox", 0)]).row
-    again = Row(Path("elsewhere"), again.record, again.settings)
+    again = Row(Path("elsewhere"), again.result, again.settings)
     scored = job([("fox", 0)], "b", config={"metrics": {"kid": {}}}).row
-    scored.record["images"][0]["sha256"] = "a0"  # type: ignore[index]
+    scored.result.images[0].sha256 = "a0"
     other = job([("fox", 0)], "c", config={"steps": 2}).row
-    other.record["images"][0]["sha256"] = "a0"  # type: ignore[index]
+    other.result.images[0].sha256 = "a0"
     found = gather([first, again, scored, other])
     assert [len(j.rows) for j in found] == [2, 1]
     assert [len(j.repeats) for j in found] == [1, 0]

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 from sweep_samples import PROMPTS, write_job
 
-from research.tracking.mirrored_run import RecordError, flat, mirrored_run
+from research.errors import UserError
+from research.tracking.mirrored_run import flat, mirrored_run
 from research.tracking.scrub import pixels, scrub, scrub_text
 
 WORDS = st.text(string.ascii_lowercase, min_size=1, max_size=8)
@@ -140,6 +141,6 @@ def test_an_image_goes_without_what_its_file_says(tmp_path):
 def test_a_damaged_job_is_one_clear_line(tmp_path, content, said):
     if content is not None:
         (tmp_path / "result.json").write_text(content)
-    with pytest.raises(RecordError, match=said) as raised:
+    with pytest.raises(UserError, match=said) as raised:
         mirrored_run(tmp_path)
     assert "\n" not in str(raised.value)
