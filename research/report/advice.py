@@ -172,7 +172,7 @@ def _doubts(sweep: Sweep, rows: list[Row], found: list[Measure], sure: list[Meas
     for same in alike.values():
         more = f" (so or alike in {len(same)} settings)" if len(set(same)) > 1 else ""
         doubts.append(f"{same[0].rstrip('.')}{more}.")
-    if any(len(r.record.get("together") or []) > 1 for r in rows):
+    if any(len(r.result.together) > 1 for r in rows):
         doubts.append("Some jobs shared batches: their seconds are their share of the batch, not times measured alone.")
     return doubts[:8]
 

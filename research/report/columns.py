@@ -67,7 +67,7 @@ def metric(key: str, better: int | None = None) -> Measure:
     )
 
 
-NFE = Measure("nfe", "NFE", 0, lambda row: _finite(row.record.get("nfe")))
+NFE = Measure("nfe", "NFE", 0, lambda row: _finite(row.result.nfe))
 SECONDS = Measure(
     "seconds_per_image", "s / image", -1, lambda row: _finite(row.seconds_per_image), provenance=comparable.device
 )

@@ -116,7 +116,7 @@ def _quantile(freedom: int) -> float:
 
 def _said(row: Row, key: str) -> Interval | None:
     """The interval that the metric gives itself, in its info or as numbers of their own beside it."""
-    info = (row.record.get("metrics_info") or {}).get(key)
+    info = row.result.metrics_info.get(key)
     found: list[Any] = [info.get(name) for name in _NAMED] if isinstance(info, Mapping) else []
     pairs = [_pair(f) for f in found]
     pairs += [_pair([row.metrics.get(f"{key}_{low}"), row.metrics.get(f"{key}_{high}")]) for low, high in _ENDS]

@@ -169,8 +169,8 @@ def _header(sweep: Sweep) -> Header:
     seconds = sum(row.timings.get("total", 0.0) for row in sweep.rows)
     images = sum(row.n_images for row in sweep.done)
     facts = [f"{count(len(sweep.done), 'job')} done", count(images, "image"), f"{seconds:.0f} s of computing"]
-    devices = sorted({str(r.record["device"]) for r in sweep.rows if r.record.get("device")})
-    dates = sorted(str(r.record["created"])[:10] for r in sweep.rows if r.record.get("created"))
+    devices = sorted({r.result.device for r in sweep.rows if r.result.device})
+    dates = sorted(r.result.created[:10] for r in sweep.rows if r.result.created)
     facts += [f"on {d}" for d in devices] + list(dict.fromkeys((dates or [""])[:1] + (dates or [""])[-1:]))
     model = {str(r.settings.get("model.path")) for r in sweep.rows if r.settings.get("model.path")}
     counts = {(len(r.settings.get("prompts") or ()), r.settings.get("images_per_prompt") or 1) for r in sweep.rows}
@@ -225,7 +225,7 @@ def _ladder(sweep: Sweep, advice: Advice) -> list[LadderLine]:
     if by is None or len(advice.ladder) < 2:
         return []
     return [
-        LadderLine(number(rung.row.record.get("nfe")), where(sweep, rung.row), number(by.value(rung.row)), rung.gain)
+        LadderLine(number(rung.row.result.nfe), where(sweep, rung.row), number(by.value(rung.row)), rung.gain)
         for rung in advice.ladder
     ]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from research.labels import count, value_label
@@ -44,20 +44,19 @@ def made_with(sweep: Sweep) -> list[tuple[str, str]]:
 
     warned: dict[str, str] = {}
     for row in sweep.done:
-        record = row.record
-        note("model weights", record.get("weights_sha256"))
-        note("device", record.get("device"))
-        note("dtype", record.get("dtype"))
-        for metric, info in _items(record.get("metrics_info")):
-            if isinstance(info, Mapping):
-                kept = {k: v for k, v in info.items() if k not in _OF_THE_JOB}
-                for key, value in flatten(kept).items():
-                    if "preprocess" not in key and not isinstance(value, tuple):
-                        note(f"{metric}: {key.replace('.', ' ').replace('_', ' ')}", value)
-        for library, version in _items(record.get("versions")):
-            note(f"{library}", version)
-        for warning in record.get("warnings") or []:
-            note("warning", _same_but_for_numbers(str(warning), warned))
+        result = row.result
+        note("model weights", result.weights_sha256)
+        note("device", result.device)
+        note("dtype", result.dtype)
+        for metric, info in result.metrics_info.items():
+            shared = {k: v for k, v in info.items() if k not in _OF_THE_JOB}
+            for key, value in flatten(shared).items():
+                if "preprocess" not in key and not isinstance(value, tuple):
+                    note(f"{metric}: {key.replace('.', ' ').replace('_', ' ')}", value)
+        for library, version in result.versions.items():
+            note(library, version)
+        for warning in result.warnings:
+            note("warning", _same_but_for_numbers(warning, warned))
     pairs = []
     for name, values in found.items():
         shown = list(values)
@@ -107,10 +106,6 @@ def _meant(rows: Sequence[Row], measure: Measure, kinds: dict[str, str], letter:
 def _same_but_for_numbers(text: str, seen: dict[str, str]) -> str:
     """The first text of its kind, for one that differs in its numbers alone."""
     return seen.setdefault(re.sub(r"[\d.]+", "#", text), text)
-
-
-def _items(found: Any) -> list[tuple[str, Any]]:
-    return [(str(k), v) for k, v in found.items()] if isinstance(found, Mapping) else []
 
 
 def _short(value: Any) -> str:

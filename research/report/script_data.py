@@ -90,12 +90,12 @@ def _scores(row: Row) -> dict[str, list[float | None]]:
 
 def job_command(row: Row) -> str:
     """The whole job, to be kept in a folder of whoever runs it."""
-    return " ".join(["research", *(_word(o) for o in _overrides(row) if not o.startswith("output_dir="))])
+    return " ".join(["research", *(_word(o) for o in row.result.overrides if not o.startswith("output_dir="))])
 
 
 def image_prefix(row: Row) -> str:
     """The beginning of the command for one image; prompt, seed and `ONE_IMAGE` follow."""
-    return " ".join(["research", *(_word(o) for o in _overrides(row) if not _REPLACED.match(o))])
+    return " ".join(["research", *(_word(o) for o in row.result.overrides if not _REPLACED.match(o))])
 
 
 def prompt_word(prompt: str) -> str:
@@ -111,11 +111,6 @@ def prompt_word(prompt: str) -> str:
 def image_command(row: Row, prompt: str, seed: int) -> str:
     """One image: the same prompt and seed under the same settings, without scoring it."""
     return " ".join(p for p in (image_prefix(row), prompt_word(prompt), f"seed={seed}", ONE_IMAGE) if p)
-
-
-def _overrides(row: Row) -> list[str]:
-    found = row.record.get("overrides")
-    return [str(o) for o in found] if isinstance(found, (list, tuple)) else []
 
 
 def _word(override: str) -> str:

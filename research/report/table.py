@@ -139,14 +139,14 @@ def write_csv(sweep: Sweep, path: Path) -> None:
 def _values(row: Row, settings: list[str], metrics: list[str], timings: list[str]) -> list[Any]:
     return [
         row.job_id,
-        row.record.get("status"),
+        row.result.status,
         *(row.settings.get(k) for k in settings),
         *(row.metrics.get(k) for k in metrics),
         *(row.timings.get(k) for k in timings),
-        *(row.record.get(k) for k in _COUNTS),
-        *(row.record.get(k) for k in _TEXTS[:-1]),
+        *(getattr(row.result, k) for k in _COUNTS),
+        *(getattr(row.result, k) for k in _TEXTS[:-1]),
         row.error,
-        tuple(row.record.get("overrides") or ()),
+        tuple(row.result.overrides),
     ]
 
 

@@ -186,7 +186,7 @@ def read_sweep(directory: Path) -> Sweep:
         try:
             rows.append(read_row(file.parent))
         except (DamagedRecord, NoRecord) as error:
-            damaged.append(str(error))
+            damaged.append(str(error).replace(f"{directory}/", "", 1))
     if not rows:
         raise UserError(f"{directory}: {_why_empty(directory, damaged)}")
     rows.sort(key=lambda r: (r.result.created or "", r.job_id))

@@ -148,7 +148,7 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say(tmp_path):
         scores = rng.normal(50, 5, 12)
         row.metrics["clip_score"] = float(scores.mean())
         row.scores["clip_score"] = dict(zip(row.scores["clip_score"], scores.tolist(), strict=True))
-        row.memo.clear()
+        row.derived.clear()
         found = interval(row, "clip_score")
         hits += found.low <= 50 <= found.high
     assert 0.92 <= hits / 400 <= 0.98

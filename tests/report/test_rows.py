@@ -123,7 +123,9 @@ def test_csv_has_varied_settings_first_then_scores_and_costs(grid, tmp_path):
 def test_a_record_without_most_keys_is_still_a_row(tmp_path):
     folder = tmp_path / "sweep" / "job"
     folder.mkdir(parents=True)
-    (folder / "result.json").write_text(json.dumps({"status": "failed", "error": None, "metrics": {"fid": None}}))
+    (folder / "result.json").write_text(
+        json.dumps({"job_id": "job", "status": "failed", "error": None, "metrics": {"fid": None}})
+    )
     row = read_row(folder)
     assert (row.job_id, row.error, row.metrics, row.images) == ("job", "", {}, [])
     assert "no error was recorded" in printed(print_table, read_sweep(tmp_path / "sweep"))

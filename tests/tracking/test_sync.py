@@ -107,7 +107,7 @@ def test_a_job_that_cannot_be_read_is_named_and_the_others_go(stub, sweep, capsy
     code, out, err = sync(capsys, sweep / "second")
     assert code == 1
     assert out.startswith("1 sent")
-    assert "broken/result.json: cannot be read" in err
+    assert "broken/result.json: cannot be used" in err
 
 
 @pytest.mark.slow
