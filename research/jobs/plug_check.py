@@ -11,6 +11,7 @@ from research.errors import ConfigError, nearest
 from research.jobs import targets
 from research.jobs.build import COMPOSED, Origin, build
 from research.jobs.plan_cache import Memo
+from research.metrics.base import as_metric
 from research.metrics.score import check_metric
 
 
@@ -86,7 +87,7 @@ def check_metrics(
     """Check that each metric can be built, and can work with so many images, and with such a job if one is given."""
     for name, node in metrics.items():
         metric = build(node, f"metrics.{name}", origin)  # constructors are cheap by contract
-        check_metric(metric, n_images, config)
+        check_metric(as_metric(metric, name), n_images, config)
 
 
 def check_mapping(key: str, value: Any) -> None:
