@@ -140,7 +140,11 @@ def _source(name: str) -> str:
 
 def _clean(text: str) -> str:
     """Text that can be written as UTF-8: halves of characters (lone surrogates), as file names may have, are replaced."""
-    return re.sub("[\ud800-\udfff]", "\ufffd", text)
+    try:
+        text.encode()  # quicker than looking for them in the megabytes of a large page
+    except UnicodeEncodeError:
+        return re.sub("[\ud800-\udfff]", "\ufffd", text)
+    return text
 
 
 # -- the head of the page, and the advice
