@@ -22,7 +22,7 @@ from diffusers import (
     StableDiffusionInpaintPipeline,
     StableDiffusionPipeline,
 )
-from tiny_models import quiet, save_tiny_pixel, save_tiny_sd
+from support.tiny_models import quiet, save_tiny_pixel, save_tiny_sd
 
 from research import load_model
 from research.models import BaseModel
@@ -34,6 +34,12 @@ torch.set_num_threads(1)  # bit-equality is promised for one machine as it is; o
 def sd_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Stable Diffusion directory, epsilon-prediction. Not to be changed: copy it."""
     return save_tiny_sd(tmp_path_factory.mktemp("models") / "tiny-sd")
+
+
+@pytest.fixture(scope="session")
+def tiny_sd(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same kind of directory, with room for whole prompts: what jobs run on."""
+    return save_tiny_sd(tmp_path_factory.mktemp("models") / "tiny", max_tokens=77)
 
 
 @pytest.fixture(scope="session")

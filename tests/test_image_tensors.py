@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from metric_samples import pictures
+from support.metric_samples import pictures
 from transformers.models.clip import image_processing_pil_clip
 
 from research.errors import ConfigError

@@ -9,7 +9,7 @@ from diffusers.image_processor import VaeImageProcessor
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from task_samples import left_half, picture, soft
+from support.task_samples import left_half, picture, soft
 
 from research import pictures
 from research.errors import ConfigError

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from tiny_models import save_tiny_pixel, save_tiny_sd
+from support.tiny_models import save_tiny_pixel, save_tiny_sd
 
 from research.cli import run
 

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
-
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "jobs")]
-
-from sweeps import Results, Sweep  # noqa: E402
-from tiny_model import make_tiny_sd  # noqa: E402
+from support.tiny_models import save_tiny_sd
+from sweeps import Results, Sweep
 
 HERE = Path(__file__).parent
 
@@ -25,7 +21,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("models")
-    return [make_tiny_sd(folder / "one", seed=0), make_tiny_sd(folder / "two", seed=1)]
+    return [save_tiny_sd(folder / "one", seed=0, max_tokens=77), save_tiny_sd(folder / "two", seed=1, max_tokens=77)]
 
 
 @pytest.fixture(scope="session")

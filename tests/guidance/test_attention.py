@@ -14,7 +14,7 @@ from diffusers.pipelines.deprecated.stable_diffusion_sag.pipeline_stable_diffusi
     StableDiffusionSAGPipeline,
     gaussian_blur_2d,
 )
-from tiny_models import quiet
+from support.tiny_models import quiet
 
 from research import load_model
 from research.errors import ConfigError, SamplingError

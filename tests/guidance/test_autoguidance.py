@@ -11,7 +11,7 @@ import torch
 from guidance_samples import normal, predictions_of, relative, state_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_models import edit_json, save_tiny_pixel, save_tiny_sd
+from support.tiny_models import edit_json, save_tiny_pixel, save_tiny_sd
 
 from research import load_model
 from research.errors import ConfigError

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from task_samples import close, flat, left_half, picture, run, soft
+from support.task_samples import close, flat, left_half, picture, run, soft
 
 from research import LoopSampler
 from research.errors import ConfigError

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from task_samples import close, picture, run
+from support.task_samples import close, picture, run
 
 from research import Hook, LoopSampler
 from research.errors import ConfigError, SamplingError

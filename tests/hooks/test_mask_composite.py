@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from task_samples import close, flat, left_half, one_pixel, picture, run, soft
+from support.task_samples import close, flat, left_half, one_pixel, picture, run, soft
 
 from research import Hook
 from research.errors import ConfigError

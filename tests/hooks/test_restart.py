@@ -10,7 +10,7 @@ import torch
 from diffusers import RePaintScheduler
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from task_samples import close, left_half, picture, run
+from support.task_samples import close, left_half, picture, run
 
 from research import Hook, LoopSampler
 from research.errors import ConfigError

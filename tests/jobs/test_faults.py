@@ -6,13 +6,13 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.small_jobs import settings_of, working_folder
 
 from research.cli import run
 from research.jobs import faults
@@ -58,23 +58,12 @@ class Dead(Sleepy):
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    (tmp_path / "fault_plugs.py").write_text(PLUGS)
-    sys.modules.pop("fault_plugs", None)
-    return tmp_path
+    return working_folder(tmp_path, monkeypatch, "fault_plugs", PLUGS)
 
 
 @pytest.fixture
 def base(tiny_sd: Path) -> list[str]:
-    return [
-        f"model.path={tiny_sd}",
-        "tracker=none",
-        "metrics=none",
-        "steps=2",
-        "prompts=[fox,owl,cat,hen]",
-        "runtime.threads=1",
-    ]
+    return settings_of(tiny_sd, steps=2, prompts="[fox,owl,cat,hen]")
 
 
 def planned(*lines: str) -> list[Any]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from support.small_jobs import settings_of, working_folder
 
 from research.cli import run
 from research.jobs import recipe
@@ -37,23 +37,12 @@ class Notes(Hook):
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    (tmp_path / "plugs_of_mine.py").write_text(PLUGS)
-    sys.modules.pop("plugs_of_mine", None)
-    return tmp_path
+    return working_folder(tmp_path, monkeypatch, "plugs_of_mine", PLUGS)
 
 
 @pytest.fixture
 def base(tiny_sd: Path) -> list[str]:
-    return [
-        f"model.path={tiny_sd}",
-        "tracker=none",
-        "metrics=none",
-        "steps=3",
-        "prompts=[fox,owl]",
-        "runtime.threads=1",
-    ]
+    return settings_of(tiny_sd)
 
 
 def only_result(folder: Path) -> dict[str, Any]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from support.small_jobs import settings_of, working_folder
 
 from research import caches
 from research.cli import run
@@ -43,23 +43,12 @@ class Recorder(Hook):
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    (tmp_path / "together_plugs.py").write_text(PLUGS)
-    sys.modules.pop("together_plugs", None)
-    return tmp_path
+    return working_folder(tmp_path, monkeypatch, "together_plugs", PLUGS)
 
 
 @pytest.fixture
 def base(tiny_sd: Path) -> list[str]:
-    return [
-        f"model.path={tiny_sd}",
-        "tracker=none",
-        "metrics=none",
-        "steps=3",
-        "prompts=[fox,owl]",
-        "runtime.threads=1",
-    ]
+    return settings_of(tiny_sd)
 
 
 def results(sweep: str) -> dict[float, dict[str, Any]]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.small_jobs import settings_of, working_folder
 
 import research
 from research.cli import run
@@ -41,23 +42,12 @@ class Slow(Hook):
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    (tmp_path / "sweep_plugs.py").write_text(PLUGS)
-    sys.modules.pop("sweep_plugs", None)
-    return tmp_path
+    return working_folder(tmp_path, monkeypatch, "sweep_plugs", PLUGS)
 
 
 @pytest.fixture
 def base(tiny_sd: Path) -> list[str]:
-    return [
-        f"model.path={tiny_sd}",
-        "tracker=none",
-        "metrics=none",
-        "steps=2",
-        "prompts=[fox,owl]",
-        "runtime.threads=1",
-    ]
+    return settings_of(tiny_sd, steps=2)
 
 
 def results(folder: Path) -> dict[str, dict[str, Any]]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_models import save_tiny_pixel, save_tiny_sd
+from support.tiny_models import save_tiny_pixel, save_tiny_sd
 
 from research import LoopSampler, load_model
 from research.cli import run

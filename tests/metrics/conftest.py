@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from metric_samples import build_tiny_clip
+from support.metric_samples import build_tiny_clip
 
 torch.set_num_threads(1)
 

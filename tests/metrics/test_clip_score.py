@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import torch
-from metric_samples import MAX_TOKENS, pictures
+from support.metric_samples import MAX_TOKENS, pictures
 from torchmetrics.functional.multimodal import clip_score
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 

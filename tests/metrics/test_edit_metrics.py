@@ -7,9 +7,9 @@ import json
 import numpy as np
 import pytest
 import torch
-from metric_samples import pictures
 from PIL import Image
 from safetensors.torch import save_file
+from support.metric_samples import pictures
 
 from research.errors import ConfigError
 from research.image_tensors import stack

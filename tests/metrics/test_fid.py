@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from metric_samples import pictures
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from scipy.linalg import sqrtm
+from support.metric_samples import pictures
 from torchmetrics.image.fid import FrechetInceptionDistance
 
 from research.errors import ConfigError

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from metric_samples import pictures
+from support.metric_samples import pictures
 
 from research.metrics import FID, KID, CLIPScore, feature_checkpoint, load_features
 from research.metrics.reference import accumulate_reference, chosen, save_reference

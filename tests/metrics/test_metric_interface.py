@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
-from metric_samples import pictures
+from support.metric_samples import pictures
 
 from research.errors import ConfigError
 from research.metrics import FID, SSIM, AdditiveMetric, JobMetric, MetricResult, ScoredJob, check_metric, measure

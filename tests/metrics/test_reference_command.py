@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from metric_samples import pictures
 from safetensors.torch import load_file
+from support.metric_samples import pictures
 
 from research.errors import ConfigError
 from research.hashing import sha256_files
@@ -248,7 +248,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(folder, tiny_clip, here, capsy
 def test_a_reference_of_other_features_or_of_another_length_is_refused_by_metrics(
     folder, tiny_clip, other_clip, here, tmp_path_factory
 ):
-    from metric_samples import build_tiny_clip
+    from support.metric_samples import build_tiny_clip
 
     wide = str(build_tiny_clip(tmp_path_factory.mktemp("clip") / "wide", dimension=32))
     assert main([str(folder), "--features", tiny_clip, "-o", "r.safetensors"]) == 0

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from metric_samples import pictures
+from support.metric_samples import pictures
 from transformers import Dinov2Config, Dinov2Model
 
 from research.errors import ConfigError

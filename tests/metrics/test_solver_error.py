@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from metric_samples import pictures
+from support.metric_samples import pictures
 
 from research.errors import ConfigError
 from research.metrics import ScoredJob, SolverError, check_metric, fit_order, per_image

@@ -13,7 +13,7 @@ import pytest
 import torch
 from broken import CANARY, DIRECTORIES, TEXT, UNET, VAE, Evil, more_files, shard, to_pickle, to_variant
 from safetensors.torch import load_file
-from tiny_models import edit_json, save_tiny_sd
+from support.tiny_models import edit_json, save_tiny_sd
 
 from research import LoopSampler, load_model
 from research.errors import ModelError

@@ -14,7 +14,7 @@ import pytest
 import torch
 from diffusers import AutoencoderTiny, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
-from tiny_models import edit_json, save_tiny_sd
+from support.tiny_models import edit_json, save_tiny_sd
 
 from research import LoopSampler, load_model
 from research.errors import ConfigError, ModelError

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
-from sweep_samples import PROMPTS, write_job, write_sweep
+from support.sweep_samples import PROMPTS, write_job, write_sweep
 
 from research.report import build_report, read_row, read_sweep
 from research.report.advice import advise, fronts

@@ -16,7 +16,7 @@ from urllib.request import Request, urlopen
 import pytest
 from playwright.sync_api import expect, sync_playwright
 from rich.console import Console
-from sweep_samples import PROMPTS, write_job, write_sweep
+from support.sweep_samples import PROMPTS, write_job, write_sweep
 
 from research.report import build_report, read_sweep
 from research.report.advice import fronts

@@ -9,7 +9,7 @@ import sys
 import time
 
 import pytest
-from sweep_samples import PROMPTS, write_job, write_sweep
+from support.sweep_samples import PROMPTS, write_job, write_sweep
 
 from research.report.cli import main
 from research.report.live import LiveReport

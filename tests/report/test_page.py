@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from rich.console import Console
-from sweep_samples import PROMPTS, write_job, write_sweep
+from support.sweep_samples import PROMPTS, write_job, write_sweep
 from test_rows import AWKWARD
 
 from research.report import build_report, read_sweep

@@ -6,7 +6,7 @@ import json
 
 import pytest
 from rich.console import Console
-from sweep_samples import PROMPTS, write_job, write_sweep
+from support.sweep_samples import PROMPTS, write_job, write_sweep
 
 from research.errors import UserError
 from research.labels import number

@@ -13,7 +13,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, EulerDiscreteScheduler
 from PIL import Image
-from tiny_models import save_tiny_pixel
+from support.tiny_models import save_tiny_pixel
 
 from research.schedule.cli import run
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from scheduler_kinds import of_each_kind
-from task_samples import flat, left_half, one_pixel, picture, soft
+from support.scheduler_kinds import of_each_kind
+from support.task_samples import flat, left_half, one_pixel, picture, soft
 
 from research import LoopSampler
 from research.errors import ConfigError

@@ -8,8 +8,8 @@ import diffusers
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
-from scheduler_kinds import of_each_kind
-from tiny_models import edit_json
+from support.scheduler_kinds import of_each_kind
+from support.tiny_models import edit_json
 
 from research import LoopSampler, load_model
 from research.guidance import CFG

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 import torch
-from scheduler_kinds import of_each_kind
+from support.scheduler_kinds import of_each_kind
 
 from research import LoopSampler, Sampler, SampleResult
 from research.errors import ConfigError, SamplingError

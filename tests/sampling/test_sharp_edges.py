@@ -10,7 +10,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from task_samples import close, computed, flat, left_half, one_pixel, picture, run, soft
+from support.task_samples import close, computed, flat, left_half, one_pixel, picture, run, soft
 
 from research import Hook, LoopSampler, load_model
 from research.errors import ConfigError, ModelError, SamplingError

@@ -11,8 +11,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from scheduler_kinds import of_each_kind
-from tiny_models import text_scheduler
+from support.scheduler_kinds import of_each_kind
+from support.tiny_models import text_scheduler
 
 from research.errors import ConfigError
 from research.sampling import Timeline, kept_steps

@@ -10,7 +10,7 @@ from diffusers import DDIMScheduler
 from gaussians import POINT, WIDE, error
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_models import text_scheduler
+from support.tiny_models import text_scheduler
 
 from research.errors import SamplingError
 from research.sampling import Guided, NoiseSource, Prediction

@@ -7,7 +7,7 @@ import pytest
 import torch
 import yaml
 from diffusers import DDIMScheduler, EulerDiscreteScheduler
-from tiny_models import text_scheduler
+from support.tiny_models import text_scheduler
 
 from research import LoopSampler, config_dir
 from research.errors import ConfigError, SamplingError

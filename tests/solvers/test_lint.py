@@ -10,8 +10,8 @@ import torch
 from diffusers import DDIMScheduler, EulerDiscreteScheduler
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from scheduler_kinds import of_each_kind
-from tiny_models import text_scheduler
+from support.scheduler_kinds import of_each_kind
+from support.tiny_models import text_scheduler
 
 from research.errors import ConfigError
 from research.solvers import SchedulerSpec, scheduler_names

@@ -5,8 +5,8 @@ from __future__ import annotations
 import diffusers
 import pytest
 import torch
-from scheduler_kinds import of_each_kind
-from tiny_models import text_scheduler
+from support.scheduler_kinds import of_each_kind
+from support.tiny_models import text_scheduler
 
 from research.errors import ConfigError
 from research.sampling import Guided, NoiseSource, Prediction

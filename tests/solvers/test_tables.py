@@ -12,8 +12,8 @@ import torch
 from diffusers import DDIMScheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scheduler_kinds import of_each_kind
-from tiny_models import text_scheduler
+from support.scheduler_kinds import of_each_kind
+from support.tiny_models import text_scheduler
 
 from research import Hook, LoopSampler
 from research.guidance import CFG

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from task_samples import close, computed, picture, run
+from support.task_samples import close, computed, picture, run
 
 from research.errors import ConfigError
 from research.tasks import DepthToImage

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from task_samples import close, computed, picture, run
+from support.task_samples import close, computed, picture, run
 
 from research import Hook, LoopSampler
 from research.errors import ConfigError

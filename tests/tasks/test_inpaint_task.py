@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from task_samples import close, computed, flat, left_half, one_pixel, picture, run, soft
+from support.task_samples import close, computed, flat, left_half, one_pixel, picture, run, soft
 
 from research import Hook
 from research.errors import ConfigError

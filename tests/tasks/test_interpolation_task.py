@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from task_samples import close, computed, run
+from support.task_samples import close, computed, run
 
 from research import LoopSampler
 from research.errors import ConfigError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from task_samples import close, computed, picture, run
+from support.task_samples import close, computed, picture, run
 
 from research import Hook, LoopSampler, load_model
 from research.errors import ConfigError

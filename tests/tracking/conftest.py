@@ -1,14 +1,8 @@
 from __future__ import annotations
 
 import os
-import sys
-from pathlib import Path
 
 import pytest
-
-# the fake sweep folders are shared with the report's tests
-sys.path.insert(0, str(Path(__file__).parent.parent / "report"))
-sys.path.insert(0, str(Path(__file__).parent))
 
 
 @pytest.fixture(autouse=True)

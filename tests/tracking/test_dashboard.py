@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from sweep_samples import PROMPTS, write_job
+from support.sweep_samples import PROMPTS, write_job
 from wandb_stub import KEY, Stub
 
 from research.errors import UserError

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
-from sweep_samples import PROMPTS, write_job
+from support.sweep_samples import PROMPTS, write_job
 
 from research.errors import UserError
 from research.tracking.mirrored_run import flat, mirrored_run

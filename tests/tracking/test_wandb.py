@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from sweep_samples import PROMPTS, write_job
+from support.sweep_samples import PROMPTS, write_job
 
 from research.errors import ConfigError
 from research.tracking import WandbTracker

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from sweep_samples import PROMPTS, write_job
+from support.sweep_samples import PROMPTS, write_job
 from wandb_stub import KEY, Stub
 
 from research.tracking import WandbTracker

@@ -46,10 +46,16 @@ def text_scheduler(prediction_type: str = "epsilon", **changes: Any) -> DDIMSche
 
 
 def save_tiny_sd(
-    folder: Path, *, prediction_type: str = "epsilon", seed: int = 0, odd_shape: bool = False, role: str = "text"
+    folder: Path,
+    *,
+    prediction_type: str = "epsilon",
+    seed: int = 0,
+    odd_shape: bool = False,
+    role: str = "text",
+    max_tokens: int = MAX_TOKENS,
 ) -> Path:
     """A Stable Diffusion directory of 16 x 16 pixels; ``role`` is "text", "inpaint" (9 channels) or "depth" (5 channels, with
-    an estimator).
+    an estimator). A prompt may have ``max_tokens``, its begin and end included.
 
     With ``odd_shape`` it differs in what a careless loop would take for granted: three latent channels, a VAE factor of
     4, a scaling factor, a sample size that is no square, other attention heads, and a text encoder that takes a mask.
@@ -87,7 +93,7 @@ def save_tiny_sd(
             intermediate_size=20,
             num_attention_heads=2,
             num_hidden_layers=2,
-            max_position_embeddings=MAX_TOKENS,
+            max_position_embeddings=max_tokens,
             bos_token_id=ids["<|startoftext|>"],
             eos_token_id=ids["<|endoftext|>"],
             pad_token_id=ids["<|endoftext|>"],
@@ -98,7 +104,7 @@ def save_tiny_sd(
         "unet": unet,
         "vae": vae,
         "text_encoder": text_encoder,
-        "tokenizer": CLIPTokenizer(vocab=ids, merges=[], model_max_length=MAX_TOKENS),
+        "tokenizer": CLIPTokenizer(vocab=ids, merges=[], model_max_length=max_tokens),
         "scheduler": text_scheduler(prediction_type),
     }
     unchecked = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
