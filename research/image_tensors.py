@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from research.errors import ConfigError
+from research.errors import ConfigError, SamplingError
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -172,3 +172,22 @@ def _center_crop(images: Tensor, height: int, width: int) -> Tensor:
         raise ConfigError(f"images: found {found[0]}x{found[1]}, smaller than the crop of {height}x{width}.")
     top, left = (found[0] - height) // 2, (found[1] - width) // 2
     return images[..., top : top + height, left : left + width]
+
+
+def pixels_to_images(pixels: Tensor) -> list[Image.Image]:
+    """PIL images of pixels [N, 3 or 1, H, W] in [-1, 1], rounded as diffusers' image processor does.
+
+    Raises:
+        SamplingError: a pixel is not finite.
+    """
+    if not torch.isfinite(pixels).all():
+        raise SamplingError("decode: the decoder returned pixels that are not finite (NaN or infinite).")
+    array = (pixels / 2 + 0.5).clamp(0, 1).cpu().permute(0, 2, 3, 1).float().numpy()
+    rounded = (array * 255).round().astype(np.uint8)
+    return [Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image) for image in rounded]
+
+
+def images_to_pixels(images: Sequence[Image.Image]) -> Tensor:
+    """Pixels [N, 3, H, W] in [-1, 1] of RGB images of one size."""
+    arrays = np.stack([np.asarray(image.convert("RGB"), dtype=np.float32) for image in images])
+    return torch.from_numpy(arrays).permute(0, 3, 1, 2) / 127.5 - 1.0

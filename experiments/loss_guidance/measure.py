@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from PIL import Image
 
+from research.image_tensors import images_to_pixels
 from research.jobs.build import build
-from research.models.base import images_to_pixels
 
 SHOWN, CELL = 4, 48
 

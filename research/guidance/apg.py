@@ -7,9 +7,8 @@ from torch import Tensor
 
 from research.checks import check_number
 from research.guidance.pairs import Pair, guided_in, inner, parallel
-from research.sampling.interfaces import Guided
+from research.sampling.interfaces import Batch, Guided, StepState
 from research.sampling.prediction import Prediction
-from research.sampling.state import Run, StepState
 
 
 class APG(Pair):
@@ -51,7 +50,7 @@ class APG(Pair):
     def vectorises(self) -> bool:
         return self.scale != 1
 
-    def start(self, run: Run) -> None:
+    def start(self, run: Batch) -> None:
         self._past = None
 
     def combine(self, state: StepState, predictions: dict[str, Prediction]) -> Guided:  # type: ignore[override]

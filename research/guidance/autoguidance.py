@@ -8,8 +8,7 @@ from dataclasses import replace
 from research.checks import check_number
 from research.errors import ConfigError
 from research.guidance.perturbed import Perturbed, free_name
-from research.sampling.interfaces import Branch, Guidance, Model, Solver
-from research.sampling.state import Run, StepState
+from research.sampling.interfaces import Batch, Branch, Guidance, ModelFacts, Solver, StepState
 
 
 class Autoguidance(Perturbed):
@@ -52,19 +51,15 @@ class Autoguidance(Perturbed):
             accepted = "a number above 0, as there is no guidance.model" if model is None else "a number from 0"
             raise ConfigError(f"guidance.noise: found {noise!r}; accepted is {accepted}.")
 
-    def check(self, model: Model, solver: Solver) -> None:
+    def check(self, model: ModelFacts, solver: Solver) -> None:
         super().check(model, solver)
-        check = getattr(model, "check_second", None)
-        if check is None:
-            raise ConfigError(f"guidance: Autoguidance needs a model with a network; {model.name} has none.")
-        if self.model is not None:
-            check(self.model)
+        model.check_second(self.model)
 
-    def start(self, run: Run) -> None:
+    def start(self, run: Batch) -> None:
         super().start(run)
         self._weak = free_name(self.branch, run.models)
         if self.scale != self.neutral:
-            weak = run.model.second(self.model, self.noise)  # type: ignore[attr-defined]
+            weak = run.model.second(self.model, self.noise)
             run.models[self._weak] = weak
             told = {"name": weak.name, "weights_sha256": weak.weights_sha256, "noise": self.noise}
             run.trace.setdefault("models", {})[self._weak] = told

@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from research.checks import check_number
-from research.sampling.interfaces import Branch, Guidance, Guided
+from research.sampling.interfaces import Batch, Branch, Guidance, Guided, StepState
 from research.sampling.prediction import Prediction
-from research.sampling.state import Run, StepState
 
 
 class CFG(Guidance):
@@ -37,7 +36,7 @@ class CFG(Guidance):
     def vectorises(self) -> bool:
         return self.scale not in (0, 1)
 
-    def start(self, run: Run) -> None:
+    def start(self, run: Batch) -> None:
         self._parity = run.parity
 
     def branches(self, state: StepState) -> Sequence[Branch]:

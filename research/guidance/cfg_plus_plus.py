@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from research.checks import check_number
 from research.errors import ConfigError
 from research.guidance.pairs import names_at
-from research.sampling.interfaces import Branch, Guidance, Guided
+from research.sampling.interfaces import Branch, Guidance, Guided, StepState
 from research.sampling.prediction import Prediction
-from research.sampling.state import StepState
 
 
 class CFGPlusPlus(Guidance):

@@ -9,9 +9,8 @@ from torch import Tensor
 
 from research.checks import check_whole_number
 from research.guidance.pairs import Pair, share
-from research.sampling.interfaces import Branch, Guided
+from research.sampling.interfaces import Branch, Guided, StepState
 from research.sampling.prediction import Prediction
-from research.sampling.state import StepState
 
 
 class CFGZero(Pair):

@@ -11,10 +11,9 @@ from torch import Tensor
 
 from research.checks import check_choice
 from research.errors import ConfigError, SamplingError
-from research.guidance.gradients import GradientGuidance, at, check_decodes, gradient_of
-from research.sampling.interfaces import Guidance
+from research.guidance.gradients import GradientGuidance, Started, at, gradient_of
+from research.sampling.interfaces import Batch, Guidance, StepState
 from research.sampling.prediction import Prediction
-from research.sampling.state import Run, StepState
 
 SEES = ("x", "x0", "pixels")
 TIMES = ("t", "log_snr", "sigma")
@@ -71,15 +70,13 @@ class ClassifierGuidance(GradientGuidance):
     def active(self, state: StepState) -> bool:
         return super().active(state) and (self.sees != "x" or state.stage.signal > 0)
 
-    def start(self, run: Run) -> None:
+    def start(self, run: Batch) -> None:
         super().start(run)
-        if self.sees == "pixels":
-            check_decodes(run)
-        if hasattr(self.classifier, "start"):
+        if isinstance(self.classifier, Started):
             self.classifier.start(run)
         self._targets = self._targets_of(run)
 
-    def _targets_of(self, run: Run) -> Tensor:
+    def _targets_of(self, run: Batch) -> Tensor:
         given = self.target
         if given is None:
             labels = run.conditions["cond"].class_labels

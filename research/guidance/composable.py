@@ -9,9 +9,8 @@ from torch import Tensor
 from research.checks import check_number
 from research.guidance.pairs import guided_in, names_at
 from research.guidance.weighted import Prompt, WeightedPrompts
-from research.sampling.interfaces import Branch, Guidance, Guided
+from research.sampling.interfaces import Batch, Branch, Guidance, Guided, StepState
 from research.sampling.prediction import Prediction
-from research.sampling.state import Run, StepState
 
 
 class Composable(Guidance):
@@ -45,7 +44,7 @@ class Composable(Guidance):
     def vectorises(self) -> bool:
         return self.scale != 0
 
-    def start(self, run: Run) -> None:
+    def start(self, run: Batch) -> None:
         self.further.start(run)
 
     def branches(self, state: StepState) -> Sequence[Branch]:

@@ -14,21 +14,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from research.checks import check_choice, check_number
-from research.errors import ConfigError, SamplingError
+from research.errors import SamplingError
 from research.guidance.spaces import per_image
 from research.guidance.wrapping import Wrapping
-from research.sampling.interfaces import Guidance, Guided
+from research.sampling.interfaces import Batch, Guidance, Guided, StepState
 from research.sampling.prediction import Prediction, to_x0
-from research.sampling.state import Run, StepState
 from research.sampling.timeline import Stage
 
 MODES = ("model", "x0")
 NORMALISATIONS = (None, "residual", "gradient")
+
+
+@runtime_checkable
+class Started(Protocol):
+    """A loss or classifier that wants to know the batch before its first stage."""
+
+    def start(self, run: Batch) -> None: ...
 
 
 class GradientGuidance(Wrapping):
@@ -57,7 +64,7 @@ class GradientGuidance(Wrapping):
         """The energy [N] and ``h / scale``, shape of the latents, both detached and in full precision."""
         raise NotImplementedError
 
-    def start(self, run: Run) -> None:
+    def start(self, run: Batch) -> None:
         super().start(run)
         if self.scale != self.neutral:
             run.cleanup.callback(_without_weight_gradients(run))
@@ -126,14 +133,6 @@ class GradientGuidance(Wrapping):
         return values, gradient * (b**2 / a if through else b**2 / (a**2 + b**2))
 
 
-def check_decodes(run: Run) -> None:
-    """Raises ConfigError for a model that has no differentiable decoder."""
-    if not hasattr(run.model, "decode_pixels"):
-        raise ConfigError(
-            f"guidance.sees: found pixels; model {run.model.name} has no decode_pixels(latents), accepted is another choice."
-        )
-
-
 def gradient_of(
     energy: Callable[[Tensor], Tensor], seen: Tensor, inputs: Tensor | None, state: StepState, key: str
 ) -> tuple[Tensor, Tensor]:
@@ -177,10 +176,9 @@ def gradient_of(
     return values.detach(), gradient
 
 
-def _without_weight_gradients(run: Run) -> Callable[[], None]:
+def _without_weight_gradients(run: Batch) -> Callable[[], None]:
     """Spare what a graph keeps for gradients of weights; returns what puts them back as they were."""
-    modules = run.model.modules() if hasattr(run.model, "modules") else []
-    held = [weight for module in modules for weight in module.parameters() if weight.requires_grad]
+    held = [weight for module in run.model.modules() for weight in module.parameters() if weight.requires_grad]
 
     def put(wanted: bool) -> None:
         for weight in held:

@@ -12,9 +12,8 @@ from torch import Tensor
 from research.checks import check_choice, check_number
 from research.errors import ConfigError
 from research.guidance.pairs import guided_in
-from research.sampling.interfaces import Branch, Condition, Guidance, Guided, Model, Solver
+from research.sampling.interfaces import Batch, Branch, Condition, Guidance, Guided, ModelFacts, Solver, StepState
 from research.sampling.prediction import Prediction
-from research.sampling.state import Run, StepState
 
 STREAM = "hook/icg"
 
@@ -40,8 +39,8 @@ class ICG(Guidance):
         self.scale = check_number("guidance.scale", scale)
         self.renew = check_choice("guidance.renew", renew, (True, False))
 
-    def check(self, model: Model, solver: Solver) -> None:
-        if self.scale != 1 and "text" not in model.supports and (getattr(model, "n_classes", None) or 0) < 2:
+    def check(self, model: ModelFacts, solver: Solver) -> None:
+        if self.scale != 1 and "text" not in model.supports and (model.n_classes or 0) < 2:
             raise ConfigError(
                 f"guidance: ICG needs a model with prompts or with at least two classes; {model.name} has neither."
             )
@@ -49,7 +48,7 @@ class ICG(Guidance):
     def vectorises(self) -> bool:
         return self.scale not in (0, 1)
 
-    def start(self, run: Run) -> None:
+    def start(self, run: Batch) -> None:
         self._step: int | None = None
         self._independent: Condition | None = None
 
@@ -71,20 +70,20 @@ class ICG(Guidance):
         )
 
 
-def independent(condition: Condition, run: Run) -> Condition:
+def independent(condition: Condition, run: Batch) -> Condition:
     """A condition like the given one that says nothing of the image, drawn from a stream of its own."""
     if condition.embeds is not None:
         return dataclasses.replace(condition, embeds=like_noise(condition.embeds, run))
     if condition.class_labels is not None:
         labels = condition.class_labels
-        count = int(run.model.n_classes)  # type: ignore[attr-defined]
+        count = run.model.n_classes or 0
         uniform = 0.5 * (1 + torch.erf(run.noise.draw(STREAM, (), torch.float32) / math.sqrt(2)))
         further = 1 + (uniform * (count - 1)).long().clamp(max=count - 2)
         return dataclasses.replace(condition, class_labels=(labels + further.to(labels)) % count)
     raise ConfigError("guidance: ICG needs a task with a prompt or a class.")
 
 
-def like_noise(embeds: Tensor, run: Run) -> Tensor:
+def like_noise(embeds: Tensor, run: Batch) -> Tensor:
     """Gaussian noise with the mean and standard deviation of each image's embedding [N, tokens, dim]."""
     wide = embeds.float()
     std, mean = torch.std_mean(wide, dim=(1, 2), keepdim=True)

@@ -9,9 +9,8 @@ from numbers import Real
 from research.checks import check_choice
 from research.errors import ConfigError
 from research.guidance.modifier import Modifier
-from research.sampling.interfaces import Branch, Guidance, Guided
+from research.sampling.interfaces import Batch, Branch, Guidance, Guided, StepState
 from research.sampling.prediction import Prediction
-from research.sampling.state import Run, StepState
 from research.sampling.timeline import Stage
 
 _KEY = "guidance.modifiers.interval"
@@ -59,7 +58,7 @@ class Interval(Modifier):
     def vectorises(self) -> bool:
         return self.guidance.vectorises()
 
-    def start(self, run: Run) -> None:
+    def start(self, run: Batch) -> None:
         super().start(run)
         if self.elsewhere is not getattr(self.guidance, "guidance", None):
             self.elsewhere.start(run)

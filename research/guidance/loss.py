@@ -10,10 +10,9 @@ from torch import Tensor
 
 from research.checks import check_choice
 from research.errors import ConfigError, SamplingError
-from research.guidance.gradients import GradientGuidance, at, check_decodes
-from research.sampling.interfaces import Guidance
+from research.guidance.gradients import GradientGuidance, Started, at
+from research.sampling.interfaces import Batch, Guidance, StepState
 from research.sampling.prediction import Prediction
-from research.sampling.state import Run, StepState
 
 SEES = ("latents", "pixels")
 
@@ -62,12 +61,10 @@ class LossGuidance(GradientGuidance):
             raise ConfigError(f"guidance.loss: found {loss!r}; accepted is a function or a callable object.")
         self.loss = loss
 
-    def start(self, run: Run) -> None:
+    def start(self, run: Batch) -> None:
         super().start(run)
         self._alone: bool | None = None  # whether images are given to the loss one at a time
-        if self.sees == "pixels":
-            check_decodes(run)
-        if hasattr(self.loss, "start"):
+        if isinstance(self.loss, Started):
             self.loss.start(run)
 
     def energy_gradient(self, state: StepState, prediction: Prediction) -> tuple[Tensor, Tensor]:

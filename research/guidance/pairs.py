@@ -9,9 +9,8 @@ from torch import Tensor
 
 from research.checks import check_number
 from research.guidance.spaces import checked_space, in_space, needs_levels
-from research.sampling.interfaces import Branch, Guidance, Guided
+from research.sampling.interfaces import Branch, Guidance, Guided, StepState
 from research.sampling.prediction import Prediction, convert
-from research.sampling.state import StepState
 
 _HALF = (torch.float16, torch.bfloat16)
 

@@ -11,9 +11,8 @@ from research.checks import check_number
 from research.errors import ConfigError
 from research.guidance.pairs import guided_in, names_at, parallel
 from research.guidance.weighted import Prompt, WeightedPrompts
-from research.sampling.interfaces import Branch, Guidance, Guided
+from research.sampling.interfaces import Batch, Branch, Guidance, Guided, StepState
 from research.sampling.prediction import Prediction
-from research.sampling.state import Run, StepState
 
 
 class PerpNeg(Guidance):
@@ -54,7 +53,7 @@ class PerpNeg(Guidance):
     def vectorises(self) -> bool:
         return self.scale != 0
 
-    def start(self, run: Run) -> None:
+    def start(self, run: Batch) -> None:
         self.negatives.start(run)
 
     def branches(self, state: StepState) -> Sequence[Branch]:

@@ -10,9 +10,8 @@ from typing import Any
 from research.checks import check_number
 from research.guidance.layers import checked_layers, matching
 from research.guidance.wrapping import Wrapping
-from research.sampling.interfaces import Branch, Guidance, Guided, Model, Patch, Solver
+from research.sampling.interfaces import Batch, Branch, Guidance, Guided, ModelFacts, Patch, Solver, StepState
 from research.sampling.prediction import Prediction, convert
-from research.sampling.state import Run, StepState
 
 
 class Perturbed(Wrapping):
@@ -84,11 +83,11 @@ class PatchedLayers(Perturbed):
         super().__init__(scale, base)
         self.layers = checked_layers(layers)
 
-    def check(self, model: Model, solver: Solver) -> None:
+    def check(self, model: ModelFacts, solver: Solver) -> None:
         super().check(model, solver)
         matching(self.layers, model.layers(self.kind), kind=self.kind)
 
-    def start(self, run: Run) -> None:
+    def start(self, run: Batch) -> None:
         super().start(run)
         matching(self.layers, run.model.layers(self.kind), kind=self.kind)
 

@@ -11,9 +11,8 @@ from research.checks import check_number
 from research.guidance.modifier import Modifier
 from research.guidance.spaces import checked_space, in_space, needs_levels, per_image
 from research.guidance.wrapping import with_branches
-from research.sampling.interfaces import Branch, Guidance, Guided
+from research.sampling.interfaces import Branch, Guidance, Guided, StepState
 from research.sampling.prediction import Prediction
-from research.sampling.state import StepState
 
 _KEY = "guidance.modifiers.rescale"
 

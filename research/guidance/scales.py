@@ -11,9 +11,8 @@ from torch import Tensor
 from research.checks import check_number
 from research.errors import ConfigError
 from research.guidance.modifier import Modifier
-from research.sampling.interfaces import Branch, Condition, Denoiser, Guidance, Guided
+from research.sampling.interfaces import Batch, Branch, Condition, Denoiser, Guidance, Guided, StepState
 from research.sampling.prediction import Prediction, convert
-from research.sampling.state import Run, StepState
 from research.sampling.timeline import Stage
 
 _HALF = (torch.float16, torch.bfloat16)
@@ -49,23 +48,21 @@ class Scales(Modifier):
         # what is asked for is asked at one scale, that which is furthest from asking for less
         self.scale = max(self.scales, key=lambda scale: abs(scale - (self.neutral or 0.0)))
 
-    def start(self, run: Run) -> None:
+    def start(self, run: Batch) -> None:
         super().start(run)
         if run.places and run.places[-1] >= len(self.scales):
             raise ConfigError(f"guidance.scales: found {len(self.scales)} for at least {run.places[-1] + 1} images.")
         dtype = torch.promote_types(run.model.dtype, torch.float32)
         mine = [self.scales[place] for place in run.places]
         self._mine = torch.tensor(mine, dtype=dtype, device=run.model.device).reshape(-1, 1, 1, 1)
-        self._once: _Once | None = None
 
-    def branches(self, state: StepState) -> Sequence[Branch]:
-        if self._once is None:  # the run has its denoiser only now
-            state.run.denoiser = self._once = _Once(state.run.denoiser, state.run.rows)
-        return super().branches(state)
+    def around_model(self, run: Batch, denoiser: Denoiser) -> Denoiser:
+        self._once = _Once(super().around_model(run, denoiser), run.rows)
+        return self._once
 
     def combine(self, state: StepState, predictions: Mapping[str, Prediction]) -> Guided:
         own, self.scale = self.scale, self._mine  # type: ignore[assignment]
-        if len(predictions) > 1 and self._once is not None:
+        if len(predictions) > 1:
             self._once.alike = False  # from here on scales make a difference
         try:
             half = next(iter(predictions.values())).value.dtype

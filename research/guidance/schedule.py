@@ -9,9 +9,8 @@ from contextlib import AbstractContextManager, contextmanager
 from research.checks import check_choice, check_number
 from research.errors import ConfigError
 from research.guidance.modifier import Modifier
-from research.sampling.interfaces import Branch, Guidance, Guided
+from research.sampling.interfaces import Batch, Branch, Guidance, Guided, StepState
 from research.sampling.prediction import Prediction
-from research.sampling.state import Run, StepState
 
 _KEY = "guidance.modifiers.schedule"
 # the part of the way from start to end, of the part p of the steps that is done, and the power
@@ -86,7 +85,7 @@ class Schedule(Modifier):
         start, end = self._ends(self.scale)
         return start + (end - start) * _SHAPES[self.kind](1 - part if self.reverse else part, self.power)
 
-    def start(self, run: Run) -> None:
+    def start(self, run: Batch) -> None:
         # a guidance that makes ready only what its scale needs is asked at the one that needs most
         with self._set(max(self._ends(self.scale), key=lambda scale: abs(scale - (self.neutral or 0.0)))):
             super().start(run)

@@ -14,8 +14,7 @@ from research.errors import SamplingError
 from research.guidance.blur import gaussian_blur, map_size
 from research.guidance.perturbed import LayerPatch, PatchedLayers
 from research.guidance.projections import changed_output
-from research.sampling.interfaces import Guidance, Patch
-from research.sampling.state import StepState
+from research.sampling.interfaces import Guidance, Patch, StepState
 
 
 class SEG(PatchedLayers):

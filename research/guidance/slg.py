@@ -8,8 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from research.guidance.perturbed import LayerPatch, PatchedLayers
-from research.sampling.interfaces import Guidance, Patch
-from research.sampling.state import StepState
+from research.sampling.interfaces import Guidance, Patch, StepState
 
 
 class SLG(PatchedLayers):

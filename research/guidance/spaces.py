@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from research.checks import check_choice
+from research.sampling.interfaces import StepState
 from research.sampling.prediction import KINDS, Kind, Prediction, convert
-from research.sampling.state import StepState
 
 SPACES = (*KINDS, "prediction")
 

@@ -9,9 +9,8 @@ import torch
 from research.checks import check_choice, check_number
 from research.guidance.modifier import Modifier
 from research.guidance.spaces import per_image
-from research.sampling.interfaces import Guidance, Guided
+from research.sampling.interfaces import Guidance, Guided, StepState
 from research.sampling.prediction import Prediction, to_x0
-from research.sampling.state import StepState
 
 _KEY = "guidance.modifiers.threshold"
 

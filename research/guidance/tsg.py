@@ -10,9 +10,8 @@ from torch import Tensor
 
 from research.checks import check_number
 from research.guidance.pairs import guided_in
-from research.sampling.interfaces import Branch, Guidance, Guided
+from research.sampling.interfaces import Batch, Branch, Guidance, Guided, StepState
 from research.sampling.prediction import Prediction
-from research.sampling.state import Run, StepState
 
 STREAM = "hook/tsg"
 
@@ -41,10 +40,9 @@ class TSG(Guidance):
         self.strength = check_number("guidance.strength", strength, above=0)
         self.alpha = check_number("guidance.alpha", alpha)
 
-    def start(self, run: Run) -> None:
-        config = getattr(run.model, "scheduler_config", {})
+    def start(self, run: Batch) -> None:
         # the network knows times from 0 to this one
-        self._latest = float(config.get("num_train_timesteps", 1000)) - 1
+        self._latest = float(run.model.scheduler_config.get("num_train_timesteps", 1000)) - 1
 
     def vectorises(self) -> bool:
         return self.scale not in (0, 1)

@@ -7,8 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from research.checks import check_number
 from research.errors import ConfigError
-from research.sampling.interfaces import Branch
-from research.sampling.state import Run
+from research.sampling.interfaces import Batch, Branch
 
 Prompt = str | Sequence[str]  # one for all images, or one an image of the job
 
@@ -35,7 +34,7 @@ class WeightedPrompts:
         self.names = [f"{name}_{i}" for i in range(1, len(self.prompts) + 1)]
         self._branches: list[Branch] = []
 
-    def start(self, run: Run) -> None:
+    def start(self, run: Batch) -> None:
         """Make the conditions for a batch.
 
         Raises:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from research.errors import ConfigError
-from research.sampling.interfaces import Branch, Guidance, Guided, Model, Solver
+from research.sampling.interfaces import Batch, Branch, Denoiser, Guidance, Guided, ModelFacts, Solver, StepState
 from research.sampling.prediction import Prediction
-from research.sampling.state import Run, StepState
 
 
 class Wrapping(Guidance):
@@ -35,11 +34,14 @@ class Wrapping(Guidance):
     def requires(self) -> frozenset[str]:  # type: ignore[override]
         return self.guidance.requires | self.own_requires
 
-    def check(self, model: Model, solver: Solver) -> None:
+    def check(self, model: ModelFacts, solver: Solver) -> None:
         self.guidance.check(model, solver)
 
-    def start(self, run: Run) -> None:
+    def start(self, run: Batch) -> None:
         self.guidance.start(run)
+
+    def around_model(self, run: Batch, denoiser: Denoiser) -> Denoiser:
+        return self.guidance.around_model(run, denoiser)
 
     def differentiates(self, state: StepState) -> bool:
         return self.guidance.differentiates(state)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from research.errors import ConfigError
 from research.hooks.mask_composite import Composite
-from research.sampling.state import Run, StepState
+from research.sampling.interfaces import Run, StepState
 
 
 class Differential(Composite):

@@ -9,9 +9,7 @@ from typing import Any
 from research.checks import check_number
 from research.errors import ConfigError
 from research.hooks.emphasis import Emphasis, emphases, emphasised, token_places
-from research.sampling.hooks import Hook
-from research.sampling.interfaces import Condition
-from research.sampling.state import Run, StepState
+from research.sampling.interfaces import Condition, Hook, Run, StepState
 
 KEY = "hooks.dynamic_prompt"
 PROMPT, NEGATIVE = "{prompt}", "{negative_prompt}"
@@ -77,7 +75,7 @@ class DynamicPrompt(Hook):
     def on_start(self, run: Run) -> None:
         for name, own in (("cond", PROMPT), ("uncond", NEGATIVE)):
             self.courses[name].start(run, name, own)
-        task_negative = getattr(run.task, "negative_prompt", None)
+        task_negative = run.task.negative_prompt
         keys = self.courses["uncond"].keys
         if task_negative and not any(NEGATIVE in text for _, text in keys):
             raise ConfigError(
@@ -118,7 +116,7 @@ class _Course:
         )
         for one in self.weights:
             one.window.warn_if_empty(run)
-            if not any(token_places(run.model.text, text, one.words) for text in texts):  # type: ignore[attr-defined]
+            if not any(token_places(run.model.text, text, one.words) for text in texts):
                 raise ConfigError(
                     f"{one.key}: the words occur in no prompt of this job; accepted are words of {self.key}."
                 )
@@ -154,7 +152,7 @@ class _Course:
             return plain
         empty = self.run.task.condition(self.run, "").embeds
         assert empty is not None
-        texts, encoder = self._texts(sentence), self.run.model.text  # type: ignore[attr-defined]
+        texts, encoder = self._texts(sentence), self.run.model.text
         self._made[key] = replace(plain, embeds=emphasised(plain.embeds, empty, texts, active, encoder))
         return self._made[key]
 
@@ -171,10 +169,7 @@ class _Course:
         if sentence == self.own and self.name == "cond" and self.run.task.prompts is None:
             return [""] * len(rows)
         filled = [sentence] * len(rows)
-        for holder, own in (
-            (PROMPT, self.run.task.prompts),
-            (NEGATIVE, getattr(self.run.task, "negative_prompt", None) or ""),
-        ):
+        for holder, own in ((PROMPT, self.run.task.prompts), (NEGATIVE, self.run.task.negative_prompt or "")):
             if holder not in sentence:
                 continue
             if own is None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from research.sampling.hooks import Hook
-from research.sampling.state import StepState
+from research.sampling.interfaces import Hook, StepState
 
 
 class ExtraChannels(Hook):

@@ -12,10 +12,8 @@ from research.checks import check_number, check_whole_number
 from research.errors import ConfigError, SamplingError
 from research.hooks.deep_part import DeepPart
 from research.hooks.windows import Window
-from research.sampling.hooks import Hook
-from research.sampling.interfaces import Branch, Denoiser, Model, Solver
+from research.sampling.interfaces import Batch, Branch, Denoiser, Hook, ModelFacts, Run, Solver, StepState
 from research.sampling.prediction import Prediction
-from research.sampling.state import Run, StepState
 from research.sampling.timeline import Stage
 
 _KEY = "hooks.feature_cache"
@@ -66,11 +64,9 @@ class FeatureCache(Hook):
         self.blocks = check_whole_number(f"{_KEY}.blocks", blocks, least=1)
         self.window = Window(f"{_KEY}.steps", steps)
 
-    def check(self, model: Model, solver: Solver) -> None:
-        unet = getattr(model, "unet", None)
-        config = unet if isinstance(unet, Mapping) else getattr(unet, "config", None)
-        down = list((config or {}).get("down_block_types") or ())
-        kinds = [*down, *((config or {}).get("up_block_types") or ())]
+    def check(self, model: ModelFacts, solver: Solver) -> None:
+        down = list(model.network_config.get("down_block_types") or ())
+        kinds = [*down, *(model.network_config.get("up_block_types") or ())]
         if not down or any(str(kind).startswith("Skip") for kind in kinds):
             raise ConfigError(
                 f"{_KEY}: cannot attach to model {model.name}; accepted are those with a UNet2DConditionModel or "
@@ -82,21 +78,21 @@ class FeatureCache(Hook):
                 f"{'1' if len(down) == 2 else f'1 to {len(down) - 1}' if len(down) > 2 else 'none'}."
             )
 
-    def on_start(self, run: Run) -> None:
+    def around_model(self, run: Batch, denoiser: Denoiser) -> Denoiser:
         self.check(run.model, run.solver)
         self.window.warn_if_empty(run)
-        self._kept: dict[str, _Kept] = {}  # by branch
+        self._saved: dict[str, _Saved] = {}  # by branch
         self._clock, self._next, self._open = 0, 0, True
         self._evaluations, self._deep = 0, [0] * len(run.seeds)
-        self._part = DeepPart(run.model.network, self.blocks)  # type: ignore[attr-defined]
+        self._part = DeepPart(run.model.network, self.blocks)
         self._part.attach()
         run.cleanup.callback(self._release)
-        run.denoiser = _Cached(self, run.denoiser)
+        return _Cached(self, denoiser)
 
     def pre_step(self, state: StepState) -> None:
         stage = state.stage
         if stage.index != self._next:
-            self._kept.clear()
+            self._saved.clear()
         self._clock, self._next = self._clock + 1, stage.index + 1
         self._open = stage in self.window
 
@@ -104,7 +100,7 @@ class FeatureCache(Hook):
         run.trace["feature_cache"] = {"evaluations": self._evaluations, "deep_evaluations": self._deep}
 
     def predict(self, denoiser: Denoiser, x: Tensor, stage: Stage, branches: Sequence[Branch]) -> dict[str, Prediction]:
-        """What the denoiser predicts, with the deep part taken from where it was kept."""
+        """What the denoiser predicts, with the deep part taken from where it was saved."""
         mine = [branch for branch in branches if branch.model == "main"]
         self._evaluations += len(mine)
         if patched := [branch.name for branch in mine if branch.patches]:
@@ -117,7 +113,7 @@ class FeatureCache(Hook):
             return denoiser.predict(x, stage, branches)
         others = [branch for branch in branches if branch.model != "main"]
         names = [branch.name for branch in mine]
-        with self._part.used(partial(self._rows, names, len(x)), partial(self._whole, names)):
+        with self._part.used(partial(self._rows, names, len(x)), partial(self._all_rows, names)):
             found = denoiser.predict(x, stage, mine)
         if others:
             found |= denoiser.predict(x, stage, others)
@@ -140,8 +136,8 @@ class FeatureCache(Hook):
         where = torch.tensor(self._images, dtype=torch.long, device=hidden.device)
         if self.threshold is not None:
             for name, part in parts.items():
-                kept = self._kept.setdefault(name, _Kept(images))
-                kept.given = part if kept.given is None else _replaced(kept.given, where, part[where])
+                saved = self._saved.setdefault(name, _Saved(images))
+                saved.given = part if saved.given is None else _replaced(saved.given, where, part[where])
         if len(self._images) == images:
             return None
         return torch.cat([where + place * images for place in range(len(names))])
@@ -149,42 +145,42 @@ class FeatureCache(Hook):
     def _due(self, parts: Mapping[str, Tensor]) -> list[bool]:
         """Whether each image's deep part is to be computed again."""
         images = len(next(iter(parts.values())))
-        if not self._open or any(name not in self._kept for name in parts):
+        if not self._open or any(name not in self._saved for name in parts):
             return [True] * images
         due = [False] * images
         for name, part in parts.items():
-            kept = self._kept[name]
+            saved = self._saved[name]
             if self.every is not None:
-                old = [self._clock - since >= self.every for since in kept.since]
+                old = [self._clock - since >= self.every for since in saved.since]
                 due = [a or b for a, b in zip(due, old, strict=True)]
-            if self.threshold is not None and kept.given is not None:
-                now, before = part.float().flatten(1), kept.given.float().flatten(1)
+            if self.threshold is not None and saved.given is not None:
+                now, before = part.float().flatten(1), saved.given.float().flatten(1)
                 change = (now - before).abs().mean(1) / before.abs().mean(1)
                 # NaN is no small change
                 due = [a or not b for a, b in zip(due, (change <= self.threshold).tolist(), strict=True)]
         return due
 
-    def _whole(self, names: Sequence[str], computed: Tensor | None) -> Tensor:
+    def _all_rows(self, names: Sequence[str], computed: Tensor | None) -> Tensor:
         """The deep part's output for all rows, given the one of the rows that were computed."""
         parts = [None] * len(names) if computed is None else computed.chunk(len(names))
         outputs = []
         for name, part in zip(names, parts, strict=True):
-            kept = self._kept.setdefault(name, _Kept(len(self._deep)))
+            saved = self._saved.setdefault(name, _Saved(len(self._deep)))
             if part is not None:
                 where = torch.tensor(self._images, dtype=torch.long, device=part.device)
-                kept.deep = part if kept.deep is None else _replaced(kept.deep, where, part)
+                saved.deep = part if saved.deep is None else _replaced(saved.deep, where, part)
                 for image in self._images:
-                    kept.since[image] = self._clock
-            assert kept.deep is not None
-            outputs.append(kept.deep)
+                    saved.since[image] = self._clock
+            assert saved.deep is not None
+            outputs.append(saved.deep)
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
     def _release(self) -> None:
         self._part.detach()
-        self._kept.clear()
+        self._saved.clear()
 
 
-class _Kept:
+class _Saved:
     """Of one branch: what went into the deep part and what came out of it [N, c, h, w], and when, for each image."""
 
     def __init__(self, images: int):

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from research.errors import ConfigError, SamplingError
 from research.hooks.windows import Window, first_of_step
-from research.sampling.hooks import Hook
-from research.sampling.state import Run, StepState
+from research.sampling.interfaces import Hook, Run, StepState
 
 KEY = "hooks.latent_transform"
 

@@ -9,9 +9,8 @@ from torch import Tensor
 
 from research import pictures
 from research.errors import ConfigError
-from research.sampling.hooks import Hook
+from research.sampling.interfaces import Hook, Run, StepState
 from research.sampling.noise import HOOK
-from research.sampling.state import Run, StepState
 
 
 class Composite(Hook):
@@ -75,7 +74,7 @@ class Composite(Hook):
         return run.solver.add_noise(self._clean, self._noise, level)
 
     def _encoded(self, run: Run) -> tuple[Tensor, Tensor]:
-        factor = getattr(run.model, "vae_factor", 1)  # models of pixels have no VAE
+        factor = run.model.vae_factor
         height, width = (side * factor for side in run.x.shape[2:])
         image_key, map_key = f"{self._key}.image", f"{self._key}.{self.map_name}"
         images, maps = (

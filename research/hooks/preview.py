@@ -14,9 +14,7 @@ from research.checks import check_number, check_whole_number
 from research.errors import ConfigError
 from research.hooks.projection import projection_of
 from research.hooks.windows import first_of_step
-from research.sampling.hooks import Hook
-from research.sampling.interfaces import Model, Solver
-from research.sampling.state import Run, StepState
+from research.sampling.interfaces import Hook, ModelFacts, Run, Solver, StepState
 
 KEY = "hooks.preview"
 MOST_IMAGES = 16
@@ -64,7 +62,7 @@ class Preview(Hook):
         self.duration = check_number(f"{KEY}.duration", duration, least=20)
         self._batches: list[list[tuple[int, Tensor]]] = []
 
-    def check(self, model: Model, solver: Solver) -> None:
+    def check(self, model: ModelFacts, solver: Solver) -> None:
         projection_of(f"{KEY}.projection", self.projection, model)
 
     def on_start(self, run: Run) -> None:

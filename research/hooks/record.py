@@ -11,9 +11,8 @@ from torch import Tensor
 from research.checks import check_whole_number
 from research.errors import ConfigError, nearest
 from research.hooks.windows import first_of_step
-from research.sampling.hooks import Hook
+from research.sampling.interfaces import Hook, Run, StepState
 from research.sampling.prediction import convert
-from research.sampling.state import Run, StepState
 
 KEY = "hooks.record"
 TENSORS = ("x", "x0", "guided", "predictions")

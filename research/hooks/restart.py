@@ -12,10 +12,8 @@ from torch import Tensor
 from research.checks import check_whole_number
 from research.errors import ConfigError
 from research.hooks.windows import Window
-from research.sampling.hooks import Hook
-from research.sampling.interfaces import Solver
+from research.sampling.interfaces import Hook, Run, Solver, StepState
 from research.sampling.noise import HOOK
-from research.sampling.state import Run, StepState
 from research.sampling.timeline import Timeline
 
 Level = tuple[float, float]  # signal and noise of the latents
@@ -111,7 +109,8 @@ class Restart(Revisiting):
         """Indices of the stages that are walked again, one after the other."""
         if self.window is not None:
             return [stage.index for stage in timeline.stages if stage in self.window]
-        low, high = self.sigma  # type: ignore[misc]
+        assert self.sigma is not None
+        low, high = self.sigma
         found = [i for i, level in enumerate(levels(solver, timeline)) if low <= _sigma(level) <= high]
         return found[:-1]  # a stage lies between two levels
 
@@ -157,8 +156,7 @@ class RePaint(Revisiting):
 
 def levels(solver: Solver, timeline: Timeline) -> list[Level]:
     """``(signal, noise)`` of the latents at each stage, and after the last."""
-    end: Level = getattr(solver, "end_level", (1.0, 0.0))
-    return [*((stage.signal, stage.noise) for stage in timeline.stages), end]
+    return [*((stage.signal, stage.noise) for stage in timeline.stages), solver.end_level]
 
 
 def renoised(x: Tensor, noise: Tensor, start: Level, end: Level) -> Tensor:

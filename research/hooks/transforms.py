@@ -10,9 +10,9 @@ from torch import Tensor
 
 from research.checks import check_number, check_whole_number
 from research.errors import ConfigError, SamplingError
+from research.sampling.interfaces import Run, StepState
 from research.sampling.noise import HOOK
 from research.sampling.prediction import Prediction, to_x0
-from research.sampling.state import Run, StepState
 from research.sampling.timeline import Stage
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from research.checks import check_fractions
-from research.sampling.state import Run
+from research.sampling.interfaces import Batch
 from research.sampling.timeline import Stage
 
 
@@ -27,12 +27,12 @@ class Window:
     def __contains__(self, stage: Stage) -> bool:
         return self.low <= stage.step / stage.n_steps < self.high
 
-    def warn_if_empty(self, run: Run) -> None:
+    def warn_if_empty(self, run: Batch) -> None:
         """Say so if no step of the run lies in a window that was meant to have some."""
         if self.low < self.high and not any(stage in self for stage in run.timeline):
             run.warn(f"{self.key}: no step of this run lies in [{self.low:g}, {self.high:g}); the hook did nothing.")
 
 
-def first_of_step(run: Run, stage: Stage) -> bool:
+def first_of_step(run: Batch, stage: Stage) -> bool:
     """Whether a stage is the first evaluation of its step. Second-order schedulers save the latents there and go on from them."""
     return stage.index == 0 or run.timeline[stage.index - 1].step != stage.step

@@ -5,26 +5,26 @@ from __future__ import annotations
 import json
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from research.errors import ConfigError, ModelError, SamplingError
+from research.errors import ConfigError, ModelError
 from research.hashing import sha256_files
-from research.models.inspect.weights import check_safetensors, weight_files
+from research.image_tensors import pixels_to_images
 from research.models.patching import layer_names
-from research.models.weak_model import check_second, second_model
-from research.sampling.interfaces import Denoiser, Solver
-from research.sampling.state import Run
+from research.models.summary import check_second
+from research.models.weak_model import WeakModels
+from research.models.inspect.weights import check_safetensors, weight_files
+from research.sampling.interfaces import Batch, Denoiser, Model, Solver
 from research.solvers.build import SolverFactory
 
 
-class BaseModel(ABC):
+class BaseModel(Model, ABC):
     """A checkpoint's parts and what the loop asks of them. A new family is one file with a subclass.
 
     Attributes:
@@ -38,6 +38,7 @@ class BaseModel(ABC):
 
     family: str
     supports: frozenset[str] = frozenset()
+    scheduler_config: Mapping[str, Any] = {}
     weighted: tuple[str, ...] = ("unet",)  # components that have weights
     _dtype: tuple[Any, torch.dtype] | None = None  # with the network that it is of
 
@@ -46,6 +47,7 @@ class BaseModel(ABC):
         self.name = Path(path).name
         self.weights_sha256 = weights_sha256
         self.scheduler_config = dict(scheduler_config)
+        self.weak_models: WeakModels[BaseModel] = WeakModels()
 
     @classmethod
     def from_directory(cls, directory: Path, *, path: str, dtype: torch.dtype, allow_pickle: bool) -> BaseModel:
@@ -83,21 +85,26 @@ class BaseModel(ABC):
     def network(self) -> Any:
         """What the loop evaluates."""
 
+    @property
+    def network_config(self) -> Mapping[str, Any]:
+        config: Mapping[str, Any] = self.network.config
+        return config
+
     @abstractmethod
-    def denoiser(self, run: Run) -> Denoiser: ...
+    def denoiser(self, run: Batch) -> Denoiser: ...
 
     @abstractmethod
     def latent_shape(self, height: int | None, width: int | None) -> tuple[int, int, int]: ...
 
     @abstractmethod
-    def encode(self, run: Run, pixels: Tensor, stream: str) -> Tensor:
+    def encode(self, run: Batch, pixels: Tensor, stream: str) -> Tensor:
         """Latents of pixels; see `research.sampling.interfaces.Model`."""
 
     @abstractmethod
     def decode_pixels(self, latents: Tensor) -> Tensor:
         """Pixels [N, 3, H, W] ([N, 1, H, W] of a grey model) in about [-1, 1] of latents [N, C, h, w]; differentiable."""
 
-    def decode(self, run: Run, latents: Tensor) -> list[Image.Image]:
+    def decode(self, run: Batch, latents: Tensor) -> list[Image.Image]:
         """PIL images of latents [N, C, h, w]."""
         return pixels_to_images(self.decode_pixels(latents))
 
@@ -143,9 +150,9 @@ class BaseModel(ABC):
         Raises:
             ConfigError: it cannot be loaded, or its latents, its conditions or its noise schedule are others.
         """
-        return second_model(self, path, noise)
+        return self.weak_models.get(self, path, noise)
 
-    def check_second(self, path: str | os.PathLike[str]) -> None:
+    def check_second(self, path: str | os.PathLike[str] | None) -> None:
         """Raise a ConfigError if a model's small files say that it cannot be a `second` of this one."""
         check_second(self, path)
 
@@ -173,25 +180,6 @@ class BaseModel(ABC):
 
     def parameter_count(self) -> int:
         return sum(p.numel() for module in self.modules() for p in module.parameters())
-
-
-def pixels_to_images(pixels: Tensor) -> list[Image.Image]:
-    """PIL images of pixels [N, 3 or 1, H, W] in [-1, 1], rounded as diffusers' image processor does.
-
-    Raises:
-        SamplingError: a pixel is not finite.
-    """
-    if not torch.isfinite(pixels).all():
-        raise SamplingError("decode: the decoder returned pixels that are not finite (NaN or infinite).")
-    array = (pixels / 2 + 0.5).clamp(0, 1).cpu().permute(0, 2, 3, 1).float().numpy()
-    rounded = (array * 255).round().astype(np.uint8)
-    return [Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image) for image in rounded]
-
-
-def images_to_pixels(images: Sequence[Image.Image]) -> Tensor:
-    """Pixels [N, 3, H, W] in [-1, 1] of RGB images of one size."""
-    arrays = np.stack([np.asarray(image.convert("RGB"), dtype=np.float32) for image in images])
-    return torch.from_numpy(arrays).permute(0, 3, 1, 2) / 127.5 - 1.0
 
 
 def _scheduler_config(directory: Path) -> dict[str, Any]:

@@ -68,9 +68,14 @@ def load_model(
         directory = found.directory or fetch(str(found.hub_id), allow_pickle=allow_pickle, offline=offline)
         model = _from_directory(directory, os.fspath(path), torch_dtype, allow_pickle)
     model.to(torch_device)
+    model.weak_models.load = _load_weak
     if attention_slicing is not None:
         model.set_attention_slicing(attention_slicing)
     return model
+
+
+def _load_weak(path: str, dtype: torch.dtype, device: torch.device) -> BaseModel:
+    return load_model(path, dtype=dtype, device=device)
 
 
 def _from_directory(directory: Path, path: str, dtype: torch.dtype, allow_pickle: bool) -> BaseModel:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from research.errors import ConfigError, ModelError, SamplingError
 from research.guidance.layers import matching
-from research.sampling.interfaces import Branch, Patch
+from research.sampling.interfaces import Branch, Patch, RecordingPatch
 
 KINDS = ("self-attention", "cross-attention", "block")
 _ORDER = {"down_blocks": 0, "mid_block": 1, "up_blocks": 2}  # as data passes through them
@@ -187,8 +187,8 @@ def _check_output(output: Any, hidden: Tensor, patches: Sequence[Patch], branch:
 
 
 def _alters(branch: Branch) -> bool:
-    """Whether any of its patches is there to change something; one that only records says ``alters = False``."""
-    return any(getattr(patch, "alters", True) for patch in branch.patches)
+    """Whether any of its patches is there to change something; see `RecordingPatch`."""
+    return any(not isinstance(patch, RecordingPatch) for patch in branch.patches)
 
 
 def _is_plain_twin(one: Branch, patched: Branch) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,9 +59,7 @@ def scheduler_config(path: str | os.PathLike[str]) -> ModelSchedule | None:
     index = directory / "model_index.json"
     pipeline = str(read_json(index).get("_class_name", "")) if index.is_file() else ""
     if pipeline.startswith(_LATENT) and not pipeline.startswith("StableDiffusion3"):
-        from research.models.unet_text import _mended
-
-        return ModelSchedule(name, _mended(config), True)
+        return ModelSchedule(name, mended(config), True)
     latent = (directory / "vae").is_dir() if index.is_file() else None
     return ModelSchedule(name, config, latent)
 
@@ -69,3 +69,14 @@ def _cached(hub_id: str) -> Path | None:
 
     found = try_to_load_from_cache(hub_id, f"scheduler/{_FILE}")
     return Path(found).parents[1] if isinstance(found, str) else None
+
+
+def mended(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A scheduler config as `StableDiffusionPipeline` mends it on loading: two settings of old checkpoints are wrong."""
+    import diffusers
+
+    cls = getattr(diffusers, str(config.get("_class_name")), None)
+    parameters = {} if cls is None else inspect.signature(cls.__init__).parameters
+    settings = {**{name: parameter.default for name, parameter in parameters.items()}, **config}
+    offset = {"steps_offset": 1} if settings.get("steps_offset", 1) != 1 else {}
+    return {**config, **offset, **({"clip_sample": False} if settings.get("clip_sample") is True else {})}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
-import operator
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,92 +12,28 @@ from typing import Any
 
 from research.errors import ConfigError, ModelError
 from research.models.inspect.find_model import FAMILIES, find_pipeline, pipeline_class
+from research.models.geometry import LatentGeometry, pixel_shape
 from research.models.inspect.safe_files import read_json
 from research.models.patching import has_attention, outlined_layers
 from research.models.scheduler_config import scheduler_config
-from research.models.weak_model import check_second
+from research.models.weak_model import KEY, check_fit
+from research.sampling.interfaces import ModelFacts
 
 
-@dataclass(frozen=True)
-class LatentGeometry:
-    """The shapes of a latent diffusion model.
-
-    Attributes:
-        in_channels: of the UNet.
-        latent_channels: of the VAE.
-        sample_size: height and width of the latents it was made for.
-        vae_factor: pixels a latent, on a side.
-    """
-
-    in_channels: int
-    latent_channels: int
-    sample_size: tuple[int, int]
-    vae_factor: int
-
-    @classmethod
-    def of(cls, unet: Mapping[str, Any], vae: Mapping[str, Any]) -> LatentGeometry:
-        """From the configs of UNet and VAE; what they leave out has diffusers' defaults."""
-        size = unet.get("sample_size")
-        return cls(
-            in_channels=unet.get("in_channels", 4),
-            latent_channels=vae.get("latent_channels", 4),
-            sample_size=(size, size) if isinstance(size, int) else tuple(size or (64, 64)),
-            vae_factor=2 ** (len(vae.get("block_out_channels", (64,))) - 1),
-        )
-
-    def role(self, path: str) -> str:
-        """What the UNet's input channels are: "text" (latents alone), "inpaint" (mask, masked latents) or "depth".
-
-        Raises:
-            ModelError: none of these.
-        """
-        latent = self.latent_channels
-        roles = {latent: "text", 2 * latent + 1: "inpaint", latent + 1: "depth"}
-        if self.in_channels not in roles:
-            accepted = ", ".join(f"{channels} ({role})" for channels, role in roles.items())
-            raise ModelError(
-                f"model.path: the UNet of {path} takes {self.in_channels} input channels and its VAE makes {latent}; "
-                f"accepted are {accepted}."
-            )
-        return roles[self.in_channels]
-
-    def latent_shape(self, height: Any = None, width: Any = None) -> tuple[int, int, int]:
-        """Channels, height and width of the latents for an image of ``height`` x ``width`` pixels.
-
-        Raises:
-            ConfigError: a side is no positive multiple of the VAE's factor.
-        """
-        sides = []
-        for key, pixels, latent in (("height", height, self.sample_size[0]), ("width", width, self.sample_size[1])):
-            if pixels is None:
-                sides.append(latent)
-                continue
-            try:
-                number = None if isinstance(pixels, bool) else operator.index(pixels)
-            except TypeError:
-                number = None
-            if number is None or number < 1 or number % self.vae_factor:
-                raise ConfigError(
-                    f"task.{key}: found {pixels!r}; accepted is a positive multiple of {self.vae_factor}, the factor of the VAE."
-                )
-            sides.append(number // self.vae_factor)
-        return self.latent_channels, sides[0], sides[1]
-
-
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Outline:
     """A model as tasks and guidance ask it in their checks; the same names as on the loaded model."""
 
     name: str
     path: str
-    family: str
+    family: str | None
     supports: frozenset[str]
     scheduler_config: Mapping[str, Any]
     geometry: LatentGeometry | None = None
     own_shape: tuple[int, int, int] | None = None  # of a model on pixels
     n_classes: int | None = None
-    depth: bool | None = None  # whether it has a depth estimator
-    unet: Mapping[str, Any] = field(default_factory=dict)  # its config
+    has_depth: bool = False
+    network_config: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def vae_factor(self) -> int:
@@ -120,23 +56,12 @@ class Outline:
             ConfigError: an unknown kind.
             ModelError: the config makes no network.
         """
-        config = json.dumps(dict(self.unet), sort_keys=True)
+        config = json.dumps(dict(self.network_config), sort_keys=True)
         return list(outlined_layers(config, kind, text=self.family == "unet-text"))
 
-    def check_second(self, path: str) -> None:
+    def check_second(self, path: str | os.PathLike[str] | None) -> None:
         """As on the loaded model: raise a ConfigError if another one's small files say that it cannot guide this one."""
         check_second(self, path)
-
-
-def pixel_shape(own: tuple[int, int, int], height: Any, width: Any) -> tuple[int, int, int]:
-    """Channels, height and width of a model on pixels, which makes one size.
-
-    Raises:
-        ConfigError: another size is asked for.
-    """
-    if (height, width) not in ((None, None), own[1:]):
-        raise ConfigError(f"task.height, task.width: found {height} x {width}; this model makes {own[1]} x {own[2]}.")
-    return own
 
 
 def outline(path: str) -> Outline | None:
@@ -157,7 +82,7 @@ def outline(path: str) -> Outline | None:
         "path": path,
         "family": family.family,
         "scheduler_config": schedule.config if schedule else {},
-        "unet": unet,
+        "network_config": unet,
     }
     text = family.family == "unet-text"
     attention = {"attention"} if has_attention(unet, text=text) else set()
@@ -167,7 +92,7 @@ def outline(path: str) -> Outline | None:
             **common,
             supports=family.supports | attention,
             geometry=LatentGeometry.of(unet, read_json(directory / "vae" / "config.json")),
-            depth=(index.get("depth_estimator") or [None])[0] is not None,
+            has_depth=(index.get("depth_estimator") or [None])[0] is not None,
         )
     size, classes = unet.get("sample_size"), unet.get("num_class_embeds")
     sides = (size, size) if isinstance(size, int) else tuple(size or ())
@@ -177,3 +102,20 @@ def outline(path: str) -> Outline | None:
         own_shape=(unet.get("in_channels", 3), *sides) if len(sides) == 2 else None,
         n_classes=classes,
     )
+
+
+def check_second(model: ModelFacts, path: str | os.PathLike[str] | None) -> None:
+    """Check from its small files that a second model fits a first one. One that is not on this disk is looked at when it
+    loads; None, the model itself made worse, fits.
+
+    Raises:
+        ConfigError: there is no such model, or it differs where they must agree; the message names ``guidance.model``.
+    """
+    if path is None:
+        return
+    try:
+        second = outline(os.fspath(path))
+    except (ModelError, TypeError) as error:
+        raise ConfigError(str(error).replace("model.path:", f"{KEY}:", 1)) from error
+    if second is not None:
+        check_fit(model, second)

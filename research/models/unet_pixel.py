@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from research.models.base import BaseModel
-from research.models.inspect.weights import loaded_module
+from research.models.geometry import pixel_shape
 from research.models.patching import has_attention
-from research.models.summary import pixel_shape
 from research.models.unet_denoiser import UnetDenoiser
-from research.sampling.state import Run
+from research.models.inspect.weights import loaded_module
+from research.sampling.interfaces import Batch
 
 
 class UnetPixelModel(BaseModel):
@@ -52,7 +52,7 @@ class UnetPixelModel(BaseModel):
     def modules(self) -> list[torch.nn.Module]:
         return [self.unet]
 
-    def denoiser(self, run: Run) -> UnetDenoiser:
+    def denoiser(self, run: Batch) -> UnetDenoiser:
         return UnetDenoiser(self.unet, kind=run.solver.kind, text=False)
 
     def latent_shape(self, height: int | None = None, width: int | None = None) -> tuple[int, int, int]:
@@ -60,7 +60,7 @@ class UnetPixelModel(BaseModel):
         sides = (size, size) if isinstance(size, int) else tuple(size)
         return pixel_shape((self.unet.config.in_channels, *sides), height, width)
 
-    def encode(self, run: Run, pixels: Tensor, stream: str) -> Tensor:
+    def encode(self, run: Batch, pixels: Tensor, stream: str) -> Tensor:
         """The pixels themselves, [N, C, H, W] in [-1, 1]."""
         return pixels.to(self.device, self.dtype).expand(len(run.seeds), -1, -1, -1)
 

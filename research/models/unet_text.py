@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import weakref
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,13 @@ from research.caches import MIB, Cache
 from research.errors import ModelError
 from research.models.base import BaseModel
 from research.models.depth import DepthEstimator
-from research.models.inspect.weights import loaded_module
+from research.models.geometry import LatentGeometry
 from research.models.patching import has_attention
-from research.models.summary import LatentGeometry
+from research.models.scheduler_config import mended
 from research.models.text import TextEncoder
 from research.models.unet_denoiser import UnetDenoiser
-from research.sampling.state import Run
+from research.models.inspect.weights import loaded_module
+from research.sampling.interfaces import Batch
 
 _pictures = Cache("pictures", 256 * MIB)  # encoded; one of 512 x 512 takes 0.1 MB
 
@@ -49,11 +50,10 @@ class UnetTextModel(BaseModel):
     ):
         super().__init__(**common)
         self.unet, self.vae, self.depth = unet, vae, depth
-        self.text = TextEncoder(tokenizer, text_encoder, self.weights_sha256)
-        self.scheduler_config = _mended(self.scheduler_config)
+        self._text = TextEncoder(tokenizer, text_encoder, self.weights_sha256)
+        self.scheduler_config = mended(self.scheduler_config)
         self.geometry = LatentGeometry.of(unet.config, vae.config)
-        self.vae_factor = self.geometry.vae_factor
-        self.role = self.geometry.role(self.path)
+        self._role = self.geometry.role(self.path)
         if has_attention(unet.config, text=True):
             self.supports = self.supports | {"attention"}
         if getattr(unet.config, "time_cond_proj_dim", None) is not None:
@@ -90,17 +90,40 @@ class UnetTextModel(BaseModel):
     def network(self) -> Any:
         return self.unet
 
-    def modules(self) -> list[torch.nn.Module]:
-        return [self.unet, self.vae, self.text.encoder, *([self.depth.network] if self.depth else [])]
+    @property
+    def role(self) -> str:
+        return self._role
 
-    def denoiser(self, run: Run) -> UnetDenoiser:
+    @property
+    def vae_factor(self) -> int:
+        return self.geometry.vae_factor
+
+    @property
+    def text(self) -> TextEncoder:
+        return self._text
+
+    @text.setter
+    def text(self, encoder: TextEncoder) -> None:
+        self._text = encoder
+
+    @property
+    def has_depth(self) -> bool:
+        return self.depth is not None
+
+    def depth_maps(self, images: Sequence[Any]) -> Sequence[Tensor]:
+        return super().depth_maps(images) if self.depth is None else list(self.depth(images))
+
+    def modules(self) -> list[torch.nn.Module]:
+        return [self.unet, self.vae, self._text.encoder, *([self.depth.network] if self.depth else [])]
+
+    def denoiser(self, run: Batch) -> UnetDenoiser:
         return UnetDenoiser(self.unet, kind=run.solver.kind, text=True)
 
     def latent_shape(self, height: int | None = None, width: int | None = None) -> tuple[int, int, int]:
         """See `LatentGeometry.latent_shape`."""
         return self.geometry.latent_shape(height, width)
 
-    def encode(self, run: Run, pixels: Tensor, stream: str) -> Tensor:
+    def encode(self, run: Batch, pixels: Tensor, stream: str) -> Tensor:
         """Latents [N, C, h, w] of pixels [N or 1, 3, H, W] in [-1, 1], drawn from the VAE's posterior.
 
         Each picture is encoded by itself, as pipelines do with a generator an image, so that it does not depend on what it is
@@ -142,14 +165,3 @@ def _check_tokenizer(folder: Path) -> None:
         raise ModelError(
             f"model.path: {folder} has no tokenizer; accepted is a tokenizer.json, or a vocab.json with merges.txt."
         )
-
-
-def _mended(config: dict[str, Any]) -> dict[str, Any]:
-    """A scheduler config as `StableDiffusionPipeline` mends it on loading: two settings of old checkpoints are wrong."""
-    import diffusers
-
-    cls = getattr(diffusers, str(config.get("_class_name")), None)
-    parameters = {} if cls is None else inspect.signature(cls.__init__).parameters
-    said = {**{name: parameter.default for name, parameter in parameters.items()}, **config}
-    offset = {"steps_offset": 1} if said.get("steps_offset", 1) != 1 else {}
-    return {**config, **offset, **({"clip_sample": False} if said.get("clip_sample") is True else {})}

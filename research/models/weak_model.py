@@ -7,18 +7,16 @@ import importlib
 import inspect
 import os
 import zlib
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import nn
 
 from research.errors import ConfigError, ModelError
+from research.sampling.interfaces import Model, ModelFacts
 
-if TYPE_CHECKING:
-    from research.models.base import BaseModel
-    from research.models.summary import Outline
-
+M = TypeVar("M", bound=Model)
 KEY = "guidance.model"
 _SCHEDULE = {
     "prediction_type": "epsilon",
@@ -31,37 +29,43 @@ _SCHEDULE = {
 }
 
 
-def second_model(model: BaseModel, path: str | os.PathLike[str] | None, noise: float) -> BaseModel:
-    """See `BaseModel.second`."""
-    key = (None if path is None else os.fspath(path), noise, model.device, model.dtype)
-    kept: dict[Any, BaseModel] = model.__dict__.setdefault("_seconds", {})
-    if key not in kept:
-        if path is None:
-            network, name, hashed = copy.deepcopy(model.network), f"{model.name}-noisy", model.weights_sha256
-        else:
-            other = _loaded(model, path)
-            network, name, hashed = other.network, other.name, other.weights_sha256
-        if noise:
-            add_noise(network, noise)
-        kept[key] = _with_network(model, network)
-        kept[key].name, kept[key].weights_sha256 = name, hashed
-    return kept[key]
+class WeakModels(Generic[M]):
+    """The weak models made beside one model, each once.
 
-
-def check_second(model: BaseModel | Outline, path: str | os.PathLike[str]) -> None:
-    """Check from its small files that a second model fits a first one. One that is not on this disk is looked at when it loads.
-
-    Raises:
-        ConfigError: there is no such model, or it differs where they must agree; the message names ``guidance.model``.
+    Args:
+        load: reads another checkpoint, given its path, dtype and device; `load_model` puts itself here.
     """
-    from research.models.summary import outline
 
-    try:
-        second = outline(os.fspath(path))
-    except (ModelError, TypeError) as error:
-        raise ConfigError(str(error).replace("model.path:", f"{KEY}:", 1)) from error
-    if second is not None:
-        _check_fit(model, second)
+    def __init__(self, load: Callable[[str, torch.dtype, torch.device], M] | None = None):
+        self.load = load
+        self._made: dict[tuple[str | None, float, torch.device, torch.dtype], M] = {}
+
+    def get(self, model: M, path: str | os.PathLike[str] | None, noise: float) -> M:
+        """See `research.models.base.BaseModel.second`."""
+        key = (None if path is None else os.fspath(path), noise, model.device, model.dtype)
+        if key not in self._made:
+            if path is None:
+                network, name, hashed = copy.deepcopy(model.network), f"{model.name}-noisy", model.weights_sha256
+            else:
+                other = self._loaded(model, os.fspath(path))
+                network, name, hashed = other.network, other.name, other.weights_sha256
+            if noise:
+                add_noise(network, noise)
+            weak = _with_network(model, network)
+            weak.name, weak.weights_sha256 = name, hashed
+            self._made[key] = weak
+        return self._made[key]
+
+    def _loaded(self, model: M, path: str) -> M:
+        if self.load is None:
+            raise ConfigError(f"{KEY}: found {path}; {model.name} was not made by load_model, accepted is null.")
+        model.check_second(path)
+        try:
+            other = self.load(path, model.dtype, model.device)
+        except ModelError as error:
+            raise ConfigError(str(error).replace("model.path:", f"{KEY}:", 1)) from error
+        check_fit(model, other)
+        return other
 
 
 @torch.no_grad()
@@ -79,29 +83,17 @@ def add_noise(network: nn.Module, noise: float) -> None:
         weight.copy_(exact + noise * exact.std() * draw)
 
 
-def _loaded(model: BaseModel, path: str | os.PathLike[str]) -> BaseModel:
-    from research.models.load import load_model
-
-    check_second(model, path)
-    try:
-        other = load_model(path, dtype=model.dtype, device=model.device)
-    except ModelError as error:
-        raise ConfigError(str(error).replace("model.path:", f"{KEY}:", 1)) from error
-    _check_fit(model, other)
-    return other
-
-
-def _with_network(model: BaseModel, network: nn.Module) -> BaseModel:
+def _with_network(model: M, network: nn.Module) -> M:
     """The model with another network: all else is shared, text encoder and decoder too."""
     found = copy.copy(model)
-    found.__dict__.pop("_seconds", None)
     for name, part in vars(model).items():
         if part is model.network:
             setattr(found, name, network)
     return found
 
 
-def _check_fit(model: BaseModel | Outline, second: BaseModel | Outline) -> None:
+def check_fit(model: ModelFacts, second: ModelFacts) -> None:
+    """Raise a ConfigError if a second model differs from the first where they must agree; it names ``guidance.model``."""
     mine, other = _facts(model), _facts(second)
     for name, found in other.items():
         if found != mine[name]:
@@ -110,9 +102,9 @@ def _check_fit(model: BaseModel | Outline, second: BaseModel | Outline) -> None:
             )
 
 
-def _facts(model: Any) -> dict[str, Any]:
+def _facts(model: ModelFacts) -> dict[str, Any]:
     """What two models must agree in to be guided by one another."""
-    unet = model.unet if isinstance(model.unet, Mapping) else model.network.config
+    unet = model.network_config
     return {
         "family": model.family,
         "latent shape": tuple(model.latent_shape(None, None)),

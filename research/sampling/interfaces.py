@@ -1,22 +1,25 @@
-"""The interfaces of what plugs into the loop: model, scheduler (solver), guidance, task."""
+"""The interfaces of what plugs into the loop (model, scheduler, guidance, task, hook), and what the loop hands to them: a
+`Batch` before its start, the `Run`, and each stage's `StepState`."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+import time
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from research.sampling.hooks import Hook, not_inherited
+from research.errors import ConfigError
 from research.sampling.noise import NoiseSource
-from research.sampling.prediction import Kind, Prediction
+from research.sampling.prediction import Kind, Prediction, to_epsilon, to_x0
 from research.sampling.timeline import Stage, Timeline
-
-if TYPE_CHECKING:
-    from research.sampling.state import Run, StepState
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,6 +41,17 @@ class Patch(Protocol):
     def __call__(self, layer: torch.nn.Module, forward: Callable[..., Tensor], hidden: Tensor, **kwargs: Any) -> Tensor:
         """What the layer returns for the rows of the branch; ``forward`` is its own, and all tensors hold these rows alone."""
         ...
+
+
+class RecordingPatch(ABC):
+    """A `Patch` that changes nothing: it only looks. Others are refused if they leave their layers as they are."""
+
+    kind: str
+    layers: Sequence[str]
+
+    @abstractmethod
+    def __call__(self, layer: torch.nn.Module, forward: Callable[..., Tensor], hidden: Tensor, **kwargs: Any) -> Tensor:
+        """What the layer returns, as it is."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,6 +92,360 @@ class Denoiser(Protocol):
         ...
 
 
+# --- what the loop hands to plugs
+
+
+@dataclass(eq=False, kw_only=True)
+class Batch:
+    """Images that go through the loop together, as far as is known before their start: read by models, guidance and tasks,
+    who may use ``models``, ``trace``, ``scores`` and ``warn``."""
+
+    model: Model
+    solver: Solver
+    guidance: Guidance
+    task: Task
+    seeds: tuple[int, ...]
+    rows: tuple[int, ...]  # where the batch's images stand among all images asked for
+    n_images: int  # all images asked for
+    noise: NoiseSource
+    timeline: Timeline
+    parity: bool = False
+    # where the batch's rows stand among those asked for; not as `rows` where an image is made several times
+    places: tuple[int, ...] = ()
+    models: dict[str, Model] = field(default_factory=dict)  # by the names that branches use; "main" is the model
+    cleanup: ExitStack = field(default_factory=ExitStack)  # closed when the run ends, however it ends
+    # standard normal [N, C, h, w], what the task makes the start latents of; None for a task that starts from something else
+    start_noise: Tensor | None = None
+    task_tensors: dict[str, Tensor] = field(default_factory=dict)  # the task's own, from its start to its finish
+    nfe: Counter[str] = field(default_factory=Counter)  # model evaluations an image, by branch
+    timings: dict[str, float] = field(default_factory=dict)  # seconds
+    trace: dict[str, Any] = field(default_factory=dict)
+    scores: dict[str, list[float]] = field(default_factory=dict)  # by name: a number an image
+    warnings: list[str] = field(default_factory=list)
+    truncated: list[dict[str, str]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.models.setdefault("main", self.model)
+        self.places = self.places or self.rows
+
+    @cached_property
+    def conditions(self) -> Mapping[str, Condition]:
+        """By name ("cond", "uncond", ...), each made when it is first asked for."""
+        return self.task.conditions(self)
+
+    def warn(self, message: str) -> None:
+        """Note something the user should know; it is kept once and goes to the result."""
+        if message not in self.warnings:
+            self.warnings.append(message)
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Add the wall-clock seconds of a block to ``timings[name]``, with the GPU's queue emptied at both ends."""
+        self._synchronize()
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._synchronize()
+            self.timings[name] = self.timings.get(name, 0.0) + time.perf_counter() - start
+
+    def _synchronize(self) -> None:
+        if self.model.device.type == "cuda":
+            torch.cuda.synchronize(self.model.device)
+
+
+@dataclass(eq=False, kw_only=True)
+class Run(Batch):
+    """A batch on its way through the loop: what hooks see. They may replace ``x`` at the start and at the end."""
+
+    x: Tensor  # the latents [N, C, h, w]: those of the start until the last stage, then the final ones
+    denoiser: Denoiser  # evaluates branches, with what guidance and hooks put around it
+    model_inputs: Callable[[StepState, Tensor], Tensor]  # what the hooks' `pre_model` makes of the inputs
+
+    @classmethod
+    def begin(
+        cls, batch: Batch, *, x: Tensor, denoiser: Denoiser, model_inputs: Callable[[StepState, Tensor], Tensor]
+    ) -> Run:
+        """The run of a batch: it goes on with the batch's own conditions, noise, trace and counts."""
+        known = {each.name: getattr(batch, each.name) for each in fields(batch)}
+        run = cls(**known, x=x, denoiser=denoiser, model_inputs=model_inputs)
+        run.__dict__["conditions"] = batch.conditions
+        return run
+
+
+class StepState:
+    """One stage: what guidance and hooks see of it. Assign ``x``, ``conditions`` or ``guided`` to replace them.
+
+    Attributes:
+        x: the latents [N, C, h, w]: before the step until the solver has run, after it from then on.
+        x_before: the latents that the predictions belong to.
+        conditions: by name; a hook may replace them for this stage.
+        branches: what guidance asked for; empty until then.
+        predictions: by branch; empty until the model was evaluated.
+        guided: what guidance made of them; there is none before it was asked.
+    """
+
+    __slots__ = ("branches", "conditions", "guided", "predictions", "run", "stage", "x", "x_before")
+
+    guided: Guided
+
+    def __init__(self, run: Run, stage: Stage, x: Tensor):
+        self.run = run
+        self.stage = stage
+        self.x = x
+        self.x_before = x
+        self.conditions: Mapping[str, Condition] = run.conditions
+        self.branches: Sequence[Branch] = ()
+        self.predictions: Mapping[str, Prediction] = {}
+
+    def predict(self, branches: Sequence[Branch], x: Tensor | None = None) -> dict[str, Prediction]:
+        """Evaluate branches at this stage and count them.
+
+        Args:
+            branches: each of its own name.
+            x: other latents than the stage's, [N, C, h, w] in the scheduler's scaling.
+
+        The loop calls it with what guidance asks for; a guidance that needs one prediction to ask for another calls it itself.
+        """
+        run = self.run
+        latents = run.solver.scale_input(self.x_before if x is None else x, self.stage)
+        predictions = run.denoiser.predict(run.model_inputs(self, latents), self.stage, branches)
+        for branch in predictions:
+            run.nfe[branch] += 1
+        return predictions
+
+    @property
+    def x0(self) -> Tensor:
+        """The clean latents that the guided prediction implies, [N, C, h, w]."""
+        return to_x0(self.guided.prediction, self.x_before, self.stage)
+
+    @property
+    def epsilon(self) -> Tensor:
+        """The noise that the guided prediction implies, [N, C, h, w]."""
+        return to_epsilon(self.guided.prediction, self.x_before, self.stage)
+
+
+# --- what plugs into the loop
+
+
+class TextEncoding(Protocol):
+    """Sentences to embeddings."""
+
+    tokenizer: Any  # of transformers
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens it takes, begin and end included."""
+        ...
+
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        """Embeddings [N, tokens, dim] of each text by itself, so that they do not depend on what it is encoded with."""
+        ...
+
+    def encode_together(self, texts: Sequence[str]) -> Tensor:
+        """Embeddings [N, tokens, dim] of all texts in one batch, as a diffusers pipeline computes them."""
+        ...
+
+    def dropped(self, text: str) -> str | None:
+        """What of a text is cut off because the encoder takes no more, or None."""
+        ...
+
+
+class ModelFacts(Protocol):
+    """What is known of a model from its small files, before weights load: enough to check that plugs fit it."""
+
+    name: str
+    path: str
+    supports: frozenset[str]  # what guidance, tasks and hooks may require of it
+    family: str | None = None  # "unet-text", "unet-pixel"; None for a model that any task may use
+    n_classes: int | None = None  # of a class-conditional model
+
+    @property
+    def role(self) -> str:
+        """What the network's input channels are: "text" (the latents alone), "inpaint" (mask, masked latents) or "depth"."""
+        return "text"
+
+    @property
+    def vae_factor(self) -> int:
+        """Pixels a latent, on a side; 1 for a model on pixels."""
+        return 1
+
+    @property
+    def scheduler_config(self) -> Mapping[str, Any]:
+        """The noise schedule it was trained with, as diffusers writes it."""
+        return {}
+
+    @property
+    def network_config(self) -> Mapping[str, Any]:
+        """The diffusers config of its network; empty for a network of another kind."""
+        return {}
+
+    @property
+    def has_depth(self) -> bool:
+        """Whether it comes with a depth estimator."""
+        return False
+
+    def latent_shape(self, height: int | None, width: int | None) -> tuple[int, int, int]:
+        """Channels, height and width of the latents for pixels ``height`` x ``width`` (None: the model's own size)."""
+        ...
+
+    def layers(self, kind: str) -> Sequence[str]:
+        """Names of the network's layers of a kind that a `Patch` may name."""
+        return ()
+
+    def check_second(self, path: str | None) -> None:
+        """Raise a ConfigError if another model, by its small files, cannot guide this one; see `Model.second`."""
+        raise ConfigError(f"guidance: Autoguidance needs a model with a network; {self.name} has none.")
+
+
+class Model(ModelFacts, Protocol):
+    """A loaded checkpoint: its parts as the loop, tasks, guidance and hooks need them.
+
+    A class that inherits it gets the defaults of what it does not have: text, depth, layers, a second model.
+    """
+
+    weights_sha256: str
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    @property
+    def network(self) -> torch.nn.Module:
+        """What the loop evaluates."""
+        raise ConfigError(f"model: {self.name} has no network.")
+
+    @property
+    def text(self) -> TextEncoding:
+        """Its text encoder; a model that has one supports "text"."""
+        raise ConfigError(f"model: {self.name} takes no text.")
+
+    def depth_maps(self, images: Sequence[Any]) -> Sequence[Tensor]:
+        """Relative depth [H, W] of each picture, by its own estimator."""
+        raise ConfigError(f"model: {self.name} has no depth estimator.")
+
+    def solvers(self, scheduler: Any, options: Mapping[str, Any] | None, *, parity: bool) -> Callable[[], Solver]:
+        """Check a scheduler by name, class name or object, and return what builds a fresh one for each run."""
+        ...
+
+    def denoiser(self, run: Batch) -> Denoiser: ...
+
+    def encode(self, run: Batch, pixels: Tensor, stream: str) -> Tensor:
+        """Latents [N, C, h, w] of pixels [N or 1, 3, H, W] in [-1, 1]; ``stream`` names the noise that the encoder draws."""
+        ...
+
+    def decode_pixels(self, latents: Tensor) -> Tensor:
+        """Pixels [N, 3, H, W] in about [-1, 1] of latents; differentiable."""
+        raise ConfigError(f"model: {self.name} has no decode_pixels(latents).")
+
+    def decode(self, run: Batch, latents: Tensor) -> list[Any]:
+        """PIL images of the final latents."""
+        ...
+
+    def modules(self) -> Sequence[torch.nn.Module]:
+        """Every part with weights."""
+        return ()
+
+    def second(self, path: str | None = None, noise: float = 0.0) -> Model:
+        """A second model to guide this one by, that differs in its network alone: another checkpoint, or its own weights
+        with noise."""
+        raise ConfigError(f"guidance: Autoguidance needs a model with a network; {self.name} has none.")
+
+
+class Solver(Protocol):
+    """A scheduler for one run: built fresh, used once."""
+
+    supports: frozenset[str]
+    name: str
+    kind: Kind  # the kind of prediction the model makes for it
+    parity: bool  # whether it equals diffusers' scheduler bit for bit
+    end_level: tuple[float, float]  # signal and noise of the latents after the last stage, once the timeline is made
+    turn: int | None  # the stage after which a walk to the noise and back turns round; None for one that only denoises
+    notes: Sequence[str]  # what the user should know about its timeline; the result's warnings hold it
+
+    def timeline(
+        self, steps: int, *, strength: float = 1.0, device: torch.device, by_strength: bool = False
+    ) -> Timeline:
+        """The schedule of ``steps`` steps, or its last part; ``by_strength`` says that the task slices, if only at strength 1."""
+        ...
+
+    def start(self, noise: NoiseSource) -> None:
+        """Before the first step, once the timeline is made."""
+        ...
+
+    def scale_noise(self, noise: Tensor) -> Tensor:
+        """Standard normal noise as start latents, scaled by the scheduler's first noise level."""
+        ...
+
+    def scale_input(self, x: Tensor, stage: Stage) -> Tensor: ...
+
+    def add_noise(self, clean: Tensor, noise: Tensor, stage: Stage | None) -> Tensor:
+        """Clean latents noised to the level of a stage; ``None`` is after the last stage, where they stay clean."""
+        ...
+
+    def step(self, guided: Guided, x: Tensor, stage: Stage, noise: NoiseSource) -> StepOutput: ...
+
+
+class Task(Protocol):
+    """Where the loop starts, what it is conditioned on and what comes out. A task has no loop of its own."""
+
+    name: str
+    prompts: Sequence[str] | str | None
+    negative_prompt: Sequence[str] | str | None
+    requires: frozenset[str]  # of model and scheduler, like a guidance's
+
+    def claims(self, model: ModelFacts) -> frozenset[str]:
+        """What its own hooks claim, see `Hook.claims`."""
+        ...
+
+    def seeds(self, given: Sequence[int] | None) -> Sequence[int] | None:
+        """One seed an image; the loop refuses None. Most tasks take those given; one that names its own images (the frames of
+        a path) makes them."""
+        ...
+
+    def check(self, model: ModelFacts, n_images: int) -> None:
+        """Raise a UserError for what cannot work with this model or number of images, before anything is computed."""
+        ...
+
+    def solver(self, solver: Solver) -> Solver:
+        """What the loop steps with: the scheduler's solver, or one wrapped around it."""
+        ...
+
+    def timeline(self, solver: Solver, steps: int, device: torch.device) -> Timeline:
+        """The part of the solver's timeline that is walked."""
+        ...
+
+    def conditions(self, run: Batch) -> Mapping[str, Condition]:
+        """Conditions by name ("cond", "uncond", ...), each made when it is first asked for."""
+        ...
+
+    def condition(self, run: Batch, texts: str | Sequence[str]) -> Condition:
+        """A condition like "cond" of another sentence, or of one an image of the job."""
+        ...
+
+    def start(self, run: Batch) -> Tensor:
+        """The start latents [N, C, h, w]."""
+        ...
+
+    def hooks(self, run: Batch) -> Sequence[Hook]: ...
+
+    def finish(self, run: Run, latents: Tensor) -> list[Any]:
+        """PIL images, one an image of the batch."""
+        ...
+
+    def pictures(self, images: Sequence[Any]) -> Mapping[str, Any]:
+        """Further pictures of all images together by name: a PIL image, or a list of them for an animation."""
+        ...
+
+
+def not_inherited(cls: type, base: type, name: str) -> None:
+    """Have a class that does not define a method itself take that of ``base``, whatever stands between them."""
+    if name not in vars(cls):
+        setattr(cls, name, getattr(base, name))
+
+
 class Guidance:
     """How predictions are combined. This base asks for the conditional one and hands it on: no guidance.
 
@@ -105,11 +473,15 @@ class Guidance:
         """
         return False
 
-    def check(self, model: Model, solver: Solver) -> None:
-        """Raise a UserError for what cannot work with them. ``model`` may be an outline, made before weights load."""
+    def check(self, model: ModelFacts, solver: Solver) -> None:
+        """Raise a UserError for what cannot work with them. ``model`` may be what is known before weights load."""
 
-    def start(self, run: Run) -> None:
+    def start(self, run: Batch) -> None:
         """Once a run, before the first stage: reset what is kept from step to step; further models go to ``run.models``."""
+
+    def around_model(self, run: Batch, denoiser: Denoiser) -> Denoiser:
+        """What evaluates branches in this run: ``denoiser``, or one around it."""
+        return denoiser
 
     def differentiates(self, state: StepState) -> bool:
         """Whether `combine` takes gradients here: predictions are then made with them, and ``state.x_before`` is a leaf."""
@@ -124,118 +496,62 @@ class Guidance:
         return Guided(predictions["cond"])
 
 
-class Solver(Protocol):
-    """A scheduler for one run: built fresh, used once."""
+class Hook:
+    """A plug with a method for each point of the loop. Override the ones you need; the others cost nothing.
 
-    supports: frozenset[str]
-    name: str
-    kind: Kind  # the kind of prediction the model makes for it
-    notes: Sequence[str]  # what the user should know about its timeline; the result's warnings hold it
+    A hook object may serve several runs: set anything it keeps from a run in ``on_start``. Noise comes from
+    ``state.run.noise.draw("hook/a name of your own", ...)``, which leaves the noise of everything else as it was.
 
-    def timeline(
-        self, steps: int, *, strength: float = 1.0, device: torch.device, by_strength: bool = False
-    ) -> Timeline:
-        """The schedule of ``steps`` steps, or its last part; ``by_strength`` says that the task slices, if only at strength 1."""
-        ...
+    Attributes:
+        order: sorts hooks (low first; equal ones stay as given).
+        requires: what it needs of model and scheduler, checked against what they support before anything runs.
+        claims: what it alone may change ("composite", "timeline", ...); two hooks that claim the same are refused.
+    """
 
-    def start(self, noise: NoiseSource) -> None:
-        """Before the first step, once the timeline is made."""
-        ...
+    order: int = 0
+    requires: frozenset[str] = frozenset()
+    claims: frozenset[str] = frozenset()
 
-    def scale_noise(self, noise: Tensor) -> Tensor:
-        """Standard normal noise as start latents, scaled by the scheduler's first noise level."""
-        ...
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        not_inherited(cls, Hook, "vectorises")
 
-    def scale_input(self, x: Tensor, stage: Stage) -> Tensor: ...
+    def vectorises(self) -> bool:
+        """Whether images of several jobs may share a batch: what it does to an image depends on that image alone, and it keeps
+        nothing for the trace. A subclass does not inherit it."""
+        return False
 
-    def add_noise(self, clean: Tensor, noise: Tensor, stage: Stage | None) -> Tensor:
-        """Clean latents noised to the level of a stage; ``None`` is after the last stage, where they stay clean."""
-        ...
+    def check(self, model: ModelFacts, solver: Solver) -> None:
+        """Raise a UserError for what cannot work with them. ``model`` may be what is known before weights load."""
 
-    def step(self, guided: Guided, x: Tensor, stage: Stage, noise: NoiseSource) -> StepOutput: ...
+    def timeline(self, solver: Solver, timeline: Timeline) -> Timeline | None:
+        """Before the run: return another timeline (stages walked in another ``order``) or None."""
 
+    def around_model(self, run: Batch, denoiser: Denoiser) -> Denoiser:
+        """Before the first stage: what evaluates branches in this run, ``denoiser`` or one around it."""
+        return denoiser
 
-class Model(Protocol):
-    """A loaded checkpoint: its parts as the loop and the tasks need them."""
+    def on_start(self, run: Run) -> None:
+        """Before the first stage. ``run.x`` holds the start latents [N, C, h, w] and may be replaced."""
 
-    name: str
-    device: torch.device
-    dtype: torch.dtype
-    supports: frozenset[str]
-    weights_sha256: str
+    def pre_step(self, state: StepState) -> None:
+        """Before each model evaluation: replace ``state.x`` to transform the latents, or ``state.conditions``."""
 
-    def solvers(self, scheduler: Any, options: Mapping[str, Any] | None, *, parity: bool) -> Callable[[], Solver]:
-        """Check a scheduler by name, class name or object, and return what builds a fresh one for each run."""
-        ...
+    def pre_model(self, state: StepState, inputs: Tensor) -> Tensor | None:
+        """What the model sees, [N, C, h, w], scaled by the scheduler: return a replacement (more channels, say) or None."""
 
-    def denoiser(self, run: Run) -> Denoiser: ...
+    def post_model(self, state: StepState, predictions: Mapping[str, Prediction]) -> dict[str, Prediction] | None:
+        """The prediction of each branch by name: return a replacement for all of them or None."""
 
-    def layers(self, kind: str) -> Sequence[str]:
-        """Names of the network's layers of a kind that a `Patch` may name."""
-        ...
+    def post_guidance(self, state: StepState) -> None:
+        """After guidance: ``state.guided`` may be replaced."""
 
-    def encode(self, run: Run, pixels: Tensor, stream: str) -> Tensor:
-        """Latents [N, C, h, w] of pixels [N or 1, 3, H, W] in [-1, 1]; ``stream`` names the noise that the encoder draws."""
-        ...
+    def post_step(self, state: StepState) -> None:
+        """After the scheduler's step: ``state.x`` is the next latents and may be replaced."""
 
-    def latent_shape(self, height: int | None, width: int | None) -> tuple[int, int, int]:
-        """Channels, height and width of the latents for pixels ``height`` x ``width`` (None: the model's own size)."""
-        ...
-
-    def decode_pixels(self, latents: Tensor) -> Tensor:
-        """Pixels [N, 3, H, W] in about [-1, 1] of latents; differentiable."""
-        ...
-
-    def decode(self, run: Run, latents: Tensor) -> list[Any]:
-        """PIL images of the final latents."""
-        ...
-
-
-class Task(Protocol):
-    """Where the loop starts, what it is conditioned on and what comes out. A task has no loop of its own."""
-
-    name: str
-    prompts: Sequence[str] | str | None
-    requires: frozenset[str]  # of model and scheduler, like a guidance's
-
-    def claims(self, model: Model) -> frozenset[str]:
-        """What its own hooks claim, see `Hook.claims`."""
-        ...
-
-    def seeds(self, given: Sequence[int] | None) -> Sequence[int]:
-        """One seed an image. Most tasks take those given; one that names its own images (the frames of a path) makes them."""
-        ...
-
-    def check(self, model: Model, n_images: int) -> None:
-        """Raise a UserError for what cannot work with this model or number of images, before anything is computed."""
-        ...
-
-    def solver(self, solver: Solver) -> Solver:
-        """What the loop steps with: the scheduler's solver, or one wrapped around it."""
-        ...
-
-    def timeline(self, solver: Solver, steps: int, device: torch.device) -> Timeline:
-        """The part of the solver's timeline that is walked."""
-        ...
-
-    def conditions(self, run: Run) -> Mapping[str, Condition]:
-        """Conditions by name ("cond", "uncond", ...), each made when it is first asked for."""
-        ...
-
-    def condition(self, run: Run, texts: str | Sequence[str]) -> Condition:
-        """A condition like "cond" of another sentence, or of one an image of the job."""
-        ...
-
-    def start(self, run: Run) -> Tensor:
-        """The start latents [N, C, h, w]."""
-        ...
-
-    def hooks(self, run: Run) -> Sequence[Hook]: ...
-
-    def finish(self, run: Run, latents: Tensor) -> list[Any]:
-        """PIL images, one an image of the batch."""
-        ...
+    def on_end(self, run: Run) -> None:
+        """After the last stage. ``run.x`` holds the final latents and may be replaced; ``run.trace`` goes to the result."""
 
     def pictures(self, images: Sequence[Any]) -> Mapping[str, Any]:
-        """Further pictures of all images together by name: a PIL image, or a list of them for an animation."""
-        ...
+        """Once all images are made: further pictures by name, a PIL image or a list of them for an animation."""
+        return {}

@@ -12,14 +12,13 @@ from torch import Tensor
 
 from research.checks import check_whole_number
 from research.errors import ConfigError, SamplingError
-from research.sampling.branches import denoiser_of
-from research.sampling.checks import check_offers, check_plugs, checked_seeds
-from research.sampling.hooks import Hook, HookSet, check_claims, check_guided, guarded, said
-from research.sampling.interfaces import Guidance, Guided, Model, Task
+from research.sampling.fit import check_claims, check_offers, check_plugs, checked_seeds
+from research.sampling.hook_points import HookSet, check_guided, guarded, in_order, plug_name
+from research.sampling.interfaces import Batch, Branch, Denoiser, Guidance, Guided, Hook, Model, Run, StepState, Task
 from research.sampling.noise import NoiseSource
 from research.sampling.prediction import Prediction
 from research.sampling.result import Progress, SampleResult, gather, result_of
-from research.sampling.state import Run, StepState
+from research.sampling.timeline import Stage
 
 
 class LoopSampler:
@@ -121,18 +120,20 @@ class LoopSampler:
         if asked and max(asked) >= len(seeds):
             raise ConfigError(f"rows: found {max(asked)}; accepted are 0 to {len(seeds) - 1}.")
         for start in range(first, len(asked), size):
-            run = self._prepare(task, seeds, tuple(asked[start : start + size]), steps, start)
-            with run.cleanup:
-                images = self._run(run, progress)
+            batch = self._batch(task, seeds, tuple(asked[start : start + size]), steps, start)
+            with batch.cleanup:
+                run = self._run(batch, progress)
+                with torch.no_grad(), run.timed("decode"):
+                    images = task.finish(run, run.x)
             yield result_of(run, images)
 
-    def _prepare(self, task: Task, seeds: Sequence[int], rows: tuple[int, ...], steps: int, first: int = 0) -> Run:
+    def _batch(self, task: Task, seeds: Sequence[int], rows: tuple[int, ...], steps: int, first: int = 0) -> Batch:
         solver, device = task.solver(self._new_solver()), self.model.device
         mine = tuple(seeds[row] for row in rows)
         timeline = task.timeline(solver, steps, device)
-        for hook in sorted(self.hooks, key=lambda hook: hook.order):
+        for hook in in_order(self.hooks):
             timeline = hook.timeline(solver, timeline) or timeline
-        return Run(
+        return Batch(
             model=self.model,
             solver=solver,
             guidance=self.guidance,
@@ -147,27 +148,32 @@ class LoopSampler:
         )
 
     @torch.no_grad()
-    def _run(self, run: Run, progress: Progress | None) -> list[Any]:
-        with run.timed("encode"):
-            run.conditions = run.task.conditions(run)
-            guarded("start", self.guidance.start, run)
-            run.x = run.task.start(run)
-            run.denoiser = denoiser_of(run)
-            run.solver.start(run.noise)
-            for note in run.solver.notes:
-                run.warn(note)
-        with run.timed("denoise"):
-            run.hooks = HookSet([*run.task.hooks(run), *self.hooks])
-            run.hooks.on_start(run)
-            self._denoise(run, progress)
-            run.hooks.on_end(run)
-        with run.timed("decode"):
-            return run.task.finish(run, run.x)
+    def _run(self, batch: Batch, progress: Progress | None) -> Run:
+        with batch.timed("encode"):
+            guarded("start", self.guidance.start, batch)
+            start = batch.task.start(batch)
+            batch.solver.start(batch.noise)
+            for note in batch.solver.notes:
+                batch.warn(note)
+        with batch.timed("denoise"):
+            hooks = HookSet([*batch.task.hooks(batch), *self.hooks])
+            run = Run.begin(batch, x=start, denoiser=self._denoiser(batch, hooks), model_inputs=hooks.pre_model)
+            hooks.on_start(run)
+            self._denoise(run, hooks, progress)
+            hooks.on_end(run)
+        return run
 
-    def _denoise(self, run: Run, progress: Progress | None) -> None:
+    def _denoiser(self, batch: Batch, hooks: HookSet) -> Denoiser:
+        """What evaluates branches: the models that guidance asked for, what hooks put around them, and guidance outermost."""
+        denoiser: Denoiser = ByModel({name: model.denoiser(batch) for name, model in batch.models.items()})
+        for hook in hooks.hooks:
+            denoiser = guarded("around_model", hook.around_model, batch, denoiser)
+        return self.guidance.around_model(batch, denoiser)
+
+    def _denoise(self, run: Run, hooks: HookSet, progress: Progress | None) -> None:
         """The loop."""
-        guidance, hooks, solver = self.guidance, run.hooks, run.solver
-        guided_by = said("combine", guidance.combine)
+        guidance, solver = self.guidance, run.solver
+        guided_by = plug_name("combine", guidance.combine)
         x, sums, ticks = run.x, [], [time.perf_counter()]
         for stage in run.timeline:
             state = StepState(run, stage, x)
@@ -192,6 +198,31 @@ class LoopSampler:
             {"index": s.index, "step": s.step, "t": s.time, "sigma": s.sigma, "log_snr": s.log_snr, "seconds": b - a}
             for s, a, b in zip(run.timeline, ticks, ticks[1:], strict=False)
         ]
+
+
+class ByModel:
+    """The denoisers of a run by the names that branches call their models. Branches of one model are evaluated together."""
+
+    def __init__(self, denoisers: Mapping[str, Denoiser]):
+        self.denoisers = denoisers
+
+    def predict(self, x: Tensor, stage: Stage, branches: Sequence[Branch]) -> dict[str, Prediction]:
+        for branch in branches:
+            if branch.model != "main":
+                break
+        else:
+            return self.denoisers["main"].predict(x, stage, branches)
+        by_model: dict[str, list[Branch]] = {}
+        for branch in branches:
+            by_model.setdefault(branch.model, []).append(branch)
+        if unknown := sorted(by_model.keys() - self.denoisers.keys()):
+            raise SamplingError(
+                f"guidance: a branch asks for the model '{unknown[0]}'; this run has {', '.join(self.denoisers)}."
+            )
+        found: dict[str, Prediction] = {}
+        for name, mine in by_model.items():
+            found |= self.denoisers[name].predict(x, stage, mine)
+        return {branch.name: found[branch.name] for branch in branches}
 
 
 def _gradients(guidance: Guidance, state: StepState) -> AbstractContextManager[None]:

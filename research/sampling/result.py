@@ -9,8 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from research.sampling.interfaces import Task
-from research.sampling.state import Run
+from research.sampling.interfaces import Run, Task
 
 Progress = Callable[[int, int, dict[str, Any]], None]
 

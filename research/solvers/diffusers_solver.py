@@ -42,6 +42,7 @@ class DiffusersSolver:
     """
 
     end_level = (1.0, 0.0)
+    turn: int | None = None
     notes: Sequence[str] = ()
 
     def __init__(self, scheduler: Any, *, name: str, kind: Kind, step_options: Mapping[str, Any], parity: bool):

@@ -40,6 +40,8 @@ class RoundTripSolver:
             )
         self._solver, self._back_only = solver, back_only
         self.name, self.kind, self.supports = solver.name, solver.kind, solver.supports - {"revisits"}
+        self.parity, self.end_level = solver.parity, (0.0, 1.0)
+        self.turn: int | None = None
         self.notes: Sequence[str] = ()
         self._after: list[tuple[float, float]] = []  # signal and noise that each stage leads to
 
@@ -48,12 +50,12 @@ class RoundTripSolver:
     ) -> Timeline:
         forth = list(self._solver.timeline(steps, strength=strength, device=device))
         # ends where the scheduler itself does, so that its own walk from the noise gives the same
-        end = getattr(self._solver, "end_level", (1.0, 0.0))
-        levels = [(stage.signal, stage.noise) for stage in forth] + [end]
+        levels = [(stage.signal, stage.noise) for stage in forth] + [self._solver.end_level]
         # the stage that led down to a level leads up from it, told the same timestep
         back = [_at(stage, levels[i + 1], levels[i]) for i, stage in enumerate(forth)][::-1]
         stages = back if self._back_only else [*back, *(_at(s, levels[i], levels[i + 1]) for i, s in enumerate(forth))]
         self._after = levels[-2::-1] + ([] if self._back_only else levels[1:])
+        self.end_level = self._after[-1] if self._after else levels[0]
         self.turn = len(back) - 1  # after this stage the latents are noise
         return Timeline(
             tuple(

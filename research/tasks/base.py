@@ -9,10 +9,8 @@ import torch
 from torch import Tensor
 
 from research.errors import ConfigError
-from research.sampling.hooks import Hook, not_inherited
-from research.sampling.interfaces import Condition, Model, Solver
+from research.sampling.interfaces import Batch, Condition, Hook, ModelFacts, Solver, not_inherited
 from research.sampling.noise import INITIAL
-from research.sampling.state import Run
 from research.sampling.timeline import Timeline
 
 # what a latent UNet's input channels are, and the task for it
@@ -65,6 +63,7 @@ class BaseTask:
     strength = 1.0
     requires: frozenset[str] = frozenset()
     prompts: Sequence[str] | str | None = None
+    negative_prompt: Sequence[str] | str | None = None
     height: int | None = None
     width: int | None = None
 
@@ -77,24 +76,23 @@ class BaseTask:
         run. A subclass does not inherit it."""
         return False
 
-    def check(self, model: Model, n_images: int) -> None:
-        family = getattr(model, "family", None)
-        if family is not None and family not in self.families:
+    def check(self, model: ModelFacts, n_images: int) -> None:
+        if model.family is not None and model.family not in self.families:
             raise ConfigError(
-                f"task: {self.name} is for models of the family {' or '.join(self.families)}; {model.name} is {family}."
+                f"task: {self.name} is for models of the family {' or '.join(self.families)}; {model.name} is {model.family}."
             )
-        role = getattr(model, "role", self.roles[0])
-        if role not in self.roles:
+        role = model.role
+        if model.family is not None and role not in self.roles:
             raise ConfigError(
                 f"task: {self.name} needs a UNet that takes {_ROLES[self.roles[0]]}; that of {model.name} takes "
                 f"{_ROLES[role]}: use task {_TASKS[role]}."
             )
         model.latent_shape(self.height, self.width)
 
-    def claims(self, model: Model) -> frozenset[str]:
+    def claims(self, model: ModelFacts) -> frozenset[str]:
         return frozenset()
 
-    def condition(self, run: Run, texts: str | Sequence[str]) -> Condition:
+    def condition(self, run: Batch, texts: str | Sequence[str]) -> Condition:
         """A condition of other sentences; see `research.sampling.interfaces.Task`.
 
         Raises:
@@ -102,8 +100,8 @@ class BaseTask:
         """
         raise ConfigError(f"task: {self.name} is not conditioned on sentences; found {texts!r}.")
 
-    def seeds(self, given: Sequence[int] | None) -> Sequence[int]:
-        return given  # type: ignore[return-value]  # the loop checks them
+    def seeds(self, given: Sequence[int] | None) -> Sequence[int] | None:
+        return given
 
     def solver(self, solver: Solver) -> Solver:
         return solver
@@ -111,19 +109,19 @@ class BaseTask:
     def timeline(self, solver: Solver, steps: int, device: torch.device) -> Timeline:
         return solver.timeline(steps, strength=self.strength, device=device)
 
-    def latent_shape(self, model: Model) -> tuple[int, int, int]:
+    def latent_shape(self, model: ModelFacts) -> tuple[int, int, int]:
         """Channels, height and width of the latents, once `check` has been called."""
         return model.latent_shape(self.height, self.width)
 
-    def start(self, run: Run) -> Tensor:
+    def start(self, run: Batch) -> Tensor:
         shape = self.latent_shape(run.model)
         run.start_noise = run.noise.draw(INITIAL, shape, run.model.dtype)
         return run.solver.scale_noise(run.start_noise)
 
-    def hooks(self, run: Run) -> Sequence[Hook]:
+    def hooks(self, run: Batch) -> Sequence[Hook]:
         return ()
 
-    def finish(self, run: Run, latents: Tensor) -> list[Any]:
+    def finish(self, run: Batch, latents: Tensor) -> list[Any]:
         return run.model.decode(run, latents)
 
     def pictures(self, images: Sequence[Any]) -> Mapping[str, Any]:

@@ -14,10 +14,8 @@ from torch import Tensor
 from research import pictures
 from research.errors import ConfigError
 from research.hooks.extra_channels import ExtraChannels
-from research.models.base import pixels_to_images
-from research.sampling.hooks import Hook
-from research.sampling.interfaces import Model
-from research.sampling.state import Run
+from research.image_tensors import pixels_to_images
+from research.sampling.interfaces import Batch, Hook, ModelFacts
 from research.tasks.image_to_image import ImageToImage, of_batch
 from research.tasks.sheets import side_by_side
 
@@ -59,9 +57,9 @@ class DepthToImage(ImageToImage):
     def vectorises(self) -> bool:
         return True
 
-    def check(self, model: Model, n_images: int) -> None:
+    def check(self, model: ModelFacts, n_images: int) -> None:
         super().check(model, n_images)
-        if self._given is None and getattr(model, "depth", None) is None:
+        if self._given is None and not model.has_depth:
             raise ConfigError(f"{_KEY}: found none, and {model.name} has no depth estimator; accepted is {_ACCEPTED}.")
         for depth in self._given or ():
             self._check_size(depth)
@@ -70,16 +68,16 @@ class DepthToImage(ImageToImage):
                 f"{_KEY}: found {len(self._given)} maps for {n_images} images; accepted is one for all, or one an image."
             )
 
-    def start(self, run: Run) -> Tensor:
-        latent: tuple[int, int] = tuple(side // run.model.vae_factor for side in self._pixels.shape[2:])  # type: ignore[attr-defined]
-        self._depth = torch.cat([scaled(depth[None], latent, run) for depth in self._maps(run)])
+    def start(self, run: Batch) -> Tensor:
+        height, width = (side // run.model.vae_factor for side in self._pixels.shape[2:])
+        self._depth = torch.cat([scaled(depth[None], (height, width), run) for depth in self._maps(run)])
         depth = self._depth.to(run.model.device, run.model.dtype)
         rows = of_batch(depth, run)
-        run.kept["depth"] = rows.repeat(len(run.rows) // len(rows), 1, 1, 1)
+        run.task_tensors["depth"] = rows.repeat(len(run.rows) // len(rows), 1, 1, 1)
         return super().start(run)
 
-    def hooks(self, run: Run) -> Sequence[Hook]:
-        return [ExtraChannels(run.kept["depth"])]
+    def hooks(self, run: Batch) -> Sequence[Hook]:
+        return [ExtraChannels(run.task_tensors["depth"])]
 
     def pictures(self, images: Sequence[Any]) -> Mapping[str, Any]:
         depth = pixels_to_images(self._depth.expand(-1, 3, -1, -1))
@@ -90,11 +88,11 @@ class DepthToImage(ImageToImage):
             )
         }
 
-    def _maps(self, run: Run) -> list[Tensor]:
+    def _maps(self, run: Batch) -> list[Tensor]:
         if self._given is None:
             # from the pictures as they were given, like the pipeline, which also hands floats on as if they were bytes
             shown = self._images if run.parity else [pictures.as_image(i) for i in self._images]
-            return list(run.model.depth(shown))  # type: ignore[attr-defined]
+            return list(run.model.depth_maps(shown))
         height, width = self._pixels.shape[2:]
         for shape in {tuple(depth.shape) for depth in self._given} - {(height, width)}:
             run.warn(f"{_KEY}: resized, it has {shape[1]} x {shape[0]} pixels and the picture {width} x {height}.")
@@ -122,7 +120,7 @@ def _alike(a: tuple[int, int], b: tuple[int, int]) -> bool:
     return False
 
 
-def scaled(depth: Tensor, size: tuple[int, int], run: Run) -> Tensor:
+def scaled(depth: Tensor, size: tuple[int, int], run: Batch) -> Tensor:
     """Depth maps [N, h, w] as channels [N, 1, *size] in [-1, 1], as the diffusers pipeline scales them.
 
     A constant map, on which the pipeline divides by zero, says nothing about depth and becomes 0.

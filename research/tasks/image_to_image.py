@@ -10,10 +10,9 @@ from PIL import Image
 from torch import Tensor
 
 from research import pictures
-from research.models.base import pixels_to_images
-from research.sampling.interfaces import Model, Solver
+from research.image_tensors import pixels_to_images
+from research.sampling.interfaces import Batch, ModelFacts, Solver
 from research.sampling.noise import ENCODE, INITIAL
-from research.sampling.state import Run
 from research.sampling.timeline import Timeline
 from research.tasks.checks import check_steps, check_strength
 from research.tasks.sheets import side_by_side
@@ -55,7 +54,7 @@ class ImageToImage(TextToImage):
         pictures.check("task.image", image)
         self.image, self.on_no_steps = image, on_no_steps
 
-    def check(self, model: Model, n_images: int) -> None:
+    def check(self, model: ModelFacts, n_images: int) -> None:
         super().check(model, n_images)
         self._images = pictures.read("task.image", self.image, n_images)
         self._pixels = self._to_pixels(model)
@@ -64,10 +63,10 @@ class ImageToImage(TextToImage):
         return True
 
     def timeline(self, solver: Solver, steps: int, device: torch.device) -> Timeline:
-        check_steps(self.strength, steps, self.on_no_steps, parity=bool(getattr(solver, "parity", False)))
+        check_steps(self.strength, steps, self.on_no_steps, parity=solver.parity)
         return solver.timeline(steps, strength=self.strength, device=device, by_strength=True)
 
-    def start(self, run: Run) -> Tensor:
+    def start(self, run: Batch) -> Tensor:
         self._say_resized(run)
         clean = self.clean_latents(run)
         shape = clean.shape[1:] if clean is not None else self.latent_shape(run.model)
@@ -76,13 +75,13 @@ class ImageToImage(TextToImage):
             return run.solver.scale_noise(noise)
         return run.solver.add_noise(clean, noise, run.timeline[0]) if len(run.timeline) else clean
 
-    def clean_latents(self, run: Run) -> Tensor | None:
+    def clean_latents(self, run: Batch) -> Tensor | None:
         """Latents of the batch's pictures [N, C, h, w], or None where the start is pure noise."""
         if self.strength == 1 and not run.parity:
             return None
         return run.model.encode(run, self.rows(self._pixels, run), ENCODE)
 
-    def finish(self, run: Run, latents: Tensor) -> list[Any]:
+    def finish(self, run: Batch, latents: Tensor) -> list[Any]:
         return super().finish(run, latents) if len(run.timeline) else self.originals(run.rows)
 
     def pictures(self, images: Sequence[Any]) -> Mapping[str, Any]:
@@ -95,7 +94,7 @@ class ImageToImage(TextToImage):
         images = pixels_to_images(self._pixels)
         return [images[row if len(images) > 1 else 0] for row in rows]
 
-    def rows(self, values: Tensor, run: Run) -> Tensor:
+    def rows(self, values: Tensor, run: Batch) -> Tensor:
         """The batch's part of values [K, ...] that are one for all images or one an image.
 
         One for all stays one row, unless the pipelines repeat it before they draw the encoder's noise (with ``parity``).
@@ -106,10 +105,10 @@ class ImageToImage(TextToImage):
         # copied and not expanded: the kernels of a convolution depend on the layout in memory
         return torch.cat([values] * len(run.rows)) if run.parity and len(run.rows) > 1 else values
 
-    def latent_shape(self, model: Model) -> tuple[int, int, int]:
+    def latent_shape(self, model: ModelFacts) -> tuple[int, int, int]:
         return model.latent_shape(*self._pixels.shape[2:])
 
-    def _say_resized(self, run: Run) -> None:
+    def _say_resized(self, run: Batch) -> None:
         height, width = self._pixels.shape[2:]
         for found in {pictures.size(image) for image in self._images} - {(width, height)}:
             run.warn(f"task.image: resized from {found[0]} x {found[1]} to {width} x {height} pixels.")
@@ -118,6 +117,6 @@ class ImageToImage(TextToImage):
         return pictures.to_pixels("task.image", self._images, model.vae_factor, self.height, self.width)
 
 
-def of_batch(values: Tensor, run: Run) -> Tensor:
+def of_batch(values: Tensor, run: Batch) -> Tensor:
     """The batch's rows of values [K, ...] that are one an image; what is one for all images stays as it is."""
     return values[list(run.rows)] if len(values) > 1 else values

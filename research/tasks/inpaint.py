@@ -13,10 +13,8 @@ from torch import Tensor
 from research import pictures
 from research.hooks.extra_channels import ExtraChannels
 from research.hooks.mask_composite import MaskComposite, at_latent_size
-from research.sampling.hooks import Hook
-from research.sampling.interfaces import Model
+from research.sampling.interfaces import Batch, Hook, ModelFacts
 from research.sampling.noise import ENCODE
-from research.sampling.state import Run
 from research.tasks.image_to_image import ImageToImage, of_batch
 from research.tasks.sheets import side_by_side
 
@@ -60,51 +58,51 @@ class Inpaint(ImageToImage):
         pictures.check("task.mask", mask)
         self.mask, self.paste_back = mask, paste_back
 
-    def check(self, model: Model, n_images: int) -> None:
+    def check(self, model: ModelFacts, n_images: int) -> None:
         super().check(model, n_images)
         self._masks = pictures.read("task.mask", self.mask, n_images, mask=True)
 
     def vectorises(self) -> bool:
         return True
 
-    def claims(self, model: Model) -> frozenset[str]:
-        return MaskComposite.claims if getattr(model, "role", "text") == "text" else frozenset()
+    def claims(self, model: ModelFacts) -> frozenset[str]:
+        return MaskComposite.claims if model.role == "text" else frozenset()
 
-    def start(self, run: Run) -> Tensor:
+    def start(self, run: Batch) -> Tensor:
         height, width = self._pixels.shape[2:]
-        factor = run.model.vae_factor  # type: ignore[attr-defined]
+        factor = run.model.vae_factor
         mask = pictures.to_masks(self._masks, factor, height, width, binary=run.parity)
         self._say(run, mask)
         x = super().start(run)
         dtype, device = run.model.dtype, run.model.device
         hidden = mask >= (0.5 if run.parity else _KEPT_BELOW)
-        small = at_latent_size(mask if run.model.role == "text" else hidden.float(), factor)  # type: ignore[attr-defined]
+        small = at_latent_size(mask if run.model.role == "text" else hidden.float(), factor)
         if run.parity:
             small = torch.nn.functional.interpolate(mask, size=small.shape[2:])
         # the rows that a batch needs of pictures and masks that are one for all or one an image
         pixels, hidden, small = (of_batch(values, run) for values in (self._pixels, hidden, small))
-        run.kept["mask"] = small.to(device, dtype).expand(len(run.rows), -1, -1, -1)
-        if run.parity or run.model.role == "inpaint":  # type: ignore[attr-defined]
+        run.task_tensors["mask"] = small.to(device, dtype).expand(len(run.rows), -1, -1, -1)
+        if run.parity or run.model.role == "inpaint":
             # the pipeline encodes it for every model, and so moves the generators
             masked = run.model.encode(run, pixels * ~hidden, f"{ENCODE}/masked")
-            run.kept["masked"] = masked.repeat(len(run.rows) // len(masked), 1, 1, 1)
+            run.task_tensors["masked"] = masked.repeat(len(run.rows) // len(masked), 1, 1, 1)
         return x
 
-    def clean_latents(self, run: Run) -> Tensor | None:
-        role = run.model.role  # type: ignore[attr-defined]
+    def clean_latents(self, run: Batch) -> Tensor | None:
+        role = run.model.role
         if self.strength == 1 and role == "inpaint":
             return None
         clean = run.model.encode(run, of_batch(self._pixels, run), ENCODE)
-        run.kept["clean"] = clean.repeat(len(run.rows) // len(clean), 1, 1, 1)
-        return None if self.strength == 1 else run.kept["clean"]
+        run.task_tensors["clean"] = clean.repeat(len(run.rows) // len(clean), 1, 1, 1)
+        return None if self.strength == 1 else run.task_tensors["clean"]
 
-    def hooks(self, run: Run) -> Sequence[Hook]:
-        kept = run.kept
-        if run.model.role == "inpaint":  # type: ignore[attr-defined]
+    def hooks(self, run: Batch) -> Sequence[Hook]:
+        kept = run.task_tensors
+        if run.model.role == "inpaint":
             return [ExtraChannels(torch.cat([kept["mask"], kept["masked"]], dim=1))]
         return [MaskComposite(kept["mask"], latents=kept["clean"], noise=run.start_noise)]
 
-    def finish(self, run: Run, latents: Tensor) -> list[Any]:
+    def finish(self, run: Batch, latents: Tensor) -> list[Any]:
         images = super().finish(run, latents)
         if run.parity or not self.paste_back:
             return images
@@ -128,7 +126,7 @@ class Inpaint(ImageToImage):
         factor = model.vae_factor
         return pictures.to_pixels("task.image", self._images, factor, height * factor, width * factor)
 
-    def _say(self, run: Run, mask: Tensor) -> None:
+    def _say(self, run: Batch, mask: Tensor) -> None:
         for picture, shape in ((pictures.size(p), self._pixels.shape) for p in self._masks):
             if picture != (shape[3], shape[2]):
                 run.warn(

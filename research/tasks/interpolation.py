@@ -10,9 +10,8 @@ from torch import Tensor
 
 from research.checks import check_whole_number
 from research.errors import ConfigError
-from research.sampling.interfaces import Condition, Model
+from research.sampling.interfaces import Batch, Condition, ModelFacts
 from research.sampling.noise import INITIAL, NoiseSource
-from research.sampling.state import Run
 from research.tasks.base import BaseTask, Conditions
 from research.tasks.sheets import enlarged, side_by_side
 from research.tasks.text_to_image import condition_of, encode_texts, note_dropped, sentences
@@ -59,7 +58,7 @@ class Interpolation(BaseTask):
         self.keys = [texts] if isinstance(texts, str) else texts
         if negative_prompt is not None and not isinstance(negative_prompt, str):
             raise ConfigError(f"task.negative_prompt: found {negative_prompt!r}; accepted is a sentence.")
-        self.negative_prompt = negative_prompt or ""
+        self.negative_prompt: str = negative_prompt or ""
         self.height, self.width = height, width
         self.prompts = None if prompt is None else [self.keys[round(self._key(k))] for k in range(self.frames)]
 
@@ -79,7 +78,7 @@ class Interpolation(BaseTask):
     def vectorises(self) -> bool:
         return True
 
-    def check(self, model: Model, n_images: int) -> None:
+    def check(self, model: ModelFacts, n_images: int) -> None:
         super().check(model, n_images)
         if len(self.keys) > self.frames:
             raise ConfigError(
@@ -87,10 +86,10 @@ class Interpolation(BaseTask):
             )
         if "text" not in model.supports and any(self.keys):
             raise ConfigError(f"task.prompt: found {self.keys[0]!r}; {model.name} takes no text.")
-        if getattr(model, "n_classes", None):
+        if model.n_classes:
             raise ConfigError(f"task: {self.name} is not for class-conditional models such as {model.name}.")
 
-    def conditions(self, run: Run) -> Mapping[str, Condition]:
+    def conditions(self, run: Batch) -> Mapping[str, Condition]:
         if "text" not in run.model.supports:
             return Conditions({"cond": Condition})
         return Conditions(
@@ -100,10 +99,10 @@ class Interpolation(BaseTask):
             }
         )
 
-    def condition(self, run: Run, texts: str | Sequence[str]) -> Condition:
+    def condition(self, run: Batch, texts: str | Sequence[str]) -> Condition:
         return condition_of(run, texts) if "text" in run.model.supports else super().condition(run, texts)
 
-    def start(self, run: Run) -> Tensor:
+    def start(self, run: Batch) -> Tensor:
         shape = run.model.latent_shape(self.height, self.width)
         # both ends as any other task would draw them
         ends = NoiseSource(self.ends, run.model.device, parity=run.parity)
@@ -120,10 +119,9 @@ class Interpolation(BaseTask):
         """Where a frame stands among the prompts: 0 at the first, 1 at the second."""
         return frame / (self.frames - 1) * (len(self.keys) - 1)
 
-    def _embeds(self, run: Run) -> Tensor:
-        model: Any = run.model
+    def _embeds(self, run: Batch) -> Tensor:
         note_dropped(run, self.keys)
-        encoded = model.text.encode(self.keys)
+        encoded = run.model.text.encode(self.keys)
         rows = []
         for row in run.rows:
             place = self._key(row)

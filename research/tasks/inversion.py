@@ -9,11 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from research.models.base import images_to_pixels
-from research.sampling.hooks import Hook
-from research.sampling.interfaces import Solver
+from research.image_tensors import images_to_pixels
+from research.sampling.interfaces import Batch, Hook, Solver, StepState
 from research.sampling.noise import ENCODE
-from research.sampling.state import Run, StepState
 from research.sampling.timeline import Timeline
 from research.solvers.round_trip import RoundTripSolver
 from research.tasks.base import BaseTask
@@ -56,21 +54,21 @@ class Inversion(ImageToImage):
     def timeline(self, solver: Solver, steps: int, device: torch.device) -> Timeline:
         return BaseTask.timeline(self, solver, steps, device)
 
-    def start(self, run: Run) -> Tensor:
+    def start(self, run: Batch) -> Tensor:
         self._say_resized(run)
-        run.kept["clean"] = run.model.encode(run, self.rows(self._pixels, run), ENCODE)
-        return run.kept["clean"]
+        run.task_tensors["clean"] = run.model.encode(run, self.rows(self._pixels, run), ENCODE)
+        return run.task_tensors["clean"]
 
-    def hooks(self, run: Run) -> Sequence[Hook]:
+    def hooks(self, run: Batch) -> Sequence[Hook]:
         return [_KeepTurn()]
 
-    def finish(self, run: Run, latents: Tensor) -> list[Any]:
+    def finish(self, run: Batch, latents: Tensor) -> list[Any]:
         images = BaseTask.finish(self, run, latents)
-        self._noise |= dict(zip(run.rows, run.model.decode(run, run.kept["turn"]), strict=True))
-        noise = run.kept["turn"].float()
+        self._noise |= dict(zip(run.rows, run.model.decode(run, run.task_tensors["turn"]), strict=True))
+        noise = run.task_tensors["turn"].float()
         run.scores["inverted_noise_std"] = noise.flatten(1).std(dim=1).tolist()
         if self.reconstruct:
-            clean = run.kept["clean"]
+            clean = run.task_tensors["clean"]
             originals = images_to_pixels(self.originals(run.rows))
             alone = images_to_pixels(run.model.decode(run, clean))
             lost = (latents.float() - clean.float()).flatten(1).square().mean(dim=1)
@@ -93,8 +91,8 @@ class _KeepTurn(Hook):
     order = 1000
 
     def post_step(self, state: StepState) -> None:
-        if state.stage.index == state.run.solver.turn:  # type: ignore[attr-defined]
-            state.run.kept["turn"] = state.x
+        if state.stage.index == state.run.solver.turn:
+            state.run.task_tensors["turn"] = state.x
 
 
 def psnr(found: Tensor, wanted: Tensor) -> list[float]:

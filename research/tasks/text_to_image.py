@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
 from research.errors import ConfigError
-from research.sampling.interfaces import Condition, Model
-from research.sampling.state import Run
+from research.sampling.interfaces import Batch, Condition, ModelFacts
 from research.tasks.base import BaseTask, Conditions
-
-if TYPE_CHECKING:
-    from research.models.unet_text import UnetTextModel
 
 
 class TextToImage(BaseTask):
@@ -39,11 +35,11 @@ class TextToImage(BaseTask):
         latents: Tensor | None = None,
     ):
         self.latents = latents
-        self.prompts = sentences("prompt", prompt)
+        self.prompts: str | list[str] = sentences("prompt", prompt)
         self.negative_prompt = None if negative_prompt is None else sentences("negative_prompt", negative_prompt)
         self.height, self.width = height, width
 
-    def check(self, model: Model, n_images: int) -> None:
+    def check(self, model: ModelFacts, n_images: int) -> None:
         super().check(model, n_images)
         for key, texts in (("prompt", self.prompts), ("negative_prompt", self.negative_prompt)):
             if isinstance(texts, list) and len(texts) != n_images:
@@ -65,36 +61,35 @@ class TextToImage(BaseTask):
     def vectorises(self) -> bool:
         return True
 
-    def start(self, run: Run) -> Tensor:
+    def start(self, run: Batch) -> Tensor:
         if self.latents is None:
             return super().start(run)
         rows = self.latents[list(run.rows)] if len(self.latents) > 1 else self.latents
         run.start_noise = rows.to(run.model.device, run.model.dtype).expand(len(run.rows), -1, -1, -1)
         return run.solver.scale_noise(run.start_noise)
 
-    def conditions(self, run: Run) -> Mapping[str, Condition]:
+    def conditions(self, run: Batch) -> Mapping[str, Condition]:
         negative = "" if self.negative_prompt is None else self.negative_prompt
         # pipelines encode the negative prompts in as many rows as the prompts
         together = isinstance(self.prompts, list)
         return Conditions(
             {
-                "cond": lambda: encode_texts(run, self.prompts, together=together),  # type: ignore[arg-type]
+                "cond": lambda: encode_texts(run, self.prompts, together=together),
                 "uncond": lambda: encode_texts(run, negative, together=together),
             }
         )
 
-    def condition(self, run: Run, texts: str | Sequence[str]) -> Condition:
+    def condition(self, run: Batch, texts: str | Sequence[str]) -> Condition:
         return condition_of(run, texts)
 
-    def finish(self, run: Run, latents: Tensor) -> list[Any]:
-        if self.negative_prompt and "uncond" in run.conditions and not run.conditions.made("uncond"):  # type: ignore[attr-defined]
-            scale = getattr(run.guidance, "scale", None)
-            name = type(run.guidance).__name__ + ("" if scale is None else f", scale {scale:g}")
+    def finish(self, run: Batch, latents: Tensor) -> list[Any]:
+        if self.negative_prompt and isinstance(run.conditions, Conditions) and not run.conditions.made("uncond"):
+            name = f"{type(run.guidance).__name__}, scale {run.guidance.scale:g}"
             run.warn(f"negative_prompt: not used, because this guidance ({name}) makes no unconditional prediction.")
         return super().finish(run, latents)
 
 
-def condition_of(run: Run, texts: str | Sequence[str]) -> Condition:
+def condition_of(run: Batch, texts: str | Sequence[str]) -> Condition:
     """The condition of one sentence for all images, or of one an image of the job.
 
     Raises:
@@ -108,32 +103,31 @@ def condition_of(run: Run, texts: str | Sequence[str]) -> Condition:
     return encode_texts(run, given, together=isinstance(given, list))
 
 
-def encode_texts(run: Run, texts: str | Sequence[str], *, together: bool) -> Condition:
+def encode_texts(run: Batch, texts: str | Sequence[str], *, together: bool) -> Condition:
     """The condition of one text for all images of the run or of one text an image.
 
     Args:
         together: with parity, encode a text in each of the batch's rows as the pipeline does for a list of prompts, and not once.
     """
-    model: UnetTextModel = run.model  # type: ignore[assignment]
+    text = run.model.text
     mine = [texts] * len(run.seeds) if isinstance(texts, str) else [texts[row] for row in run.rows]
     note_dropped(run, mine)
     if not run.parity:
-        return Condition(embeds=model.text.encode(mine))
+        return Condition(embeds=text.encode(mine))
     if together or not isinstance(texts, str):
-        return Condition(embeds=model.text.encode_together(mine))
-    one = model.text.encode_together([texts])
+        return Condition(embeds=text.encode_together(mine))
+    one = text.encode_together([texts])
     return Condition(embeds=one.repeat(1, len(mine), 1).view(len(mine), one.shape[1], -1))
 
 
-def note_dropped(run: Run, texts: Sequence[str]) -> None:
+def note_dropped(run: Batch, texts: Sequence[str]) -> None:
     """Keep in the run's record what of each text is longer than the text encoder takes."""
-    model: UnetTextModel = run.model  # type: ignore[assignment]
     for text in dict.fromkeys(texts):
-        if (rest := model.text.dropped(text)) is not None:
+        if (rest := run.model.text.dropped(text)) is not None:
             entry = {"prompt": text, "dropped": rest}
             if entry not in run.truncated:
                 run.truncated.append(entry)
-                run.warn(f"prompt: longer than {model.text.max_tokens} tokens, dropped {rest!r}.")
+                run.warn(f"prompt: longer than {run.model.text.max_tokens} tokens, dropped {rest!r}.")
 
 
 def sentences(key: str, given: str | Sequence[str]) -> str | list[str]:
@@ -147,8 +141,8 @@ def sentences(key: str, given: str | Sequence[str]) -> str | list[str]:
     try:
         texts = list(given)
     except TypeError:
-        texts = [given]  # type: ignore[list-item]
+        texts = []
     if not texts or not all(isinstance(text, str) for text in texts):
-        found = "an empty list" if not texts else repr(given)
+        found = "an empty list" if isinstance(given, Sequence) and not given else repr(given)
         raise ConfigError(f"{key}: found {found}; accepted is a sentence or a list of sentences.")
     return texts

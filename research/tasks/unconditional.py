@@ -9,8 +9,7 @@ from typing import Any
 import torch
 
 from research.errors import ConfigError
-from research.sampling.interfaces import Condition, Model
-from research.sampling.state import Run
+from research.sampling.interfaces import Batch, Condition, ModelFacts
 from research.tasks.base import BaseTask, Conditions
 
 
@@ -30,9 +29,9 @@ class Unconditional(BaseTask):
     def vectorises(self) -> bool:
         return True
 
-    def check(self, model: Model, n_images: int) -> None:
+    def check(self, model: ModelFacts, n_images: int) -> None:
         super().check(model, n_images)
-        n_classes = getattr(model, "n_classes", None)
+        n_classes = model.n_classes
         if self.class_label is None:
             if n_classes:
                 raise ConfigError(f"task.class_label: found none; {model.name} needs one from 0 to {n_classes - 1}.")
@@ -46,7 +45,7 @@ class Unconditional(BaseTask):
                 f"{n_classes - 1}, or a list with one an image."
             )
 
-    def conditions(self, run: Run) -> Mapping[str, Condition]:
+    def conditions(self, run: Batch) -> Mapping[str, Condition]:
         def condition() -> Condition:
             if self.class_label is None:
                 return Condition()

@@ -20,10 +20,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from research.models.base import pixels_to_images
-from research.sampling.interfaces import Branch, Solver
+from research.image_tensors import pixels_to_images
+from research.sampling.interfaces import Batch, Branch, Model, Solver
 from research.sampling.prediction import Kind, Prediction
-from research.sampling.state import Run
 from research.sampling.timeline import Stage
 from research.solvers.build import SolverFactory
 
@@ -41,7 +40,7 @@ _SCHEDULE = {
 _TYPES = {"epsilon": "epsilon", "v": "v_prediction", "x0": "sample", "flow": "flow_prediction"}
 
 
-class GaussianModel:
+class GaussianModel(Model):
     """The best possible network for Gaussian data. It works in float64 unless told otherwise.
 
     Like a network it is told a timestep and latents as the scheduler scales them, and nothing else: a scheduler that tells
@@ -58,7 +57,6 @@ class GaussianModel:
     name = "gaussian"
     path = "gaussian"
     weights_sha256 = ""
-    vae_factor = 1
     supports: frozenset[str] = frozenset()
 
     def __init__(
@@ -74,9 +72,9 @@ class GaussianModel:
         self.shape = (channels, height, width)
         self.mean, self.std = (torch.as_tensor(value, dtype=torch.float64).expand(self.shape) for value in (mean, std))
         self.prediction: Kind = prediction
-        self.dtype, self.device = dtype, torch.device("cpu")
+        self._dtype = dtype
         start = {"_class_name": "FlowMatchEulerDiscreteScheduler"} if prediction == "flow" else _SCHEDULE
-        self.scheduler_config = {
+        self._scheduler_config: dict[str, Any] = {
             "num_train_timesteps": 1000,
             **start,
             "prediction_type": _TYPES[prediction],
@@ -89,12 +87,24 @@ class GaussianModel:
             bars = DDPMScheduler.from_config(trained).alphas_cumprod.double()
             self._log_sigmas = (0.5 * torch.log((1 - bars) / bars)).numpy()
 
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cpu")
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self._dtype
+
+    @property
+    def scheduler_config(self) -> Mapping[str, Any]:
+        return self._scheduler_config
+
     def solvers(
         self, scheduler: Any, options: Mapping[str, Any] | None = None, *, parity: bool = False
     ) -> Callable[[], Solver]:
         return SolverFactory(scheduler, options, self.scheduler_config, parity=parity)
 
-    def denoiser(self, run: Run) -> GaussianDenoiser:
+    def denoiser(self, run: Batch) -> GaussianDenoiser:
         return GaussianDenoiser(self, run.solver.kind)
 
     def latent_shape(self, height: int | None, width: int | None) -> tuple[int, int, int]:
@@ -103,7 +113,7 @@ class GaussianModel:
     def layers(self, kind: str) -> Sequence[str]:
         return ()
 
-    def encode(self, run: Run, pixels: Tensor, stream: str) -> Tensor:
+    def encode(self, run: Batch, pixels: Tensor, stream: str) -> Tensor:
         """Pixels as latents; three channels are repeated or cut to as many as there are."""
         found = pixels[:, torch.arange(self.shape[0]) % pixels.shape[1]]
         return found.to(self.dtype)
@@ -112,7 +122,7 @@ class GaussianModel:
         """The first three channels as colours, or the first as grey."""
         return latents[:, : 3 if latents.shape[1] >= 3 else 1]
 
-    def decode(self, run: Run, latents: Tensor) -> list[Image.Image]:
+    def decode(self, run: Batch, latents: Tensor) -> list[Image.Image]:
         """Small pictures."""
         return pixels_to_images(self.decode_pixels(latents).float())
 

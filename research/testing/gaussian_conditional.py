@@ -33,9 +33,8 @@ import torch
 from torch import Tensor
 
 from research.errors import ConfigError
-from research.sampling.interfaces import Branch, Condition
+from research.sampling.interfaces import Batch, Branch, Condition
 from research.sampling.prediction import Kind, Prediction
-from research.sampling.state import Run
 from research.sampling.timeline import Stage
 from research.testing.gaussian import GaussianDenoiser, GaussianModel
 from research.testing.gaussian_error import GaussianTask
@@ -183,7 +182,7 @@ class ConditionalGaussianModel(GaussianModel):
         self.settings = settings
         self.supports = frozenset({"text"} | ({"uncond"} if "uncond" in gaussians else set()))
 
-    def denoiser(self, run: Run) -> GaussianDenoiser:
+    def denoiser(self, run: Batch) -> GaussianDenoiser:
         return ConditionalGaussianDenoiser(self, run.solver.kind)
 
 
@@ -214,11 +213,11 @@ class ConditionalGaussianTask(GaussianTask):
     def __init__(self, strength: float = 1.0, pure_noise: bool = True):
         super().__init__(strength, pure_noise)
 
-    def conditions(self, run: Run) -> Mapping[str, Condition]:
+    def conditions(self, run: Batch) -> Mapping[str, Condition]:
         model: Any = run.model
         return {name: Condition(extra={"gaussian": name}) for name in model.gaussians}
 
-    def condition(self, run: Run, texts: str | Sequence[str]) -> Condition:
+    def condition(self, run: Batch, texts: str | Sequence[str]) -> Condition:
         """The condition whose name is the sentence."""
         if not isinstance(texts, str) or texts not in run.conditions:
             raise ConfigError(f"prompt: found {texts!r}; accepted: {', '.join(run.conditions)}.")

@@ -10,11 +10,9 @@ import torch
 from torch import Tensor
 
 from research.errors import ConfigError
-from research.sampling.hooks import Hook
-from research.sampling.interfaces import Condition, Solver
+from research.sampling.interfaces import Batch, Condition, Hook, Solver
 from research.sampling.loop import LoopSampler
 from research.sampling.noise import INITIAL, NoiseSource, stream_seed
-from research.sampling.state import Run
 from research.sampling.timeline import Timeline
 from research.testing.gaussian import GaussianModel
 
@@ -29,6 +27,7 @@ class GaussianTask:
 
     name = "gaussian"
     prompts: Sequence[str] | str | None = None
+    negative_prompt: Sequence[str] | str | None = None
     requires: frozenset[str] = frozenset()
 
     def __init__(self, strength: float = 1.0, pure_noise: bool = False):
@@ -38,8 +37,8 @@ class GaussianTask:
         self.timeline_walked: Timeline = Timeline((), 0)
         self.end_level = (1.0, 0.0)
 
-    def seeds(self, given: Sequence[int] | None) -> Sequence[int]:
-        return given  # type: ignore[return-value]
+    def seeds(self, given: Sequence[int] | None) -> Sequence[int] | None:
+        return given
 
     def check(self, model: Any, n_images: int) -> None:
         pass
@@ -49,13 +48,13 @@ class GaussianTask:
 
     def timeline(self, solver: Solver, steps: int, device: torch.device) -> Timeline:
         self.timeline_walked = solver.timeline(steps, strength=self.strength, device=device)
-        self.end_level = solver.end_level  # type: ignore[attr-defined]
+        self.end_level = solver.end_level
         return self.timeline_walked
 
-    def conditions(self, run: Run) -> Mapping[str, Condition]:
+    def conditions(self, run: Batch) -> Mapping[str, Condition]:
         return {"cond": Condition()}
 
-    def start(self, run: Run) -> Tensor:
+    def start(self, run: Batch) -> Tensor:
         model: Any = run.model
         # of its own: with parity the run's streams are all one, and the steps' noise must not be the start's once more
         source = NoiseSource([stream_seed(seed, self.name) for seed in run.seeds])
@@ -71,13 +70,13 @@ class GaussianTask:
     def claims(self, model: Any) -> frozenset[str]:
         return frozenset()
 
-    def condition(self, run: Run, texts: str | Sequence[str]) -> Condition:
+    def condition(self, run: Batch, texts: str | Sequence[str]) -> Condition:
         raise ConfigError(f"task: {self.name} is not conditioned on sentences; found {texts!r}.")
 
-    def hooks(self, run: Run) -> Sequence[Hook]:
+    def hooks(self, run: Batch) -> Sequence[Hook]:
         return ()
 
-    def finish(self, run: Run, latents: Tensor) -> list[Any]:
+    def finish(self, run: Batch, latents: Tensor) -> list[Any]:
         self.ends.append(latents)
         return run.model.decode(run, latents)
 

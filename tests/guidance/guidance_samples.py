@@ -13,10 +13,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from research.sampling import Guidance, Prediction, convert
-from research.sampling.interfaces import Condition
+from research.sampling.interfaces import Batch, Condition, Model, Run, StepState
 from research.sampling.noise import NoiseSource
 from research.sampling.prediction import KINDS, Kind
-from research.sampling.state import Run, StepState
 from research.sampling.timeline import Stage, Timeline
 
 SHAPE = (2, 4, 8, 8)
@@ -57,6 +56,16 @@ def normal(seed: int, shape: Sequence[int] = SHAPE, dtype: torch.dtype = torch.f
     return torch.randn(tuple(shape), generator=generator, dtype=torch.float64).to(dtype)
 
 
+class NoModel(Model):
+    """What guidance asks of a model where nothing is evaluated."""
+
+    name = path = "none"
+    weights_sha256 = ""
+    supports = frozenset({"text", "uncond"})
+    dtype = torch.float32
+    device = torch.device("cpu")
+
+
 def run_of(n_images: int = SHAPE[0], *, guidance: Guidance | None = None, kind: Kind = "epsilon") -> Run:
     """A run with no model: conditions "cond" and "uncond", noise by image, and a task that makes conditions of sentences."""
 
@@ -64,12 +73,15 @@ def run_of(n_images: int = SHAPE[0], *, guidance: Guidance | None = None, kind: 
         sentences = [texts] * len(run.rows) if isinstance(texts, str) else [texts[row] for row in run.rows]
         return Condition(embeds=torch.cat([normal(zlib.crc32(text.encode()), (1, 5, 6)).float() for text in sentences]))
 
-    model: Any = SimpleNamespace(
-        name="none", supports=frozenset({"text", "uncond"}), dtype=torch.float32, device=torch.device("cpu")
-    )
+    model = NoModel()
     solver: Any = SimpleNamespace(name="none", kind=kind, supports=frozenset({"first-order", f"predicts:{kind}"}))
-    task: Any = SimpleNamespace(name="none", prompts="a prompt", condition=condition)
-    run = Run(
+    task: Any = SimpleNamespace(
+        name="none",
+        prompts="a prompt",
+        condition=condition,
+        conditions=lambda run: {"cond": condition(run, "a prompt"), "uncond": condition(run, "")},
+    )
+    batch = Batch(
         model=model,
         solver=solver,
         guidance=Guidance() if guidance is None else guidance,
@@ -80,8 +92,7 @@ def run_of(n_images: int = SHAPE[0], *, guidance: Guidance | None = None, kind: 
         noise=NoiseSource(range(n_images)),
         timeline=Timeline((), n_steps=10),
     )
-    run.conditions = {"cond": condition(run, "a prompt"), "uncond": condition(run, "")}
-    return run
+    return Run.begin(batch, x=torch.empty(0), denoiser=SimpleNamespace(), model_inputs=lambda state, inputs: inputs)
 
 
 def state_of(

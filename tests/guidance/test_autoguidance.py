@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import torch
-from guidance_samples import normal, predictions_of, relative, state_of
+from guidance_samples import NoModel, normal, predictions_of, relative, state_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.tiny_models import edit_json, save_tiny_pixel, save_tiny_sd
@@ -226,8 +226,8 @@ def test_bad_settings_are_refused(settings, key) -> None:
 
 
 def test_a_model_without_a_network_is_refused(sd) -> None:
-    class Formula:
+    class Formula(NoModel):
         name = "formula"
 
     with pytest.raises(ConfigError, match="formula has none"):
-        Autoguidance(2.0).check(Formula(), sd.solvers("ddim")())  # type: ignore[arg-type]
+        Autoguidance(2.0).check(Formula(), sd.solvers("ddim")())

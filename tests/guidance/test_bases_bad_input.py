@@ -138,7 +138,7 @@ def outline(**settings):
 
 def test_icg_is_checked_before_weights_load():
     solver = SimpleNamespace(supports=frozenset(), name="ddim")
-    for model in (outline(), outline(n_classes=1), SimpleNamespace(name="m", supports=frozenset({"pixels"}))):
+    for model in (outline(), outline(n_classes=1), outline(name="m", n_classes=0)):
         assert "ICG needs a model with prompts or with at least two classes" in message(ICG(2.0).check, model, solver)
         ICG(1.0).check(model, solver)  # no guidance
     for model in (outline(n_classes=2), outline(supports=frozenset({"text"}))):

@@ -134,7 +134,7 @@ def test_a_base_that_hands_on_no_gradient_is_named() -> None:
 
 def test_pixels_need_a_decoder(sd: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(GaussianModel, "decode_pixels")
-    with pytest.raises(ConfigError, match=r"guidance\.sees: found pixels; model gaussian has no decode_pixels"):
+    with pytest.raises(ConfigError, match=r"model: gaussian has no decode_pixels"):
         run(each, sees="pixels")
 
 

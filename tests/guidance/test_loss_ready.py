@@ -16,10 +16,10 @@ from research import LoopSampler, load_model
 from research.errors import ConfigError
 from research.guidance import CFG, LossGuidance
 from research.guidance.losses import ClipClassifier, ClipLoss, Colour, Inpainting, MaskLoss, SuperResolution
+from research.image_tensors import images_to_pixels
 from research.jobs.identity import canonical
 from research.metrics import CLIPScore
 from research.models import BaseModel
-from research.models.base import images_to_pixels
 from research.tasks import TextToImage
 from research.zoo import picture_path
 

@@ -55,7 +55,7 @@ def test_it_does_what_the_inpainting_task_does(sd):
 
     class Keep(Hook):
         def on_start(self, run):
-            kept.update(run.kept)
+            kept.update(run.task_tensors)
 
     run(sd, Inpaint("a", picture(), left_half(), 1.0), [5, 6], scheduler="dpmpp_2m", hooks=[Keep()])
     hook = MaskComposite(kept["mask"], latents=kept["clean"])

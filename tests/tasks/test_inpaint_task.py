@@ -48,7 +48,7 @@ def test_four_channels_end_with_the_pictures_latents_outside(sd):
 
     class End(Hook):
         def on_end(self, run):
-            self.x, self.clean, self.mask = run.x, run.kept["clean"], run.kept["mask"]
+            self.x, self.clean, self.mask = run.x, run.task_tensors["clean"], run.task_tensors["mask"]
 
     end = End()
     run(sd, Inpaint("a", picture(), left_half(), 0.7), [1, 2], scheduler="dpmpp_2m", hooks=[end])

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from research.clip import Clip, find_clip, load_clip
 from research.errors import ConfigError
-from research.sampling.state import Run
+from research.sampling.interfaces import Batch
 
 
 class _Clip:
@@ -58,7 +58,7 @@ class ClipLoss:
         self.clip = _Clip(model, "guidance.loss")
         self._texts: list[str] | None = None
 
-    def start(self, run: Run) -> None:
+    def start(self, run: Batch) -> None:
         given = run.task.prompts if self.prompt is None else self.prompt
         if not given:
             raise ConfigError("guidance.loss.prompt: found null, and the job has no prompts; accepted is a sentence.")

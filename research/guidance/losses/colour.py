@@ -11,7 +11,7 @@ from torch import Tensor
 
 from research.errors import ConfigError
 from research.guidance.losses.given import GivenPictures
-from research.sampling.state import Run
+from research.sampling.interfaces import Batch
 
 
 class Colour:
@@ -31,7 +31,7 @@ class Colour:
         self.colour = _rgb(colour)
         self._mask = None if mask is None else GivenPictures("guidance.loss.mask", mask, mask=True, what="the colour")
 
-    def start(self, run: Run) -> None:
+    def start(self, run: Batch) -> None:
         if self._mask is not None:
             self._mask.start(run)
 

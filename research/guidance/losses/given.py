@@ -10,7 +10,7 @@ from torch import Tensor
 
 from research import pictures
 from research.errors import ConfigError
-from research.sampling.state import Run
+from research.sampling.interfaces import Batch
 
 
 class GivenPictures:
@@ -33,7 +33,7 @@ class GivenPictures:
         self._count = 0
         self._made: dict[tuple[int, int], Tensor] = {}
 
-    def start(self, run: Run) -> None:
+    def start(self, run: Batch) -> None:
         """Learn which images of the job the batch has; without it a batch is all images."""
         self._rows, self._count, self._made = run.rows, run.n_images, {}
 

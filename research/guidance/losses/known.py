@@ -10,7 +10,7 @@ from torch.nn.functional import avg_pool2d
 from research.checks import check_choice, check_whole_number
 from research.errors import ConfigError
 from research.guidance.losses.given import GivenPictures
-from research.sampling.state import Run
+from research.sampling.interfaces import Batch
 
 
 class Inpainting:
@@ -31,7 +31,7 @@ class Inpainting:
         self._image = GivenPictures("guidance.loss.image", image)
         self._mask = GivenPictures("guidance.loss.mask", mask, mask=True)
 
-    def start(self, run: Run) -> None:
+    def start(self, run: Batch) -> None:
         self._image.start(run)
         self._mask.start(run)
 
@@ -89,7 +89,7 @@ class SuperResolution:
         self.factor = check_whole_number("guidance.loss.factor", factor, least=2)
         self._image = GivenPictures("guidance.loss.image", image)
 
-    def start(self, run: Run) -> None:
+    def start(self, run: Batch) -> None:
         self._image.start(run)
 
     def __call__(self, pixels: Tensor) -> Tensor:

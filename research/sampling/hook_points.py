@@ -1,102 +1,16 @@
-"""The named points of the loop that code from outside can reach."""
+"""Hooks called at their points of the loop, and checks of what plugs hand back there."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
-from research.errors import ConfigError, SamplingError, UserError
-
-if TYPE_CHECKING:
-    from research.sampling.interfaces import Model, Solver
-    from research.sampling.prediction import Prediction
-    from research.sampling.state import Run, StepState
-    from research.sampling.timeline import Timeline
-
-
-def not_inherited(cls: type, base: type, name: str) -> None:
-    """Have a class that does not define a method itself take that of ``base``, whatever stands between them."""
-    if name not in vars(cls):
-        setattr(cls, name, getattr(base, name))
-
-
-class Hook:
-    """A plug with a method for each point of the loop. Override the ones you need; the others cost nothing.
-
-    A hook object may serve several runs: set anything it keeps from a run in ``on_start``. Noise comes from
-    ``state.run.noise.draw("hook/a name of your own", ...)``, which leaves the noise of everything else as it was.
-
-    Attributes:
-        order: sorts hooks (low first; equal ones stay as given).
-        requires: what it needs of model and scheduler, checked against what they support before anything runs.
-        claims: what it takes in hand alone ("composite", "timeline", ...); two hooks that claim the same are refused.
-    """
-
-    order: int = 0
-    requires: frozenset[str] = frozenset()
-    claims: frozenset[str] = frozenset()
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        not_inherited(cls, Hook, "vectorises")
-
-    def vectorises(self) -> bool:
-        """Whether images of several jobs may share a batch: what it does to an image depends on that image alone, and it keeps
-        nothing for the trace. A subclass does not inherit it."""
-        return False
-
-    def check(self, model: Model, solver: Solver) -> None:
-        """Raise a UserError for what cannot work with them. ``model`` may be an outline, made before weights load."""
-
-    def timeline(self, solver: Solver, timeline: Timeline) -> Timeline | None:
-        """Before the run: return another timeline (stages walked in another ``order``) or None."""
-
-    def on_start(self, run: Run) -> None:
-        """Before the first stage. ``run.x`` holds the start latents [N, C, h, w] and may be replaced."""
-
-    def pre_step(self, state: StepState) -> None:
-        """Before each model evaluation: replace ``state.x`` to transform the latents, or ``state.conditions``."""
-
-    def pre_model(self, state: StepState, inputs: Tensor) -> Tensor | None:
-        """What the model sees, [N, C, h, w], scaled by the scheduler: return a replacement (more channels, say) or None."""
-
-    def post_model(self, state: StepState, predictions: Mapping[str, Prediction]) -> dict[str, Prediction] | None:
-        """The prediction of each branch by name: return a replacement for all of them or None."""
-
-    def post_guidance(self, state: StepState) -> None:
-        """After guidance: ``state.guided`` may be replaced."""
-
-    def post_step(self, state: StepState) -> None:
-        """After the scheduler's step: ``state.x`` is the next latents and may be replaced."""
-
-    def on_end(self, run: Run) -> None:
-        """After the last stage. ``run.x`` holds the final latents and may be replaced; ``run.trace`` goes to the result."""
-
-    def pictures(self, images: Sequence[Any]) -> Mapping[str, Any]:
-        """Once all images are made: further pictures by name, a PIL image or a list of them for an animation."""
-        return {}
-
-
-def check_claims(hooks: Sequence[Hook], claimed: frozenset[str] = frozenset(), by: str = "the task") -> None:
-    """Check that no two hooks take the same thing in hand.
-
-    Args:
-        claimed: what is taken already, ``by`` somebody.
-
-    Raises:
-        ConfigError: two do.
-    """
-    owners = dict.fromkeys(claimed, by)
-    for hook in hooks:
-        name = type(hook).__name__
-        for claim in sorted(hook.claims):
-            if claim in owners:
-                raise ConfigError(
-                    f"hooks: {name} conflicts with {owners[claim]}, both take the {claim} in hand; accepted is one of them."
-                )
-            owners[claim] = name
+from research.errors import SamplingError, UserError
+from research.sampling.fit import check_claims
+from research.sampling.interfaces import Batch, Hook, Run, StepState
+from research.sampling.prediction import Prediction
 
 
 class HookSet:
@@ -108,7 +22,7 @@ class HookSet:
     """
 
     def __init__(self, hooks: Sequence[Hook]):
-        self.hooks = sorted(hooks, key=lambda hook: hook.order)
+        self.hooks = in_order(hooks)
         check_claims(self.hooks)
         self.on_start, self.on_end = self._changing("on_start"), self._changing("on_end")
         self.pre_step = self._changing("pre_step", _check_latents)
@@ -126,7 +40,7 @@ class HookSet:
                 before = where.x
                 guarded(point, method, where)
                 if check is not None:
-                    check(said(point, method), where, before)
+                    check(plug_name(point, method), where, before)
 
         return call if methods else _nothing
 
@@ -140,7 +54,7 @@ class HookSet:
             for method in methods:
                 returned = guarded(point, method, state, value)
                 if returned is not None:
-                    check(said(point, method), state, value, returned)
+                    check(plug_name(point, method), state, value, returned)
                     value = returned
             return value
 
@@ -159,20 +73,25 @@ def _unchanged(state: Any, value: Any) -> Any:
     return value
 
 
-def guarded(point: str, method: Callable[..., Any], where: Run | StepState, *args: Any) -> Any:
+def in_order(hooks: Sequence[Hook]) -> list[Hook]:
+    """Hooks by their ``order``; equal ones stay as given."""
+    return sorted(hooks, key=lambda hook: hook.order)
+
+
+def guarded(point: str, method: Callable[..., Any], where: Batch | StepState, *args: Any) -> Any:
     """Call a plug's method; whatever it raises says afterwards which plug, point and step it was. The user's traceback stays."""
     try:
         return method(where, *args)
     except UserError:
         raise
     except Exception as error:
-        stage = getattr(where, "stage", None)
+        stage = where.stage if isinstance(where, StepState) else None
         at = "" if stage is None else f" at step {stage.step} (stage {stage.index})"
-        error.add_note(f"raised in {said(point, method)}{at}")
+        error.add_note(f"raised in {plug_name(point, method)}{at}")
         raise
 
 
-def said(point: str, method: Callable[..., Any]) -> str:
+def plug_name(point: str, method: Callable[..., Any]) -> str:
     owner = getattr(method, "__self__", method)
     return f"{'hook' if isinstance(owner, Hook) else 'guidance'} {type(owner).__name__}.{point}"
 

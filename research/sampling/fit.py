@@ -1,16 +1,15 @@
-"""What is checked before the loop runs: that plugs fit one another, and that steps and seeds are whole numbers."""
+"""Whether plugs fit one another, and model and scheduler: checked before anything is computed."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from research.checks import check_whole_number
 from research.errors import ConfigError
-from research.sampling.hooks import Hook, check_claims
-from research.sampling.interfaces import Guidance, Model, Solver, Task
+from research.sampling.interfaces import Guidance, Hook, ModelFacts, Solver, Task
 
 
-def check_plugs(guidance: Guidance, hooks: Sequence[Hook], model: Model, solver: Solver) -> None:
+def check_plugs(guidance: Guidance, hooks: Sequence[Hook], model: ModelFacts, solver: Solver) -> None:
     """Check that guidance and hooks fit model and scheduler, and the hooks one another.
 
     Raises:
@@ -24,7 +23,7 @@ def check_plugs(guidance: Guidance, hooks: Sequence[Hook], model: Model, solver:
     check_claims(hooks)
 
 
-def check_offers(key: str, plug: Guidance | Task | Hook, model: Model, solver: Solver) -> None:
+def check_offers(key: str, plug: Guidance | Task | Hook, model: ModelFacts, solver: Solver) -> None:
     """Check that model and scheduler offer what a guidance, task or hook requires.
 
     Raises:
@@ -48,11 +47,35 @@ _NEEDS = {
 }
 
 
-def checked_seeds(seeds: Sequence[int] | None) -> list[int]:
-    try:
-        listed = list(seeds)  # type: ignore[arg-type]
-    except TypeError:
-        raise ConfigError(f"seeds: found {seeds!r}; accepted is a list with one seed an image.") from None
+def check_claims(hooks: Sequence[Hook], claimed: frozenset[str] = frozenset(), by: str = "the task") -> None:
+    """Check that no two hooks claim the same.
+
+    Args:
+        claimed: what is claimed already, ``by`` somebody.
+
+    Raises:
+        ConfigError: two do.
+    """
+    owners = dict.fromkeys(claimed, by)
+    for hook in hooks:
+        name = type(hook).__name__
+        for claim in sorted(hook.claims):
+            if claim in owners:
+                raise ConfigError(
+                    f"hooks: {name} conflicts with {owners[claim]}, both change the {claim}; accepted is one of them."
+                )
+            owners[claim] = name
+
+
+def checked_seeds(seeds: Iterable[int] | None) -> list[int]:
+    """Seeds as ints, one an image.
+
+    Raises:
+        ConfigError: no list, an empty one, or one with something else than whole numbers from 0.
+    """
+    if not isinstance(seeds, Iterable):
+        raise ConfigError(f"seeds: found {seeds!r}; accepted is a list with one seed an image.")
+    listed = list(seeds)
     if not listed:
         raise ConfigError("seeds: found an empty list; accepted is one seed an image.")
     return [check_whole_number("seeds", seed) for seed in listed]

@@ -1,0 +1,87 @@
+"""Shapes of latents: of a latent diffusion model by its UNet and VAE, and of a model on pixels."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from research.errors import ConfigError, ModelError
+
+
+@dataclass(frozen=True)
+class LatentGeometry:
+    """The shapes of a latent diffusion model.
+
+    Attributes:
+        in_channels: of the UNet.
+        latent_channels: of the VAE.
+        sample_size: height and width of the latents it was made for.
+        vae_factor: pixels a latent, on a side.
+    """
+
+    in_channels: int
+    latent_channels: int
+    sample_size: tuple[int, int]
+    vae_factor: int
+
+    @classmethod
+    def of(cls, unet: Mapping[str, Any], vae: Mapping[str, Any]) -> LatentGeometry:
+        """From the configs of UNet and VAE; what they leave out has diffusers' defaults."""
+        size = unet.get("sample_size")
+        return cls(
+            in_channels=unet.get("in_channels", 4),
+            latent_channels=vae.get("latent_channels", 4),
+            sample_size=(size, size) if isinstance(size, int) else tuple(size or (64, 64)),
+            vae_factor=2 ** (len(vae.get("block_out_channels", (64,))) - 1),
+        )
+
+    def role(self, path: str) -> str:
+        """What the UNet's input channels are: "text" (latents alone), "inpaint" (mask, masked latents) or "depth".
+
+        Raises:
+            ModelError: none of these.
+        """
+        latent = self.latent_channels
+        roles = {latent: "text", 2 * latent + 1: "inpaint", latent + 1: "depth"}
+        if self.in_channels not in roles:
+            accepted = ", ".join(f"{channels} ({role})" for channels, role in roles.items())
+            raise ModelError(
+                f"model.path: the UNet of {path} takes {self.in_channels} input channels and its VAE makes {latent}; "
+                f"accepted are {accepted}."
+            )
+        return roles[self.in_channels]
+
+    def latent_shape(self, height: Any = None, width: Any = None) -> tuple[int, int, int]:
+        """Channels, height and width of the latents for an image of ``height`` x ``width`` pixels.
+
+        Raises:
+            ConfigError: a side is no positive multiple of the VAE's factor.
+        """
+        sides = []
+        for key, pixels, latent in (("height", height, self.sample_size[0]), ("width", width, self.sample_size[1])):
+            if pixels is None:
+                sides.append(latent)
+                continue
+            try:
+                number = None if isinstance(pixels, bool) else operator.index(pixels)
+            except TypeError:
+                number = None
+            if number is None or number < 1 or number % self.vae_factor:
+                raise ConfigError(
+                    f"task.{key}: found {pixels!r}; accepted is a positive multiple of {self.vae_factor}, the factor of the VAE."
+                )
+            sides.append(number // self.vae_factor)
+        return self.latent_channels, sides[0], sides[1]
+
+
+def pixel_shape(own: tuple[int, int, int], height: Any, width: Any) -> tuple[int, int, int]:
+    """Channels, height and width of a model on pixels, which makes one size.
+
+    Raises:
+        ConfigError: another size is asked for.
+    """
+    if (height, width) not in ((None, None), own[1:]):
+        raise ConfigError(f"task.height, task.width: found {height} x {width}; this model makes {own[1]} x {own[2]}.")
+    return own
