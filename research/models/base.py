@@ -16,10 +16,10 @@ from torch import Tensor
 from research.errors import ConfigError, ModelError
 from research.hashing import sha256_files
 from research.image_tensors import pixels_to_images
+from research.models.inspect.weights import check_safetensors, weight_files
 from research.models.patching import layer_names
 from research.models.summary import check_second
 from research.models.weak_model import WeakModels
-from research.models.inspect.weights import check_safetensors, weight_files
 from research.sampling.interfaces import Batch, Denoiser, Model, Solver
 from research.solvers.build import SolverFactory
 

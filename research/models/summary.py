@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from research.errors import ConfigError, ModelError
-from research.models.inspect.find_model import FAMILIES, find_pipeline, pipeline_class
 from research.models.geometry import LatentGeometry, pixel_shape
+from research.models.inspect.find_model import FAMILIES, find_pipeline, pipeline_class
 from research.models.inspect.safe_files import read_json
 from research.models.patching import has_attention, outlined_layers
 from research.models.scheduler_config import scheduler_config

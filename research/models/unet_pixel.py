@@ -10,9 +10,9 @@ from torch import Tensor
 
 from research.models.base import BaseModel
 from research.models.geometry import pixel_shape
+from research.models.inspect.weights import loaded_module
 from research.models.patching import has_attention
 from research.models.unet_denoiser import UnetDenoiser
-from research.models.inspect.weights import loaded_module
 from research.sampling.interfaces import Batch
 
 

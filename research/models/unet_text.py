@@ -16,11 +16,11 @@ from research.errors import ModelError
 from research.models.base import BaseModel
 from research.models.depth import DepthEstimator
 from research.models.geometry import LatentGeometry
+from research.models.inspect.weights import loaded_module
 from research.models.patching import has_attention
 from research.models.scheduler_config import mended
 from research.models.text import TextEncoder
 from research.models.unet_denoiser import UnetDenoiser
-from research.models.inspect.weights import loaded_module
 from research.sampling.interfaces import Batch
 
 _pictures = Cache("pictures", 256 * MIB)  # encoded; one of 512 x 512 takes 0.1 MB
