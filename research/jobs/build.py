@@ -20,6 +20,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 
 from research.errors import ConfigError, UserError
+from research.jobs.moved_names import current_name, with_current_names
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ def _is_named(target: Any, origin: Origin) -> bool:
 
 
 def _is_in(target: Any, rooms: Iterable[str]) -> bool:
-    return isinstance(target, str) and any(target.startswith(f"{room}.") for room in rooms)
+    return isinstance(target, str) and any(current_name(target).startswith(f"{room}.") for room in rooms)
 
 
 def _foreign(key: str, target: Any, role: Role, origin: Origin) -> ConfigError:
@@ -172,9 +173,9 @@ def build(node: Mapping[str, Any], key: str, origin: Origin = COMPOSED, /, **arg
             settings = {name: value for name, value in node.items() if name != "_target_"}
             return _built(own, {**copy.deepcopy(settings), **arguments})
         if not arguments:
-            return instantiate(dict(node), _convert_="all")
+            return instantiate(with_current_names(node), _convert_="all")
         # given past Hydra: a prompt may well hold "${", which in a config is an interpolation
-        return instantiate({**node, "_partial_": True}, _convert_="all")(**arguments)
+        return instantiate({**with_current_names(node), "_partial_": True}, _convert_="all")(**arguments)
     except UserError:
         raise
     except (InstantiationException, TypeError, ValueError, _Failed) as error:
@@ -240,7 +241,7 @@ def _fits(target: Any, role: Role) -> type | None:
     """The project's class of a name, if it fills the role."""
     if not _is_in(target, [role.room]):
         return None
-    module, _, name = target.rpartition(".")
+    module, _, name = current_name(target).rpartition(".")
     try:
         found = getattr(importlib.import_module(module), name, None)
     except ImportError:
@@ -269,7 +270,7 @@ def _own_class(node: Mapping[str, Any]) -> type | None:
     target = node.get("_target_")
     if not isinstance(target, str) or not target.startswith("research.") or _special(node, 0):
         return None
-    module, _, name = target.rpartition(".")
+    module, _, name = current_name(target).rpartition(".")
     try:
         found = getattr(importlib.import_module(module), name, None)
     except ImportError:

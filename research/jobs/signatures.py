@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from research.errors import ConfigError, nearest
+from research.jobs.moved_names import current_name
 
 UNKNOWN = object()  # a default that is no literal, or an argument without one
 
@@ -40,6 +41,7 @@ def signature(target: str) -> Signature | None:
     Raises:
         ConfigError: no such module, or no such name in it.
     """
+    target = current_name(target)
     module_name, module = _longest_module(target)
     rest = target[len(module_name) + 1 :].split(".")
     if module is None:
@@ -54,6 +56,7 @@ def signature(target: str) -> Signature | None:
 @lru_cache(maxsize=512)
 def method_arguments(target: str, method: str) -> frozenset[str]:
     """Names of the arguments of a method that the class itself defines; empty where the source does not tell."""
+    target = current_name(target)
     module_name, module = _longest_module(target)
     found = _find(module, target[len(module_name) + 1 :]) if module else None
     for item in found.node.body if found else ():
