@@ -27,6 +27,7 @@ OLD_CLASSES = [
     "research.models.gaussian_conditional.Gaussian",
     "research.models.gaussian_error.GaussianTask",
     "research.sampling.plugs.Guidance",
+    "research.sampling.hooks.Hook",
     "research.sampling.run.Run",
     "research.sampling.sampler.SampleResult",
     "research.schedulers.build.SolverFactory",
