@@ -9,6 +9,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -18,6 +19,7 @@ from rich.console import Console
 from support.sweep_samples import PROMPTS, write_job, write_sweep
 from test_rows import AWKWARD
 
+from research.jobs.record import JobResult
 from research.report import build_report, read_sweep
 from research.report.cli import main
 from research.report.contact_sheet import draw_contact_sheet
@@ -231,9 +233,15 @@ def _with_text(directory: Path, text: str) -> str:
     versions, info = {text.replace(": ", ""): text}, {"clip_score": {"definition": text, "model": text}}
     record = {**done.record, "images": [image], "versions": versions, "metrics_info": info, "overrides": [text]}
     record |= {"sweep_name": text, "device": text, "warnings": [text], "error": None}
+    failed = {**record, "job_id": "b", "status": "failed", "error": f"x {text}"}
     rows = [
-        replace(done, record=record, settings={**done.settings, "prompts": (text,), "task.note": text}),
-        replace(done, record={**record, "job_id": "b", "status": "failed", "error": f"x {text}"}, settings={}),
+        replace(
+            done,
+            result=msgspec.convert(record, JobResult),
+            derived={},
+            settings={**done.settings, "prompts": (text,), "task.note": text},
+        ),
+        replace(done, result=msgspec.convert(failed, JobResult), derived={}, settings={}),
     ]
     axes = [Axis("task.note", (None, text))]
     sweep = Sweep(directory, rows, axes, [text])
