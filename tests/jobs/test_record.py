@@ -113,7 +113,7 @@ def test_a_folder_without_a_record_is_no_damage(tmp_path: Path) -> None:
     with pytest.raises(NoRecord, match="no such file"):
         record.read_result(tmp_path)
     (tmp_path / "result.json").mkdir()
-    with pytest.raises(NoRecord):
+    with pytest.raises(DamagedRecord, match="is a folder"):
         record.read_result(tmp_path)
 
 
