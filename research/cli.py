@@ -18,13 +18,12 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
-from hydra._internal.utils import get_args_parser
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
 import research
 from research.errors import ConfigError, UserError
-from research.jobs import environment, signatures
+from research.jobs import environment, hydra_internals, signatures
 from research.jobs.compose import Composer, explained
 from research.jobs.overrides import parse
 from research.jobs.progress import LOGGER, configure_logging
@@ -33,9 +32,7 @@ from research.jobs.sweep_settings import settings_of
 
 _log = logging.getLogger(__name__)
 OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
-_IN_PROCESS = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 _SEARCHES = re.compile("optuna|nevergrad|ax_sweeper", re.IGNORECASE)
-_PRODUCT = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 
 
 def main() -> NoReturn:
@@ -117,9 +114,10 @@ def _sweep(composer: Composer, master: DictConfig, lines: list[str]) -> int:
     from research.jobs.machine_slots import place
     from research.jobs.plan_view import duplicates_note
     from research.jobs.planning import leave_out, plan_all
+    from research.jobs.points import points_of
     from research.jobs.sweep import prepare, run_in_worker, run_jobs
 
-    if master.hydra.sweeper._target_ != _PRODUCT:
+    if master.hydra.sweeper._target_ != hydra_internals.BASIC_SWEEPER:
         # a search (Optuna, say) draws its points as it goes: they cannot be planned
         from research.jobs import process_cache
         from research.jobs.summary import show_search
@@ -133,7 +131,7 @@ def _sweep(composer: Composer, master: DictConfig, lines: list[str]) -> int:
             process_cache.close_trackers()
         show_search(Path(master.hydra.sweep.dir))
         return OK
-    made = plan_all(composer, master, composer.points(master, lines))
+    made = plan_all(composer, master, points_of(composer, master, lines).found)
     note = None
     if settings_of(master).impossible == "skip":
         leave_out(made)
@@ -145,9 +143,9 @@ def _sweep(composer: Composer, master: DictConfig, lines: list[str]) -> int:
     if environment.world() > 1:
         from research.jobs.engines.ranks import check_launcher
 
-        check_launcher(master.hydra.launcher._target_, _IN_PROCESS)
+        check_launcher(master.hydra.launcher._target_, hydra_internals.BASIC_LAUNCHER)
         return _over_ranks(jobs)
-    in_process = master.hydra.launcher._target_ == _IN_PROCESS
+    in_process = master.hydra.launcher._target_ == hydra_internals.BASIC_LAUNCHER
     with place(jobs) if in_process else nullcontext():
         prepare(jobs)
         _log.info("sweep of %d jobs", len(jobs))
@@ -184,11 +182,12 @@ def _plan(composer: Composer, master: DictConfig, lines: list[str], args: argpar
     """Print what would run, and what cannot."""
     from research.jobs.plan_view import as_json, as_text
     from research.jobs.planning import full_checks, plan_all
+    from research.jobs.points import points_of
 
-    if sweep and master.hydra.sweeper._target_ != _PRODUCT:
+    if sweep and master.hydra.sweeper._target_ != hydra_internals.BASIC_SWEEPER:
         raise ConfigError("--plan: a search draws its points as it goes, so that they cannot be planned.")
     if sweep:
-        points = composer.sweep_points(master, lines)
+        points = points_of(composer, master, lines)
         made = plan_all(composer, master, points.found)
         made.left_out = points.excluded
         made.skips = settings_of(master).impossible == "skip"
@@ -232,13 +231,13 @@ def _show(args: argparse.Namespace, composer: Composer) -> int:
     elif args.info:
         hydra.show_info(args.info, name, lines, RunMode.RUN)
     elif args.hydra_help:
-        composer.list_once()
+        hydra_internals.list_groups_once(composer.loader)
         args.overrides = lines
-        hydra.hydra_help(name, get_args_parser(), args)
+        hydra.hydra_help(name, hydra_internals.command_parser(_Parser), args)
     else:
-        composer.list_once()
+        hydra_internals.list_groups_once(composer.loader)
         args.overrides = lines
-        hydra.app_help(name, get_args_parser(), args)
+        hydra.app_help(name, hydra_internals.command_parser(_Parser), args)
     return OK
 
 
@@ -252,12 +251,8 @@ class _Parser(argparse.ArgumentParser):
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     """Hydra's flags, with this project's version, and flags accepted between overrides too."""
-    parser = get_args_parser()
-    parser.__class__ = _Parser
+    parser = hydra_internals.command_parser(_Parser)
     parser.prog = "research"
-    version = next(action for action in parser._actions if "--version" in action.option_strings)
-    parser._remove_action(version)
-    del parser._option_string_actions["--version"]
     parser.add_argument("--version", action="store_true", help="Show the version")
     parser.add_argument("--plan", choices=("quick", "full"), help="Print what would run, and stop")
     parser.add_argument("--json", action="store_true", help="With --plan: for programs")

@@ -8,13 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from hydra import version
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.config_repository import CachingConfigRepository, IConfigRepository
-from hydra._internal.hydra import Hydra
-from hydra._internal.utils import create_config_search_path
-from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.object_type import ObjectType
 from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig
@@ -22,9 +16,9 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from research.errors import ConfigError
+from research.jobs import hydra_internals as internals
 from research.jobs import overrides as lines_of
-from research.jobs.composed_choices import Bases
-from research.jobs.points import Points, points_of
+from research.jobs.composed_choices import ComposedChoices
 from research.package import config_dir
 
 
@@ -44,18 +38,12 @@ class Composer:
         version.setbase("1.3")
         main = os.path.abspath(config_path) if config_path else str(config_dir())
         self.config_name = config_name or "config"
-        search_path = create_config_search_path(main)
-        if user_dir is not None:
-            folder = os.path.abspath(user_dir)
-            if not os.path.isdir(folder):
-                raise ConfigError(f"--config-dir: no folder '{user_dir}'; accepted is a folder of config groups.")
-            search_path.prepend("command-line", f"file://{folder}", SearchPathQuery(provider="schema", path=None))
+        folder = None if user_dir is None else os.path.abspath(user_dir)
+        if folder is not None and not os.path.isdir(folder):
+            raise ConfigError(f"--config-dir: no folder '{user_dir}'; accepted is a folder of config groups.")
         GlobalHydra.instance().clear()
-        self.hydra = Hydra.create_main_hydra2("research", search_path)
-        loader = self.hydra.config_loader
-        assert isinstance(loader, ConfigLoaderImpl)
-        self.loader = loader
-        self._bases: Bases | None = None
+        self.hydra, self.loader = internals.create_hydra(main, folder)
+        self._choices: ComposedChoices | None = None
         self._groups: dict[str, list[str]] | None = None
 
     def __enter__(self) -> Composer:
@@ -68,27 +56,9 @@ class Composer:
         """All config groups with their choices, those of the user's folders included."""
         if self._groups is None:
             with explained():
-                repository = self._repository(search_path)
-                names = _group_names(repository)
-                found = {name: repository.get_group_options(name, ObjectType.CONFIG) for name in names}
-                self._groups = {name: options for name, options in found.items() if options}
+                parsed = [lines_of.parse(line) for line in search_path]
+                self._groups = internals.repository(self.loader, self.config_name, parsed).groups()
         return self._groups
-
-    def list_once(self) -> None:
-        """Let Hydra's help, which asks for the choices of one group after the other, ask the same repository each time."""
-        repository = CachingConfigRepository(self.loader.repository)
-
-        def options(group_name: str, results_filter: Any = ObjectType.CONFIG, *_: Any, **__: Any) -> list[str]:
-            return repository.get_group_options(group_name, results_filter)
-
-        self.loader.get_group_options = options  # type: ignore[method-assign]
-
-    def _repository(self, search_path: Sequence[str]) -> IConfigRepository:
-        # the loader's own listing builds a repository anew for each question, which costs more than all the answers
-        parsed = [lines_of.parse(line) for line in search_path]
-        repository = CachingConfigRepository(self.loader.repository)
-        self.loader._process_config_searchpath(self.config_name, parsed, repository)
-        return repository
 
     def normalise(self, lines: Sequence[str]) -> list[str]:
         """Overrides checked against the grammar and the groups; see `overrides.normalise`."""
@@ -101,15 +71,6 @@ class Composer:
         with explained():
             return self.hydra.compose_config(self.config_name, fixed, RunMode.MULTIRUN)
 
-    def points(self, master: DictConfig, lines: Sequence[str]) -> list[list[str]]:
-        """The overrides of each job of a sweep, the experiment's own axes first; see `research.jobs.points`."""
-        return self.sweep_points(master, lines).found
-
-    def sweep_points(self, master: DictConfig, lines: Sequence[str]) -> Points:
-        """The same, with what was left out on the way."""
-        with explained():
-            return points_of(self, master, lines)
-
     def job(self, master: DictConfig, point: Sequence[str]) -> dict[str, Any]:
         """The resolved config of one job, as plain dicts, lists and numbers, without the ``hydra`` node."""
         own = [line for line in master.hydra.overrides.hydra if not line.startswith("hydra.mode=")]
@@ -118,15 +79,9 @@ class Composer:
         choices = [line for line, o in zip(point, parsed, strict=True) if lines_of.is_choice(o, groups)]
         values = [o for o in parsed if not lines_of.is_choice(o, groups)]
         with explained():
-            if self._bases is None:
-                self._bases = Bases(self.loader, self.config_name, groups)
-            return self._bases.of((*own, *choices)).with_values(values)
-
-
-def _group_names(repository: IConfigRepository, parent: str = "") -> list[str]:
-    children = repository.get_group_options(parent, ObjectType.GROUP)
-    names = [f"{parent}/{child}" if parent else child for child in children]
-    return [found for name in names for found in (name, *_group_names(repository, name))]
+            if self._choices is None:
+                self._choices = ComposedChoices(self.loader, self.config_name, groups)
+            return self._choices.of((*own, *choices)).with_values(values)
 
 
 @contextmanager

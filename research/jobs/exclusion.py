@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from research.errors import ConfigError
 from research.jobs import overrides as lines_of
-
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
-
-    from research.jobs.compose import Composer
 
 Lookup = Callable[[str], Any]  # the value of a key at a point; MISSING where it has none
 Test = Callable[[Lookup], bool]
@@ -103,41 +98,35 @@ def _value(word: str) -> Any:
 
 
 class Rules:
-    """The rules of ``sweep.exclude`` at points. Keys that a point does not say are looked up in what it composes to."""
+    """The rules of ``sweep.exclude`` at points.
 
-    def __init__(self, composer: Composer, master: DictConfig, given: Sequence[Any], order: Sequence[str]):
-        self._composer, self._master = composer, master
+    Args:
+        given: the rules as they stand in the config.
+        order: the keys of points, for messages.
+        composed: of a point, the lookup of keys that it does not say itself.
+    """
+
+    def __init__(self, given: Sequence[Any], order: Sequence[str], composed: Callable[[Sequence[str]], Lookup]):
         self._rules: list[Test] = [rule(given, f"sweep.exclude[{i}]") for i, given in enumerate(given)]
         self._asked: dict[str, bool] = {}
-        self._order = order
+        self._order, self._composed = order, composed
         self.excluded = 0
 
     def keep(self, point: Sequence[str]) -> bool:
+        """Whether no rule leaves a point out."""
         if not self._rules:
             return True
-        said = {o.get_key_element().lstrip("+"): o.value() for o in map(lines_of.parse, point) if not o.is_delete()}
-        composed: list[Any] = []
+        given = {o.get_key_element().lstrip("+"): o.value() for o in map(lines_of.parse, point) if not o.is_delete()}
+        composed = self._composed(point)
 
         def lookup(key: str) -> Any:
-            found = said.get(key, MISSING)
-            if found is MISSING and key in self._composer.groups():
-                found = self._master.hydra.runtime.choices.get(key, MISSING)
-            elif found is MISSING:
-                if not composed:
-                    composed.append(self._composed(point))
-                found = _select(composed[0], key)
+            found = given[key] if key in given else composed(key)
             self._asked[key] = self._asked.get(key, False) or found is not MISSING
             return found
 
         dropped = True in [test(lookup) for test in self._rules]
         self.excluded += dropped
         return not dropped
-
-    def _composed(self, point: Sequence[str]) -> Any:
-        try:
-            return self._composer.job(self._master, point)
-        except ConfigError:
-            return {}  # an impossible point is said to be one when it is planned
 
     def check_keys(self) -> None:
         """Refuse rules about keys that no point has: they would be typing errors that leave nothing out."""
@@ -149,7 +138,8 @@ class Rules:
                 )
 
 
-def _select(config: Any, key: str) -> Any:
+def select(config: Any, key: str) -> Any:
+    """The value of a dotted key in a config of plain dicts; MISSING where it has none."""
     for name in key.split("."):
         if not isinstance(config, dict) or name not in config:
             return MISSING

@@ -94,7 +94,7 @@ def _check_choices(override: Override, groups: Groups) -> None:
             raise ConfigError(f"{group}: found {found}; accepted: {', '.join(sorted(options))}.")
     if group == "hydra/sweeper" and "optuna" not in options:
         options = [option for option in options if option != "search"]  # which builds on it
-    for choice in _choices(override):
+    for choice in choices_of(override):
         if choice not in options:
             short = group.removeprefix("hydra/")
             more = _missing(options) if group == "hydra/launcher" else []
@@ -115,7 +115,7 @@ def _to_install(names: Sequence[str]) -> str:
     return f"; with a package to install: {', '.join(sorted(names))}" if names else ""
 
 
-def _choices(override: Override) -> list[str]:
+def choices_of(override: Override) -> list[str]:
     """Every choice an override names; a sweep names several."""
     value: Any = override._value
     if override.is_sweep_override():

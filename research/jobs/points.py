@@ -7,19 +7,18 @@ import math
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any
 
 from hydra.core.override_parser.types import Override, RangeSweep
 from omegaconf import DictConfig, OmegaConf
 
 from research.errors import ConfigError
 from research.jobs import overrides as lines_of
-from research.jobs.exclusion import Rules
+from research.jobs.compose import Composer, explained
+from research.jobs.exclusion import MISSING, Lookup, Rules, select
 from research.jobs.point_files import read_points
 from research.jobs.sweep_settings import SweepSettings, settings_of
-
-if TYPE_CHECKING:
-    from research.jobs.compose import Composer
 
 _log = logging.getLogger(__name__)
 _LISTED = 1_000_000  # values of an axis, or points, that are gone through one by one
@@ -66,6 +65,11 @@ def points_of(composer: Composer, master: DictConfig, lines: Sequence[str]) -> P
     Raises:
         ConfigError: a setting is wrong, axes contradict each other, or there are no points or too many.
     """
+    with explained():
+        return _points(composer, master, lines)
+
+
+def _points(composer: Composer, master: DictConfig, lines: Sequence[str]) -> Points:
     settings = settings_of(master)
     axes, order = _axes(composer, master, lines, settings)
     found = Points(axes=axes, total=math.prod(len(axis.rows) for axis in axes))
@@ -75,7 +79,7 @@ def points_of(composer: Composer, master: DictConfig, lines: Sequence[str]) -> P
             f"sweep.max_points: the sweep has {wanted:,} points ({_sizes(axes)}), and {settings.max_points:,} are accepted; "
             f"raise it with sweep.max_points={wanted}, draw some with sweep.sample=N, or leave values out."
         )
-    rules = Rules(composer, master, settings.exclude, order)
+    rules = Rules(settings.exclude, order, partial(_composed_value, composer, master))
     if settings.sample is None:
         found.found = [
             point for point in (_point(axes, place, order) for place in range(found.total)) if rules.keep(point)
@@ -89,6 +93,23 @@ def points_of(composer: Composer, master: DictConfig, lines: Sequence[str]) -> P
             f"sweep.exclude: leaves none of the {found.total} points; accepted are rules that leave some."
         )
     return found
+
+
+def _composed_value(composer: Composer, master: DictConfig, point: Sequence[str]) -> Lookup:
+    """What a point composes to, for keys that it does not say itself; composed when it is first asked."""
+    composed: list[Any] = []
+
+    def lookup(key: str) -> Any:
+        if key in composer.groups():
+            return master.hydra.runtime.choices.get(key, MISSING)
+        if not composed:
+            try:
+                composed.append(composer.job(master, point))
+            except ConfigError:
+                composed.append({})  # an impossible point is said to be one when it is planned
+        return select(composed[0], key)
+
+    return lookup
 
 
 # -- axes

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from omegaconf import OmegaConf
 from PIL import Image
 
@@ -26,6 +25,7 @@ from research.jobs import environment, process_cache, record
 from research.jobs.build import Origin, build, check_names, names_in
 from research.jobs.claims import TIMEOUT, claim
 from research.jobs.compose import Composer, explained
+from research.jobs.hydra_internals import apply_overrides
 from research.jobs.identity import ID_LENGTH, canonical, job_digest
 from research.jobs.overrides import as_written, is_choice, parse
 from research.jobs.plan_cache import Forgetful
@@ -107,7 +107,7 @@ class Definitions:
         with explained():
             # a record is resolved already: what looks like an interpolation is text, not something to look up here
             node = OmegaConf.create({"metrics": _as_text(copy.deepcopy(dict(metrics)))})
-            ConfigLoaderImpl._apply_overrides_to_config(self._values, node)
+            apply_overrides(self._values, node)
             found = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
         assert isinstance(found, dict)
         return dict(found["metrics"])

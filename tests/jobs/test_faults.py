@@ -17,6 +17,7 @@ from support.small_jobs import settings_of, working_folder
 from research.cli import run
 from research.jobs import faults
 from research.jobs.compose import Composer
+from research.jobs.points import points_of
 from research.jobs.progress import configure_logging
 from research.jobs.record import ImageRecord, JobResult, StoreError, read_result
 from research.jobs.shared_batches import SharedBatches
@@ -70,7 +71,7 @@ def planned(*lines: str) -> list[Any]:
     with Composer() as composer:
         normal = composer.normalise(lines)
         master = composer.master(normal)
-        return plan(composer, master, composer.points(master, normal))
+        return plan(composer, master, points_of(composer, master, normal).found)
 
 
 def results(folder: Path) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ import pytest
 
 from research.jobs.compose import Composer
 from research.jobs.identity import job_id
+from research.jobs.points import points_of
 from research.jobs.validate import validate
 
 
@@ -174,7 +175,7 @@ def test_jobs_of_a_plan_have_the_ids_they_have_alone(base: list[str], identify: 
     with Composer() as composer:
         lines = composer.normalise(["tracker=none", "metrics=none", *base, *axes])
         master = composer.master(lines)
-        jobs = plan(composer, master, composer.points(master, lines))
+        jobs = plan(composer, master, points_of(composer, master, lines).found)
     assert len({job.id for job in jobs}) == 16
     for job in jobs[::5]:
         assert job.id == identify(*job.overrides[2:])

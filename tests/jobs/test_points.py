@@ -11,13 +11,14 @@ import pytest
 from research.errors import ConfigError
 from research.jobs.compose import Composer
 from research.jobs.exclusion import MISSING, rule
+from research.jobs.points import points_of
 
 
 def points(*lines: str, config_dir: Path | None = None) -> list[str]:
     """The points of a command line, each as a person writes it."""
     with Composer(None if config_dir is None else str(config_dir)) as composer:
         normal = composer.normalise(lines)
-        found = composer.points(composer.master(normal), normal)
+        found = points_of(composer, composer.master(normal), normal).found
     return [" ".join(line.lstrip("+") for line in point) for point in found]
 
 
@@ -142,7 +143,7 @@ def test_points_from_a_file(suffix: str, tmp_path: Path) -> None:
     with Composer() as composer:
         lines = composer.normalise([f"sweep.points={file}", "seed=0,1"])
         master = composer.master(lines)
-        jobs = [composer.job(master, point) for point in composer.points(master, lines)]
+        jobs = [composer.job(master, point) for point in points_of(composer, master, lines).found]
     assert [(j["scheduler"]["name"], j["seed"]) for j in jobs] == [("ddim", 0), ("ddim", 1), ("euler", 0), ("euler", 1)]
     assert jobs[0]["task"]["negative_prompt"] == rows[0]["task.negative_prompt"]
     assert jobs[0]["guidance"]["scale"] == 3

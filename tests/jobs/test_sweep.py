@@ -18,6 +18,7 @@ import research
 from research.cli import run
 from research.jobs import process_cache
 from research.jobs.compose import Composer
+from research.jobs.points import points_of
 from research.jobs.sweep import plan
 
 PLUGS = """
@@ -59,7 +60,7 @@ def planned(*lines: str) -> list[Any]:
     with Composer() as composer:
         normal = composer.normalise(lines)
         master = composer.master(normal)
-        return plan(composer, master, composer.points(master, normal))
+        return plan(composer, master, points_of(composer, master, normal).found)
 
 
 def test_a_sweep_ends_with_its_table(here: Path, base: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -145,7 +146,7 @@ def test_quickstart_is_planned() -> None:
     with Composer() as composer:
         lines = composer.normalise(["experiment=quickstart"])
         master = composer.master(lines)
-        points = composer.points(master, lines)
+        points = points_of(composer, master, lines).found
         jobs = [composer.job(master, point) for point in points]
     assert len(points) >= 12
     assert {job["sweep_name"] for job in jobs} == {"quickstart"}

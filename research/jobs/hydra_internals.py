@@ -1,0 +1,132 @@
+"""The one door to what Hydra and argparse keep for themselves: composing without running, and the parser of Hydra's flags.
+
+Whatever the project uses of these libraries beyond what they document passes through this file, so that a new version of
+theirs is met here and in tests/jobs/test_hydra_internals.py, which names what has moved.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import CachingConfigRepository, IConfigRepository
+from hydra._internal.defaults_list import create_defaults_list
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path, get_args_parser
+from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.default_element import GroupDefault, ResultDefault
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.types import Override
+from hydra.plugins.config_source import ConfigResult
+from omegaconf import DictConfig
+
+BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"  # runs jobs in this process
+BASIC_SWEEPER = (
+    "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"  # the product of axes, whose points can be planned
+)
+
+
+class Repository(CachingConfigRepository):
+    """The YAML files of a search path, each read once."""
+
+    def __init__(self, delegate: IConfigRepository):
+        super().__init__(delegate)
+        self.copies = _Copies(self)  # the same for composing, which moves nodes out of what it is given
+
+    def groups(self) -> dict[str, list[str]]:
+        """Every group with its choices."""
+        found = {name: self.get_group_options(name, ObjectType.CONFIG) for name in self._group_names()}
+        return {name: options for name, options in found.items() if options}
+
+    def _group_names(self, parent: str = "") -> list[str]:
+        children = self.get_group_options(parent, ObjectType.GROUP)
+        names = [f"{parent}/{child}" if parent else child for child in children]
+        return [found for name in names for found in (name, *self._group_names(name))]
+
+
+class _Copies(CachingConfigRepository):
+    def load_config(self, config_path: str) -> ConfigResult | None:
+        return copy.deepcopy(self.delegate.load_config(config_path))
+
+
+def create_hydra(main: str, user: str | None) -> tuple[Hydra, ConfigLoaderImpl]:
+    """Hydra over the folder of the project's configs, and before it one of the user's."""
+    search_path = create_config_search_path(main)
+    if user is not None:
+        search_path.prepend("command-line", f"file://{user}", SearchPathQuery(provider="schema", path=None))
+    hydra = Hydra.create_main_hydra2("research", search_path)
+    loader = hydra.config_loader
+    assert isinstance(loader, ConfigLoaderImpl)
+    return hydra, loader
+
+
+def repository(loader: ConfigLoaderImpl, config_name: str, search_path: Sequence[Override]) -> Repository:
+    """The files of a loader's search path and of ``hydra.searchpath``. Building it costs more than all its answers."""
+    found = Repository(loader.repository)
+    loader._process_config_searchpath(config_name, list(search_path), found)
+    return found
+
+
+def list_groups_once(loader: ConfigLoaderImpl) -> None:
+    """Let Hydra's help, which asks for the choices of one group after the other, ask one repository each time."""
+    files = CachingConfigRepository(loader.repository)
+
+    def options(group_name: str, results_filter: Any = ObjectType.CONFIG, *_: Any, **__: Any) -> list[str]:
+        return files.get_group_options(group_name, results_filter)
+
+    loader.get_group_options = options  # type: ignore[method-assign]
+
+
+def list_parts(
+    files: Repository, config_name: str, lines: Sequence[Override]
+) -> tuple[list[ResultDefault], list[Override]]:
+    """The config files that overrides lead to, in the order in which they are merged and less those of Hydra, and the
+    overrides of single values among them."""
+    made = create_defaults_list(
+        repo=files, config_name=config_name, overrides_list=list(lines), prepend_hydra=True, skip_missing=False
+    )
+    # what is Hydra's own was composed with the sweep, and costs more than all the rest
+    parts = [part for part in made.defaults if not _is_of_hydra(part)]
+    return parts, [override for override in made.config_overrides if not override.is_hydra_override()]
+
+
+def merge_parts(loader: ConfigLoaderImpl, parts: Sequence[ResultDefault], files: Repository) -> DictConfig:
+    """Config files merged in their order, each where its package says."""
+    return loader._compose_config_from_defaults_list(defaults=list(parts), repo=files.copies)
+
+
+def apply_overrides(overrides: Iterable[Override], config: DictConfig) -> None:
+    """Set, add and delete single values in a config, in place, as Hydra does."""
+    ConfigLoaderImpl._apply_overrides_to_config(list(overrides), config)
+
+
+def has_interpolated_defaults(result: ConfigResult) -> bool:
+    """Whether a file's defaults list looks at the choices of others: ``optional model_task: ${model}_${task}``."""
+    entries = result.defaults_list or ()
+    return any(
+        "${" in f"{entry.get_name() if not isinstance(entry, GroupDefault) else entry.value}{entry.package}"
+        for entry in entries
+        if not entry.is_self()
+    )
+
+
+def has_defaults(result: ConfigResult) -> bool:
+    """Whether a file asks for others."""
+    return any(not entry.is_self() for entry in result.defaults_list or ())
+
+
+def _is_of_hydra(part: ResultDefault) -> bool:
+    return (part.config_path or "").startswith("hydra/") or (part.package or "").split(".")[0] == "hydra"
+
+
+def command_parser(kind: type[argparse.ArgumentParser]) -> argparse.ArgumentParser:
+    """The parser of Hydra's flags as one of another class, without ``--version``, which would say Hydra's."""
+    parser = get_args_parser()
+    parser.__class__ = kind
+    version = next(action for action in parser._actions if "--version" in action.option_strings)
+    parser._remove_action(version)
+    del parser._option_string_actions["--version"]
+    return parser
