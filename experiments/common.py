@@ -1,14 +1,14 @@
 """What the studies' analyses share: jobs with the scores of their images, intervals, tables and the look of the figures.
 
-A *unit* is what was drawn independently: the prompt (its images averaged), or the image where there is one prompt or none.
-Intervals are 95 % ones over units, so they hold what other prompts and seeds of the kind would change; but for an FID of several
-images a prompt, whose interval holds what other seeds would. Jobs draw the same units, and differences between jobs are
+Intervals are 95 % ones by `research.statistics`: over prompts where there are several with several images, over images otherwise,
+so that they hold what other prompts and seeds of the kind would change. Jobs draw the same, and differences between jobs are
 paired: their intervals are of the differences themselves.
 """
 
 from __future__ import annotations
 
 import csv
+import math
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,37 +20,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from scipy import stats
 
+from research import statistics
 from research.drawing import COLOURS, GRID, INK, MARKERS
 from research.errors import UserError
 from research.results.read import Row, read_sweep
+from research.statistics import PROMPTS, Estimate, unit_of
 
 __all__ = ["COLOURS", "GRID", "INK", "MARKERS"]
 
 Key = tuple[Any, ...]  # the unit, then what tells its images apart
 Array = NDArray[np.float64]
-LEVEL, LEAST_FOR_BOOTSTRAP, RESAMPLES = 0.95, 20, 2000
 LARGEST_FIGURE = 200_000  # bytes
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A number, the ends of its 95 % interval, and over how many units."""
-
-    value: float
-    low: float
-    high: float
-    n: int
-
-    @property
-    def told_apart(self) -> bool:
-        """Of a difference: whether its interval leaves out 0."""
-        return not self.low <= 0 <= self.high
-
-    def shown(self, digits: int = 1, sign: str = "") -> str:
-        form = f"{sign}.{digits}f"
-        return f"{self.value:{form}} ({self.low:{form}} to {self.high:{form}})"
 
 
 def jobs(folder: Path) -> list[Row]:
@@ -102,10 +83,8 @@ def single(cells: Mapping[Any, list[Row]]) -> dict[Any, Row]:
 
 
 def image_keys(row: Row, *more: Any) -> list[Key]:
-    """One key an image: its unit, its seed, and what the caller adds."""
-    prompts = {image.get("prompt") or "" for image in row.images}
-    alone = len(prompts) < 2
-    return [(image["seed"] if alone else image.get("prompt") or "", image["seed"], *more) for image in row.images]
+    """One key an image: its prompt, its seed, and what the caller adds."""
+    return [(image["prompt"] or "", image["seed"], *more) for image in row.images]
 
 
 def scores(row: Row, metric: str, *more: Any) -> dict[Key, float]:
@@ -114,29 +93,14 @@ def scores(row: Row, metric: str, *more: Any) -> dict[Key, float]:
     return dict(zip(image_keys(row, *more), map(float, listed), strict=True))
 
 
-def by_unit(values: Mapping[Key, float]) -> Array:
-    """The mean of each unit's images."""
-    units: dict[Any, list[float]] = {}
-    for key, value in values.items():
-        units.setdefault(key[0], []).append(value)
-    return np.array([np.mean(found) for found in units.values()])
-
-
 def mean(values: Mapping[Key, float]) -> Estimate:
-    """The mean over units: BCa bootstrap, and below 20 units the t interval."""
-    found = by_unit(values)
-    n, value = len(found), float(found.mean())
-    if n < 2:
-        return Estimate(value, np.nan, np.nan, n)
-    if np.ptp(found) <= 1e-12 * max(1.0, abs(value)):
-        return Estimate(value, value, value, n)
-    if n < LEAST_FOR_BOOTSTRAP:
-        half = float(stats.t.ppf((1 + LEVEL) / 2, n - 1) * stats.sem(found))
-        return Estimate(value, value - half, value + half, n)
-    ends = stats.bootstrap(
-        (found,), np.mean, n_resamples=RESAMPLES, confidence_level=LEVEL, rng=np.random.default_rng(0)
-    ).confidence_interval
-    return Estimate(value, float(ends.low), float(ends.high), n)
+    """The mean over images with its interval over prompts, or over images where there is one a prompt."""
+    prompts = [str(key[0]) for key in values]
+    found = statistics.mean(list(values.values()), prompts if unit_of(prompts) == PROMPTS else None)
+    if found is not None:
+        return found
+    value = float(np.mean(list(values.values())))
+    return Estimate(value, math.nan, math.nan, math.nan, math.nan, len(values), 0, "one unit")
 
 
 def difference(a: Mapping[Key, float], b: Mapping[Key, float]) -> Estimate:
@@ -146,41 +110,29 @@ def difference(a: Mapping[Key, float], b: Mapping[Key, float]) -> Estimate:
 
 @dataclass(frozen=True, eq=False)
 class SetScore:
-    """The FID of a set of images, and what it is without each of them in turn.
+    """The FID of a set of images, and what it is without each of its units in turn.
 
     Attributes:
         fid: of all of them.
-        without: [N].
-        strata: the unit of each image, where each unit has two images and more; None where there is one a unit.
+        without: [units].
     """
 
     fid: float
     without: Array
-    strata: NDArray[np.int64] | None = None
 
     @property
     def estimate(self) -> Estimate:
-        return _jackknife(self.fid, self.without, self.strata)
+        return self._jackknifed(self.fid, self.without)
 
     def less(self, other: SetScore) -> Estimate:
         """The paired difference of two sets of the same images' seeds and prompts."""
-        return _jackknife(self.fid - other.fid, self.without - other.without, self.strata)
+        return self._jackknifed(self.fid - other.fid, self.without - other.without)
 
-
-def _jackknife(value: float, without: Array, strata: NDArray[np.int64] | None) -> Estimate:
-    """The interval of a number from what it is without each image (the delete-one jackknife, which repeats none).
-
-    With strata (several images a prompt) prompts are what they are, and the interval is of what other seeds would change.
-    """
-    n = len(without)
-    groups = np.zeros(n, dtype=np.int64) if strata is None else strata
-    size = np.bincount(groups)
-    centre = np.bincount(groups, without) / size
-    squares = np.bincount(groups, (without - centre[groups]) ** 2)
-    # leaving an image out moves the number by its influence over n - 1, within its stratum too
-    variance = float((size / (size - 1) * squares).sum()) * ((n - 1) / n) ** 2
-    half = float(stats.t.ppf((1 + LEVEL) / 2, n - len(size)) * np.sqrt(variance))
-    return Estimate(value, value - half, value + half, n if strata is None else len(size))
+    def _jackknifed(self, value: float, without: Array) -> Estimate:
+        # each unit counts once: what is drawn is a prompt with its images
+        found = statistics.jackknife(value, without, [1] * len(without))
+        assert found is not None, "fewer than three units"
+        return found
 
 
 def features(row: Row, *more: Any) -> dict[Key, Array]:
@@ -194,24 +146,19 @@ def features(row: Row, *more: Any) -> dict[Key, Array]:
 
 def fid(vectors: Mapping[Key, Array], row: Row) -> SetScore:
     """The FID of images against the reference that a job's config names."""
-    import torch
-
+    from research.compare.resampling import Frechet, replicate
     from research.metrics import FID
-    from research.metrics.frechet import distance_of_features
 
     config = {key: value for key, value in setting(row, "metrics.fid").items() if key != "_target_"}
     _, reference = FID(**config).load("cpu")
-    whole = torch.from_numpy(np.stack(list(vectors.values())))
-    units = np.unique([str(key[0]) for key in vectors], return_inverse=True)[1]
-
-    def distance(without: int | None = None) -> float:
-        kept = torch.ones(len(whole), dtype=torch.bool)
-        if without is not None:
-            kept[without] = False
-        return distance_of_features(whole[kept], reference.gaussian)
-
-    left = np.array([distance(place) for place in range(len(whole))])
-    return SetScore(distance(), left, units if np.bincount(units).min() > 1 else None)
+    whole = np.stack(list(vectors.values()))
+    prompts = [str(key[0]) for key in vectors]
+    units: list[Any] = prompts if unit_of(prompts) == PROMPTS else list(vectors)
+    which = np.unique([repr(unit) for unit in units], return_inverse=True)[1]
+    gaussian = reference.gaussian
+    distance = Frechet(whole, gaussian.mean.numpy(), gaussian.covariance.numpy())
+    found = replicate([distance], [np.asarray(which, dtype=np.intp)], np.arange(which.max() + 1))
+    return SetScore(found.full, found.without)
 
 
 def has(rows: Sequence[Row], metric: str) -> bool:

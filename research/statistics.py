@@ -1,30 +1,39 @@
-"""Intervals, tests and sample sizes for differences of means and of statistics of sets. Needs numpy and scipy, never torch.
+"""The project's intervals, paired differences, tests, corrections and sample sizes: report, comparison and studies call these and
+compute none of their own. Needs numpy and scipy, never torch.
 
-Which interval is used where, and why:
+**The unit.** Images of one prompt are not independent: what makes a prompt hard is the same for all of them. Where there are
+several prompts with several images, what was drawn at random is the prompt, and an interval over prompts says what other prompts
+of the kind would give; else it is the image (`unit_of`).
 
-* A mean of paired differences: the BCa bootstrap (Efron 1987), which corrects bias and skewness; below `LEAST_FOR_BOOTSTRAP`
-  differences, where a bootstrap is too narrow, and above `MOST_FOR_BOOTSTRAP`, where it changes nothing, the t interval.
-* A distance of a set (FID, KID, CMMD): the delete-one (or delete-group) jackknife of the difference, corrected for bias. Images
-  drawn with replacement repeat themselves, so a bootstrapped FID lies above the FID by about its own bias once more, and a
-  percentile interval of it misses the truth. Leaving images out repeats none, and takes the bias of order 1/n away.
+**A mean** (`mean`, `paired_difference`): Student's t over units, corrected for skewness by Hall's transformation, which needs no
+resampling and gives the same interval each time. Coverage at a nominal 95 % by simulation (``python benchmarks/coverage.py``;
+normal, heavy-tailed, skewed, bounded and two-peaked numbers, clustered or not, equal or unequal clusters): 93 to 97 % from 16
+units on. Of 8 units it is 93 to 96 %, and down to 87 % where one unit in five lies far from the others. Plain t falls to 91 %
+at 16 skewed units, BCa bootstrap intervals to 88 to 91 % at 16 units of any shape, and images of one prompt taken for
+independent to below 70 %.
+
+**A distance of a set** (FID, KID, CMMD): the delete-one (or delete-group) jackknife of the difference, corrected for bias. Images
+drawn with replacement repeat themselves, so a bootstrapped FID lies above the FID by about its own bias once more, and a
+percentile interval of it misses the truth. Leaving images out repeats none, and takes the bias of order 1/n away.
 """
 
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 Array = NDArray[np.float64]
-LEAST_FOR_BOOTSTRAP, MOST_FOR_BOOTSTRAP = 20, 5_000
-RESAMPLES = 9_999
-_VALUES_AT_ONCE = 4_000_000
-BCA, STUDENT, JACKKNIFE, WELCH, EXACT = "bootstrap BCa", "t", "jackknife", "Welch t", "exact"
+LEVEL = 0.95
+IMAGES, PROMPTS = "images", "prompts"
+SKEWED, STUDENT, JACKKNIFE, WELCH, EXACT = "t corrected for skewness", "t", "jackknife", "Welch t", "exact"
 MOST_IMAGES = 10_000_000
 
 
@@ -45,11 +54,21 @@ class Estimate:
     value: float
     low: float
     high: float
-    se: float
-    p: float
-    n: int
-    freedom: float
-    method: str
+    se: float = math.nan
+    p: float = math.nan
+    n: int = 0
+    freedom: float = math.nan
+    method: str = ""
+
+    @property
+    def told_apart(self) -> bool:
+        """Of a difference: whether its interval leaves out 0."""
+        return not self.low <= 0 <= self.high
+
+    def shown(self, digits: int = 1, sign: str = "") -> str:
+        """The value with the ends of its interval."""
+        form = f"{sign}.{digits}f"
+        return f"{self.value:{form}} ({self.low:{form}} to {self.high:{form}})"
 
     @property
     def deviation(self) -> float:
@@ -61,58 +80,95 @@ class Estimate:
         return replace(self, value=-self.value, low=-self.high, high=-self.low)
 
 
-def mean_difference(differences: Sequence[float] | Array, level: float = 0.95, seed: int = 0) -> Estimate | None:
-    """The mean of paired differences [n], one an independent unit; None for fewer than two.
+def unit_of(prompts: Sequence[str]) -> str:
+    """What was drawn at random of images with these prompts, one each: `PROMPTS` where there are several prompts and several
+    images of one, else `IMAGES`."""
+    counts = Counter(prompts)
+    return PROMPTS if len(counts) > 1 and max(counts.values()) > 1 else IMAGES
+
+
+def mean(
+    values: Sequence[float] | Array,
+    units: Sequence[Hashable] | None = None,
+    level: float = LEVEL,
+    bounds: tuple[float, float] | None = None,
+) -> Estimate | None:
+    """The mean of numbers with its interval over units; None for fewer than two units.
+
+    A unit counts once, however many numbers it has. The interval is Hall's (1992, "On the removal of skewness by
+    transformation", JRSS B 54): with T the studentised mean and a = skewness / (3 sqrt n), the monotone
+    ``g(T) = T + a T^2 + a^2 T^3 / 3 + a / 2`` is compared with Student's t.
 
     Args:
-        differences: finite.
+        values: [n], finite.
+        units: [n], which unit each belongs to; each is one by itself by default.
         level: of the interval.
-        seed: of the bootstrap.
+        bounds: that no value passes: the interval ends there at the latest.
     """
-    d = np.asarray(differences, dtype=np.float64)
-    n = len(d)
+    x = np.asarray(values, dtype=np.float64)
+    if units is not None:
+        x = _by_unit(x, units)
+    n = len(x)
     if n < 2:
         return None
-    mean, se = float(d.mean()), float(d.std(ddof=1) / math.sqrt(n))
-    if se <= 1e-12 * max(1.0, abs(mean)):  # all the same: what is left is rounding
-        return Estimate(mean, mean, mean, 0.0, 1.0 if mean == 0 else 0.0, n, n - 1, EXACT)
-    estimate = _student(mean, se, n, n - 1, level, STUDENT)
-    if not LEAST_FOR_BOOTSTRAP <= n <= MOST_FOR_BOOTSTRAP:
-        return estimate
-    ends = _bca(d, level, seed)
-    return estimate if ends is None else replace(estimate, low=ends[0], high=ends[1], method=BCA)
+    centre, deviation = float(x.mean()), float(x.std(ddof=1))
+    se = deviation / math.sqrt(n)
+    if se <= 1e-12 * max(1.0, abs(centre)):  # all the same: what is left is rounding
+        return Estimate(centre, centre, centre, 0.0, 1.0 if centre == 0 else 0.0, n, n - 1, EXACT)
+    skewness = float(((x - centre) ** 3).mean()) / (deviation**2 * (n - 1) / n) ** 1.5
+    a = skewness / (3 * math.sqrt(n))
+    quantile = _t_quantile((1 + level) / 2, n - 1)
+    low, high = centre - _hall_inverse(quantile, a) * se, centre - _hall_inverse(-quantile, a) * se
+    if bounds is not None:
+        low, high = max(low, bounds[0]), min(high, bounds[1])
+    p = 2 * _t_tail(abs(_hall(centre / se, a)), n - 1)
+    return Estimate(centre, low, high, se, p, n, n - 1, SKEWED)
 
 
-def _bca(d: Array, level: float, seed: int) -> tuple[float, float] | None:
-    """Ends of scipy's BCa interval of the mean; None where the data are too few-valued for one.
+def paired_difference(
+    a: Mapping[Any, float], b: Mapping[Any, float], level: float = LEVEL, over: str | None = None
+) -> Estimate | None:
+    """The mean of ``a`` less ``b`` over the images that both have, with its interval; None for fewer than two units.
 
-    Differences are put in a canonical order and sign first, so that the sides the other way round give the same interval.
+    Args:
+        a, b: numbers by image; an image's key is a tuple that begins with its prompt.
+        over: the unit, `IMAGES` or `PROMPTS`; as `unit_of` says by default.
     """
-    d = np.sort(d)
-    flip = float(np.median(d)) < 0 or (float(np.median(d)) == 0 and float(d.mean()) < 0)
-    if flip:
-        d = np.sort(-d)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
-        found = stats.bootstrap(
-            (d,),
-            np.mean,
-            vectorized=True,
-            axis=-1,
-            n_resamples=RESAMPLES if len(d) <= 2_000 else 1_999,
-            batch=max(1, _VALUES_AT_ONCE // len(d)),
-            confidence_level=level,
-            method="BCa",
-            random_state=np.random.default_rng(seed),
-        ).confidence_interval
-    low, high = float(found.low), float(found.high)
-    if not (math.isfinite(low) and math.isfinite(high)):
-        return None
-    return (-high, -low) if flip else (low, high)
+    keys = [key for key in a if key in b]
+    prompts = [str(key[0]) for key in keys]
+    by_prompt = (over or unit_of(prompts)) == PROMPTS
+    return mean([a[key] - b[key] for key in keys], prompts if by_prompt else None, level)
+
+
+def _by_unit(x: Array, units: Sequence[Hashable]) -> Array:
+    """The mean of each unit's numbers."""
+    places: dict[Hashable, int] = {}
+    which = np.array([places.setdefault(unit, len(places)) for unit in units], dtype=np.intp)
+    return np.asarray(np.bincount(which, weights=x) / np.bincount(which)) if len(which) else x
+
+
+def _hall(t: float, a: float) -> float:
+    return t + a * t**2 + a**2 * t**3 / 3 + a / 2
+
+
+def _hall_inverse(y: float, a: float) -> float:
+    """The T with ``_hall(T, a) = y``."""
+    if abs(a) < 1e-8:
+        return y
+    return (float(np.cbrt(1 + 3 * a * (y - a / 2))) - 1) / a
+
+
+@lru_cache(maxsize=4096)
+def _t_quantile(p: float, freedom: float) -> float:
+    return float(special.stdtrit(freedom, p))
+
+
+def _t_tail(t: float, freedom: float) -> float:
+    return float(special.stdtr(freedom, -t))
 
 
 def jackknife(
-    full: float, without: Sequence[float] | Array, left_out: Sequence[int], level: float = 0.95
+    full: float, without: Sequence[float] | Array, left_out: Sequence[int], level: float = LEVEL
 ) -> Estimate | None:
     """A statistic of a set, corrected for bias, from its values with one group of units left out at a time; None for < 3 groups.
 
@@ -139,19 +195,36 @@ def jackknife(
     return _student(corrected, se, int(n), groups - 1, level, JACKKNIFE)
 
 
-def apart(a: Estimate, b: Estimate, level: float = 0.95) -> Estimate:
+def apart(a: Estimate, b: Estimate, level: float = LEVEL) -> Estimate:
     """`b` less `a`, of sides that share nothing."""
     return _welch(b.value - a.value, a.se, a.freedom, b.se, b.freedom, min(a.n, b.n), level, b.method)
 
 
-def welch(a: Sequence[float] | Array, b: Sequence[float] | Array, level: float = 0.95) -> Estimate | None:
-    """The mean of `b` less that of `a`, unpaired and of unequal variances; None for fewer than two on a side."""
-    x, y = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+def welch(
+    a: Sequence[float] | Array,
+    b: Sequence[float] | Array,
+    level: float = LEVEL,
+    units: tuple[Sequence[Hashable] | None, Sequence[Hashable] | None] = (None, None),
+) -> Estimate | None:
+    """The mean of `b` less that of `a`, unpaired and of unequal variances; None for fewer than two units on a side.
+
+    Args:
+        units: of each side, as of `mean`.
+    """
+    sides = (np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64))
+    x, y = (side if of is None else _by_unit(side, of) for side, of in zip(sides, units, strict=True))
     if min(len(x), len(y)) < 2:
         return None
     errors = [float(v.std(ddof=1) / math.sqrt(len(v))) for v in (x, y)]
     value = float(y.mean() - x.mean())
     return _welch(value, errors[0], len(x) - 1, errors[1], len(y) - 1, min(len(x), len(y)), level, WELCH)
+
+
+def around(value: float, se: float, n: int, level: float = LEVEL) -> Estimate:
+    """A number of which a record says its standard error and no more: Student's t interval with n - 1 degrees of freedom."""
+    if se == 0:
+        return Estimate(value, value, value, 0.0, float(value == 0), n, n - 1, EXACT)
+    return _student(value, se, n, max(1, n - 1), level, STUDENT)
 
 
 def _welch(
@@ -165,8 +238,8 @@ def _welch(
 
 
 def _student(value: float, se: float, n: int, freedom: float, level: float, method: str) -> Estimate:
-    half = float(stats.t.ppf((1 + level) / 2, freedom)) * se
-    p = float(2 * stats.t.sf(abs(value) / se, freedom))
+    half = _t_quantile((1 + level) / 2, freedom) * se
+    p = 2 * _t_tail(abs(value) / se, freedom)
     return Estimate(value, value - half, value + half, se, p, n, freedom, method)
 
 
@@ -195,16 +268,16 @@ def needed(effect: float, deviation: float, alpha: float = 0.05, power: float = 
     if deviation == 0:
         return 2
     ratio = deviation / abs(effect)
-    n = (float(stats.norm.isf(alpha / 2)) + float(stats.norm.ppf(power))) ** 2 * ratio**2
+    n = (float(special.ndtri(1 - alpha / 2)) + float(special.ndtri(power))) ** 2 * ratio**2
     for _ in range(20):  # the quantiles depend on n; this settles at once for all but a few units
         if n > MOST_IMAGES:
             return None
         freedom = max(1.0, n - 1)
-        n = (n + (float(stats.t.isf(alpha / 2, freedom)) + float(stats.t.ppf(power, freedom))) ** 2 * ratio**2) / 2
+        n = (n + (_t_quantile(1 - alpha / 2, freedom) + _t_quantile(power, freedom)) ** 2 * ratio**2) / 2
     return max(2, math.ceil(n))
 
 
 def resolvable(deviation: float, n: int, alpha: float = 0.05, power: float = 0.8) -> float:
     """The smallest true difference that `n` units tell apart with this power."""
     freedom = max(1, n - 1)
-    return (float(stats.t.isf(alpha / 2, freedom)) + float(stats.t.ppf(power, freedom))) * deviation / math.sqrt(n)
+    return (_t_quantile(1 - alpha / 2, freedom) + _t_quantile(power, freedom)) * deviation / math.sqrt(n)

@@ -96,7 +96,7 @@ def table(cells: dict[tuple[str, int], Row], metric: str) -> list[dict[str, Any]
 
 
 def told(line: dict[str, Any], name: str, low: str, high: str, digits: int = 1, sign: str = "") -> str:
-    return Estimate(line[name], line[low], line[high], 0).shown(digits, sign)
+    return Estimate(line[name], line[low], line[high]).shown(digits, sign)
 
 
 def shown(lines: list[dict[str, Any]], metric: str) -> list[dict[str, Any]]:

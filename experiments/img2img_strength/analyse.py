@@ -115,10 +115,10 @@ def shown(lines: list[dict[str, Any]], metrics: list[str]) -> list[dict[str, Any
         {
             **{key: f"{line[key]:g}" for key in ("scale", "strength", "NFE", "images")},
             **{
-                name: Estimate(line[name], line[f"{name}_low"], line[f"{name}_high"], 0).shown(digits.get(name, 1))
+                name: Estimate(line[name], line[f"{name}_low"], line[f"{name}_high"]).shown(digits.get(name, 1))
                 for name in metrics
             },
-            "CLIP score less strength 1": Estimate(line["gap"], line["gap_low"], line["gap_high"], 0).shown(1, "+"),
+            "CLIP score less strength 1": Estimate(line["gap"], line["gap_low"], line["gap_high"]).shown(1, "+"),
         }
         for line in lines
     ]

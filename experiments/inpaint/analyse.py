@@ -138,7 +138,7 @@ def table(cells: dict[tuple[str, str, str], list[Row]], metrics: list[str]) -> l
 
 def shown(lines: list[dict[str, Any]], models: list[str]) -> list[dict[str, Any]]:
     def told(line: dict[str, Any], name: str, sign: str = "") -> str:
-        return Estimate(line[name], line[f"{name} low"], line[f"{name} high"], 0).shown(1, sign)
+        return Estimate(line[name], line[f"{name} low"], line[f"{name} high"]).shown(1, sign)
 
     return [
         {

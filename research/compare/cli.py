@@ -144,9 +144,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--each", action="store_true", help="every job of every folder is a side (jobs of other seeds alone are one)")
     add(
         "--over",
-        choices=("images", "prompts"),
-        default="images",
-        help="what is drawn at random: images, each for itself (the default), or whole prompts with all their images",
+        choices=("auto", "images", "prompts"),
+        default="auto",
+        help="what is drawn at random: images, each for itself, or whole prompts with all their images; "
+        "auto is prompts where several prompts have several images",
     )
     add(
         "--repeats",

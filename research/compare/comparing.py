@@ -9,7 +9,7 @@ from typing import Any
 
 from research.compare import features, seconds
 from research.compare.outcome import NOT_APART, TOO_FEW, Comparison, Outcome, Request, SideSummary
-from research.compare.pairing import IMAGES, Shared, left_over, nothing_shared, share
+from research.compare.pairing import Shared, left_over, nothing_shared, share
 from research.compare.provenance import differs
 from research.compare.scores import Scores
 from research.compare.sides import Side, Sides, find_pairs, find_sides
@@ -17,7 +17,7 @@ from research.compare.verdicts import fronts, judged, with_estimate
 from research.errors import UserError, nearest
 from research.results.axes import find_axes
 from research.results.directions import direction, is_companion, label
-from research.statistics import JACKKNIFE
+from research.statistics import IMAGES, JACKKNIFE, PROMPTS
 
 NFE, SECONDS = "nfe", "seconds_per_image"
 _LABELS = {NFE: "NFE", SECONDS: "s / image"}
@@ -142,7 +142,7 @@ def _outcome(
     provenance = forced.get((a, b, metric), "")
     base = Outcome(
         a.name, b.name, metric, _LABELS.get(metric) or label(metric), _direction(metric, [a, b]), None, None,
-        provenance=provenance, paired=bool(len(shared)), unit=request.over,
+        provenance=provenance, paired=bool(len(shared)), unit=shared.over,
     )  # fmt: skip
     if metric == NFE:
         x, y = (_nfe(side, shared) for side in (a, b))
@@ -226,13 +226,18 @@ def _remarks(
             f"Intervals are at {level} each; p is two-sided, {family}; told apart is p at most {1 - request.level:.3g} "
             "and an interval without 0."
         )
+    if any(o.unit == PROMPTS and o.p is not None for o in outcomes):
+        notes.append(
+            "Intervals and tests are over prompts, as images of one prompt are alike: they hold for other prompts of the kind "
+            "(--over images: for these prompts and other seeds, if images of a prompt were independent)."
+        )
     if any(o.method == JACKKNIFE for o in outcomes):
         names = ", ".join(dict.fromkeys(o.label for o in outcomes if o.method == JACKKNIFE))
         notes.append(
             f"{names}: the difference is corrected for bias by the paired jackknife over the shared images, and may differ "
             "from that of the two values, which have the bias of their count (a bootstrap would double it)."
         )
-    if any(not o.paired and o.unit == request.over and o.p is not None for o in outcomes):
+    if any(not o.paired and o.unit in (IMAGES, PROMPTS) and o.p is not None for o in outcomes):
         notes.append(
             "Some sides share no prompt and seed: their difference is of independent samples (--unpaired), with wider intervals."
         )
@@ -242,7 +247,8 @@ def _remarks(
             "half as many images a setting as features, or bias is left that differs from side to side; KID and CMMD have none."
         )
     if any(o.verdict == NOT_APART for o in outcomes):
-        unit = "" if request.over == IMAGES else " (prompts, each with as many images as now)"
+        by_prompt = any(o.unit == PROMPTS for o in outcomes)
+        unit = " (prompts, each with as many images as now)" if by_prompt else ""
         notes.append(
             f"More images{unit} to settle it: if the true difference is the measured one, at power {request.power:g}; "
             "the smallest difference that these would tell apart stands beside it."

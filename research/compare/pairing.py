@@ -9,8 +9,9 @@ from functools import cached_property
 from research.compare.jobs import Key
 from research.compare.sides import Cell, Side
 from research.errors import UserError
+from research.statistics import PROMPTS, unit_of
 
-IMAGES, PROMPTS = "images", "prompts"
+AUTO = "auto"  # the unit that `research.statistics.unit_of` says
 
 
 @dataclass(frozen=True)
@@ -45,13 +46,20 @@ class Shared:
 
 
 def share(sides: Sequence[Side], over: str) -> Shared:
-    """What all of some sides have."""
+    """What all of some sides have.
+
+    Args:
+        over: what is drawn at random, ``images``, ``prompts``, or `AUTO`.
+    """
     first, *others = sides
     cells = {}
     for cell, rows in first.cells.items():
         keys = tuple(key for key in sorted(rows, key=repr) if all(key in side.cells.get(cell, {}) for side in others))
         if keys:
             cells[cell] = keys
+    if over == AUTO:
+        # an image is one in all cells: its noise is the same there
+        over = unit_of([key[0] for key in {key for keys in cells.values() for key in keys}])
     return Shared(cells, over)
 
 

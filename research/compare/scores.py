@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from research.compare import features
-from research.compare.jobs import ComparedJob
+from research.compare.jobs import ComparedJob, Key
 from research.compare.outcome import Request
 from research.compare.pairing import Shared, share
 from research.compare.sides import Side
-from research.statistics import Estimate, apart, jackknife, mean_difference, welch
+from research.statistics import Estimate, apart, jackknife, mean, welch
 
 PER_IMAGE, SET, NEITHER = "per image", "set", "neither"
 TOO_SMALL = "too few images to leave some out"
@@ -67,15 +67,14 @@ class Scores:
             x, y = (self.sets.replicates(side, metric, shared) for side in (a, b))
             estimate = jackknife(y.full - x.full, y.without - x.without, x.left_out, self.request.level)
             return PairScores(x.full, y.full, estimate, "" if estimate else TOO_SMALL, max(x.least, y.least))
-        first, second = (self._by_unit(side, metric, shared) for side in (a, b))
-        units = [unit for unit in shared.units if math.isfinite(first[unit]) and math.isfinite(second[unit])]
-        if lost := len(shared.units) - len(units):
-            self.notes.append(f"{metric}: {lost} {shared.over} have no finite number on both sides and are left out.")
-        if not units:
+        first, second = (_by_image(side, metric, shared) for side in (a, b))
+        images = [image for image in first if math.isfinite(first[image]) and math.isfinite(second[image])]
+        if lost := len(first) - len(images):
+            self.notes.append(f"{metric}: {lost} images have no finite number on both sides and are left out.")
+        if not images:
             return PairScores(None, None, None, "no finite number")
-        gaps = [second[unit] - first[unit] for unit in units]
-        values = [python_statistics.fmean(of[unit] for unit in units) for of in (first, second)]
-        estimate = mean_difference(gaps, self.request.level, self.request.seed)
+        values = [python_statistics.fmean(of[image] for image in images) for of in (first, second)]
+        estimate = mean([second[i] - first[i] for i in images], _units(images, shared), self.request.level)
         return PairScores(values[0], values[1], estimate, "" if estimate else f"fewer than two {shared.over}")
 
     def of_side(self, side: Side, metric: str, common: Shared) -> float | None:
@@ -90,7 +89,7 @@ class Scores:
             kind = NEITHER
         if kind == NEITHER:
             return self.recorded(side, metric, common)
-        found = [v for v in self._by_unit(side, metric, common).values() if math.isfinite(v)]
+        found = [v for v in _by_image(side, metric, common).values() if math.isfinite(v)]
         return python_statistics.fmean(found) if found else None
 
     def recorded(self, side: Side, metric: str, shared: Shared) -> float | None:
@@ -108,13 +107,14 @@ class Scores:
             estimate = apart(one, other, self.request.level) if one is not None and other is not None else None
             return PairScores(x.full, y.full, estimate, "" if estimate else TOO_SMALL, max(x.least, y.least))
         scores: list[list[float]] = []
+        units: list[list[Key | str]] = []
         for side, own in zip((a, b), own_images, strict=True):
-            scores.append([v for v in self._by_unit(side, metric, own).values() if math.isfinite(v)])
+            finite = {image: v for image, v in _by_image(side, metric, own).items() if math.isfinite(v)}
+            scores.append(list(finite.values()))
+            units.append(_units(list(finite), own))
         means = [python_statistics.fmean(s) if s else None for s in scores]
-        estimate = welch(scores[0], scores[1], self.request.level)
-        return PairScores(
-            means[0], means[1], estimate, "" if estimate else f"fewer than two {self.request.over} on a side"
-        )
+        estimate = welch(scores[0], scores[1], self.request.level, (units[0], units[1]))
+        return PairScores(means[0], means[1], estimate, "" if estimate else f"fewer than two {own.over} on a side")
 
     def _kind(self, sides: Sequence[Side], metric: str) -> str:
         kinds = {self._kind_of(job, metric) for side in sides for job in side.jobs}
@@ -137,11 +137,16 @@ class Scores:
         agrees = bool(finite) and math.isclose(python_statistics.fmean(finite), mean, rel_tol=1e-3, abs_tol=1e-4)
         return PER_IMAGE if agrees or len(finite) < len(values) else NEITHER  # a number that is no mean of them
 
-    def _by_unit(self, side: Side, metric: str, shared: Shared) -> dict[Any, float]:
-        """The mean of each unit's scores over cells and images; NaN where one is not finite."""
-        found: dict[Any, list[float]] = {unit: [] for unit in shared.units}
-        for cell, keys in shared.cells.items():
-            for key in keys:
-                job, _ = side.cells[cell][key]
-                found[shared.unit(key)].append(job.scores[metric][key])
-        return {unit: float(np.mean(values)) for unit, values in found.items()}
+
+def _by_image(side: Side, metric: str, shared: Shared) -> dict[Key, float]:
+    """The score of each image, its mean over the cells that have it; NaN where one is not finite."""
+    found: dict[Key, list[float]] = {}
+    for cell, keys in shared.cells.items():
+        for key in keys:
+            job, _ = side.cells[cell][key]
+            found.setdefault(key, []).append(job.scores[metric][key])
+    return {key: float(np.mean(values)) for key, values in found.items()}
+
+
+def _units(images: Sequence[Key], shared: Shared) -> list[Key | str]:
+    return [shared.unit(image) for image in images]

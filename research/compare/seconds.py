@@ -11,7 +11,7 @@ from research.compare.sides import Cell, Side
 from research.jobs.record import DamagedRecord, NoRecord, read_trace
 from research.labels import is_number
 from research.results.read import Row
-from research.statistics import Estimate, mean_difference, welch
+from research.statistics import Estimate, mean, welch
 
 LEAST_BATCHES = 3
 _PARTS = ("encode", "denoise", "decode")
@@ -52,7 +52,7 @@ def difference(a: Side, b: Side, cells: list[Cell], level: float) -> tuple[Estim
     gaps = list(_by_batch(a, b, cells))
     if len(gaps) >= LEAST_BATCHES:
         note = "batches of one run each, pair by pair: says nothing of how runs differ (--repeats DIR)"
-        return mean_difference(gaps, level), "batches", note
+        return mean(gaps, level=level), "batches", note
     return (None, "runs", "one run each; --repeats DIR with further runs, or several batches a job, give an interval")
 
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 
 from research.labels import count, number, value_label
 from research.report.columns import NFE, SECONDS, Measure, quality
-from research.report.intervals import difference, told_apart
 from research.results.directions import front
+from research.results.intervals import difference, told_apart
 from research.results.read import Row, Sweep
 
 FEW_IMAGES = 64
@@ -210,7 +210,7 @@ def _ladder(by: Measure, rows: Sequence[Row]) -> list[Rung]:
             continue
         apart = told_apart(row, rungs[-1].row, by.key)
         gap = difference(row, rungs[-1].row, by.key)
-        size = f", by {number(by.better * gap.mean, 2)}" if gap else ""
+        size = f", by {number(by.better * gap.value, 2)}" if gap else ""
         rungs.append(
             Rung(
                 row,

@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from research.labels import number
-from research.report.intervals import Interval, interval
 from research.results import comparable
 from research.results.directions import LABELS, direction, is_companion, label
+from research.results.intervals import interval
 from research.results.read import Row
+from research.statistics import Estimate
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Measure:
     better: int
     value: Callable[[Row], float | None]
     error: Callable[[Row], float | None] = lambda row: None
-    interval: Callable[[Row], Interval | None] = lambda row: None
+    interval: Callable[[Row], Estimate | None] = lambda row: None
     provenance: Callable[[Row], str] = lambda row: ""
 
     def text(self, row: Row) -> str:

@@ -15,9 +15,9 @@ from support.sweep_samples import PROMPTS, write_job, write_sweep
 from research.report import build_report, read_row, read_sweep
 from research.report.advice import advise, fronts
 from research.report.columns import metric, quality
-from research.report.intervals import difference, interval, told_apart
 from research.report.script_data import image_command, prompt_word
 from research.results.directions import direction, front
+from research.results.intervals import difference, interval, told_apart
 
 
 def edit(folder, change):

@@ -1,0 +1,96 @@
+"""How sure a job's number is, and how two jobs differ in it, from their records: what `research.statistics` says of them."""
+
+from __future__ import annotations
+
+import math
+import statistics as python_statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from research.results.read import Row
+from research.statistics import PROMPTS, Estimate, around, mean, paired_difference, unit_of
+
+_NAMED = ("interval", "ci", "ci95", "confidence_interval", "bootstrap")
+_ENDS = (("low", "high"), ("lo", "hi"), ("lower", "upper"), ("ci_low", "ci_high"), ("ci95_low", "ci95_high"))
+
+
+def interval(row: Row, key: str) -> Estimate | None:
+    """A metric of a job with its interval at 95 %, or None if nothing in the record says how sure it is.
+
+    Of a mean over images it is that of `research.statistics.mean`, over prompts or images as `unit_of` says; of another number
+    what the metric itself says, or Student's interval of its standard error.
+    """
+    if ("interval", key) not in row.derived:
+        row.derived["interval", key] = _interval(row, key)
+    found: Estimate | None = row.derived["interval", key]
+    return found
+
+
+def _interval(row: Row, key: str) -> Estimate | None:
+    value = row.metrics.get(key)
+    if value is None or not math.isfinite(value):
+        return None
+    if (ends := _said(row, key)) is not None:
+        return Estimate(
+            value, *ends, se=math.nan, p=math.nan, n=row.n_images, freedom=math.nan, method="the metric's own"
+        )
+    if scores := _summands(row, key):
+        prompts = [prompt for prompt, _ in scores]
+        by_prompt = unit_of(prompts) == PROMPTS
+        found = mean(list(scores.values()), prompts if by_prompt else None)
+        # prompts with unequal numbers of images: the metric is the mean of the images
+        moved = 0.0 if found is None else value - found.value
+        return None if found is None else replace(found, value=value, low=found.low + moved, high=found.high + moved)
+    error = row.metrics.get(f"{key}_se")
+    if error is None or not math.isfinite(error):
+        return None
+    return around(value, error, max(2, row.n_images))
+
+
+def difference(a: Row, b: Row, key: str) -> Estimate | None:
+    """`a` less `b`, paired over the prompts and seeds that both have; None if it is no mean over images, or of fewer than two
+    units."""
+    return paired_difference(_summands(a, key), _summands(b, key))
+
+
+def told_apart(a: Row, b: Row, key: str) -> bool | None:
+    """Whether two jobs differ by more than chance: paired where they can be, else by intervals that do not overlap.
+
+    None if it cannot be said, as one of them has no interval.
+    """
+    paired = difference(a, b, key)
+    if paired is not None:
+        return paired.told_apart
+    one, other = interval(a, key), interval(b, key)
+    if one is None or other is None:
+        return None
+    return one.high < other.low or other.high < one.low
+
+
+def _summands(row: Row, key: str) -> Mapping[tuple[str, Any], float]:
+    """Scores of the images whose mean the metric is; none where it is no such mean."""
+    scores, value = row.scores.get(key, {}), row.metrics.get(key)
+    if not scores or value is None:
+        return {}
+    found = python_statistics.fmean(scores.values())
+    return scores if math.isclose(found, value, rel_tol=1e-3, abs_tol=1e-6) else {}
+
+
+def _said(row: Row, key: str) -> tuple[float, float] | None:
+    """The interval that the metric gives itself, in its info or as numbers of their own beside it."""
+    info = row.result.metrics_info.get(key)
+    found: list[Any] = [info.get(name) for name in _NAMED] if isinstance(info, Mapping) else []
+    pairs = [_pair(f) for f in found]
+    pairs += [_pair([row.metrics.get(f"{key}_{low}"), row.metrics.get(f"{key}_{high}")]) for low, high in _ENDS]
+    return next((p for p in pairs if p is not None), None)
+
+
+def _pair(found: Any) -> tuple[float, float] | None:
+    if isinstance(found, Mapping):
+        return next((p for low, high in _ENDS if (p := _pair([found.get(low), found.get(high)])) is not None), None)
+    if isinstance(found, Sequence) and not isinstance(found, str) and len(found) == 2:
+        low, high = found
+        if all(isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) for v in (low, high)):
+            return (float(low), float(high)) if low <= high else None
+    return None
