@@ -45,7 +45,7 @@ def jobs(folder: Path) -> list[Row]:
 
 def setting(row: Row, key: str) -> Any:
     """A value of a job's config by its dotted key."""
-    found: Any = row.record["config"]
+    found: Any = row.result.config
     for part in key.split("."):
         found = found[part]
     return found
@@ -84,12 +84,12 @@ def single(cells: Mapping[Any, list[Row]]) -> dict[Any, Row]:
 
 def image_keys(row: Row, *more: Any) -> list[Key]:
     """One key an image: its prompt, its seed, and what the caller adds."""
-    return [(image["prompt"] or "", image["seed"], *more) for image in row.images]
+    return [(image.prompt or "", image.seed, *more) for image in row.result.images]
 
 
 def scores(row: Row, metric: str, *more: Any) -> dict[Key, float]:
     """The scores of a job's images by their keys."""
-    listed = row.record["metrics_info"][metric]["per_image"]
+    listed = row.result.metrics_info[metric]["per_image"]
     return dict(zip(image_keys(row, *more), map(float, listed), strict=True))
 
 
@@ -139,7 +139,7 @@ def features(row: Row, *more: Any) -> dict[Key, Array]:
     """The vectors that the job's FID was computed from, by their images' keys."""
     from research.metrics.saved_features import read_features
 
-    saved = read_features(row.folder, row.record["metrics_info"]["fid"])
+    saved = read_features(row.folder, row.result.metrics_info["fid"])
     assert saved is not None
     return dict(zip(image_keys(row, *more), saved.vectors.double().numpy(), strict=True))
 
@@ -169,7 +169,7 @@ def has(rows: Sequence[Row], metric: str) -> bool:
 def pictures(row: Row, count: int | None = None) -> list[NDArray[np.uint8]]:
     """The first images of a job."""
     found = []
-    for image in row.images[:count]:
+    for image in row.result.images[:count]:
         with Image.open(row.image_path(image)) as picture:
             found.append(np.asarray(picture.convert("RGB")))
     return found

@@ -82,7 +82,7 @@ def table(cells: dict[tuple[str, int], Row], metric: str) -> list[dict[str, Any]
             return difference(scores(cells[cell], metric), scores(cells[other], metric))
 
         value, gap, level = (found[cell].estimate if found else mean(scores(row, metric)), less(target), less(equal))
-        line: dict[str, Any] = {"scheduler": name, "steps": steps, "NFE": row.record["nfe"], "images": row.n_images}
+        line: dict[str, Any] = {"scheduler": name, "steps": steps, "NFE": row.result.nfe, "images": row.n_images}
         line |= {metric: value.value, "low": value.low, "high": value.high}
         line |= {"gap": gap.value, "gap low": gap.low, "gap high": gap.high}
         line |= {"equal": level.value, "equal low": level.low, "equal high": level.high}
@@ -161,7 +161,7 @@ def figure(lines: list[dict[str, Any]], cells: dict[tuple[str, int], Row], metri
         columns = [pictures(cells[name, step], SHOWN) if (name, step) in cells else [None] * SHOWN for step in steps]
         for k in range(SHOWN):
             grid.append([column[k] for column in columns])
-            labels.append(f"{name}, seed {first.images[k]['seed']}")
+            labels.append(f"{name}, seed {first.result.images[k].seed}")
     show_grid(axes[-1], grid)
     axes[-1].set_xticks(axes[-1].get_xticks(), steps)
     axes[-1].set_yticks(axes[-1].get_yticks(), labels, fontsize=8)
@@ -189,7 +189,7 @@ def main() -> None:
     first = rows[0]
     text = f"""
     Written by `python -m experiments.few_steps.analyse`. Model {setting(first, "model.path")}, {first.n_images} images a job, the
-    same seeds in all; 95 % intervals, paired by seed where two jobs are compared; {first.record["device"]}.
+    same seeds in all; 95 % intervals, paired by seed where two jobs are compared; {first.result.device}.
     """
     write_page(args.out / f"{args.name}.md", "Few steps: DDPM and DDIM", text, markdown(shown(lines, metric)))
     figure(lines, cells, metric, args.out / f"{args.name}.png")

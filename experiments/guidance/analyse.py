@@ -70,9 +70,9 @@ def read_jobs(folder: Path) -> list[Job]:
     """The study's finished jobs; others in the folder are left out."""
     jobs = []
     for row in read_sweep(folder).done:
-        config = row.record["config"]
+        config = row.result.config
         scale = float(config["guidance"].get("scale", 1.0))
-        method = method_of(list(row.record["overrides"]), scale)
+        method = method_of(list(row.result.overrides), scale)
         if method is not None:
             seconds = row.timings["denoise"] / row.n_images
             metrics = row.metrics
@@ -82,7 +82,7 @@ def read_jobs(folder: Path) -> list[Job]:
                     scale,
                     int(config["steps"]),
                     int(config["seed"]),
-                    int(row.record["nfe"]),
+                    int(row.result.nfe),
                     metrics["clip_score"],
                     metrics["fid"],
                     seconds,
@@ -253,8 +253,8 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     name = args.name
     write_csv(jobs, args.out / f"{name}_results.csv")
-    record = jobs[0].row.record
-    device = f"{record['device']}, {record['n_images']} pictures a job, {max(point.groups for point in found)} groups of seeds"
+    first = jobs[0].row.result
+    device = f"{first.device}, {first.n_images} pictures a job, {max(point.groups for point in found)} groups of seeds"
     (args.out / f"{name}.md").write_text(tables(views, device), encoding="utf-8")
     figure(views, args.out / f"{name}_curves.png")
     shown_jobs = [job for job in jobs if job.steps == job.method.steps(2 * steps)]

@@ -58,7 +58,7 @@ class Scored:
 def score(rows: list[Row]) -> Scored:
     """Score jobs that differ in their seeds alone."""
     features = np.stack([_features(row) for row in rows])  # groups, prompts, dimensions
-    clip = np.stack([np.array(row.record["metrics_info"]["clip_score"]["per_image"]) for row in rows])
+    clip = np.stack([np.array(row.result.metrics_info["clip_score"]["per_image"]) for row in rows])
     groups, prompts = clip.shape
     drawn = np.random.default_rng(0).integers(groups, size=(DRAWS, groups, prompts))
     place = np.arange(prompts)
@@ -73,7 +73,7 @@ def score(rows: list[Row]) -> Scored:
 
 def _features(row: Row) -> NDArray[np.float64]:
     pictures = []
-    for image in row.images:
+    for image in row.result.images:
         with Image.open(row.image_path(image)) as picture:
             pictures.append(picture.convert("RGB"))
     network = load_features(EVALUATION_MODEL)

@@ -32,7 +32,7 @@ def write_sheet(jobs: list[Any], file: Path) -> None:
             left = LABEL + column * cell
             text = f"scale {job.scale:g}   FID {job.fid:.1f}"
             draw.text((left, top), text, fill=INK, font=font(text, 11))
-            images = job.row.images
+            images = job.row.result.images
             for k, tile in enumerate(TILES):
                 if tile < len(images):
                     with Image.open(job.row.image_path(images[tile])) as picture:

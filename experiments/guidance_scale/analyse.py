@@ -59,7 +59,7 @@ def table(cells: Cells, with_fid: bool) -> list[dict[str, Any]]:
     for cell, row in cells.items():
         name, scale = cell
         whole = ("all steps", scale)
-        line: dict[str, Any] = {"guidance on": name, "scale": scale, "NFE": row.record["nfe"], "images": row.n_images}
+        line: dict[str, Any] = {"guidance on": name, "scale": scale, "NFE": row.result.nfe, "images": row.n_images}
         found = {"clip": mean(scores(row, "clip_score")), **({"fid": sets[cell].estimate} if sets else {})}
         found["clip base"] = difference(scores(row, "clip_score"), scores(cells[base], "clip_score"))
         if sets:
@@ -147,8 +147,8 @@ def figure(lines: list[dict[str, Any]], cells: Cells, file: Path) -> None:
         trade.remove()
         by_fid.remove()
     columns = [scale for scale in scales if all((name, scale) in cells for name in names)]
-    per_prompt = len(next(iter(cells.values())).images) // max(
-        1, len({image["prompt"] for image in next(iter(cells.values())).images})
+    per_prompt = len(next(iter(cells.values())).result.images) // max(
+        1, len({image.prompt for image in next(iter(cells.values())).result.images})
     )
     places = [k * per_prompt for k in range(SHOWN)]
     grid, labels = [], []
@@ -177,7 +177,7 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     write_csv(lines, args.out / "study_results.csv")
     first = rows[0]
-    prompts = len({image["prompt"] for image in first.images})
+    prompts = len({image.prompt for image in first.result.images})
     text = f"""
     Written by `python -m experiments.guidance_scale.analyse`. Model {setting(first, "model.path")},
     {setting(first, "scheduler.name")}, {setting(first, "steps")} steps, {first.n_images} images a job ({prompts} prompts);

@@ -51,7 +51,7 @@ def table(cells: dict[tuple[float, float], list[Row]], metrics: list[str]) -> li
     """A line a guidance scale and strength; the gap is to the highest strength of the same scale, paired by input and seed."""
     found = []
     for (scale, strength), rows in cells.items():
-        line: dict[str, Any] = {"scale": scale, "strength": strength, "NFE": rows[0].record["nfe"]}
+        line: dict[str, Any] = {"scale": scale, "strength": strength, "NFE": rows[0].result.nfe}
         line["images"] = sum(row.n_images for row in rows)
         for metric in metrics:
             estimate = mean(together(rows, metric))
@@ -100,7 +100,7 @@ def figure(
     blocks = [cells[scale, strength][0] for scale in scales for strength in strengths if (scale, strength) in cells]
     show_grid(sheet, [list(line) for line in zip(*(pictures(row, SHOWN) for row in blocks), strict=True)])
     sheet.set_xticks(sheet.get_xticks(), [f"{setting(row, 'task.strength'):g}" for row in blocks], fontsize=8)
-    names = [image["prompt"].partition(" on ")[0] for image in blocks[0].images[:SHOWN]]
+    names = [image.prompt.partition(" on ")[0] for image in blocks[0].result.images[:SHOWN]]
     sheet.set_yticks(sheet.get_yticks(), names, fontsize=8)
     sheet.set_title(
         "The same seed at each strength, at guidance scales " + ", ".join(f"{s:g}" for s in scales), fontsize=10
@@ -135,7 +135,7 @@ def main() -> None:
     lines = table(cells, metrics)
     args.out.mkdir(parents=True, exist_ok=True)
     write_csv(lines, args.out / "study_results.csv")
-    n = len({image["prompt"] for row in rows for image in row.images})
+    n = len({image.prompt for row in rows for image in row.result.images})
     seeds = len({setting(row, "seed") for row in rows})
     text = f"""
     Written by `python -m experiments.img2img_strength.analyse`. {n} inputs with a prompt each, {seeds} seeds; 95 % intervals

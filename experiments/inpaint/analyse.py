@@ -55,7 +55,7 @@ LABELS = {
 def given(row: Row) -> tuple[list[Image.Image], list[Image.Image]]:
     """The input of each of a job's images, and its mask."""
     made = [Image.fromarray(array) for array in pictures(row)]
-    job = ScoredJob(row.record["config"], [image["seed"] for image in row.images])
+    job = ScoredJob(row.result.config, [image.seed for image in row.result.images])
     return job.inputs(made), job.masks(made)
 
 
@@ -96,7 +96,7 @@ def mask_name(row: Row) -> str:
 
 def condition(rows: list[Row]) -> dict[tuple[str, ...], str]:
     """What the prompts ask for: in the order of the config, first what was there, then something else."""
-    found = dict.fromkeys(tuple(setting(row, "prompts")) for row in sorted(rows, key=lambda row: row.record["created"]))
+    found = dict.fromkeys(tuple(setting(row, "prompts")) for row in sorted(rows, key=lambda row: row.result.created))
     names = ("what was there", "another thing")
     return {prompts: names[min(place, 1)] for place, prompts in enumerate(found)}
 
@@ -209,13 +209,13 @@ def main() -> None:
     args = parser.parse_args()
     rows = jobs(args.folder)
     names = condition(rows)
-    order = sorted(rows, key=lambda row: (list(names).index(tuple(setting(row, "prompts"))), row.record["created"]))
+    order = sorted(rows, key=lambda row: (list(names).index(tuple(setting(row, "prompts"))), row.result.created))
     cells = grouped(order, lambda row: names[tuple(setting(row, "prompts"))], mask_name, of)
     metrics = [name for name in LABELS if name == "seam" or all(name in row.metrics for row in rows)]
     lines = table(cells, metrics)
     args.out.mkdir(parents=True, exist_ok=True)
     write_csv(lines, args.out / "study_results.csv")
-    units = len({image["prompt"] for row in rows for image in row.images}) // len(names)
+    units = len({image.prompt for row in rows for image in row.result.images}) // len(names)
     seeds = len({setting(row, "seed") for row in rows})
     models = list(dict.fromkeys(model for _, _, model in cells))
     text = f"""

@@ -59,7 +59,7 @@ def quality(cells: Cells, seconds: dict[tuple[str, int], float]) -> list[dict[st
     sets = {cell: fid(features(row), row) for cell, row in cells.items()} if with_fid else {}
     lines = []
     for (name, steps), row in cells.items():
-        line: dict[str, Any] = {"scheduler": name, "steps": steps, "NFE": row.record["nfe"], "images": row.n_images}
+        line: dict[str, Any] = {"scheduler": name, "steps": steps, "NFE": row.result.nfe, "images": row.n_images}
         line["seconds an image"] = seconds.get((name, steps), row.timings["denoise"] / row.n_images)
         other = COMPARED, steps
         found = {"clip": mean(scores(row, "clip_score"))}
@@ -79,7 +79,7 @@ def errors(cells: Cells, sweep: str) -> list[dict[str, Any]]:
     lines = []
     for (name, steps), row in cells.items():
         estimate = mean(scores(row, "solver_error"))
-        line: dict[str, Any] = {"sweep": sweep, "scheduler": name, "steps": steps, "NFE": row.record["nfe"]}
+        line: dict[str, Any] = {"sweep": sweep, "scheduler": name, "steps": steps, "NFE": row.result.nfe}
         line |= {
             "images": row.n_images,
             "error": estimate.value,
@@ -167,7 +167,7 @@ def main() -> None:
     text = f"""
     Written by `python -m experiments.solver_race.analyse`. Model {setting(first, "model.path")}, {first.n_images} images a job
     for the scores, the same seeds in all; 95 % intervals over prompts, paired where schedulers are compared;
-    {first.record["device"]}.
+    {first.result.device}.
     """
     write_page(args.out / "study.md", "Solver race", text, tables(lines, wrong, order))
     figure(lines, wrong, order, args.out / "study.png")

@@ -6,7 +6,6 @@ import math
 import statistics as python_statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
