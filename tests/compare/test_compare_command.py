@@ -54,9 +54,10 @@ def here(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def told(
     made: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., dict[str, Any]]:
-    """What a command says as JSON."""
+    """What a command says as JSON. Over images where a test does not say: two prompts are few units."""
 
     def ask(*words: str) -> dict[str, Any]:
+        words = words if "--over" in words else (*words, "--over", "images")
         if Path.cwd() != Path(words[0]).resolve().parent and not Path(words[0].rpartition("=")[2]).exists():
             monkeypatch.chdir(made.parent)
         assert main([*words, "--json"]) == 0
@@ -104,6 +105,17 @@ def test_two_sweeps_are_paired_over_their_other_settings(told, made):
     assert clip["difference"] == pytest.approx(sum(gaps) / len(gaps))
     assert clip["low"] <= clip["difference"] <= clip["high"]
     assert any("Averaged over guidance.scale" in note for note in said["notes"])
+
+
+def test_prompts_are_the_units_where_several_have_several_images(told):
+    said = told("outputs/ddim", "outputs/euler", "--over", "auto")
+    clip, by_prompt = (
+        outcome(said, "clip_score"),
+        outcome(told("outputs/ddim", "outputs/euler", "--over", "prompts"), "clip_score"),
+    )
+    assert clip == by_prompt
+    assert (clip["n"], clip["unit"]) == (2, "prompts")
+    assert any("over prompts, as images of one prompt are alike" in note for note in said["notes"])
 
 
 def test_swapping_the_sides_flips_everything(told):

@@ -13,7 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from scipy import stats
+
+from research.metrics.frechet import Gaussian, distance_of_features
 
 ROOT = Path(__file__).parents[2]
 STUDIES = {  # the name, and its folder
@@ -147,21 +151,29 @@ def test_the_jackknife_of_a_mean_is_its_t_interval(common) -> None:
     values = np.random.default_rng(2).normal(0, 1, 12)
     without = np.array([np.delete(values, k).mean() for k in range(12)])
     found = common.SetScore(float(values.mean()), without).estimate
-    wanted = common.mean({(k, 0): float(value) for k, value in enumerate(values)})
+    wanted = stats.ttest_1samp(values, 0).confidence_interval(0.95)
     assert (found.low, found.high) == pytest.approx((wanted.low, wanted.high))
-    assert common.SetScore(1.0, without).less(common.SetScore(0.5, without)).value == 0.5
+    assert common.SetScore(1.0, without).less(common.SetScore(0.5, without - 0.5)).value == 0.5
 
 
-def test_prompts_of_several_images_are_no_part_of_an_interval_of_fid(common) -> None:
+def test_an_fid_of_several_images_a_prompt_leaves_out_prompts(common, monkeypatch) -> None:
+    from types import SimpleNamespace
+
     random = np.random.default_rng(3)
-    prompts = np.repeat(random.normal(0, 100, 30), 2)  # far apart, two images each
-    values = prompts + random.normal(0, 1, 60)
-    without = np.array([np.delete(values, k).mean() for k in range(60)])
-    strata = np.repeat(np.arange(30), 2)
-    wide = common.SetScore(float(values.mean()), without).estimate
-    narrow = common.SetScore(float(values.mean()), without, strata).estimate
-    assert narrow.high - narrow.low < (wide.high - wide.low) / 20
-    assert narrow.high - narrow.low == pytest.approx(2 * 2.04 / 60**0.5, rel=0.3)
+    vectors = {(f"prompt {k // 3}", k % 3): random.normal(0, 1, 4) for k in range(30)}
+    gaussian = SimpleNamespace(mean=torch.zeros(4).double(), covariance=torch.eye(4).double())
+    monkeypatch.setattr("research.metrics.FID.load", lambda self, device: (None, SimpleNamespace(gaussian=gaussian)))
+    row = SimpleNamespace(result=SimpleNamespace(config={"metrics": {"fid": {"_target_": "research.metrics.FID"}}}))
+    found = common.fid(vectors, row)
+    whole = np.stack(list(vectors.values()))
+    by_hand = [
+        distance_of_features(
+            torch.from_numpy(np.delete(whole, slice(3 * k, 3 * k + 3), axis=0)), Gaussian(**vars(gaussian))
+        )
+        for k in range(10)
+    ]
+    assert found.without == pytest.approx(np.array(by_hand))
+    assert found.estimate.n == 10
 
 
 LENGTHY = (
