@@ -120,7 +120,7 @@ def _sweep(composer: Composer, master: DictConfig, lines: list[str]) -> int:
     if master.hydra.sweeper._target_ != hydra_internals.BASIC_SWEEPER:
         # a search (Optuna, say) draws its points as it goes: they cannot be planned
         from research.jobs import process_cache
-        from research.jobs.summary import show_search
+        from research.show_results import show_search
 
         if not settings_of(master).optimise and _SEARCHES.search(master.hydra.sweeper._target_):
             raise ConfigError("sweep.optimise: says nothing; a search needs a number to improve: sweep.optimise=fid.")
@@ -157,7 +157,7 @@ def _sweep(composer: Composer, master: DictConfig, lines: list[str]) -> int:
 def _finish(jobs: Sequence[Any], work: Any, *, single: bool = False, note: str | None = None) -> int:
     """Run, then show what came of it, and a note of the plan's."""
     from research.jobs import process_cache
-    from research.jobs.summary import show_job, show_sweep
+    from research.show_results import show_job, show_sweep
 
     warnings.simplefilter("ignore", FutureWarning)  # of libraries about themselves; a user can do nothing about them
     try:

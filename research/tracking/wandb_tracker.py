@@ -1,6 +1,6 @@
 """The W&B mirror: one run a job, grouped by sweep.
 
-Runs are logged by a worker process (`research.tracking.wandb_process`), fed by a thread. So sampling never waits for W&B, and a
+Runs are logged by a worker process (`research.tracking.wandb_worker`), fed by a thread. So sampling never waits for W&B, and a
 W&B that hangs, crashes or prints can be killed without touching the sweep.
 """
 

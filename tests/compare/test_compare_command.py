@@ -15,7 +15,7 @@ import pytest
 
 from research.cli import run
 from research.compare.cli import main
-from research.jobs.score_cli import main as score
+from research.score_cli import main as score
 
 SWEPT = [
     *("-m", "tracker=none", "steps=2", "images_per_prompt=8", "runtime.vectorise=off", "batch_size=4"),

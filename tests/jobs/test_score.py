@@ -12,7 +12,7 @@ from research.cli import run
 from research.errors import ConfigError
 from research.jobs import run_job
 from research.jobs.build import Origin, build, guidance_of
-from research.jobs.score_cli import main as score_command
+from research.score_cli import main as score_command
 
 METRICS = """
 import os

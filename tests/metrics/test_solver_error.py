@@ -163,7 +163,7 @@ def test_jobs_of_the_embedded_model_get_all_of_this_from_the_command_line(tmp_pa
 @pytest.mark.slow
 def test_scoring_again_agrees_and_what_a_task_cannot_have_is_refused_before_anything_is_made(tmp_path):
     folder, few = _sweep(tmp_path)[2]
-    done = _python("research.jobs.score_cli", str(tmp_path / "s"), "--again")
+    done = _python("research.score_cli", str(tmp_path / "s"), "--again")
     assert done.returncode == 0, done.stderr
     again = json.loads((folder / "result.json").read_text())
     assert again["metrics"] == pytest.approx(few["metrics"], rel=1e-5)

@@ -20,8 +20,8 @@ from rich.console import Console
 from research.cli import run
 from research.compare import Request, compare
 from research.errors import UserError
-from research.jobs.score_cli import main as score
 from research.report import build_report, read_sweep
+from research.score_cli import main as score
 from research.tracking import sync
 from research.tracking.dashboard import dashboard_data
 from research.tracking.mirrored_run import mirrored_run
