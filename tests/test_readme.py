@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,25 @@ def run(arguments: list[str], folder: Path) -> str:
 
 
 @pytest.fixture
+def in_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[list[str], Path], int]]:
+    """The command without the seconds that its imports take in a process of its own; modules of its folder are forgotten."""
+    from research.cli import run as research
+
+    known = set(sys.modules)
+
+    def call(words: list[str], folder: Path) -> int:
+        monkeypatch.chdir(folder)
+        monkeypatch.syspath_prepend(str(folder))
+        return research([*words[1:], "runtime.threads=1"])
+
+    yield call
+    for name in set(sys.modules) - known:
+        file = getattr(sys.modules[name], "__file__", None)
+        if file and Path(file).is_relative_to(tmp_path):
+            del sys.modules[name]
+
+
+@pytest.fixture
 def plugs(tmp_path: Path) -> Path:
     """A user's folder with the README's files, under the names in their first lines."""
     for block in BLOCKS:
@@ -46,11 +66,11 @@ def plugs(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_plugs_of_ones_own(plugs: Path) -> None:
+def test_plugs_of_ones_own(plugs: Path, in_process: Callable[[list[str], Path], int]) -> None:
     for file in plugs.rglob("*.py"):
         for definition in re.split(r"\n(?=class )", file.read_text(encoding="utf-8"))[1:]:
             assert len(definition.splitlines()) < 40
-    run([*command("research --config-dir my_conf"), "tracker=none"], plugs)
+    assert in_process([*command("research --config-dir my_conf"), "tracker=none"], plugs) == 0
     results = [json.loads(file.read_text()) for file in plugs.glob("outputs/mirrored/*/result.json")]
     assert len(results) == 8
     assert {result["status"] for result in results} == {"done"}
@@ -70,12 +90,12 @@ def test_the_examples_are_those_of_the_readme(plugs: Path) -> None:
         assert (plugs / file).read_text(encoding="utf-8") == (EXAMPLES / file).read_text(encoding="utf-8")
 
 
-def test_the_template_runs_as_it_is(tmp_path: Path) -> None:
+def test_the_template_runs_as_it_is(tmp_path: Path, in_process: Callable[[list[str], Path], int]) -> None:
     folder = Path(shutil.copytree(EXAMPLES, tmp_path / "study"))
     line = next(line.strip() for line in (EXAMPLES / "template.py").read_text().splitlines() if "--config-dir" in line)
     small = ["steps=3", "prompts=[fox on a red background]", "tracker=none", "metrics=none"]
-    run([*shlex.split(line), *small], folder)
-    run(["research", *small, "sweep_name=plain"], folder)
+    assert in_process([*shlex.split(line), *small], folder) == 0
+    assert in_process(["research", *small, "sweep_name=plain"], folder) == 0
     found = {file.parts[-4]: Image.open(file).tobytes() for file in folder.glob("outputs/*/*/images/*.png")}
     # classifier-free guidance with the same scale, and a hook that does nothing: the same picture
     assert found.keys() == {"default", "plain"}
@@ -91,7 +111,9 @@ def test_the_template_runs_as_it_is(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_an_error_inside_a_plug_names_it_and_keeps_the_traceback(broken: str, said: str, tmp_path: Path) -> None:
+def test_an_error_inside_a_plug_names_it_and_keeps_the_traceback(
+    broken: str, said: str, tmp_path: Path, in_process: Callable[[list[str], Path], int]
+) -> None:
     (tmp_path / "mine.py").write_text(
         "from research.guidance import CFG\nfrom research import Hook\n\n\n"
         "class Mine(CFG):\n    def combine(self, state, predictions):\n        1 / (2 - state.stage.step)\n"
@@ -106,8 +128,7 @@ def test_an_error_inside_a_plug_names_it_and_keeps_the_traceback(broken: str, sa
         (tmp_path / "conf" / group).mkdir(parents=True)
         (tmp_path / "conf" / group / "mine.yaml").write_text(text, encoding="utf-8")
     words = ["research", "--config-dir", "conf", broken, "steps=4", "prompts=[fox]", "tracker=none", "metrics=none"]
-    done = subprocess.run([sys.executable, "-m", *words], cwd=tmp_path, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 1
+    assert in_process(words, tmp_path) == 1
     (file,) = tmp_path.glob("outputs/*/*/result.json")
     assert json.loads(file.read_text())["error"].startswith(said)
     assert "mine.py" in (file.parent / "traceback.txt").read_text()
