@@ -25,7 +25,7 @@ _INK, _FILL, _CORE, _CIRCLE = "#24343a", "#eef4f2", "#bfe3d8", "#c0392b"
 def room_of(module: str) -> str:
     """The room of a dotted module below ``research``: its package, or the leaves for a file that stands alone."""
     head = module.split(".")[0]
-    if head in ("cli", "__main__", "preview_cli"):
+    if head in ("__main__", "show_results") or head.endswith("cli"):
         return "cli"
     return head if (PACKAGE / head).is_dir() and head != "zoo" else _LEAVES
 
@@ -90,12 +90,15 @@ def purpose(room: str) -> str:
         return "errors, files, pictures, statistics, the zoo's paths ..."
     file = PACKAGE / "cli.py" if room == "cli" else PACKAGE / room / "__init__.py"
     text = (ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or "").split("\n\n")[0].replace("\n", " ")
-    return re.split(r"[.:;,]( |$)", text.replace("`", ""))[0]
+    return re.split(r"[.:;]( |$)", text.replace("`", ""))[0]
 
 
 def draw(out: Path) -> None:
     lines, uses = measured()
-    floor = floors(uses)
+    leaves = {_LEAVES}
+    floor = {_LEAVES: 0} | {
+        room: 1 + at for room, at in floors({room: uses[room] - leaves for room in uses if room != _LEAVES}).items()
+    }
     rows: dict[int, list[str]] = {}
     for room in floor:
         rows.setdefault(floor[room], []).append(room)
@@ -103,12 +106,13 @@ def draw(out: Path) -> None:
     figure = Figure(figsize=(10, 1.25 * (top + 1)))
     axes = figure.add_subplot()
     width, height = 2.25, 0.62
+    widest = max(len(names) for names in rows.values()) * (width + 0.25)
     place: dict[str, tuple[float, float]] = {}
     for level, names in rows.items():
         for k, room in enumerate(sorted(names)):
             place[room] = (5 + (k - (len(names) - 1) / 2) * (width + 0.25), float(level))
     for room, (x, y) in place.items():
-        wide = 9.5 if room == _LEAVES else width
+        wide = widest - 0.25 if room == _LEAVES else width
         box = FancyBboxPatch(
             (x - wide / 2, y - height / 2),
             wide,
@@ -121,7 +125,7 @@ def draw(out: Path) -> None:
         )
         axes.add_patch(box)
         axes.text(x, y + 0.14, room, ha="center", va="center", fontsize=11, weight="bold", color=_INK, zorder=3)
-        axes.text(x, y - 0.05, f"{lines[room]:,} lines", ha="center", va="center", fontsize=6.5, color=_INK, zorder=3)
+        axes.text(x, y - 0.03, f"{lines[room]:,} lines", ha="center", va="center", fontsize=6.5, color=_INK, zorder=3)
         said = purpose(room)
         if room != _LEAVES and len(said) > 44:
             cut = said.rfind(" ", 0, 42)
@@ -141,7 +145,7 @@ def draw(out: Path) -> None:
             zorder=1,
         )
         axes.add_patch(arrow)
-    axes.set_xlim(0, 10)
+    axes.set_xlim(5 - widest / 2 - 0.1, 5 + widest / 2 + 0.1)
     axes.set_ylim(-0.5, top + 0.5)
     axes.axis("off")
     out.parent.mkdir(parents=True, exist_ok=True)
