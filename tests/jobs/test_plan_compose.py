@@ -25,7 +25,6 @@ VALUES = {
     "task.negative_prompt": ["null", '"blurry: very"'],
     "hooks.record": ["{_target_:research.hooks.Record,every:2}", "{every:3}"],
     "guidance.modifiers": ["{mine:{_target_:research.guidance.Rescale,phi:1}}", "{interval:{steps:[0,1]}}", "null"],
-    "guidance": ["{scale:2}", "3"],
     "runtime.threads": ["1"],
     "metrics.clip_score": ["{a:{b:1}}"],
     "model.dtype": ["float16"],
@@ -66,10 +65,11 @@ def test_as_hydra_composes(seed: int, tmp_path: Path) -> None:
     )
     with Composer(str(tmp_path)) as composer:
         groups = composer.groups()
-        names = [name for name in groups if "/" not in name and name != "experiment"]
+        names = [name for name in groups if "/" not in name and name not in ("experiment", "hydra")]
         names.append("guidance/modifiers")
         master = composer.master([])
-        for _ in range(8):
+        compared = 0
+        for _ in range(12):
             chosen = [f"{name}={_choice(rng, name, groups[name])}" for name in names]
             keys = rng.sample(sorted(VALUES), rng.randrange(3))
             deleted = [rng.choice(["~task.negative_prompt", "~tracker.mode", "~guidance.modifiers"])] * (
@@ -81,7 +81,9 @@ def test_as_hydra_composes(seed: int, tmp_path: Path) -> None:
             theirs = composed(lambda lines=lines: by_hydra(composer, lines))
             assert ours.startswith("raises") == theirs.startswith("raises"), (lines, ours, theirs)
             if not ours.startswith("raises"):
+                compared += 1
                 assert ours == theirs, lines
+    assert compared >= 3  # or the test says nothing
 
 
 def test_choices_are_composed_once_each(monkeypatch: pytest.MonkeyPatch) -> None:
