@@ -111,7 +111,7 @@ def _over_ranks(jobs: Sequence[Any], *, single: bool = False) -> int:
 def _sweep(composer: Composer, master: DictConfig, lines: list[str]) -> int:
     from research.jobs.engines.launch import launch
     from research.jobs.job_status import with_ids_of_their_own
-    from research.jobs.machine_slots import place
+    from research.jobs.machine_slots import machine_slot
     from research.jobs.plan_view import duplicates_note
     from research.jobs.planning import leave_out, plan_all
     from research.jobs.points import points_of
@@ -146,7 +146,7 @@ def _sweep(composer: Composer, master: DictConfig, lines: list[str]) -> int:
         check_launcher(master.hydra.launcher._target_, hydra_internals.BASIC_LAUNCHER)
         return _over_ranks(jobs)
     in_process = master.hydra.launcher._target_ == hydra_internals.BASIC_LAUNCHER
-    with place(jobs) if in_process else nullcontext():
+    with machine_slot(jobs) if in_process else nullcontext():
         prepare(jobs)
         _log.info("sweep of %d jobs", len(jobs))
         if duplicates := duplicates_note(made):

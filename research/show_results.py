@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from research.jobs.job import Job
-from research.jobs.machine_slots import alone
+from research.jobs.machine_slots import only_process
 from research.jobs.sweep import Outcome, folders
 from research.lazy import gc_paused
 
@@ -55,7 +55,7 @@ def _report(folder: Path) -> ReportPaths:
     from research.report import build_report, print_table, read_sweep
     from research.report.build import current_report
 
-    with alone(f"report {folder.absolute()}"):
+    with only_process(f"report {folder.absolute()}"):
         if (paths := current_report(folder)) is None:
             return build_report(folder)
     print_table(read_sweep(folder))

@@ -160,7 +160,10 @@ class _Parser:
             at = found.end()
 
     def parsed(self) -> Test:
-        found = self._either()
+        try:
+            found = self._either()
+        except RecursionError:
+            raise self._error("has too many brackets") from None
         if self._tokens:
             raise self._error(f"stops at '{self._tokens[0][1]}'")
         return found

@@ -53,7 +53,7 @@ sys.path.insert(0, {here!r})
 from pathlib import Path
 from test_machine_slots import job
 from research.jobs import machine_slots
-with machine_slots.place([job(Path(sys.argv[1]), cpu=1)]):
+with machine_slots.machine_slot([job(Path(sys.argv[1]), cpu=1)]):
     print("at work", flush=True)
     sys.stdin.read()
 """
@@ -75,7 +75,7 @@ def holder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_who_comes_later_waits_and_goes_on_when_the_other_dies(holder: Any, tmp_path: Path) -> None:
     one = job(tmp_path)
-    with machine_slots.place([job(tmp_path, "b")]):  # of another sweep
+    with machine_slots.machine_slot([job(tmp_path, "b")]):  # of another sweep
         pass
     start = time.monotonic()
     code = HOLDER.format(here=str(Path(__file__).parent))
@@ -87,7 +87,7 @@ def test_who_comes_later_waits_and_goes_on_when_the_other_dies(holder: Any, tmp_
     assert waiter.stdout.readline() == "at work\n"
     assert time.monotonic() - start >= 0.7
     waiter.communicate("")
-    with machine_slots.place([one]), machine_slots.place([job(tmp_path, "c")]):
+    with machine_slots.machine_slot([one]), machine_slots.machine_slot([job(tmp_path, "c")]):
         pass
 
 
@@ -96,7 +96,7 @@ def test_who_waits_goes_on_when_all_jobs_have_ended(holder: Any, tmp_path: Path)
     one.folder.path.mkdir(parents=True)
     result = {"status": "failed", "job_id": one.id, "identity": one.digest}
     (one.folder.path / "result.json").write_text(json.dumps(result))
-    with machine_slots.place([one]):
+    with machine_slots.machine_slot([one]):
         assert holder.poll() is None
 
 

@@ -13,19 +13,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from omegaconf import DictConfig
 
 from research.errors import UserError
 from research.jobs import environment, process_cache
 from research.jobs.engines.chunks import Chunk
 from research.jobs.job_status import job_status
-from research.jobs.machine_slots import VISIBLE, take
+from research.jobs.machine_slots import VISIBLE, take_slot
 from research.jobs.progress import configure_logging
 from research.jobs.run_jobs import run_jobs
 
 _log = logging.getLogger(__name__)
 _device: str | None = None  # the one that this process took
-_held: list[socket.socket] = []
+_held: list[FileLock] = []
 
 
 def run_chunk(config: DictConfig) -> dict[str, Any]:
@@ -109,7 +110,7 @@ def take_device(devices: list[str], sweep: str) -> str:
     """
     global _device
     if _device is None:
-        free = ((k, taken) for k in itertools.count() if (taken := take(f"{sweep}-{k}")))
+        free = ((k, taken) for k in itertools.count() if (taken := take_slot(f"{sweep}-{k}")))
         place, held = next(free)
         _held.append(held)
         _device = devices[place % len(devices)]
