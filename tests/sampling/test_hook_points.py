@@ -27,7 +27,7 @@ class Witness(Hook):
         self.log.append((self.name, "on_start", None))
 
     def pre_step(self, state):
-        assert state.guided is None
+        assert not hasattr(state, "guided")  # there is none before guidance was asked
         self.log.append((self.name, "pre_step", state.stage.index))
 
     def pre_model(self, state, inputs):

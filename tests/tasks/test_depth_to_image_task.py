@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -136,7 +137,7 @@ def test_maps_that_are_none(depth):
 def test_a_map_of_the_picture_as_it_was_given(sd_depth):
     """However much of its sides the factor of the VAE takes away."""
     coarse = copy.copy(sd_depth)
-    coarse.vae_factor = 8  # of the pictures' sides alone: nothing is sampled
+    coarse.geometry = replace(coarse.geometry, vae_factor=8)  # of the pictures' sides alone: nothing is sampled
     DepthToImage("a", picture(23, 16), np.ones((16, 23))).check(coarse, 1)
     DepthToImage("a", picture(23, 16), np.ones((16, 16))).check(coarse, 1)
     with pytest.raises(ConfigError, match=r"found 30 x 16 pixels for a picture of 16 x 16"):
