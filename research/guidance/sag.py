@@ -18,7 +18,7 @@ from research.guidance.blur import gaussian_blur, map_size
 from research.guidance.perturbed import LayerPatch, PatchedLayers, free_name, plain_branch, pushed
 from research.guidance.projections import recorded_output
 from research.guidance.seg import checked_sigma
-from research.sampling.interfaces import Branch, Guidance, Guided, RecordingPatch, StepState
+from research.sampling.interfaces import Branch, Guidance, Guided, StepState
 from research.sampling.prediction import Prediction, to_x0
 
 
@@ -97,8 +97,10 @@ def _at_clean_latents(p: Prediction, loss: Tensor, state: StepState) -> Predicti
     return Prediction(p.value + share * loss, p.kind)
 
 
-class AttentionReceived(LayerPatch, RecordingPatch):
+class AttentionReceived(LayerPatch):
     """Changes nothing: records how much attention each place of a self-attention layer's map receives."""
+
+    alters = False
 
     def __init__(self, layers: Sequence[str]):
         super().__init__(layers)

@@ -188,7 +188,7 @@ def _check_output(output: Any, hidden: Tensor, patches: Sequence[Patch], branch:
 
 def _alters(branch: Branch) -> bool:
     """Whether any of its patches is there to change something; see `RecordingPatch`."""
-    return any(not isinstance(patch, RecordingPatch) for patch in branch.patches)
+    return any(not isinstance(patch, RecordingPatch) or patch.alters for patch in branch.patches)
 
 
 def _is_plain_twin(one: Branch, patched: Branch) -> bool:

@@ -5,13 +5,12 @@ from __future__ import annotations
 
 import math
 import time
-from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, fields
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -43,15 +42,12 @@ class Patch(Protocol):
         ...
 
 
-class RecordingPatch(ABC):
-    """A `Patch` that changes nothing: it only looks. Others are refused if they leave their layers as they are."""
+@runtime_checkable
+class RecordingPatch(Patch, Protocol):
+    """A `Patch` that says whether it changes anything. Those that say nothing are there to change their layers, and are
+    refused if they do not."""
 
-    kind: str
-    layers: Sequence[str]
-
-    @abstractmethod
-    def __call__(self, layer: torch.nn.Module, forward: Callable[..., Tensor], hidden: Tensor, **kwargs: Any) -> Tensor:
-        """What the layer returns, as it is."""
+    alters: bool  # False: it only looks, and hands on what the layer returns
 
 
 @dataclass(frozen=True, slots=True, eq=False)
