@@ -105,7 +105,7 @@ def test_the_command_watches_until_it_is_told_to_stop(tmp_path, end):
 
 def test_until_finished_ends_by_itself(tmp_path, capsys):
     write_job(tmp_path, prompts=PROMPTS[:1])
-    (tmp_path / "sweep.json").write_text(json.dumps({"jobs": [p.name for p in tmp_path.iterdir()]}))
+    (tmp_path / "sweep.json").write_text(json.dumps({"format": 1, "jobs": [p.name for p in tmp_path.iterdir()]}))
     assert main([str(tmp_path), "--watch", "--until-finished"]) == 0
     assert "1 of 1 jobs have a result" in capsys.readouterr().out
 
@@ -136,7 +136,7 @@ def test_a_half_deleted_folder_is_reported_with_what_is_missing(tmp_path, capsys
     page = (tmp_path / "report.html").read_text()
     assert "3 images named in the records, but not in their folders" in page
     assert f"1 job folder without a result.json ({folders[2].name})" in page
-    assert f"{folders[3].name}/result.json cannot be read" in page
+    assert f"{folders[3].name}/result.json: cannot be used" in page
 
 
 def test_pictures_of_other_sizes_are_said(tmp_path):

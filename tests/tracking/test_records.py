@@ -136,7 +136,7 @@ def test_an_image_goes_without_what_its_file_says(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"), [("{", "cannot be read"), ("[]", "has no job_id"), (None, "has no result.json")]
+    ("content", "said"), [("{", "cannot be used"), ("[]", "Expected `object`"), (None, "found no such file")]
 )
 def test_a_damaged_job_is_one_clear_line(tmp_path, content, said):
     if content is not None:
