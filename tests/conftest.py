@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # before diffusers, transformers and huggingface_hub are imported anywhere
@@ -154,6 +155,24 @@ def inpaint9_pipe(inpaint_directory: Path) -> StableDiffusionInpaintPipeline:
 @pytest.fixture(scope="session")
 def depth_pipe(depth_directory: Path) -> StableDiffusionDepth2ImgPipeline:
     return quiet(StableDiffusionDepth2ImgPipeline.from_pretrained(depth_directory))
+
+
+@pytest.fixture(autouse=True)
+def _loggers_as_they_were() -> Iterator[None]:
+    """Commands set up logging for their process, and linters switch off what they do not know: a test leaves none of it."""
+    before = [(log, log.level, log.disabled, log.propagate, list(log.handlers)) for log in _own_loggers()]
+    yield
+    known = {log for log, *_ in before}
+    for log, level, disabled, propagate, handlers in before:
+        log.setLevel(level)
+        log.disabled, log.propagate, log.handlers[:] = disabled, propagate, handlers
+    for log in _own_loggers():
+        log.disabled = log.disabled and log in known
+
+
+def _own_loggers() -> list[logging.Logger]:
+    found = logging.root.manager.loggerDict.items()
+    return [log for name, log in found if name.split(".")[0] == "research" and isinstance(log, logging.Logger)]
 
 
 @pytest.fixture

@@ -301,7 +301,9 @@ def test_the_file_alone_is_enough(browser, sweep, tmp_path):
 
 def test_a_served_page_follows_the_sweep(visit, tmp_path):
     directory = write_sweep(tmp_path / "live", ("ddim",), (3.0,), (5, 10), prompts=PROMPTS[:1])
-    (directory / "sweep.json").write_text(json.dumps({"jobs": [p.name for p in directory.iterdir()] + ["next"]}))
+    (directory / "sweep.json").write_text(
+        json.dumps({"format": 1, "jobs": [p.name for p in directory.iterdir()] + ["next"]})
+    )
     report = LiveReport(directory)
     report.look()
     server = _serve(report, 0)

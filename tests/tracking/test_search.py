@@ -13,11 +13,12 @@ import yaml
 from wandb_stub import KEY, Stub
 
 from research.errors import ConfigError
+from research.jobs.record import JobResult
 from research.jobs.sweep import _number
 from research.jobs.sweep_settings import settings_of
 
 ROOT = Path(__file__).parent.parent.parent
-RESULT = {"job_id": "ab", "status": "done", "metrics": {"fid": 7.5, "kid": None}, "nfe": 20, "images_per_second": 4.0}
+RESULT = JobResult(job_id="ab", status="done", metrics={"fid": 7.5, "kid": None}, nfe=20, images_per_second=4.0)
 
 
 def search(folder: Path, *more: str) -> subprocess.CompletedProcess[str]:

@@ -12,6 +12,7 @@ import pytest
 from support.sweep_samples import PROMPTS, write_job
 
 from research.errors import ConfigError
+from research.jobs.record import JobResult
 from research.tracking import WandbTracker
 from research.tracking.mirrored_run import run_name
 from research.tracking.scrub import scrub, scrub_text
@@ -173,7 +174,7 @@ def test_paths_and_secrets_are_taken_out():
 
 def test_run_names_are_short():
     overrides = ["scheduler=ddim", "guidance.scale=3", "model.path=/data/models/sd15", "prompts=[" + "long " * 40 + "]"]
-    name = run_name({"job_id": "ab", "overrides": overrides})
+    name = run_name(JobResult(job_id="ab", status="done", overrides=overrides))
     assert name.startswith("ddim scale=3 path=sd15 prompts=[long")
     assert len(name) <= 100
-    assert run_name({"job_id": "ab", "overrides": []}) == "ab"
+    assert run_name(JobResult(job_id="ab", status="done")) == "ab"
