@@ -1,18 +1,177 @@
-"""Whether the plugs of each job fit one another: looked at for all jobs of a plan before the first one runs, or weights load."""
+"""What a job names is looked at before the first job runs: classes and their arguments, the model's files, and whether all fit.
+
+`check_plug_configs`, `check_metrics` and `check_model` look at one config and import no torch. `check_fit` builds the plugs of
+all jobs of a plan and checks them against one another and against the model's outline, before any weights are read.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache, partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from research.errors import UserError
-from research.jobs import job_images, process_cache
-from research.jobs.build import build, guidance_of
+from research.checks import check_number
+from research.errors import ConfigError, ModelError, UserError, nearest
+from research.jobs import job_images, process_cache, targets
+from research.jobs.build import COMPOSED, Origin, build, guidance_of
+from research.jobs.plan_cache import Memo
+from research.metrics.base import as_metric
+from research.metrics.score import check_metric
+from research.models.inspect.find_model import find_pipeline, read_index
+from research.models.inspect.parts import choose_variant
+from research.models.inspect.weights import check_safetensors, weight_files
 
 if TYPE_CHECKING:
     from research.jobs.job import Job
+
+_WEIGHTED = ("unet", "vae", "text_encoder", "transformer", "depth_estimator")
+
+
+# -- the classes of one config, without torch
+
+
+def check_plug_configs(config: dict[str, Any], memo: Memo) -> None:
+    """Check that the plugs of a job are classes that take what they are given; empty sections become empty mappings.
+
+    Raises:
+        ConfigError: one line with the key, what was found and what is accepted.
+    """
+    memo("scheduler", config["scheduler"], lambda: targets.check_scheduler(config["scheduler"]))
+    for key in ("guidance", "task"):
+        check_mapping(key, config[key])
+        if "_target_" not in config[key]:
+            raise ConfigError(f"{key}._target_: is missing; accepted is a class by its dotted name, or {key}=CHOICE.")
+    guidance = dict(config["guidance"])
+    modifiers = guidance.pop("modifiers", None) or {}
+    config["guidance"] = {**guidance, "modifiers": modifiers} if modifiers else guidance
+    memo("guidance", config["guidance"], lambda: _check_guidance(guidance, modifiers))
+    filled_in = frozenset({"prompt"})
+    memo("task", config["task"], lambda: targets.check(config["task"], "task", filled_in=filled_in))
+    for key in ("hooks", "metrics"):
+        config[key] = config.get(key) or {}
+        memo(key, config[key], partial(_check_named, key, config[key]))
+    config["tracker"] = config.get("tracker") or {}
+    check_mapping("tracker", config["tracker"])
+    if config["tracker"] and "_target_" not in config["tracker"]:
+        raise ConfigError(f"tracker.{next(iter(config['tracker']))}: unknown key; with tracker=none it has none.")
+    memo("tracker class", config["tracker"], lambda: targets.check(config["tracker"], "tracker"))
+
+
+def _check_guidance(guidance: Mapping[str, Any], modifiers: Any) -> None:
+    targets.check(guidance, "guidance")
+    if modifiers:
+        _check_entries("guidance.modifiers", modifiers)
+        for name, node in modifiers.items():
+            targets.check(node, f"guidance.modifiers.{name}", filled_in=frozenset({"guidance"}))
+    whole = {**guidance, "modifiers": modifiers}
+    for where, node in targets.nodes(whole, "guidance"):
+        _check_scale(f"{where}.scale", node.get("scale", 1.0))
+
+
+def _check_named(key: str, entries: Any) -> None:
+    _check_entries(key, entries)
+    targets.check(entries, key)
+
+
+def _check_entries(key: str, entries: Any) -> None:
+    """Check that a section holds classes by names of their own."""
+    check_mapping(key, entries)
+    if "_target_" in entries:
+        raise ConfigError(
+            f"{key}._target_: found without a name; accepted is one level more in the YAML file, NAME: {{_target_: ...}}."
+        )
+    for name, node in entries.items():
+        if not isinstance(node, dict) or "_target_" not in node:
+            raise ConfigError(
+                f"{key}.{name}: unknown key.{nearest(name, entries)} Accepted are entries with a _target_."
+            )
+
+
+def _check_scale(key: str, value: Any) -> None:
+    if isinstance(value, dict):  # a schedule of one's own
+        return
+    check_number(key, value)
+
+
+def check_metrics(
+    metrics: Mapping[str, Any], n_images: int, config: Mapping[str, Any] | None = None, origin: Origin = COMPOSED
+) -> None:
+    """Check that each metric can be built, and can work with so many images, and with such a job if one is given."""
+    for name, node in metrics.items():
+        metric = build(node, f"metrics.{name}", origin)  # constructors are cheap by contract
+        check_metric(as_metric(metric, name), n_images, config)
+
+
+def check_mapping(key: str, value: Any) -> None:
+    """Check that a section has keys."""
+    if not isinstance(value, dict):
+        raise ConfigError(
+            f"{key}: found {value!r}; accepted is a choice of the group {key} or keys inside it, {key}.NAME=VALUE."
+        )
+
+
+# -- the files of its model, without torch
+
+
+def check_model(config: Mapping[str, Any]) -> None:
+    """Check that the model is there and whole, and that steps and size can work with it. Hub models are checked when they load.
+
+    Raises:
+        ModelError: no such model, or a broken one.
+        ConfigError: more steps than the scheduler has timesteps.
+    """
+    directory = find_pipeline(config["model"]["path"]).directory
+    if directory is None:
+        return
+    _check_files(directory, config["model"]["allow_pickle"])
+    known = _read_json(directory / "scheduler" / "scheduler_config.json").get("num_train_timesteps", 1000)
+    timesteps = config["scheduler"]["options"].get("num_train_timesteps", known)
+    if isinstance(timesteps, int) and config["steps"] > timesteps:
+        raise ConfigError(
+            f"steps: found {config['steps']}; accepted is a whole number from 1 to {timesteps}, the timesteps of the scheduler."
+        )
+    _check_size(directory, config["task"])
+
+
+@lru_cache(maxsize=64)
+def _check_files(directory: Path, allow_pickle: bool) -> None:
+    index = read_index(directory)
+    parts = [name for name in _WEIGHTED if isinstance(index.get(name), list) and index[name][0] is not None]
+    variant = choose_variant(directory, parts)
+    for part in parts:
+        files, safe = weight_files(directory / part, allow_pickle=allow_pickle, variant=variant)
+        for file in files if safe else ():
+            check_safetensors(file)
+
+
+def _check_size(directory: Path, task: Mapping[str, Any]) -> None:
+    blocks = _read_json(directory / "vae" / "config.json").get("block_out_channels")
+    if not blocks:
+        return
+    factor = 2 ** (len(blocks) - 1)
+    for key in ("height", "width"):
+        pixels = task.get(key)
+        if pixels is None:
+            continue
+        if isinstance(pixels, bool) or not isinstance(pixels, int) or pixels < 1 or pixels % factor:
+            raise ConfigError(
+                f"task.{key}: found {pixels!r}; accepted is a positive multiple of {factor}, the factor of the VAE."
+            )
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        return {}
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"model.path: {file} cannot be read as JSON: {error}") from error
+    return content if isinstance(content, dict) else {}
+
+
+# -- plugs against one another and the model
 
 
 def check_fit(jobs: Sequence[Job]) -> None:
@@ -30,25 +189,25 @@ def check_fit(jobs: Sequence[Job]) -> None:
     process_cache.libraries()
     seen: set[str] = set()
     for job in waiting:
-        key = _of_fit(job)
+        key = _fit_key(job)
         if key in seen:
             continue
         seen.add(key)
         try:
-            _check(job)
+            _check_job(job)
         except UserError as error:
             if len(jobs) == 1:
                 raise
             raise type(error)(f"{str(error).rstrip('.')} (in the job {' '.join(job.overrides)}).") from error
 
 
-def _of_fit(job: Job) -> str:
+def _fit_key(job: Job) -> str:
     """What decides whether plugs fit: jobs that agree in it are looked at once."""
     keys = ("model", "scheduler", "guidance", "task", "hooks", "prompts", "images_per_prompt", "steps", "runtime")
     return json.dumps([job.config[key] for key in keys], sort_keys=True, default=str)
 
 
-def _check(job: Job) -> None:
+def _check_job(job: Job) -> None:
     from research.sampling import check_claims, check_offers, check_plugs
 
     config = job.config

@@ -10,9 +10,8 @@ from typing import Any
 from research.errors import ConfigError, nearest
 from research.jobs import process_cache
 from research.jobs.job_images import check_frames, image_count
-from research.jobs.model_check import check_model
 from research.jobs.plan_cache import Forgetful, Memo
-from research.jobs.plug_check import check_mapping, check_metrics, check_plugs
+from research.jobs.preflight import check_mapping, check_metrics, check_model, check_plug_configs
 from research.jobs.schema import DTYPES, KEYS, ON_FAILURE, PROGRESS, RETRY, SECTIONS, SWEEP, VECTORISE
 from research.tasks.checks import check_settings
 
@@ -45,7 +44,7 @@ def validate(
         elif name in checked[section]:
             checked[section] = {**checked[section], name: read(key, checked[section][name])}
     _no_nan(checked, "")
-    check_plugs(checked, memo)
+    check_plug_configs(checked, memo)
     model, task, steps = checked["model"], checked["task"], checked["steps"]
     parity = checked["runtime"].get("parity", False)
     memo("settings", [task, steps, parity], lambda: check_settings(task, steps, parity=parity))
