@@ -8,12 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from research.jobs.estimate import Estimate, estimate
+from research.jobs.estimate import Estimate, Times, estimate
 from research.jobs.job import Job
 from research.jobs.job_images import image_count
 from research.jobs.job_status import statuses, with_ids_of_their_own
 from research.jobs.overrides import as_written, parse
-from research.jobs.plan_times import Times
 from research.jobs.planning import Plan
 
 _WIDEST = 32  # characters of a cell
