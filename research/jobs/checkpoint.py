@@ -8,7 +8,7 @@ from typing import Protocol
 
 from research.jobs import environment, record
 from research.jobs.faults import check
-from research.jobs.images import Saved
+from research.jobs.images import SavedImages
 from research.jobs.job import Job
 from research.jobs.record import PARTIAL, Checkpoint, DamagedRecord, JobResult, NoRecord, Trace
 from research.jobs.signals import Interrupted
@@ -24,7 +24,7 @@ class Resumable(Protocol):
     result: JobResult
     trace: Trace
     watch: Stopwatch
-    saved: Saved
+    saved: SavedImages
     seeds: list[int]
 
 
@@ -71,7 +71,7 @@ class CheckpointFile:
         run.trace = Trace.of(found.trace)
         run.watch.add(found.seconds)
         for image in found.images:
-            run.saved.take(self._folder.path / image.file)
+            run.saved.add_saved(self._folder.path / image.file)
         _log.info("    %d of %d images were made before", len(run.saved), len(run.seeds))
 
     def between_batches(self, run: Resumable) -> None:

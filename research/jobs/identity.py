@@ -14,7 +14,7 @@ from typing import Any
 from research import pictures
 from research.errors import ModelError
 from research.jobs.job_images import uses_prompts
-from research.jobs.plan_cache import Forgetful, Memo
+from research.jobs.plan_cache import NoCache, PlanCache
 from research.jobs.schema import NOT_IDENTITY
 from research.jobs.targets import without_defaults
 from research.models.inspect.find_model import find_pipeline
@@ -36,19 +36,19 @@ def job_id(config: Mapping[str, Any]) -> str:
     return job_digest(config)[:ID_LENGTH]
 
 
-def job_digest(config: Mapping[str, Any], memo: Memo | None = None) -> str:
+def job_digest(config: Mapping[str, Any], cache: PlanCache | None = None) -> str:
     """The whole hash that `job_id` is the beginning of: 64 hex digits, which tell jobs apart that share a short id."""
-    canonical = json.dumps(identity(config, memo), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    canonical = json.dumps(identity(config, cache), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def identity(config: Mapping[str, Any], memo: Memo | None = None) -> dict[str, Any]:
-    """What the hash is made of. Jobs of a plan share a memo, so that a section of several jobs is looked at once."""
-    memo = Forgetful() if memo is None else memo
+def identity(config: Mapping[str, Any], cache: PlanCache | None = None) -> dict[str, Any]:
+    """What the hash is made of. Jobs of a plan share a cache, so that a section of several jobs is looked at once."""
+    cache = NoCache() if cache is None else cache
     kept = {key: value for key, value in config.items() if key not in NOT_IDENTITY}
     model = config["model"]
     kept["model"] = {
-        "content": memo("content", model["path"], lambda: model_content(model["path"])),
+        "content": cache.get("content", model["path"], lambda: model_content(model["path"])),
         # a checkpoint file has its scheduler and tokenizer from there
         **({"config": model_content(model["config"])} if model.get("config") else {}),
         "dtype": _DTYPES.get(model["dtype"], model["dtype"]),
@@ -57,9 +57,9 @@ def identity(config: Mapping[str, Any], memo: Memo | None = None) -> dict[str, A
     kept["scheduler"] = {key: value for key, value in config["scheduler"].items() if key != "name"}
     kept["guidance"] = _in_order(config["guidance"])
     kept["runtime"] = {"parity": config["runtime"].get("parity", False)}
-    if not memo("prompts", [model["path"], config["task"]], lambda: uses_prompts(config)):
+    if not cache.get("prompts", [model["path"], config["task"]], lambda: uses_prompts(config)):
         kept.pop("prompts")
-    return {key: memo(f"canonical {key}", value, partial(_section, key, value)) for key, value in kept.items()}
+    return {key: cache.get(f"canonical {key}", value, partial(_section, key, value)) for key, value in kept.items()}
 
 
 def _section(key: str, value: Any) -> Any:

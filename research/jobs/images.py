@@ -47,7 +47,7 @@ def save_picture(picture: Image.Image | Sequence[Image.Image], path: Path) -> Pa
     return path
 
 
-class Saved(Sequence[Image.Image]):
+class SavedImages(Sequence[Image.Image]):
     """The images of a job as they were saved. Many or large ones are read back from their files when they are asked for."""
 
     def __init__(self, bytes_in_memory: int = 512 << 20):
@@ -61,8 +61,8 @@ class Saved(Sequence[Image.Image]):
         self._items.append(image if self._left >= 0 else path)
         return digest
 
-    def take(self, path: Path) -> None:
-        """Take an image that was saved before as the next one of the job."""
+    def add_saved(self, path: Path) -> None:
+        """Count an image that was saved before as the next one of the job."""
         self._items.append(path)
 
     def __len__(self) -> int:

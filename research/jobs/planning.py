@@ -12,7 +12,7 @@ from research.jobs.compose import Composer
 from research.jobs.identity import job_digest
 from research.jobs.job import Job
 from research.jobs.overrides import as_written, parse
-from research.jobs.plan_cache import Memo
+from research.jobs.plan_cache import PlanCache
 from research.jobs.schema import GROUPS
 from research.jobs.validate import validate
 
@@ -91,13 +91,13 @@ def plan(composer: Composer, master: DictConfig, points: Iterable[Sequence[str]]
 def plan_all(composer: Composer, master: DictConfig, points: Iterable[Sequence[str]]) -> Plan:
     """The same with the points that are no job kept beside the others."""
     extra = [name for name in composer.groups() if "/" not in name and name not in GROUPS]
-    made, memo = Plan(), Memo()
+    made, cache = Plan(), PlanCache()
     jobs: dict[tuple[str, str], Job] = {}
     for point in points:
         made.points += 1
         try:
-            config = validate(composer.job(master, point), extra_keys=extra, memo=memo)
-            job = Job(config, list(point), digest=job_digest(config, memo))
+            config = validate(composer.job(master, point), extra_keys=extra, cache=cache)
+            job = Job(config, list(point), digest=job_digest(config, cache))
         except UserError as error:
             made.impossible.append(Impossible(list(point), error))
             continue

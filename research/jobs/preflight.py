@@ -16,7 +16,7 @@ from research.checks import check_number
 from research.errors import ConfigError, ModelError, UserError, nearest
 from research.jobs import job_images, process_cache, targets
 from research.jobs.build import COMPOSED, Origin, build, guidance_of
-from research.jobs.plan_cache import Memo
+from research.jobs.plan_cache import PlanCache
 from research.metrics.base import as_metric
 from research.metrics.score import check_metric
 from research.models.inspect.find_model import find_pipeline, read_index
@@ -32,13 +32,13 @@ _WEIGHTED = ("unet", "vae", "text_encoder", "transformer", "depth_estimator")
 # -- the classes of one config, without torch
 
 
-def check_plug_configs(config: dict[str, Any], memo: Memo) -> None:
+def check_plug_configs(config: dict[str, Any], cache: PlanCache) -> None:
     """Check that the plugs of a job are classes that take what they are given; empty sections become empty mappings.
 
     Raises:
         ConfigError: one line with the key, what was found and what is accepted.
     """
-    memo("scheduler", config["scheduler"], lambda: targets.check_scheduler(config["scheduler"]))
+    cache.get("scheduler", config["scheduler"], lambda: targets.check_scheduler(config["scheduler"]))
     for key in ("guidance", "task"):
         check_mapping(key, config[key])
         if "_target_" not in config[key]:
@@ -46,17 +46,17 @@ def check_plug_configs(config: dict[str, Any], memo: Memo) -> None:
     guidance = dict(config["guidance"])
     modifiers = guidance.pop("modifiers", None) or {}
     config["guidance"] = {**guidance, "modifiers": modifiers} if modifiers else guidance
-    memo("guidance", config["guidance"], lambda: _check_guidance(guidance, modifiers))
+    cache.get("guidance", config["guidance"], lambda: _check_guidance(guidance, modifiers))
     filled_in = frozenset({"prompt"})
-    memo("task", config["task"], lambda: targets.check(config["task"], "task", filled_in=filled_in))
+    cache.get("task", config["task"], lambda: targets.check(config["task"], "task", filled_in=filled_in))
     for key in ("hooks", "metrics"):
         config[key] = config.get(key) or {}
-        memo(key, config[key], partial(_check_named, key, config[key]))
+        cache.get(key, config[key], partial(_check_named, key, config[key]))
     config["tracker"] = config.get("tracker") or {}
     check_mapping("tracker", config["tracker"])
     if config["tracker"] and "_target_" not in config["tracker"]:
         raise ConfigError(f"tracker.{next(iter(config['tracker']))}: unknown key; with tracker=none it has none.")
-    memo("tracker class", config["tracker"], lambda: targets.check(config["tracker"], "tracker"))
+    cache.get("tracker class", config["tracker"], lambda: targets.check(config["tracker"], "tracker"))
 
 
 def _check_guidance(guidance: Mapping[str, Any], modifiers: Any) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from research.caches import Cache
 from research.jobs.build import build
-from research.jobs.tracker_thread import Mirror
+from research.jobs.tracker_thread import TrackerThread
 from research.lazy import gc_paused
 
 _log = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ def tracker(node: Mapping[str, Any] | None) -> Any:
         return None
     key = json.dumps(node, sort_keys=True)
     if key not in _trackers:
-        _trackers[key] = Mirror(build(node, "tracker"))
+        _trackers[key] = TrackerThread(build(node, "tracker"))
     return _trackers[key]
 
 

@@ -28,7 +28,7 @@ from research.jobs.compose import Composer, explained
 from research.jobs.hydra_internals import apply_overrides
 from research.jobs.identity import ID_LENGTH, canonical, job_digest
 from research.jobs.overrides import as_written, is_choice, parse
-from research.jobs.plan_cache import Forgetful
+from research.jobs.plan_cache import NoCache
 from research.jobs.preflight import check_metrics, check_plug_configs
 from research.jobs.record import RESULT, TRACE, JobResult, Scored, StoreError
 from research.jobs.run_job import task_scores
@@ -162,7 +162,7 @@ def _rescored(folder: JobFolder, definitions: Definitions, again: bool) -> Resco
     others = {**result.config, "metrics": metrics}
     origin = definitions.origin(folder.path / RESULT)
     check_names(others, origin)
-    check_plug_configs(others, Forgetful())
+    check_plug_configs(others, NoCache())
     check_metrics(metrics, result.n_images, others, origin)
     same = canonical({"metrics": metrics}) == canonical({"metrics": result.config.get("metrics") or {}})
     target = folder if same else _beside(folder, others)

@@ -85,7 +85,7 @@ class JobRun:
         self.watch = Stopwatch()
         self.caches = caches.counts()
         self.device: torch.device | None = None
-        self.saved = images.Saved()
+        self.saved = images.SavedImages()
         self.checkpoint = CheckpointFile(job)
         self.trace = Trace()
         self.seeds, self.prompts = job_images.seeds(job.config), job_images.prompts(job.config)

@@ -12,7 +12,7 @@ _log = logging.getLogger(__name__)
 _CLOSE_LIMIT, _MORE = 60.0, 5.0  # seconds
 
 
-class Mirror:
+class TrackerThread:
     """Hands finished jobs to a tracker.
 
     Args:

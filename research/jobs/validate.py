@@ -10,7 +10,7 @@ from typing import Any
 from research.errors import ConfigError, nearest
 from research.jobs import process_cache
 from research.jobs.job_images import check_frames, image_count
-from research.jobs.plan_cache import Forgetful, Memo
+from research.jobs.plan_cache import NoCache, PlanCache
 from research.jobs.preflight import check_mapping, check_metrics, check_model, check_plug_configs
 from research.jobs.schema import DTYPES, KEYS, ON_FAILURE, PROGRESS, RETRY, SECTIONS, SWEEP, VECTORISE
 from research.tasks.checks import check_settings
@@ -21,19 +21,19 @@ _LARGEST_SEED = 2**63 - 1
 
 
 def validate(
-    config: Mapping[str, Any], *, extra_keys: Collection[str] = (), memo: Memo | None = None
+    config: Mapping[str, Any], *, extra_keys: Collection[str] = (), cache: PlanCache | None = None
 ) -> dict[str, Any]:
     """The config with numbers in their proper type (``steps=10.0`` is 10), less what belongs to the sweep and to no job.
 
     Args:
         config: as `Composer.job` gives it.
         extra_keys: top-level keys accepted besides the project's, those of groups that a user added.
-        memo: shared by the jobs of a plan, so that what they have in common is checked once.
+        cache: shared by the jobs of a plan, so that what they have in common is checked once.
 
     Raises:
         ConfigError: one line with the key, what was found and what is accepted.
     """
-    memo = Forgetful() if memo is None else memo
+    cache = NoCache() if cache is None else cache
     _check_keys(config, extra_keys)
     checked = dict(config)
     checked.pop(SWEEP, None)
@@ -44,31 +44,30 @@ def validate(
         elif name in checked[section]:
             checked[section] = {**checked[section], name: read(key, checked[section][name])}
     _no_nan(checked, "")
-    check_plug_configs(checked, memo)
+    check_plug_configs(checked, cache)
     model, task, steps = checked["model"], checked["task"], checked["steps"]
     parity = checked["runtime"].get("parity", False)
-    memo("settings", [task, steps, parity], lambda: check_settings(task, steps, parity=parity))
-    n_images = _count(checked, memo)
+    cache.get("settings", [task, steps, parity], lambda: check_settings(task, steps, parity=parity))
+    n_images = _count(checked, cache)
     if checked["seed"] + n_images > _LARGEST_SEED:
         raise ConfigError(
             f"seed: found {checked['seed']} for {n_images} images; accepted are seeds up to {_LARGEST_SEED}."
         )
-    memo("model", [model, checked["scheduler"]["options"], task, steps], lambda: check_model(checked))
+    cache.get("model", [model, checked["scheduler"]["options"], task, steps], lambda: check_model(checked))
     about = [checked[key] for key in ("metrics", "task", "scheduler", "prompts", "steps")]
-    memo("metrics", [about, n_images], lambda: check_metrics(checked["metrics"], n_images, checked))
+    cache.get("metrics", [about, n_images], lambda: check_metrics(checked["metrics"], n_images, checked))
     # its constructor checks its settings, and is cheap by contract
-    memo("tracker", checked["tracker"], lambda: process_cache.tracker(checked["tracker"]))
+    cache.get("tracker", checked["tracker"], lambda: process_cache.tracker(checked["tracker"]))
     return checked
 
 
-def _count(config: Mapping[str, Any], memo: Memo) -> int:
+def _count(config: Mapping[str, Any], cache: PlanCache) -> int:
     def count() -> int:
         check_frames(config)
         return image_count(config)
 
     about = [config["model"]["path"], config["task"], len(config["prompts"]), config["images_per_prompt"]]
-    found: int = memo("images", about, count)
-    return found
+    return cache.get("images", about, count)
 
 
 # -- keys

@@ -99,7 +99,7 @@ def test_an_image_carries_its_recipe(tmp_path: Path) -> None:
 
 
 def test_many_images_are_read_back_as_they_were(tmp_path: Path) -> None:
-    saved = images.Saved(bytes_in_memory=4 * 4 * 3)
+    saved = images.SavedImages(bytes_in_memory=4 * 4 * 3)
     colours = ["red", "green", "blue"]
     for colour in colours:
         saved.add(Image.new("RGB", (4, 4), colour), tmp_path / f"{colour}.png", {})

@@ -23,7 +23,7 @@ from research.jobs.build import build, guidance_of
 from research.jobs.checkpoint import checkpoint_of
 from research.jobs.engines.collective import RankFailed, add, broadcast, connected, on_all_ranks
 from research.jobs.faults import batches_that_fit, check
-from research.jobs.images import Saved
+from research.jobs.images import SavedImages
 from research.jobs.job import Job
 from research.jobs.machine_slots import VISIBLE, visible_devices
 from research.jobs.record import Checkpoint, DamagedRecord, JobResult, MadeSoFar, NoRecord, Trace
@@ -181,7 +181,7 @@ class _Share(JobRun):
         """Write a batch's images, and then, that they are there."""
         before = self.watch.seconds
         self.watch.seconds = dict.fromkeys(before, 0.0)
-        self.saved, self.trace = Saved(0), Trace()
+        self.saved, self.trace = SavedImages(0), Trace()
         # batches that did not fit, and what was said of them, belong to the next one that did
         self._made_so_far(MadeSoFar(out_of_memory=self.result.out_of_memory, warnings=self.result.warnings))
         self.keep_batch(made, rows)
@@ -198,10 +198,10 @@ class _Share(JobRun):
         entries = {first + k: image for first, note in notes.items() for k, image in enumerate(note.images)}
         if missing := len(self.seeds) - len(entries):
             raise RuntimeError(f"{missing} images are not there")
-        own, total = Saved(0), len(self.seeds)
+        own, total = SavedImages(0), len(self.seeds)
         rows = [row for first in self._mine(size) for row in range(first, min(first + size, total))]
         for row in rows:
-            own.take(self.folder.path / entries[row].file)
+            own.add_saved(self.folder.path / entries[row].file)
         for name, node in self.settings.metrics.items():
             metric = as_metric(build(node, f"metrics.{name}"), name)
             if isinstance(metric, AdditiveMetric):
@@ -217,13 +217,13 @@ class _Share(JobRun):
     def _merge(self, notes: dict[int, Checkpoint]) -> None:
         """The record of all batches, as if one process had made them."""
         self._made_so_far(MadeSoFar(warnings=list(self.job.warnings)))
-        self.saved, self.trace = Saved(), Trace()
+        self.saved, self.trace = SavedImages(), Trace()
         for _, note in sorted(notes.items()):
             self.result.add(note)
             self.trace.add_batch(Trace.of(note.trace))
             self.watch.add(note.seconds)
         for image in self.result.images:
-            self.saved.take(self.folder.path / image.file)
+            self.saved.add_saved(self.folder.path / image.file)
 
     def _mine(self, size: int) -> list[int]:
         """The first image of each of this rank's batches."""
