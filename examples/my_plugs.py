@@ -18,7 +18,7 @@ class RampedCFG(Guidance):
 
     def combine(self, state, predictions):
         u, c = predictions["uncond"], predictions["cond"]
-        scale = 1 + (self.scale - 1) * (state.stage.step + 1) / state.stage.n_steps
+        scale = 1 + (state.scale_of(self) - 1) * (state.stage.step + 1) / state.stage.n_steps
         return Guided(Prediction(u.value + scale * (c.value - u.value), c.kind))
 
 

@@ -39,7 +39,7 @@ class MyGuidance(Guidance):
     def combine(self, state: StepState, predictions: Mapping[str, Prediction]) -> Guided:
         """One prediction of them: values [N, C, h, w] of the kind the model makes (``research.sampling.convert`` to others)."""
         u, c = predictions["uncond"], predictions["cond"]
-        return Guided(Prediction(u.value + self.scale * (c.value - u.value), c.kind))
+        return Guided(Prediction(u.value + state.scale_of(self) * (c.value - u.value), c.kind))
 
 
 class MyHook(Hook):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -53,11 +55,14 @@ class APG(Pair):
     def start(self, run: Batch) -> None:
         self._past = None
 
-    def combine(self, state: StepState, predictions: dict[str, Prediction]) -> Guided:  # type: ignore[override]
+    def combine(self, state: StepState, predictions: Mapping[str, Prediction]) -> Guided:
         plain = self.eta == 1 and self.momentum == 0 and self.norm_threshold == 0
         if plain and "uncond" in predictions:  # linear: no conversion, no rounding of its own
             return guided_in(
-                state, predictions, "prediction", lambda v: v["uncond"] + self.scale * (v["cond"] - v["uncond"])
+                state,
+                predictions,
+                "prediction",
+                lambda v: v["uncond"] + state.scale_of(self) * (v["cond"] - v["uncond"]),
             )
         return super().combine(state, predictions)
 
@@ -73,6 +78,7 @@ class APG(Pair):
             update = update * (self.norm_threshold / length.clamp_min(self.norm_threshold)).to(update.dtype)
         if self.eta != 1:
             update = update - (1 - self.eta) * parallel(update, c)
-        if isinstance(self.scale, Tensor):
-            return torch.addcmul(c, self.scale - 1, update)
-        return torch.add(c, update, alpha=self.scale - 1)
+        scale = state.scale_of(self)
+        if isinstance(scale, Tensor):
+            return torch.addcmul(c, scale - 1, update)
+        return torch.add(c, update, alpha=scale - 1)

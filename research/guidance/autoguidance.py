@@ -58,7 +58,7 @@ class Autoguidance(Perturbed):
     def start(self, run: Batch) -> None:
         super().start(run)
         self._weak = free_name(self.branch, run.models)
-        if self.scale != self.neutral:
+        if run.scale_of(self) != self.neutral:
             weak = run.model.second(self.model, self.noise)
             run.models[self._weak] = weak
             told = {"name": weak.name, "weights_sha256": weak.weights_sha256, "noise": self.noise}

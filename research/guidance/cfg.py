@@ -30,7 +30,7 @@ class CFG(Guidance):
         self.scale = check_number("guidance.scale", scale)
 
     @property
-    def requires(self) -> frozenset[str]:  # type: ignore[override]
+    def requires(self) -> frozenset[str]:
         return frozenset() if self.scale == 1 else frozenset({"uncond"})
 
     def vectorises(self) -> bool:
@@ -41,18 +41,19 @@ class CFG(Guidance):
 
     def branches(self, state: StepState) -> Sequence[Branch]:
         # pipelines put the unconditional rows first in the batch
-        return [Branch(name, state.conditions[name]) for name in self._needed()]
+        return [Branch(name, state.conditions[name]) for name in self._needed(state)]
 
     def combine(self, state: StepState, predictions: Mapping[str, Prediction]) -> Guided:
-        needed = self._needed()
+        needed = self._needed(state)
         if len(needed) == 1 or len(predictions) == 1:
             return Guided(predictions[next(name for name in needed if name in predictions)])
         u, c = predictions["uncond"], predictions["cond"]
-        return Guided(Prediction(u.value + self.scale * (c.value - u.value), c.kind))
+        return Guided(Prediction(u.value + state.scale_of(self) * (c.value - u.value), c.kind))
 
-    def _needed(self) -> tuple[str, ...]:
-        if isinstance(self.scale, Tensor):  # one an image: some of them need both
+    def _needed(self, state: StepState) -> tuple[str, ...]:
+        scale = state.scale_of(self)
+        if isinstance(scale, Tensor):  # one an image: some of them need both
             return ("uncond", "cond")
-        if self.scale == 1 or (self._parity and self.scale < 1):
+        if scale == 1 or (self._parity and scale < 1):
             return ("cond",)
-        return ("uncond",) if self.scale == 0 else ("uncond", "cond")
+        return ("uncond",) if scale == 0 else ("uncond", "cond")

@@ -43,12 +43,12 @@ class CFGPlusPlus(Guidance):
         return self.scale != 0
 
     def branches(self, state: StepState) -> Sequence[Branch]:
-        return [Branch(name, state.conditions[name]) for name in names_at(self.scale)]
+        return [Branch(name, state.conditions[name]) for name in names_at(state.scale_of(self))]
 
     def combine(self, state: StepState, predictions: Mapping[str, Prediction]) -> Guided:
         if len(predictions) == 1:
             return Guided(next(iter(predictions.values())))
         u, c = predictions["uncond"], predictions["cond"]
         # linear, so what the model predicts is interpolated and not the clean estimates
-        value = u.value + self.scale * (c.value - u.value)
+        value = u.value + state.scale_of(self) * (c.value - u.value)
         return Guided(Prediction(value, u.kind), renoise=u)

@@ -53,4 +53,4 @@ class CFGZero(Pair):
 
     def guided(self, state: StepState, u: Tensor, c: Tensor) -> Tensor:
         fitted = share(c, u).to(u.dtype) * u
-        return fitted + self.scale * (c - fitted)
+        return fitted + state.scale_of(self) * (c - fitted)

@@ -9,7 +9,7 @@ from torch import Tensor
 from research.checks import check_number
 from research.guidance.pairs import guided_in, names_at
 from research.guidance.weighted import Prompt, WeightedPrompts
-from research.sampling.interfaces import Batch, Branch, Guidance, Guided, StepState
+from research.sampling.interfaces import Batch, Branch, Guidance, Guided, Scale, StepState
 from research.sampling.prediction import Prediction
 
 
@@ -48,17 +48,17 @@ class Composable(Guidance):
         self.further.start(run)
 
     def branches(self, state: StepState) -> Sequence[Branch]:
-        asked = [Branch(name, state.conditions[name]) for name in names_at(self.scale)]
+        asked = [Branch(name, state.conditions[name]) for name in names_at(state.scale_of(self))]
         return asked if len(asked) == 1 else [*asked, *self.further.branches()]
 
     def combine(self, state: StepState, predictions: Mapping[str, Prediction]) -> Guided:
         if len(predictions) == 1:
             return Guided(next(iter(predictions.values())))
-        return guided_in(state, predictions, "prediction", self._guided)
+        return guided_in(state, predictions, "prediction", lambda values: self._guided(state.scale_of(self), values))
 
-    def _guided(self, values: Mapping[str, Tensor]) -> Tensor:
+    def _guided(self, scale: Scale, values: Mapping[str, Tensor]) -> Tensor:
         u = values["uncond"]
         total = values["cond"] - u
         for name, weight in self.further.by_name().items():
             total = total + weight * (values[name] - u)
-        return u + self.scale * total
+        return u + scale * total

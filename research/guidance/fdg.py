@@ -11,6 +11,7 @@ from torch.nn import functional
 from research.errors import ConfigError
 from research.guidance.pairs import Pair
 from research.guidance.weighted import checked_weights
+from research.sampling.interfaces import StepState
 
 _KERNEL = (1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)
 
@@ -41,9 +42,10 @@ class FDG(Pair):
     def vectorises(self) -> bool:
         return self.scale != 1
 
-    def guided(self, state: object, u: Tensor, c: Tensor) -> Tensor:
+    def guided(self, state: StepState, u: Tensor, c: Tensor) -> Tensor:
         bands = laplacian_pyramid(c - u, len(self.weights))
-        scales = [1 + (self.scale - 1) * weight for weight in self.weights]
+        scale_in_force = state.scale_of(self)
+        scales = [1 + (scale_in_force - 1) * weight for weight in self.weights]
         update = scales[-1] * bands[-1]
         for band, scale in zip(bands[-2::-1], scales[-2::-1], strict=True):
             update = enlarged(update, band.shape[-2:]) + scale * band

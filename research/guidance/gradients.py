@@ -66,13 +66,14 @@ class GradientGuidance(Wrapping):
 
     def start(self, run: Batch) -> None:
         super().start(run)
-        if self.scale != self.neutral:
+        if run.scale_of(self) != self.neutral:
             run.cleanup.callback(_without_weight_gradients(run))
 
     def active(self, state: StepState) -> bool:
         """Whether anything is added. Latents that are noise alone tell nothing of x0, and no gradient passes through them."""
         levels = state.stage.noise > 0 and (state.stage.signal > 0 or self.mode == "x0")
-        return self.scale != self.neutral and levels
+        scale = state.scale_of(self)
+        return levels and (isinstance(scale, Tensor) or scale != self.neutral)
 
     def differentiates(self, state: StepState) -> bool:
         return (self.mode == "model" and self.active(state)) or super().differentiates(state)
@@ -82,7 +83,7 @@ class GradientGuidance(Wrapping):
         if not self.active(state):
             return guided
         values, shift = self.energy_gradient(state, guided.prediction)
-        shift = self.scale * self._normalised(state, values, shift)
+        shift = state.scale_of(self) * self._normalised(state, values, shift)
         moved = _moved(guided.prediction, shift, state.stage)
         # the energy belongs to the density and not to a prompt: the noise to step along is that of the same density
         return Guided(moved, guided.renoise and _moved(guided.renoise, shift, state.stage))

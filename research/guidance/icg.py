@@ -54,19 +54,22 @@ class ICG(Guidance):
 
     def branches(self, state: StepState) -> Sequence[Branch]:
         conditional = Branch("cond", state.conditions["cond"])
-        if self.scale == 1:
+        if state.scale_of(self) == 1:
             return [conditional]
         if self._independent is None or (self.renew and state.stage.step != self._step):
             self._independent = independent(conditional.condition, state.run)
         self._step = state.stage.step
         branch = Branch("independent", self._independent)
-        return [branch] if self.scale == 0 else [branch, conditional]
+        return [branch] if state.scale_of(self) == 0 else [branch, conditional]
 
     def combine(self, state: StepState, predictions: Mapping[str, Prediction]) -> Guided:
         if len(predictions) == 1:
             return Guided(next(iter(predictions.values())))
         return guided_in(
-            state, predictions, "prediction", lambda v: v["independent"] + self.scale * (v["cond"] - v["independent"])
+            state,
+            predictions,
+            "prediction",
+            lambda v: v["independent"] + state.scale_of(self) * (v["cond"] - v["independent"]),
         )
 
 

@@ -9,6 +9,7 @@ from numbers import Real
 from research.checks import check_choice
 from research.errors import ConfigError
 from research.guidance.modifier import Modifier
+from research.guidance.wrapping import Wrapping
 from research.sampling.interfaces import Batch, Branch, Guidance, Guided, StepState
 from research.sampling.prediction import Prediction
 from research.sampling.timeline import Stage
@@ -52,15 +53,15 @@ class Interval(Modifier):
         check_choice(f"{_KEY}.outside", outside, ("none", "base"))
         self.axis = given[0]
         self.low, self.high = _bounds(self.axis, windows[self.axis])
-        inside = getattr(guidance, "guidance", None)
-        self.elsewhere = inside if outside == "base" and inside is not None else Guidance()
+        self._base = guidance.guidance if outside == "base" and isinstance(guidance, Wrapping) else None
+        self.elsewhere = self._base or Guidance()
 
     def vectorises(self) -> bool:
         return self.guidance.vectorises()
 
     def start(self, run: Batch) -> None:
         super().start(run)
-        if self.elsewhere is not getattr(self.guidance, "guidance", None):
+        if self._base is None:  # the base is started by the guidance that adds to it
             self.elsewhere.start(run)
         self._steps: dict[int, bool] = {}  # by the user's step: whether it is inside
         if len(run.timeline) and not any(self._inside(stage) for stage in run.timeline.stages):

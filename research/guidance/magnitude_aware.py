@@ -7,6 +7,7 @@ from torch import Tensor
 
 from research.checks import check_number
 from research.guidance.pairs import Pair, inner
+from research.sampling.interfaces import StepState
 
 
 class MagnitudeAware(Pair):
@@ -33,9 +34,9 @@ class MagnitudeAware(Pair):
     def vectorises(self) -> bool:
         return self.scale != 1
 
-    def guided(self, state: object, u: Tensor, c: Tensor) -> Tensor:
+    def guided(self, state: StepState, u: Tensor, c: Tensor) -> Tensor:
         difference = c - u
         update, own = inner(difference, difference), inner(u, u)
         ratio = (update / own.clamp_min(1e-30)).sqrt()  # 0 where the predictions agree, whatever their length
-        scale = 1 + (self.scale - 1) * torch.exp(-self.alpha * ratio)
+        scale = 1 + (state.scale_of(self) - 1) * torch.exp(-self.alpha * ratio)
         return u + scale.to(u.dtype) * difference

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+from typing import Self
+
 from research.guidance.wrapping import Wrapping
-from research.sampling.interfaces import Guidance
+from research.sampling.interfaces import Guidance, Scale
 
 
 class Modifier(Wrapping):
@@ -13,6 +16,10 @@ class Modifier(Wrapping):
         super().__init__(guidance)
 
     @property
+    def plug(self) -> Guidance:
+        return self.guidance.plug
+
+    @property
     def scale(self) -> float:
         return self.guidance.scale
 
@@ -20,10 +27,15 @@ class Modifier(Wrapping):
     def scale(self, value: float) -> None:
         self.guidance.scale = value
 
+    def with_scale(self, scale: Scale) -> Self:
+        found = copy.copy(self)
+        found.guidance = self.guidance.with_scale(scale)
+        return found
+
     @property
-    def neutral(self) -> float | None:  # type: ignore[override]
+    def neutral(self) -> float | None:
         return self.guidance.neutral
 
     @property
-    def scale_range(self) -> tuple[float, float]:  # type: ignore[override]
+    def scale_range(self) -> tuple[float, float]:
         return self.guidance.scale_range

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from research.checks import check_number
-from research.guidance.spaces import checked_space, in_space, needs_levels
-from research.sampling.interfaces import Branch, Guidance, Guided, StepState
+from research.guidance.spaces import Space, checked_space, in_space, needs_levels
+from research.sampling.interfaces import Branch, Guidance, Guided, Scale, StepState
 from research.sampling.prediction import Prediction, convert
 
 _HALF = (torch.float16, torch.bfloat16)
@@ -25,23 +25,24 @@ class Pair(Guidance):
         ConfigError: the scale is not a finite number, or the space is unknown.
     """
 
-    space: str = "prediction"
+    space: Space = "prediction"
 
     def __init__(self, scale: float, space: str = "prediction"):
         self.scale = check_number("guidance.scale", scale)
         self.space = checked_space(space)
 
     @property
-    def requires(self) -> frozenset[str]:  # type: ignore[override]
+    def requires(self) -> frozenset[str]:
         return frozenset() if self.scale == 1 else frozenset({"uncond"}) | needs_levels(self.space)
 
     def branches(self, state: StepState) -> Sequence[Branch]:
-        names = ("cond",) if self.scale == 1 else ("uncond", "cond")
+        names = ("cond",) if state.scale_of(self) == 1 else ("uncond", "cond")
         return [Branch(name, state.conditions[name]) for name in names]
 
     def combine(self, state: StepState, predictions: Mapping[str, Prediction]) -> Guided:
         # a scale an image is looked at by `branches`
-        if "uncond" not in predictions or (not isinstance(self.scale, Tensor) and self.scale == 1):
+        scale = state.scale_of(self)
+        if "uncond" not in predictions or (not isinstance(scale, Tensor) and scale == 1):
             return Guided(predictions["cond"])
         return guided_in(state, predictions, self.space, lambda v: self.guided(state, v["uncond"], v["cond"]))
 
@@ -50,13 +51,13 @@ class Pair(Guidance):
         raise NotImplementedError
 
 
-def names_at(scale: float) -> tuple[str, ...]:
+def names_at(scale: Scale) -> tuple[str, ...]:
     """Which predictions a method needs at a scale that is the conditional one at none."""
     return ("uncond",) if scale == 0 else ("uncond", "cond")
 
 
 def guided_in(
-    state: StepState, predictions: Mapping[str, Prediction], space: str, method: Callable[[dict[str, Tensor]], Tensor]
+    state: StepState, predictions: Mapping[str, Prediction], space: Space, method: Callable[[dict[str, Tensor]], Tensor]
 ) -> Guided:
     """What ``method`` makes of the predictions in a space, a dict of tensors by branch name, as the loop takes it.
 

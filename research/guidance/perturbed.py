@@ -10,12 +10,12 @@ from typing import Any
 from research.checks import check_number
 from research.guidance.layers import checked_layers, matching
 from research.guidance.wrapping import Wrapping
-from research.sampling.interfaces import Batch, Branch, Guidance, Guided, ModelFacts, Patch, Solver, StepState
+from research.sampling.interfaces import Batch, Branch, Guidance, Guided, ModelFacts, Patch, Scale, Solver, StepState
 from research.sampling.prediction import Prediction, convert
 
 
 class Perturbed(Wrapping):
-    """Adds ``strength * (plain - perturbed)`` to what another guidance gives, with one more evaluation a stage.
+    """Adds ``(scale - neutral) * (plain - perturbed)`` to what another guidance gives, with one more evaluation a stage.
 
     ``plain`` is the conditional prediction of the base (its first one, should it have no conditional one). The difference is
     taken in the space of the base's result; it is the same in all of them.
@@ -31,11 +31,6 @@ class Perturbed(Wrapping):
         self.scale = check_number("guidance.scale", scale, least=0)
         self._pair: tuple[str, str] | None = None
 
-    @property
-    def strength(self) -> float:
-        """What the difference is multiplied by."""
-        return self.scale - self.neutral
-
     def pushes_each_alone(self) -> bool:
         """For `vectorises`: it pushes, and what it adds to treats each image by itself."""
         base = self.guidance
@@ -48,7 +43,7 @@ class Perturbed(Wrapping):
     def branches(self, state: StepState) -> Sequence[Branch]:
         asked = list(self.guidance.branches(state))
         self._pair = None
-        if self.scale == self.neutral:
+        if state.scale_of(self) == self.neutral:
             return asked
         plain = plain_branch(asked)
         name = free_name(self.branch, [branch.name for branch in asked])
@@ -60,7 +55,7 @@ class Perturbed(Wrapping):
         if self._pair is None:
             return guided
         plain, perturbed = (predictions[name] for name in self._pair)
-        return pushed(state, guided, self.strength, plain, perturbed)
+        return pushed(state, guided, state.scale_of(self) - self.neutral, plain, perturbed)
 
 
 class PatchedLayers(Perturbed):
@@ -125,7 +120,7 @@ def free_name(name: str, taken: Collection[str]) -> str:
     return next(n for n in (name, *(f"{name}_{i}" for i in range(2, len(taken) + 3))) if n not in taken)
 
 
-def pushed(state: StepState, guided: Guided, strength: float, toward: Prediction, away: Prediction) -> Guided:
+def pushed(state: StepState, guided: Guided, strength: Scale, toward: Prediction, away: Prediction) -> Guided:
     """``guided + strength * (toward - away)``, in the space of ``guided``."""
     kind = guided.prediction.kind
     good, bad = (convert(p, kind, state.x_before, state.stage).value for p in (toward, away))

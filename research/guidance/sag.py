@@ -61,7 +61,7 @@ class SAG(PatchedLayers):
     def branches(self, state: StepState) -> Sequence[Branch]:
         asked = list(self.guidance.branches(state))
         self._recorder: AttentionReceived | None = None
-        if self.scale == self.neutral:
+        if state.scale_of(self) == self.neutral:
             return asked
         plain = plain_branch(asked, "uncond")
         self._recorder = AttentionReceived(self.layers)
@@ -84,7 +84,7 @@ class SAG(PatchedLayers):
             degraded = state.predict([replace(self._plain, name=name)], x=x - stage.signal * loss)[name]
         if not state.run.parity:
             degraded = _at_clean_latents(degraded, loss, state)
-        return pushed(state, guided, self.scale, plain, degraded)
+        return pushed(state, guided, state.scale_of(self), plain, degraded)
 
 
 def _at_clean_latents(p: Prediction, loss: Tensor, state: StepState) -> Prediction:

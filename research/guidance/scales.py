@@ -11,8 +11,18 @@ from torch import Tensor
 from research.checks import check_number
 from research.errors import ConfigError
 from research.guidance.modifier import Modifier
-from research.sampling.interfaces import Batch, Branch, Condition, Denoiser, Guidance, Guided, StepState
-from research.sampling.prediction import Prediction, convert
+from research.sampling.interfaces import (
+    Batch,
+    Branch,
+    Condition,
+    Denoiser,
+    Guidance,
+    Guided,
+    ModelFacts,
+    Solver,
+    StepState,
+)
+from research.sampling.prediction import Kind, Prediction, convert
 from research.sampling.timeline import Stage
 
 _HALF = (torch.float16, torch.bfloat16)
@@ -40,16 +50,23 @@ class Scales(Modifier):
         if not self.scales:
             raise ConfigError("guidance.scales: found an empty list; accepted is a scale an image.")
         for value in self.scales:
-            self.scale = value
-            if not self.guidance.vectorises():
+            if not self.guidance.with_scale(value).vectorises():
                 raise ConfigError(
                     f"guidance.scales: {type(self.guidance).__name__} cannot take the scale {value:g} beside others."
                 )
         # what is asked for is asked at one scale, that which is furthest from asking for less
-        self.scale = max(self.scales, key=lambda scale: abs(scale - (self.neutral or 0.0)))
+        self._asked = max(self.scales, key=lambda scale: abs(scale - (self.neutral or 0.0)))
+
+    @property
+    def requires(self) -> frozenset[str]:
+        return self.guidance.with_scale(self._asked).requires
+
+    def check(self, model: ModelFacts, solver: Solver) -> None:
+        self.guidance.with_scale(self._asked).check(model, solver)
 
     def start(self, run: Batch) -> None:
-        super().start(run)
+        with run.at_scale(self, self._asked):
+            super().start(run)
         if run.places and run.places[-1] >= len(self.scales):
             raise ConfigError(f"guidance.scales: found {len(self.scales)} for at least {run.places[-1] + 1} images.")
         dtype = torch.promote_types(run.model.dtype, torch.float32)
@@ -60,11 +77,18 @@ class Scales(Modifier):
         self._once = _Once(super().around_model(run, denoiser), run.rows)
         return self._once
 
+    def differentiates(self, state: StepState) -> bool:
+        with state.at_scale(self, self._asked):
+            return super().differentiates(state)
+
+    def branches(self, state: StepState) -> Sequence[Branch]:
+        with state.at_scale(self, self._asked):
+            return super().branches(state)
+
     def combine(self, state: StepState, predictions: Mapping[str, Prediction]) -> Guided:
-        own, self.scale = self.scale, self._mine  # type: ignore[assignment]
         if len(predictions) > 1:
             self._once.alike = False  # from here on scales make a difference
-        try:
+        with state.at_scale(self, self._mine):
             half = next(iter(predictions.values())).value.dtype
             if half not in _HALF:
                 return self.guidance.combine(state, predictions)
@@ -74,8 +98,6 @@ class Scales(Modifier):
             kind = next(iter(predictions.values())).kind
             renoise = guided.renoise and _narrow(state, guided.renoise, kind, half)
             return Guided(_narrow(state, guided.prediction, kind, half), renoise)
-        finally:
-            self.scale = own
 
 
 class _Once:
@@ -113,8 +135,7 @@ class _Once:
         return replace(branch, condition=self._conditions[id(condition)][1], time=time)
 
 
-def _narrow(state: StepState, prediction: Prediction, kind: str, dtype: torch.dtype) -> Prediction:
+def _narrow(state: StepState, prediction: Prediction, kind: Kind, dtype: torch.dtype) -> Prediction:
     """A prediction as the model makes it: of its kind, and in its precision."""
-    x: Tensor = state.x_before.float()
-    converted = convert(prediction, kind, x, state.stage)  # type: ignore[arg-type]
+    converted = convert(prediction, kind, state.x_before.float(), state.stage)
     return Prediction(converted.value.to(dtype), converted.kind)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 
 from research.checks import check_choice, check_number
 from research.errors import ConfigError
 from research.guidance.modifier import Modifier
-from research.sampling.interfaces import Batch, Branch, Guidance, Guided, StepState
+from research.sampling.interfaces import Batch, Branch, Guidance, Guided, Scale, StepState
 from research.sampling.prediction import Prediction
 
 _KEY = "guidance.modifiers.schedule"
@@ -67,27 +67,26 @@ class Schedule(Modifier):
                 )
 
     @property
-    def requires(self) -> frozenset[str]:  # type: ignore[override]
+    def requires(self) -> frozenset[str]:
         """What any scale on the way needs."""
-        found = self.guidance.requires
-        for value in self._ends(self.scale):
-            with self._set(value):
-                found = found | self.guidance.requires
-        return found
+        return self.guidance.requires.union(*(self.guidance.with_scale(end).requires for end in self._ends(self.scale)))
 
     def vectorises(self) -> bool:
         # from a start of its own it may come by the scale that needs no second prediction, each scale at another step
         return self.guidance.vectorises() and self.start_scale in (None, self.neutral)
 
-    def at(self, step: int, n_steps: int) -> float:
-        """The scale at the user's step ``step`` of ``n_steps``, counted from 0."""
+    def at(self, step: int, n_steps: int, own: Scale | None = None) -> Scale:
+        """The scale at the user's step ``step`` of ``n_steps``, counted from 0, of a guidance whose own is ``own``."""
         part = step / (n_steps - 1) if n_steps > 1 else 1.0
-        start, end = self._ends(self.scale)
+        start, end = self._ends(self.scale if own is None else own)
         return start + (end - start) * _SHAPES[self.kind](1 - part if self.reverse else part, self.power)
 
     def start(self, run: Batch) -> None:
         # a guidance that makes ready only what its scale needs is asked at the one that needs most
-        with self._set(max(self._ends(self.scale), key=lambda scale: abs(scale - (self.neutral or 0.0)))):
+        def reach(scale: Scale) -> float:
+            return abs(float(scale) - (self.neutral or 0.0))
+
+        with run.at_scale(self, max(self._ends(run.scale_of(self)), key=reach)):
             super().start(run)
 
     def differentiates(self, state: StepState) -> bool:
@@ -102,20 +101,11 @@ class Schedule(Modifier):
         with self._scaled(state):
             return self.guidance.combine(state, predictions)
 
-    def _ends(self, own: float) -> tuple[float, float]:
+    def _ends(self, own: Scale) -> tuple[Scale, Scale]:
         end = own if self.end_scale is None else self.end_scale
         if self.start_scale is not None:
             return self.start_scale, end
         return end if self.kind == "constant" or self.neutral is None else self.neutral, end
 
     def _scaled(self, state: StepState) -> AbstractContextManager[None]:
-        return self._set(self.at(state.stage.step, state.stage.n_steps))
-
-    @contextmanager
-    def _set(self, value: float) -> Iterator[None]:
-        own = self.scale
-        self.scale = value
-        try:
-            yield
-        finally:
-            self.scale = own
+        return state.at_scale(self, self.at(state.stage.step, state.stage.n_steps, state.scale_of(self)))

@@ -6,6 +6,7 @@ Linear methods give the same result in all of them. The others take norms, angle
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 from torch import Tensor
 
@@ -13,10 +14,11 @@ from research.checks import check_choice
 from research.sampling.interfaces import StepState
 from research.sampling.prediction import KINDS, Kind, Prediction, convert
 
-SPACES = (*KINDS, "prediction")
+Space = Kind | Literal["prediction"]
+SPACES: tuple[Space, ...] = (*KINDS, "prediction")
 
 
-def checked_space(space: str, key: str = "guidance.space") -> str:
+def checked_space(space: str, key: str = "guidance.space") -> Space:
     """``space`` if it is one of x0, epsilon, v, flow and prediction.
 
     Raises:
@@ -25,14 +27,14 @@ def checked_space(space: str, key: str = "guidance.space") -> str:
     return check_choice(key, space, SPACES)
 
 
-def needs_levels(space: str) -> frozenset[str]:
+def needs_levels(space: Space) -> frozenset[str]:
     """What a method requires of the scheduler to turn predictions into those of a space."""
     return frozenset() if space == "prediction" else frozenset({"noise-levels"})
 
 
-def in_space(state: StepState, predictions: Mapping[str, Prediction], space: str) -> tuple[dict[str, Tensor], Kind]:
+def in_space(state: StepState, predictions: Mapping[str, Prediction], space: Space) -> tuple[dict[str, Tensor], Kind]:
     """The values of predictions in a space, shape of the latents [N, C, h, w], and the kind they are then of."""
-    kind: Kind = next(iter(predictions.values())).kind if space == "prediction" else space  # type: ignore[assignment]
+    kind: Kind = next(iter(predictions.values())).kind if space == "prediction" else space
     return {name: convert(p, kind, state.x_before, state.stage).value for name, p in predictions.items()}, kind
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from research.guidance.pairs import Pair, inner
+from research.sampling.interfaces import StepState
 
 
 class TCFG(Pair):
@@ -30,9 +31,9 @@ class TCFG(Pair):
     def vectorises(self) -> bool:
         return self.scale != 1
 
-    def guided(self, state: object, u: Tensor, c: Tensor) -> Tensor:
+    def guided(self, state: StepState, u: Tensor, c: Tensor) -> Tensor:
         damped = along_shared(u, c)
-        return damped + self.scale * (c - damped)
+        return damped + state.scale_of(self) * (c - damped)
 
 
 def along_shared(u: Tensor, c: Tensor) -> Tensor:

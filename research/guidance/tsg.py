@@ -49,10 +49,10 @@ class TSG(Guidance):
 
     def branches(self, state: StepState) -> Sequence[Branch]:
         conditional = Branch("cond", state.conditions["cond"])
-        if self.scale == 1 or state.stage.time <= 0:  # at time 0 there is nothing to perturb
+        if state.scale_of(self) == 1 or state.stage.time <= 0:  # at time 0 there is nothing to perturb
             return [conditional]
         branch = Branch("perturbed", conditional.condition, time=self.perturbed(state))
-        return [branch] if self.scale == 0 else [branch, conditional]
+        return [branch] if state.scale_of(self) == 0 else [branch, conditional]
 
     def perturbed(self, state: StepState) -> Tensor:
         """Another time for each image, [N], between 0 and the last time the network knows."""
@@ -64,5 +64,8 @@ class TSG(Guidance):
         if len(predictions) == 1:
             return Guided(next(iter(predictions.values())))
         return guided_in(
-            state, predictions, "prediction", lambda v: v["perturbed"] + self.scale * (v["cond"] - v["perturbed"])
+            state,
+            predictions,
+            "prediction",
+            lambda v: v["perturbed"] + state.scale_of(self) * (v["cond"] - v["perturbed"]),
         )

@@ -31,7 +31,7 @@ class Wrapping(Guidance):
             )
 
     @property
-    def requires(self) -> frozenset[str]:  # type: ignore[override]
+    def requires(self) -> frozenset[str]:
         return self.guidance.requires | self.own_requires
 
     def check(self, model: ModelFacts, solver: Solver) -> None:

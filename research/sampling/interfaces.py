@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections import Counter
@@ -10,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, fields
 from functools import cached_property
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -19,6 +20,8 @@ from research.errors import ConfigError
 from research.sampling.noise import NoiseSource
 from research.sampling.prediction import Kind, Prediction, to_epsilon, to_x0
 from research.sampling.timeline import Stage, Timeline
+
+Scale = float | Tensor  # of a guidance: a number, or [N, 1, 1, 1] where images of several scales share a batch
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -91,8 +94,40 @@ class Denoiser(Protocol):
 # --- what the loop hands to plugs
 
 
+class InForce:
+    """Which scale a guidance has in a batch or at a stage: its own, unless a modifier around it says another."""
+
+    __slots__ = ("scales",)
+
+    scales: dict[int, Scale]  # by the id of a guidance that has another than its own
+
+    def scale_of(self, guidance: Guidance) -> Scale:
+        """The scale in force of a guidance; of a modifier, that of the guidance inside."""
+        plug = guidance.plug
+        return self.scales.get(id(plug), plug.scale)
+
+    @contextmanager
+    def at_scale(self, guidance: Guidance, scale: Scale) -> Iterator[None]:
+        """For as long as it is open, another scale is in force for a guidance. The guidance itself stays as it is.
+
+        A plug from outside the project may read its own attribute ``scale``, so that one is set too, and put back.
+        """
+        plug, before = guidance.plug, self.scales
+        self.scales = {**before, id(plug): scale}
+        foreign = not type(plug).__module__.startswith("research.")
+        own = plug.scale
+        if foreign:
+            setattr(plug, "scale", scale)  # noqa: B010 - a tensor [N, 1, 1, 1] where it says that it vectorises
+        try:
+            yield
+        finally:
+            self.scales = before
+            if foreign:
+                plug.scale = own
+
+
 @dataclass(eq=False, kw_only=True)
-class Batch:
+class Batch(InForce):
     """Images that go through the loop together, as far as is known before their start: read by models, guidance and tasks,
     who may use ``models``, ``trace``, ``scores`` and ``warn``."""
 
@@ -108,6 +143,7 @@ class Batch:
     parity: bool = False
     # where the batch's rows stand among those asked for; not as `rows` where an image is made several times
     places: tuple[int, ...] = ()
+    scales: dict[int, Scale] = field(default_factory=dict)  # see `InForce`
     models: dict[str, Model] = field(default_factory=dict)  # by the names that branches use; "main" is the model
     cleanup: ExitStack = field(default_factory=ExitStack)  # closed when the run ends, however it ends
     # standard normal [N, C, h, w], what the task makes the start latents of; None for a task that starts from something else
@@ -169,30 +205,44 @@ class Run(Batch):
         return run
 
 
-class StepState:
+class StepState(InForce):
     """One stage: what guidance and hooks see of it. Assign ``x``, ``conditions`` or ``guided`` to replace them.
 
     Attributes:
         x: the latents [N, C, h, w]: before the step until the solver has run, after it from then on.
         x_before: the latents that the predictions belong to.
+        scale: that in force of the run's guidance: its own, or, from the moment that it is asked, what modifiers make of it here.
         conditions: by name; a hook may replace them for this stage.
         branches: what guidance asked for; empty until then.
         predictions: by branch; empty until the model was evaluated.
         guided: what guidance made of them; there is none before it was asked.
     """
 
-    __slots__ = ("branches", "conditions", "guided", "predictions", "run", "stage", "x", "x_before")
+    __slots__ = ("_latest", "branches", "conditions", "guided", "predictions", "run", "stage", "x", "x_before")
 
     guided: Guided
 
     def __init__(self, run: Run, stage: Stage, x: Tensor):
         self.run = run
+        self.scales: dict[int, Scale] = {}
+        self._latest: dict[int, Scale] = {}
         self.stage = stage
         self.x = x
         self.x_before = x
         self.conditions: Mapping[str, Condition] = run.conditions
         self.branches: Sequence[Branch] = ()
         self.predictions: Mapping[str, Prediction] = {}
+
+    @property
+    def scale(self) -> Scale:
+        plug = self.run.guidance.plug
+        return self.scales.get(id(plug), self._latest.get(id(plug), plug.scale))
+
+    @contextmanager
+    def at_scale(self, guidance: Guidance, scale: Scale) -> Iterator[None]:
+        self._latest[id(guidance.plug)] = scale  # hooks after guidance see what was in force in it
+        with super().at_scale(guidance, scale):
+            yield
 
     def predict(self, branches: Sequence[Branch], x: Tensor | None = None) -> dict[str, Prediction]:
         """Evaluate branches at this stage and count them.
@@ -446,23 +496,44 @@ class Guidance:
     """How predictions are combined. This base asks for the conditional one and hands it on: no guidance.
 
     Attributes:
-        scale: how strong it is. Modifiers may set it for a stage, so read it at each.
+        scale: how strong it is. What is in force at a stage may be another: read ``state.scale``, or ``state.scale_of(self)`` in
+            a guidance that may stand inside another.
         neutral: the scale at which it is no guidance, or None if there is none.
         scale_range: the scales that it takes.
         requires: what it needs of model and scheduler, checked against what they support before anything runs.
     """
 
     scale: float = 1.0
-    neutral: float | None = 1.0
-    scale_range: tuple[float, float] = (-math.inf, math.inf)
-    requires: frozenset[str] = frozenset()
+    if TYPE_CHECKING:  # a subclass may have an attribute or a property, as it likes
+
+        @property
+        def neutral(self) -> float | None: ...
+        @property
+        def scale_range(self) -> tuple[float, float]: ...
+        @property
+        def requires(self) -> frozenset[str]: ...
+    else:
+        neutral = 1.0
+        scale_range = (-math.inf, math.inf)
+        requires = frozenset()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         not_inherited(cls, Guidance, "vectorises")
 
+    @property
+    def plug(self) -> Guidance:
+        """The guidance whose scale it is: itself, or the one inside of a modifier."""
+        return self
+
+    def with_scale(self, scale: Scale) -> Self:
+        """The same at another scale, to ask it what it needs there. It shares what it holds with this one."""
+        found = copy.copy(self)
+        setattr(found, "scale", scale)  # noqa: B010 - a float, as far as its own class knows
+        return found
+
     def vectorises(self) -> bool:
-        """Whether images of several scales may share a batch: `combine` then finds a tensor [N, 1, 1, 1] as ``scale``.
+        """Whether images of several scales may share a batch: `combine` then finds a tensor [N, 1, 1, 1] as the scale in force.
 
         At all scales at which this is true it asks for the same branches, and what it does to an image depends on that image
         alone. A subclass does not inherit it: what it changes may be another thing.

@@ -44,7 +44,7 @@ from research.guidance import (
     Threshold,
 )
 from research.hooks import Record
-from research.sampling import Prediction
+from research.sampling import Guided, Hook, Prediction
 from research.tasks import TextToImage, Unconditional
 
 quick = settings(max_examples=25, deadline=None)
@@ -346,3 +346,80 @@ def test_without_a_neutral_scale_the_start_is_asked_for():
         Schedule(CFGPlusPlus(0.5), "linear")
     assert Schedule(CFGPlusPlus(0.5), "constant").at(3, 10) == 0.5
     assert Schedule(CFGPlusPlus(0.5), "linear", start=0.1).at(9, 10) == pytest.approx(0.5)
+
+
+# --- the scale in force
+
+
+class OwnAttribute(CFG):
+    """A guidance from outside that reads its attribute, as plugs were once told to."""
+
+    def combine(self, state, predictions):
+        u, c = predictions.get("uncond"), predictions["cond"]
+        value = c.value if u is None else u.value + self.scale * (c.value - u.value)
+        return Guided(Prediction(value, c.kind))
+
+
+class Seen(Hook):
+    """What hooks see of the scale in force, before guidance is asked and after."""
+
+    def on_start(self, run):
+        self.before, self.after = [], []
+
+    def pre_step(self, state):
+        self.before.append(state.scale)
+
+    def post_step(self, state):
+        self.after.append(state.scale)
+
+
+@pytest.mark.parametrize("scheduler", ["ddim", "heun"])
+def test_hooks_see_the_scale_in_force_and_the_guidance_keeps_its_own(sd, scheduler):
+    seen, guidance = Seen(), CFG(5)
+    schedule = Schedule(guidance, "linear", start=1.5)
+    LoopSampler(sd, scheduler=scheduler, guidance=Rescale(schedule), hooks=[seen]).sample(
+        TextToImage("a"), seeds=[0], steps=4
+    )
+    wanted = {round(schedule.at(step, 4), 9) for step in range(4)}
+    assert {round(scale, 9) for scale in seen.after} == wanted
+    assert set(seen.before) == {5}
+    assert guidance.scale == 5
+
+
+def test_of_two_schedules_the_inner_one_has_the_last_word_on_what_the_outer_one_says(sd):
+    seen = Seen()
+    both = Schedule(Schedule(CFG(9), "power", power=2), "constant", start=None, end=5)
+    LoopSampler(sd, guidance=both, hooks=[seen]).sample(TextToImage("a"), seeds=[0], steps=5)
+    inner = Schedule(CFG(5), "power", power=2)
+    assert seen.after == pytest.approx([inner.at(step, 5) for step in range(5)])
+
+
+def test_a_guidance_of_ones_own_that_reads_its_attribute_follows_schedules_too(sd):
+    def latents(base):
+        sampler = LoopSampler(sd, scheduler="ddim", guidance=Schedule(base, "cosine", start=2))
+        return sampler.sample(TextToImage("a"), seeds=[0, 1], steps=4).latents
+
+    mine = OwnAttribute(7)
+    assert torch.equal(latents(mine), latents(CFG(7)))
+    assert mine.scale == 7
+
+
+def test_the_scale_of_the_guidance_inside_another_is_its_own(sd):
+    seen = Seen()
+    inside = CFG(4)
+    sampler = LoopSampler(sd, guidance=Schedule(PAG(3, base=inside), "linear"), hooks=[seen])
+    scheduled = sampler.sample(TextToImage("a"), seeds=[0], steps=3)
+    assert seen.after == pytest.approx([0, 1.5, 3])
+    assert scheduled.nfe == 3 * 2 + 2
+    assert inside.scale == 4
+
+
+def test_an_error_leaves_every_scale_as_it_was(sd):
+    class Fails(OwnAttribute):
+        def combine(self, state, predictions):
+            raise RuntimeError(f"at {self.scale}")
+
+    mine = Fails(7)
+    with pytest.raises(RuntimeError, match=r"at 2\.0"):
+        LoopSampler(sd, guidance=Schedule(mine, "constant", end=2)).sample(TextToImage("a"), seeds=[0], steps=2)
+    assert mine.scale == 7
