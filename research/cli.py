@@ -87,13 +87,14 @@ def _command(args: argparse.Namespace) -> int:
 
 def _single(composer: Composer, master: DictConfig, lines: list[str]) -> int:
     from research.jobs.job_status import with_ids_of_their_own
+    from research.jobs.run_job import OneByOne
     from research.jobs.sweep import plan, prepare, run_jobs
 
     jobs = with_ids_of_their_own(plan(composer, master, [_own(lines)]))
     if environment.world() > 1:
         return _over_ranks(jobs, single=True)
     prepare(jobs)
-    return _finish(jobs, lambda: run_jobs(jobs), single=True)
+    return _finish(jobs, lambda: run_jobs(jobs, runner=OneByOne()), single=True)
 
 
 def _over_ranks(jobs: Sequence[Any], *, single: bool = False) -> int:

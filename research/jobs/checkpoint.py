@@ -6,7 +6,7 @@ import logging
 import time
 from typing import Protocol
 
-from research.jobs import environment, record
+from research.jobs import environment, job_images, record
 from research.jobs.faults import check
 from research.jobs.images import SavedImages
 from research.jobs.job import Job
@@ -31,7 +31,8 @@ class Resumable(Protocol):
 class CheckpointFile:
     """What is complete of one job, on disk: written when the job is interrupted, and now and then while it runs.
 
-    Hooks may keep something of all batches, in ways of their own: a job with hooks has no checkpoint and starts anew.
+    A job with hooks, which may keep something of all batches in ways of their own, has no checkpoint and starts anew; see
+    `job_images.keeps_batches`.
     """
 
     def __init__(self, job: Job):
@@ -48,7 +49,7 @@ class CheckpointFile:
 
     def read(self) -> Checkpoint | None:
         """What is complete, if it is of the same job and versions and every image is as it was written."""
-        if self._job.settings.hooks or not self._job.settings.resume:
+        if job_images.keeps_batches(self._job.config) or not self._job.settings.resume:
             return None
         try:
             found = record.read_checkpoint(self._folder.path / PARTIAL)
@@ -92,7 +93,7 @@ class CheckpointFile:
 
     def write(self, run: Resumable) -> None:
         """Write down what is complete."""
-        if self._job.settings.hooks:
+        if job_images.keeps_batches(self._job.config):
             return
         record.write_checkpoint(self._folder.path / PARTIAL, checkpoint_of(self._job, run))
         self._written = time.monotonic()

@@ -25,6 +25,15 @@ def makes_frames(config: Mapping[str, Any]) -> bool:
     return "frames" in config["task"] and targets.takes(config["task"], "frames")
 
 
+def keeps_batches(config: Mapping[str, Any]) -> bool:
+    """Whether what is shown of all images needs more of a batch than its images: what hooks keep, or the noise of an inversion.
+
+    Such a job is made whole by one process, from the start.
+    """
+    task = config["task"]
+    return bool(config["hooks"]) or ("reconstruct" in task and targets.takes(task, "reconstruct"))
+
+
 def image_count(config: Mapping[str, Any]) -> int:
     """How many images a job makes."""
     if makes_frames(config):

@@ -485,7 +485,6 @@ def write_result(folder: Path, result: JobResult) -> None:
         StoreError: the disk does not take it.
     """
     content = msgspec.structs.asdict(result)
-    content["scored"] = result.scored
     if result.scored is None:  # keys that only some results have
         del content["scored"]
     if not result.files:

@@ -39,8 +39,8 @@ _log = logging.getLogger(__name__)
 
 
 class JobRunner(Protocol):
-    """A way to run jobs: `SharedBatches` in one process, `OverRanks` in the processes that ``torchrun`` started. `run_jobs`
-    is handed one and asks nothing else how jobs are run."""
+    """A way to run jobs: `OneByOne`, `SharedBatches`, or `OverRanks` in the processes that ``torchrun`` started. `run_jobs` is
+    handed one and asks nothing else how jobs are run."""
 
     def units(self, jobs: Sequence[Job]) -> list[list[Job]]:
         """The jobs in groups that are claimed and run as one, in the order in which they should run."""
@@ -221,9 +221,11 @@ class JobRun:
         self.result.dtype = str(model.dtype).removeprefix("torch.")
 
     def task(self, model: Model) -> Task:
-        """The task that the config says, checked against the model."""
+        """The task that the config says, checked against the model, and ready to show what came of it."""
         task: Task = build(self.settings.task, "task", **job_images.task_arguments(self.job.config))
         task.check(model, len(self.seeds))
+        # not left to the sampler: where all batches were made before, there is none to make the task ready
+        task.prepare(model, len(self.seeds), parity=self.settings.runtime.parity)
         return task
 
     def batch_size(self, sampler: LoopSampler, task: Task, count: int) -> int:

@@ -25,7 +25,7 @@ from research.jobs.claims import ClaimLost
 from research.jobs.faults import batches_that_fit, check
 from research.jobs.job import Job
 from research.jobs.record import PARTIAL, JobResult, MadeSoFar, StoreError
-from research.jobs.run_job import JobRun, Observer, run_job
+from research.jobs.run_job import JobRun, Observer, OneByOne, run_job
 from research.jobs.signals import Interrupted
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ _LARGEST = 64  # images of all jobs of a unit
 _CHEAPER = ("dtype", "device", "attention_slicing")
 
 
-class SharedBatches:
+class SharedBatches(OneByOne):
     """The jobs of this process: those that can share their batches do, the others are run one by one."""
 
     def units(self, jobs: Sequence[Job]) -> list[list[Job]]:

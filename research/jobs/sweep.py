@@ -18,6 +18,7 @@ from research.jobs.planning import plan as plan
 from research.jobs.preflight import check_fit
 from research.jobs.progress import Progress, configure_logging
 from research.jobs.record import JobResult
+from research.jobs.run_job import OneByOne
 from research.jobs.run_jobs import Outcome as Outcome
 from research.jobs.run_jobs import run_jobs as run_jobs
 from research.jobs.store import make_writable
@@ -43,7 +44,7 @@ def run_in_worker(config: DictConfig) -> float | list[float] | dict[str, Any]:
     job = Job(validate({str(key): value for key, value in plain.items()}, extra_keys=extra), point)
     lint_jobs([job])
     try:
-        (result,) = run_jobs([job], Progress("none", 1)).results
+        (result,) = run_jobs([job], Progress("none", 1), OneByOne()).results
     finally:
         if "BasicLauncher" not in HydraConfig.get().launcher._target_:
             process_cache.close_trackers()  # the worker may end without a word after any job

@@ -41,7 +41,7 @@ def _missing(row: Row) -> int:
     there: dict[Path, set[str]] = {}
     gone = 0
     for image in row.images:
-        path = row.folder / str(image["file"])
+        path = row.folder / image.file
         if path.parent not in there:
             there[path.parent] = _names(path.parent)
         gone += path.name not in there[path.parent] and not row.image_path(image).is_file()

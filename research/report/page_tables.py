@@ -107,8 +107,8 @@ def contact_sheet(sweep: Sweep, thumbs: Encoded) -> ContactSheet:
 def _tile(row: Row, place: int, thumb: Thumb) -> Tile:
     image = row.images[place]
     source, width, height = thumb
-    text = f"{str(image.get('prompt') or 'no prompt')[:90]}, seed {image.get('seed')}"
-    link = file_link(row.folder.name, image["file"])
+    text = f"{(image.prompt or 'no prompt')[:90]}, seed {image.seed}"
+    link = file_link(row.folder.name, image.file)
     return Tile(link, place, text, source, width, height, max(width, height) <= 40)
 
 

@@ -33,7 +33,7 @@ def script_data(sweep: Sweep, columns: list[Measure], fronts: set[str], advice: 
     for row in sweep.rows:
         images += len(row.images)
         listed = tuple(
-            (str(i["file"]), prompts.setdefault(str(i.get("prompt") or ""), len(prompts)), i.get("seed"))
+            (i.file, prompts.setdefault(i.prompt or "", len(prompts)), i.seed)
             for i in (row.images if images <= IMAGES_AT_MOST else [])
         )
         numbers = [m.value(row) if row.done else None for m in columns]
@@ -78,7 +78,7 @@ def script_data(sweep: Sweep, columns: list[Measure], fronts: set[str], advice: 
 
 def _scores(row: Row) -> dict[str, list[float | None]]:
     """Scores of single images in the order of the job's images."""
-    keys = [(str(i.get("prompt") or ""), i.get("seed")) for i in row.images]
+    keys = [(i.prompt or "", i.seed) for i in row.images]
     return {
         name: [None if (v := found.get(key)) is None else float(f"{v:.5g}") for key in keys]
         for name, found in row.scores.items()

@@ -5,15 +5,17 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from research.results.read import Row
 
 if TYPE_CHECKING:
     from PIL import Image
+
+    from research.jobs.record import ImageRecord
 
 PER_CELL = 8
 PIXELS_AT_MOST = 40_000_000
@@ -35,10 +37,10 @@ class Chosen:
     def rows(self) -> int:
         return math.ceil(len(self.images) / self.columns)
 
-    def of(self, row: Row) -> list[dict[str, Any] | None]:
+    def of(self, row: Row) -> list[ImageRecord | None]:
         """The same images of one job: by prompt and seed, else by their place (a sweep over seeds or prompts)."""
         found = row.images
-        by_key = {(str(i.get("prompt") or ""), i.get("seed")): i for i in found}
+        by_key = {(i.prompt or "", i.seed): i for i in found}
         hits = [by_key.get(key) for key in self.images]
         if any(hits):
             return hits
@@ -51,13 +53,13 @@ def choose_images(rows: Sequence[Row]) -> Chosen:
     counts: dict[tuple[str, int], int] = {}
     for row in rows:
         for image in row.images:
-            key = (str(image.get("prompt") or ""), image.get("seed", 0))
+            key = (image.prompt or "", image.seed)
             counts[key] = counts.get(key, 0) + 1
     most = max(counts.values(), default=0)
     first = next((row for row in rows if row.images), None)
     common = [key for key, count in counts.items() if count == most]
     if first is None or most < 2:  # nothing is shared: take the first job's, others follow by their place
-        common = [(str(i.get("prompt") or ""), i.get("seed", 0)) for i in (first.images if first else [])]
+        common = [(i.prompt or "", i.seed) for i in (first.images if first else [])]
     images = [common[i] for i in _one_of_each([prompt for prompt, _ in common])[:PER_CELL]]
     columns = len(images) if len(images) < 4 else math.ceil(len(images) / 2)
     return Chosen(images, max(1, columns), _source_size(rows))
@@ -73,7 +75,7 @@ def thumb_size(chosen: Chosen, cells: int) -> int:
     return wanted if chosen.source > 2 * wanted else chosen.source if chosen.source <= room else wanted
 
 
-def encode_thumbs(rows: Sequence[Row], chosen: Chosen, known: dict[Any, Thumb] | None = None) -> Encoded:
+def encode_thumbs(rows: Sequence[Row], chosen: Chosen, known: dict[Hashable, Thumb] | None = None) -> Encoded:
     """Thumbnails to stand in a page, ``{(job id, place in its images): (data URI, width, height)}``, within the page's bytes.
 
     Every job gets its first image before any gets its second. Small images go in as they are, large ones scaled down.
@@ -102,7 +104,7 @@ def encode_thumbs(rows: Sequence[Row], chosen: Chosen, known: dict[Any, Thumb] |
     return encoded
 
 
-def _page_side(wanted: Sequence[tuple[Row, list[tuple[int, dict[str, Any]]]]], source: int) -> int:
+def _page_side(wanted: Sequence[tuple[Row, list[tuple[int, ImageRecord]]]], source: int) -> int:
     """The side at which all wanted images, or at least one of each job, go into the page; tried on a few of them."""
     sample = wanted[:: max(1, len(wanted) // 6)][:6]
     for count in (max((len(found) for _, found in wanted), default=1), 1):
@@ -118,7 +120,7 @@ def _page_side(wanted: Sequence[tuple[Row, list[tuple[int, dict[str, Any]]]]], s
     return PAGE_SIDES[-1]
 
 
-def _encoded(path: Path, side: int, known: dict[Any, Thumb]) -> Thumb | None:
+def _encoded(path: Path, side: int, known: dict[Hashable, Thumb]) -> Thumb | None:
     from PIL import Image
 
     try:
@@ -174,8 +176,8 @@ def _source_size(rows: Sequence[Row]) -> int:
     return 64
 
 
-def _spread(images: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [images[i] for i in _one_of_each([str(i.get("prompt") or "") for i in images])]
+def _spread(images: Sequence[ImageRecord]) -> list[ImageRecord]:
+    return [images[i] for i in _one_of_each([i.prompt or "" for i in images])]
 
 
 def _one_of_each(prompts: Sequence[str]) -> list[int]:

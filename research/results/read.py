@@ -9,8 +9,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from research.errors import UserError
 from research.jobs.record import RESULT, DamagedRecord, ImageRecord, JobResult, NoRecord, read_result
 from research.labels import is_number
@@ -35,12 +33,6 @@ class Row:
     result: JobResult
     settings: Mapping[str, Any]
     derived: dict[tuple[str, str], Any] = field(default_factory=dict, repr=False)
-
-    @cached_property
-    def record(self) -> dict[str, Any]:
-        """The record as plain data, without what is not set."""
-        found: dict[str, Any] = msgspec.to_builtins(self.result)
-        return found
 
     @property
     def job_id(self) -> str:
@@ -75,10 +67,8 @@ class Row:
         return spent / self.n_images if self.n_images and spent else None
 
     @property
-    def images(self) -> list[dict[str, Any]]:
-        """``file`` (relative to the folder), ``seed``, ``prompt`` of each image."""
-        found: list[dict[str, Any]] = self.record["images"]
-        return found
+    def images(self) -> list[ImageRecord]:
+        return self.result.images
 
     @cached_property
     def per_image(self) -> dict[str, list[float]]:
@@ -128,11 +118,10 @@ class Row:
         """Files of the pictures that the task made of all images together, by name."""
         return {name: self.folder / file for name, file in self.result.pictures.items()}
 
-    def image_path(self, image: Mapping[str, Any] | ImageRecord) -> Path:
+    def image_path(self, image: ImageRecord) -> Path:
         """The file of an image, whether the record names it with or without its folder."""
-        file = image.file if isinstance(image, ImageRecord) else str(image["file"])
-        path = self.folder / file
-        return path if path.is_file() else self.folder / "images" / file
+        path = self.folder / image.file
+        return path if path.is_file() else self.folder / "images" / image.file
 
 
 @dataclass(frozen=True)

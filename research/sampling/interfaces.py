@@ -455,6 +455,10 @@ class Task(Protocol):
         """Raise a UserError for what cannot work with this model or number of images, before anything is computed."""
         ...
 
+    def prepare(self, model: Model, n_images: int, *, parity: bool) -> None:
+        """Once a call of the sampler, after `check` and before the first batch: read what batches share (pictures, say)."""
+        ...
+
     def solver(self, solver: Solver) -> Solver:
         """What the loop steps with: the scheduler's solver, or one wrapped around it."""
         ...

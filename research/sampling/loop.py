@@ -119,6 +119,8 @@ class LoopSampler:
         asked = range(len(seeds)) if rows is None else [check_whole_number("rows", row) for row in rows]
         if asked and max(asked) >= len(seeds):
             raise ConfigError(f"rows: found {max(asked)}; accepted are 0 to {len(seeds) - 1}.")
+        with torch.no_grad():
+            task.prepare(self.model, len(seeds), parity=self.parity)
         for start in range(first, len(asked), size):
             batch = self._batch(task, seeds, tuple(asked[start : start + size]), steps, start)
             with batch.cleanup:

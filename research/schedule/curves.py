@@ -15,7 +15,6 @@ from typing import Any
 from research.errors import ConfigError
 from research.sampling.timeline import Timeline
 
-BETA_KEYS = ("beta_schedule", "beta_start", "beta_end", "num_train_timesteps", "rescale_betas_zero_snr")
 _FLOW_TIMESTEPS = 1000
 
 
@@ -100,7 +99,8 @@ def beta_curve(settings: Mapping[str, Any], *, input_scale: float = 1.0) -> Curv
     """The levels of a beta schedule.
 
     Args:
-        settings: some of `BETA_KEYS`, as diffusers' schedulers take them.
+        settings: beta_schedule, beta_start, beta_end, num_train_timesteps, rescale_betas_zero_snr or some of them, as
+            diffusers' schedulers take them.
         input_scale: see `level`.
 
     Raises:

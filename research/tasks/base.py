@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from research.errors import ConfigError
-from research.sampling.interfaces import Batch, Condition, Hook, ModelFacts, Solver, not_inherited
+from research.sampling.interfaces import Batch, Condition, Hook, Model, ModelFacts, Solver, not_inherited
 from research.sampling.noise import INITIAL
 from research.sampling.timeline import Timeline
 
@@ -89,6 +89,9 @@ class BaseTask:
             )
         model.latent_shape(self.height, self.width)
 
+    def prepare(self, model: Model, n_images: int, *, parity: bool) -> None:
+        return None
+
     def claims(self, model: ModelFacts) -> frozenset[str]:
         return frozenset()
 
@@ -110,7 +113,7 @@ class BaseTask:
         return solver.timeline(steps, strength=self.strength, device=device)
 
     def latent_shape(self, model: ModelFacts) -> tuple[int, int, int]:
-        """Channels, height and width of the latents, once `check` has been called."""
+        """Channels, height and width of the latents, once `prepare` has been called."""
         return model.latent_shape(self.height, self.width)
 
     def start(self, run: Batch) -> Tensor:

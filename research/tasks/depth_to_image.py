@@ -15,7 +15,7 @@ from research import pictures
 from research.errors import ConfigError
 from research.hooks.extra_channels import ExtraChannels
 from research.image_tensors import pixels_to_images
-from research.sampling.interfaces import Batch, Hook, ModelFacts
+from research.sampling.interfaces import Batch, Hook, Model, ModelFacts
 from research.tasks.image_to_image import ImageToImage, of_batch
 from research.tasks.sheets import side_by_side
 
@@ -59,20 +59,25 @@ class DepthToImage(ImageToImage):
 
     def check(self, model: ModelFacts, n_images: int) -> None:
         super().check(model, n_images)
+        images, pixels = self._read(model, n_images)
         if self._given is None and not model.has_depth:
             raise ConfigError(f"{_KEY}: found none, and {model.name} has no depth estimator; accepted is {_ACCEPTED}.")
+        sizes = [(pixels.shape[3], pixels.shape[2]), *map(pictures.size, images)]
         for depth in self._given or ():
-            self._check_size(depth)
+            _check_size(depth, sizes)
         if self._given is not None and len(self._given) not in (1, n_images):
             raise ConfigError(
                 f"{_KEY}: found {len(self._given)} maps for {n_images} images; accepted is one for all, or one an image."
             )
 
+    def prepare(self, model: Model, n_images: int, *, parity: bool) -> None:
+        super().prepare(model, n_images, parity=parity)
+        height, width = (side // model.vae_factor for side in self._pixels.shape[2:])
+        self._depth = torch.cat([scaled(depth[None], (height, width)) for depth in self._maps(model, parity)])
+
     def start(self, run: Batch) -> Tensor:
-        height, width = (side // run.model.vae_factor for side in self._pixels.shape[2:])
-        self._depth = torch.cat([scaled(depth[None], (height, width), run) for depth in self._maps(run)])
-        depth = self._depth.to(run.model.device, run.model.dtype)
-        rows = of_batch(depth, run)
+        self._say(run)
+        rows = of_batch(self._depth.to(run.model.device, run.model.dtype), run)
         run.task_tensors["depth"] = rows.repeat(len(run.rows) // len(rows), 1, 1, 1)
         return super().start(run)
 
@@ -88,26 +93,30 @@ class DepthToImage(ImageToImage):
             )
         }
 
-    def _maps(self, run: Batch) -> list[Tensor]:
-        if self._given is None:
-            # from the pictures as they were given, like the pipeline, which also hands floats on as if they were bytes
-            shown = self._images if run.parity else [pictures.as_image(i) for i in self._images]
-            return list(run.model.depth_maps(shown))
-        height, width = self._pixels.shape[2:]
-        for shape in {tuple(depth.shape) for depth in self._given} - {(height, width)}:
-            run.warn(f"{_KEY}: resized, it has {shape[1]} x {shape[0]} pixels and the picture {width} x {height}.")
-        return self._given
+    def _maps(self, model: Model, parity: bool) -> Sequence[Tensor]:
+        if self._given is not None:
+            return self._given
+        # from the pictures as they were given, like the pipeline, which also hands floats on as if they were bytes
+        return model.depth_maps(self._images if parity else [pictures.as_image(i) for i in self._images])
 
-    def _check_size(self, depth: Tensor) -> None:
+    def _say(self, run: Batch) -> None:
         height, width = self._pixels.shape[2:]
-        found = (depth.shape[1], depth.shape[0])
-        # a map made of the picture as it was given fits too
-        if any(_alike(found, wanted) for wanted in [(width, height), *map(pictures.size, self._images)]):
-            return
-        raise ConfigError(
-            f"{_KEY}: found {found[0]} x {found[1]} pixels for a picture of {width} x {height}; accepted is a "
-            "map of the picture's size, or with sides in the same ratio."
-        )
+        for shape in {tuple(depth.shape) for depth in self._given or ()} - {(height, width)}:
+            run.warn(f"{_KEY}: resized, it has {shape[1]} x {shape[0]} pixels and the picture {width} x {height}.")
+        if not bool(self._depth.flatten(1).any(dim=1).all()):
+            run.warn(f"{_KEY}: constant, so it says nothing about depth.")
+
+
+def _check_size(depth: Tensor, sizes: Sequence[tuple[int, int]]) -> None:
+    """Check a map's size against widths and heights that fit: the picture's as it is used, and as it was given."""
+    found = (depth.shape[1], depth.shape[0])
+    if any(_alike(found, wanted) for wanted in sizes):
+        return
+    width, height = sizes[0]
+    raise ConfigError(
+        f"{_KEY}: found {found[0]} x {found[1]} pixels for a picture of {width} x {height}; accepted is a "
+        "map of the picture's size, or with sides in the same ratio."
+    )
 
 
 def _alike(a: tuple[int, int], b: tuple[int, int]) -> bool:
@@ -120,17 +129,16 @@ def _alike(a: tuple[int, int], b: tuple[int, int]) -> bool:
     return False
 
 
-def scaled(depth: Tensor, size: tuple[int, int], run: Batch) -> Tensor:
+def scaled(depth: Tensor, size: tuple[int, int]) -> Tensor:
     """Depth maps [N, h, w] as channels [N, 1, *size] in [-1, 1], as the diffusers pipeline scales them.
 
     A constant map, on which the pipeline divides by zero, says nothing about depth and becomes 0.
     """
     small = torch.nn.functional.interpolate(depth[:, None].float(), size=size, mode="bicubic", align_corners=False)
     low, high = small.amin(dim=(1, 2, 3), keepdim=True), small.amax(dim=(1, 2, 3), keepdim=True)
-    flat = (high == low).expand_as(small)
-    if bool(flat.any()):
-        run.warn(f"{_KEY}: constant, so it says nothing about depth.")
-    return torch.where(flat, torch.zeros_like(small), 2.0 * (small - low) / (high - low) - 1.0)
+    return torch.where(
+        (high == low).expand_as(small), torch.zeros_like(small), 2.0 * (small - low) / (high - low) - 1.0
+    )
 
 
 def _read(given: Any) -> list[Tensor]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from research import pictures
 from research.image_tensors import pixels_to_images
-from research.sampling.interfaces import Batch, ModelFacts, Solver
+from research.sampling.interfaces import Batch, Model, ModelFacts, Solver
 from research.sampling.noise import ENCODE, INITIAL
 from research.sampling.timeline import Timeline
 from research.tasks.checks import check_steps, check_strength
@@ -56,8 +56,10 @@ class ImageToImage(TextToImage):
 
     def check(self, model: ModelFacts, n_images: int) -> None:
         super().check(model, n_images)
-        self._images = pictures.read("task.image", self.image, n_images)
-        self._pixels = self._to_pixels(model)
+        self._read(model, n_images)
+
+    def prepare(self, model: Model, n_images: int, *, parity: bool) -> None:
+        self._images, self._pixels = self._read(model, n_images)
 
     def vectorises(self) -> bool:
         return True
@@ -113,8 +115,14 @@ class ImageToImage(TextToImage):
         for found in {pictures.size(image) for image in self._images} - {(width, height)}:
             run.warn(f"task.image: resized from {found[0]} x {found[1]} to {width} x {height} pixels.")
 
-    def _to_pixels(self, model: Any) -> Tensor:
-        return pictures.to_pixels("task.image", self._images, model.vae_factor, self.height, self.width)
+    def _read(self, model: ModelFacts, n_images: int) -> tuple[list[Any], Tensor]:
+        """The pictures as given, and as pixels [K, 3, H, W] in [-1, 1] of the size at which they are used."""
+        images = pictures.read("task.image", self.image, n_images)
+        return images, pictures.to_pixels("task.image", images, model.vae_factor, *self._size(model))
+
+    def _size(self, model: ModelFacts) -> tuple[int | None, int | None]:
+        """Height and width in pixels; None for the picture's own."""
+        return self.height, self.width
 
 
 def of_batch(values: Tensor, run: Batch) -> Tensor:

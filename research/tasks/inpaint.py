@@ -13,7 +13,7 @@ from torch import Tensor
 from research import pictures
 from research.hooks.extra_channels import ExtraChannels
 from research.hooks.mask_composite import MaskComposite, at_latent_size
-from research.sampling.interfaces import Batch, Hook, ModelFacts
+from research.sampling.interfaces import Batch, Hook, Model, ModelFacts
 from research.sampling.noise import ENCODE
 from research.tasks.image_to_image import ImageToImage, of_batch
 from research.tasks.sheets import side_by_side
@@ -60,6 +60,10 @@ class Inpaint(ImageToImage):
 
     def check(self, model: ModelFacts, n_images: int) -> None:
         super().check(model, n_images)
+        pictures.read("task.mask", self.mask, n_images, mask=True)
+
+    def prepare(self, model: Model, n_images: int, *, parity: bool) -> None:
+        super().prepare(model, n_images, parity=parity)
         self._masks = pictures.read("task.mask", self.mask, n_images, mask=True)
 
     def vectorises(self) -> bool:
@@ -120,11 +124,10 @@ class Inpaint(ImageToImage):
         masks = (pictures.to_masks(self._masks, 1, height, width, binary=False)[:, 0] * 255).round().byte().numpy()
         return [Image.fromarray(masks[row if len(masks) > 1 else 0]) for row in rows]
 
-    def _to_pixels(self, model: Any) -> Tensor:
-        """At the model's own size and not the picture's, as the inpainting pipeline does it."""
+    def _size(self, model: ModelFacts) -> tuple[int | None, int | None]:
+        """The model's own size and not the picture's, as the inpainting pipeline does it."""
         _, height, width = model.latent_shape(self.height, self.width)
-        factor = model.vae_factor
-        return pictures.to_pixels("task.image", self._images, factor, height * factor, width * factor)
+        return height * model.vae_factor, width * model.vae_factor
 
     def _say(self, run: Batch, mask: Tensor) -> None:
         for picture, shape in ((pictures.size(p), self._pixels.shape) for p in self._masks):

@@ -43,6 +43,9 @@ class GaussianTask:
     def check(self, model: Any, n_images: int) -> None:
         pass
 
+    def prepare(self, model: Any, n_images: int, *, parity: bool) -> None:
+        pass
+
     def solver(self, solver: Solver) -> Solver:
         return solver
 

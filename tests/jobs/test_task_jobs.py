@@ -15,6 +15,8 @@ from support.tiny_models import save_tiny_pixel, save_tiny_sd
 from research import LoopSampler, load_model
 from research.cli import run
 from research.guidance import CFG
+from research.jobs import checkpoint
+from research.jobs.signals import Interrupted
 from research.tasks import ImageToImage
 
 
@@ -143,3 +145,30 @@ def test_what_is_said_about_pictures_is_kept(models, here):
     found = job(models, "text", "task=inpaint", "task.image=a.png", "task.mask=black.png")
     assert any("all black" in message for message in found["warnings"])
     assert any("resized from 20 x 20 to 16 x 16" in message for message in found["warnings"])
+
+
+@pytest.mark.parametrize("after", [1, 2])
+@pytest.mark.parametrize("task", ["image_to_image", "inpaint", "depth_to_image", "inversion"])
+def test_a_job_stopped_between_batches_shows_what_an_undisturbed_one_shows(models, here, monkeypatch, task, after):
+    role = "depth" if task == "depth_to_image" else "text"
+    lines = [f"task={task}", "task.image=[a.png,b.png]", "batch_size=1", *["task.mask=mask.png"] * (task == "inpaint")]
+    undisturbed = job(models, role, *lines)
+
+    def stop(folder: Path, seen: list[Path] = []) -> None:  # noqa: B006 - it counts
+        seen.append(folder)
+        if len(seen) == after:
+            raise Interrupted("asked to stop")
+
+    name = "sweep_name=stopped"
+    base = [f"model.path={models / role}", "tracker=none", "metrics=none", "steps=4", "runtime.threads=1"]
+    again = [*base, "prompts=[fox,owl]", "scheduler=ddim", *lines, name]
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "check", stop)
+        assert run(again) == 130
+    assert run(again) == 0
+    (file,) = Path("outputs", "stopped").glob("*/result.json")
+    found = {**json.loads(file.read_text()), "folder": file.parent}
+    assert [i["sha256"] for i in found["images"]] == [i["sha256"] for i in undisturbed["images"]]
+    for shown, file in undisturbed["pictures"].items():
+        one, other = (np.asarray(Image.open(r["folder"] / file)) for r in (found, undisturbed))
+        assert np.array_equal(one, other), shown

@@ -164,8 +164,8 @@ def test_a_click_shows_a_picture_large_with_settings_and_command(visit, sweep):
     view = page.locator("#view")
     expect(view).to_be_visible()
     image = row.images[1]
-    expect(view.locator("#cmd")).to_have_text(image_command(row, image["prompt"], image["seed"]))
-    expect(view.locator("#view-settings")).to_contain_text(image["prompt"])
+    expect(view.locator("#cmd")).to_have_text(image_command(row, image.prompt, image.seed))
+    expect(view.locator("#view-settings")).to_contain_text(image.prompt)
     # the file itself, not the thumbnail
     page.wait_for_timeout(100)
     assert view.locator("img").evaluate("i => [i.naturalWidth, new URL(i.src).protocol]") == [32, "file:"]
@@ -205,7 +205,7 @@ def test_the_contact_sheet_takes_any_axes(visit, sweep):
         tile = cell.locator("a.tile")
         row = jobs[tile.get_attribute("data-job")]
         assert (row.settings["scheduler.name"], row.settings["steps"]) == ("dpmpp_2m", 5)
-        assert row.images[int(tile.get_attribute("data-k"))]["prompt"] == PROMPTS[place]
+        assert row.images[int(tile.get_attribute("data-k"))].prompt == PROMPTS[place]
     fixed = page.get_by_label("guidance scale", exact=True).first
     fixed.select_option("3")
     tile = sheet.locator("a.tile").first

@@ -229,9 +229,10 @@ def test_no_text_of_a_record_leaves_its_place(small, text):
 def _with_text(directory: Path, text: str) -> str:
     """The page of one job that was done and one that failed, with `text` wherever a record has text."""
     (done,) = read_sweep(directory).rows
-    image = {**done.images[0], "prompt": text}
+    kept = msgspec.to_builtins(done.result)
+    image = {**kept["images"][0], "prompt": text}
     versions, info = {text.replace(": ", ""): text}, {"clip_score": {"definition": text, "model": text}}
-    record = {**done.record, "images": [image], "versions": versions, "metrics_info": info, "overrides": [text]}
+    record = {**kept, "images": [image], "versions": versions, "metrics_info": info, "overrides": [text]}
     record |= {"sweep_name": text, "device": text, "warnings": [text], "error": None}
     failed = {**record, "job_id": "b", "status": "failed", "error": f"x {text}"}
     rows = [

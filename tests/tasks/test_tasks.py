@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from research import LoopSampler
 from research.errors import ConfigError
 from research.guidance import CFG
-from research.tasks import TextToImage, Unconditional
+from research.tasks import DepthToImage, ImageToImage, Inpaint, Inversion, TextToImage, Unconditional
 
 
 def run(model, task, seeds=(0,), **arguments):
@@ -140,3 +141,37 @@ def test_a_task_for_another_family(sd, pixel):
         run(pixel, TextToImage("a"))
     with pytest.raises(ConfigError, match="unconditional is for models of the family unet-pixel"):
         run(sd, Unconditional())
+
+
+def picture_tasks():
+    grey = Image.new("RGB", (64, 64), (90, 120, 60))
+    depth = torch.linspace(0, 1, 64 * 64).reshape(64, 64)
+    return {
+        "image_to_image": lambda: ImageToImage("a", grey, 0.5),
+        "inpaint": lambda: Inpaint("a", grey, Image.new("L", (64, 64), 255)),
+        "depth_to_image": lambda: DepthToImage("a", grey, depth, 0.5),
+        "inversion": lambda: Inversion("a", grey),
+    }
+
+
+@pytest.mark.parametrize("name", picture_tasks())
+def test_a_check_prepares_nothing(name, sd, sd_depth):
+    task = picture_tasks()[name]()
+    model = sd_depth if name == "depth_to_image" else sd
+    before = dict(vars(task))
+    task.check(model, 2)
+    assert vars(task) == before
+
+
+# an inversion shows noises of its batches, and its jobs are not gone on with
+@pytest.mark.parametrize("name", sorted({*picture_tasks()} - {"inversion"}))
+def test_what_a_task_shows_does_not_need_a_batch(name, sd, sd_depth):
+    # a job that is gone on with after its last batch
+    model = sd_depth if name == "depth_to_image" else sd
+    sampler = LoopSampler(model, scheduler="ddim")
+    result = sampler.sample(picture_tasks()[name](), seeds=[0, 1], steps=2)
+    again = picture_tasks()[name]()
+    again.prepare(model, 2, parity=False)
+    found = sampler.pictures(again, result.images)
+    assert found.keys() == result.pictures.keys()
+    assert all(np.array_equal(np.asarray(found[key]), np.asarray(result.pictures[key])) for key in found)

@@ -84,8 +84,8 @@ class OverRanks:
 
 
 def can_be_dealt(job: Job) -> bool:
-    """Whether a job's images can be made apart: hooks may keep something of all batches, and frames of a path go together."""
-    return not job.settings.hooks and not job_images.makes_frames(job.config)
+    """Whether a job's images can be made apart: some keep something of all batches, and frames of a path go together."""
+    return not job_images.keeps_batches(job.config) and not job_images.makes_frames(job.config)
 
 
 class _Share(JobRun):
