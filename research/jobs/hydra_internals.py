@@ -11,6 +11,7 @@ import copy
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from hydra._internal.callbacks import Callbacks
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import CachingConfigRepository, IConfigRepository
 from hydra._internal.defaults_list import create_defaults_list
@@ -68,6 +69,11 @@ def repository(loader: ConfigLoaderImpl, config_name: str, search_path: Sequence
     found = Repository(loader.repository)
     loader._process_config_searchpath(config_name, list(search_path), found)
     return found
+
+
+def callbacks(master: DictConfig) -> Callbacks:
+    """The callbacks that a config names, for a launcher that Hydra does not call itself."""
+    return Callbacks(master)
 
 
 def list_groups_once(loader: ConfigLoaderImpl) -> None:

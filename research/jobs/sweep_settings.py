@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from functools import partial
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from research.checks import check_choice, check_whole_number
 from research.errors import ConfigError, nearest
 
 MAX_POINTS = 10_000
@@ -48,12 +50,11 @@ def settings_of(master: DictConfig) -> SweepSettings:
             raise ConfigError(f"sweep.{name}: unknown key.{nearest(name, names)} Accepted: {', '.join(names)}.")
     settings = {**given, "zip": _zip(given.get("zip")), "exclude": _exclude(given.get("exclude"))}
     settings["points"] = _path(given.get("points"))
-    settings["sample"] = None if given.get("sample") is None else _whole("sample", given["sample"], 1)
-    settings["seed"] = _whole("seed", given.get("seed", 0), 0)
-    settings["max_points"] = _whole("max_points", given.get("max_points", MAX_POINTS), 1)
-    settings["impossible"] = given.get("impossible", "stop")
-    if settings["impossible"] not in ("stop", "skip"):
-        raise ConfigError(f"sweep.impossible: found {settings['impossible']!r}; accepted: stop, skip.")
+    whole = partial(check_whole_number, integral_float=True)
+    settings["sample"] = None if given.get("sample") is None else whole("sweep.sample", given["sample"], least=1)
+    settings["seed"] = whole("sweep.seed", given.get("seed", 0))
+    settings["max_points"] = whole("sweep.max_points", given.get("max_points", MAX_POINTS), least=1)
+    settings["impossible"] = check_choice("sweep.impossible", given.get("impossible", "stop"), ("stop", "skip"))
     settings["optimise"] = _names(given.get("optimise"))
     return SweepSettings(**{str(name): value for name, value in settings.items()})
 
@@ -95,10 +96,3 @@ def _path(given: Any) -> str | None:
     if not isinstance(given, str) or not given.strip():
         raise ConfigError(f"sweep.points: found {given!r}; accepted is a file .csv, .yaml or .json.")
     return given
-
-
-def _whole(name: str, value: Any, least: int) -> int:
-    number = int(value) if isinstance(value, float) and value.is_integer() else value
-    if isinstance(number, bool) or not isinstance(number, int) or number < least:
-        raise ConfigError(f"sweep.{name}: found {value!r}; accepted is a whole number from {least}.")
-    return number

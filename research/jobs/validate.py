@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import Any
 
+from research.checks import check_choice, check_number, check_whole_number
 from research.errors import ConfigError, nearest
 from research.jobs import process_cache
 from research.jobs.job_images import check_frames, image_count
@@ -101,36 +103,26 @@ def _no_nan(value: Any, key: str) -> None:
 
 
 def _whole(least: int, *words: str | None) -> Callable[[str, Any], Any]:
+    others = " or ".join("null" if word is None else word for word in words)
+
     def read(key: str, value: Any) -> Any:
         if (value is None and None in words) or (isinstance(value, str) and value in words):
             return value
-        number = int(value) if isinstance(value, float) and value.is_integer() else value
-        if isinstance(number, bool) or not isinstance(number, int) or number < least:
-            others = "".join(f" or {'null' if word is None else word}" for word in words)
-            raise ConfigError(f"{key}: found {value!r}; accepted is a whole number from {least}{others}.")
-        return number
+        return check_whole_number(key, value, least=least, integral_float=True, otherwise=others)
 
     return read
 
 
 def _seconds(least: float) -> Callable[[str, Any], Any]:
     def read(key: str, value: Any) -> Any:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value < math.inf:
-            raise ConfigError(f"{key}: found {value!r}; accepted is a number of seconds from {least:g}.")
-        return value
+        check_number(key, value, least=least, noun="a number of seconds")
+        return value  # as it was given, 60 or 60.0: it is a part of the job's record
 
     return read
 
 
 def _one_of(choices: Sequence[Any]) -> Callable[[str, Any], Any]:
-    def read(key: str, value: Any) -> Any:
-        # 1 == True in Python, and is no yes or no here
-        if not any(value is c or (isinstance(c, str) and value == c) for c in choices):
-            names = ["null" if c is None else str(c).lower() if isinstance(c, bool) else str(c) for c in choices]
-            raise ConfigError(f"{key}: found {value!r}.{nearest(str(value), names)} Accepted: {', '.join(names)}.")
-        return value
-
-    return read
+    return partial(check_choice, choices=choices)
 
 
 def _text(key: str, value: Any) -> str:

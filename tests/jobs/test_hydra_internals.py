@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
+from omegaconf import OmegaConf
 
 from research.jobs import hydra_internals as internals
 from research.jobs.overrides import parse
@@ -73,3 +74,12 @@ def test_class_names_of_the_core_plug_ins() -> None:
 
     assert get_class(internals.BASIC_LAUNCHER).__name__ == "BasicLauncher"
     assert get_class(internals.BASIC_SWEEPER).__name__ == "BasicSweeper"
+
+
+def test_callbacks_of_a_config_are_called() -> None:
+    given = OmegaConf.create(
+        {"hydra": {"callbacks": {"log": {"_target_": "hydra.experimental.callbacks.LogJobReturnCallback"}}}}
+    )
+    found = internals.callbacks(given)
+    assert [type(each).__name__ for each in found.callbacks] == ["LogJobReturnCallback"]
+    found.on_multirun_end(config=given, config_name=None)

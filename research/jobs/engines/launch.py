@@ -14,6 +14,7 @@ from omegaconf import DictConfig, open_dict
 
 from research.errors import UserError
 from research.jobs.engines import chunks, engines, workers
+from research.jobs.hydra_internals import callbacks
 from research.jobs.job import Job
 from research.jobs.job_status import job_status, stamp_of, with_ids_of_their_own
 from research.jobs.machine_slots import visible_devices
@@ -46,7 +47,6 @@ class _Launch:
     """One call of `launch`."""
 
     def __init__(self, jobs: Sequence[Job], master: DictConfig):
-        from hydra._internal.callbacks import Callbacks
         from hydra.core.plugins import Plugins
         from hydra.types import HydraContext
 
@@ -67,7 +67,7 @@ class _Launch:
         if self.name == "joblib":
             settings.n_jobs = self.count
             settings.batch_size = 1  # of chunks
-        context = HydraContext(config_loader=_Planned(), callbacks=Callbacks(self.master))  # type: ignore[arg-type]
+        context = HydraContext(config_loader=_Planned(), callbacks=callbacks(self.master))  # type: ignore[arg-type]
         self.launcher = Plugins.instance().instantiate_launcher(context, workers.run_chunk, self.master)
 
     def run(self) -> list[Job]:
