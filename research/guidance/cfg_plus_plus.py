@@ -1,4 +1,4 @@
-"""CFG++."""
+"""CFG++: interpolation of predictions, renoised along the unconditional one."""
 
 from __future__ import annotations
 

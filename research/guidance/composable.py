@@ -1,4 +1,4 @@
-"""Several prompts at once."""
+"""Composable diffusion: several prompts at once."""
 
 from __future__ import annotations
 

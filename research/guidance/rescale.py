@@ -1,4 +1,4 @@
-"""Guided predictions with the spread of the conditional one."""
+"""Guidance rescale: guided predictions are given the spread of the conditional one."""
 
 from __future__ import annotations
 

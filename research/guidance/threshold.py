@@ -1,4 +1,4 @@
-"""Guided x0 kept in range."""
+"""Thresholding: the guided clean estimate is kept in range."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Guidance around another one."""
+"""The base class of guidance around another one."""
 
 from __future__ import annotations
 

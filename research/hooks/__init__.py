@@ -1,4 +1,4 @@
-"""Ready hooks."""
+"""Hooks that come with the project: inpainting, changes of latents and prompts, caches, records, previews."""
 
 from research.hooks.differential import Differential
 from research.hooks.dynamic_prompt import DynamicPrompt

@@ -1,4 +1,4 @@
-"""Stop at the first number that is none."""
+"""A hook that stops a run at the first NaN or infinite latent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who a job is: a hash of what decides its images and its scores."""
+"""The identity of a job: a hash of what decides its images and its scores."""
 
 from __future__ import annotations
 

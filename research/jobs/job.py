@@ -1,4 +1,4 @@
-"""A job: one composed configuration, and who it is."""
+"""A job: one composed configuration, and its identity."""
 
 from __future__ import annotations
 

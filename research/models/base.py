@@ -1,4 +1,4 @@
-"""What all model families share."""
+"""The base class of loaded models of all families: device, dtype, parts, hashes and the solvers they take."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What tasks share."""
+"""The base class of tasks, `BaseTask`, and their conditions, made when they are first asked for."""
 
 from __future__ import annotations
 

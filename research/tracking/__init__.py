@@ -1,4 +1,4 @@
-"""Trackers mirror finished jobs elsewhere. The local files are the truth; a tracker only reads them.
+"""Trackers: copies of finished jobs on a server, Weights & Biases so far. The local files are the truth; trackers only read them.
 
 wandb is imported by neither this package nor the process that samples: it lives in a process of its own.
 """
