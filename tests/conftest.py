@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import socket
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +15,8 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # processes that tests start need not compile the package again
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of processes that tests start: two workers of pytest share two cores
 
 import pytest
 import torch
@@ -29,6 +32,23 @@ from research import load_model
 from research.models import BaseModel
 
 torch.set_num_threads(1)  # bit-equality is promised for one machine as it is; one thread is quickest at this size
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest looks at -m
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of a test with the mark ``spread(n)``, n of its cases run by default, evenly spread; the others are slow."""
+    cases: dict[str, list[pytest.Item]] = defaultdict(list)
+    for item in items:
+        if item.get_closest_marker("spread") and not item.get_closest_marker("slow"):
+            cases[item.nodeid.partition("[")[0]].append(item)
+    for found in cases.values():
+        mark = found[0].get_closest_marker("spread")
+        assert mark is not None
+        (count,) = mark.args
+        chosen = {round(k * (len(found) - 1) / max(1, count - 1)) for k in range(count)}
+        for place, item in enumerate(found):
+            if place not in chosen:
+                item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")

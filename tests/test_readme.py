@@ -66,6 +66,7 @@ def plugs(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_plugs_of_ones_own(plugs: Path, in_process: Callable[[list[str], Path], int]) -> None:
     for file in plugs.rglob("*.py"):
         for definition in re.split(r"\n(?=class )", file.read_text(encoding="utf-8"))[1:]:
@@ -142,6 +143,7 @@ def test_python_example(tmp_path: Path) -> None:
     assert (tmp_path / "pizza.png").is_file()
 
 
+@pytest.mark.slow
 def test_own_sweep(tmp_path: Path) -> None:
     words = command("research -m scheduler=ddim,euler,dpmpp_2m")
     run([*words, "tracker=none"], tmp_path)
@@ -156,6 +158,7 @@ TASKS = re.findall(
 
 
 @pytest.mark.parametrize("line", TASKS)
+@pytest.mark.spread(2)
 def test_tasks(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from research.cli import run as research
 
@@ -172,6 +175,7 @@ def test_there_is_a_command_for_each_task() -> None:
     assert len(TASKS) == 6
 
 
+@pytest.mark.slow
 def test_schedules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from research.schedule.cli import run as schedule
 

@@ -112,6 +112,7 @@ def folder(tmp_path: Path, tiny_sd: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 
 
 @pytest.mark.parametrize("case", CASES)
+@pytest.mark.spread(8)
 def test_one_clear_line(case: str, folder: Path, tiny_sd: Path, capsys: pytest.CaptureFixture[str]) -> None:
     argv, words = CASES[case]
     base = ["tracker=none", *([] if "metrics" in " ".join(argv) else ["metrics=none"])]

@@ -94,6 +94,7 @@ def here(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("case", CASES)
+@pytest.mark.spread(3)
 def test_one_clear_line(case: str, here: Path, capfd: pytest.CaptureFixture[str]) -> None:
     lines, words = CASES[case]
     before = sorted(here.iterdir())

@@ -57,6 +57,7 @@ def light(*argv: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     ],
     ids=lambda value: " ".join(value),
 )
+@pytest.mark.spread(2)
 def test_showing_needs_no_torch(argv: list[str], expected: list[str], tmp_path: Path) -> None:
     done = light(*argv, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -90,6 +90,7 @@ def line(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     return said
 
 
+@pytest.mark.slow
 def test_two_sweeps_are_paired_over_their_other_settings(told, made):
     said = told("outputs/ddim", "outputs/euler")
     assert [s["name"] for s in said["sides"]] == ["ddim", "euler"]
@@ -235,6 +236,7 @@ def test_images_that_one_side_lacks_are_left_out(here, told):
     )
 
 
+@pytest.mark.slow
 def test_jobs_scored_apart_are_one_job(here, told, capsys):
     assert score(["outputs/ddim", "metrics=[clip_score]"]) == 0
     assert len(records(here / "ddim")) == 4
@@ -277,6 +279,7 @@ def test_seconds_of_other_machines_are_not_compared(here, told, capsys):
     assert "different provenance" in line(capsys, "outputs/ddim", "outputs/euler", "--metrics", "seconds_per_image")
 
 
+@pytest.mark.slow
 def test_features_that_are_gone_or_others(here, told, capsys):
     folder = next((here / "euler").glob("*/features"))
     shutil.rmtree(folder)

@@ -29,6 +29,7 @@ NOTHING = np.empty(0, dtype=np.intp)
 @pytest.mark.parametrize("n", [16, 64, 300])
 @pytest.mark.parametrize("clusters", CLUSTERS)
 @pytest.mark.parametrize("shape", ["normal", "bounded, near its end (beta 5, 1)", "two peaks, one unit in five"])
+@pytest.mark.spread(5)
 def test_intervals_of_a_mean_cover_the_truth(shape, clusters, n):
     assert 0.93 - 0.017 <= covered(shape, clusters, n, cases=1500) <= 0.97 + 0.01
 
@@ -164,6 +165,7 @@ def of(features, real) -> Frechet:
 
 
 @pytest.mark.parametrize(("n", "dimension"), [(16, 32), (32, 32), (96, 32), (96, 8)])
+@pytest.mark.spread(1)
 def test_the_interval_of_a_difference_of_fids_covers_the_truth(n, dimension):
     """Also with fewer images than features, where a percentile bootstrap does not; the estimate has next to no bias left."""
     rng, groups = np.random.default_rng(n + dimension), np.arange(n)
@@ -182,6 +184,7 @@ def test_the_interval_of_a_difference_of_fids_covers_the_truth(n, dimension):
         assert np.mean(plain) > 10 * abs(np.mean(corrected)) or np.mean(plain) > 5 * error
 
 
+@pytest.mark.slow
 def test_a_bootstrap_of_fid_misses_where_the_jackknife_does_not():
     """Why no bootstrap is used: with as many images as features its percentile interval lies above the truth too often."""
     rng = np.random.default_rng(5)

@@ -188,6 +188,7 @@ LENGTHY = (
 
 
 @pytest.mark.parametrize("line", LENGTHY)
+@pytest.mark.spread(1)
 def test_a_model_of_the_hub_is_one_override(line: str, tmp_path: Path, monkeypatch, capsys) -> None:
     from research.cli import run as research
 

@@ -30,6 +30,8 @@ from research.sampling import Branch, Condition, LoopSampler
 from research.sampling.timeline import Stage
 from research.tasks import TextToImage, Unconditional
 
+pytestmark = pytest.mark.spread(3)
+
 METHODS = {"PAG": PAG, "SEG": SEG, "SLG": SLG, "SAG": SAG}
 NAMES = {"PAG": "perturbed", "SEG": "smoothed", "SLG": "skipped", "SAG": "degraded"}
 methods = pytest.mark.parametrize("name", METHODS)
@@ -62,6 +64,7 @@ def of_pipeline(pipe, scale: float, **settings) -> torch.Tensor:
 @pytest.mark.parametrize("scale", [1.0, 5.0])
 @pytest.mark.parametrize("layers", ["mid", "up"])
 @pytest.mark.parametrize("kind", ["sd", "sd_v"])
+@pytest.mark.spread(3)
 def test_pag_is_bit_equal_to_the_pipeline(kind, layers, scale, request) -> None:
     model = request.getfixturevalue(kind)
     pipe = quiet(StableDiffusionPAGPipeline.from_pretrained(model.path, pag_applied_layers=[layers]))
@@ -71,6 +74,7 @@ def test_pag_is_bit_equal_to_the_pipeline(kind, layers, scale, request) -> None:
 
 @pytest.mark.parametrize("scale", [1.0, 5.0])
 @pytest.mark.parametrize("kind", ["sd", "sd_v"])
+@pytest.mark.spread(2)
 def test_sag_equals_the_pipeline(kind, scale, request) -> None:
     model = request.getfixturevalue(kind)
     pipe = quiet(StableDiffusionSAGPipeline.from_pretrained(model.path))
@@ -174,6 +178,7 @@ def test_neutral_is_the_base_and_costs_what_it_costs(name, sd) -> None:
 
 @pytest.mark.parametrize(("scale", "names"), [(1.0, ["cond"]), (0.0, ["uncond"]), (4.0, ["uncond", "cond"])])
 @methods
+@pytest.mark.spread(4)
 def test_one_more_evaluation_a_stage_with_any_base(name, scale, names, sd) -> None:
     found = sample(sd, METHODS[name](1.0, base=CFG(scale)), steps=3)
     assert found.nfe_by_branch == dict.fromkeys([*names, NAMES[name]], 3)
@@ -184,6 +189,7 @@ def test_one_more_evaluation_a_stage_with_any_base(name, scale, names, sd) -> No
     ("scheduler", "stages"), [("heun", 7), ("pndm", 5), ("euler", 4), ("dpmpp_2m", 4), ("unipc", 4)]
 )
 @methods
+@pytest.mark.spread(5)
 def test_every_scheduler_and_a_window_of_steps(name, scheduler, stages, sd_v) -> None:
     method = METHODS[name](1.0, base=CFG(2.0))
     found = sample(sd_v, method, steps=4, scheduler=scheduler)
@@ -196,6 +202,7 @@ def test_every_scheduler_and_a_window_of_steps(name, scheduler, stages, sd_v) ->
 
 @pytest.mark.parametrize("kind", ["pixel", "class_model", "sd_odd", "sd_v"])
 @methods
+@pytest.mark.spread(4)
 def test_every_layout_and_batches_equal_singles(name, kind, request) -> None:
     model = request.getfixturevalue(kind)
     base = CFG(3.0) if "uncond" in model.supports else None

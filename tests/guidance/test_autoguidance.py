@@ -22,6 +22,8 @@ from research.sampling import Guided, LoopSampler, Prediction
 from research.sampling.prediction import KINDS
 from research.tasks import TextToImage, Unconditional
 
+pytestmark = pytest.mark.spread(3)
+
 
 def sample(model, guidance, seeds=(0,), steps=3, scheduler="ddim"):
     task = TextToImage("cat") if "text" in model.supports else Unconditional()
@@ -78,6 +80,7 @@ def test_zero_is_the_weak_model_alone(sd) -> None:
 
 @pytest.mark.parametrize(("scheduler", "stages"), [("ddim", 4), ("heun", 7), ("pndm", 5), ("euler_a", 4)])
 @pytest.mark.parametrize("kind", ["sd", "sd_v", "pixel", "sd_odd"])
+@pytest.mark.spread(4)
 def test_every_layout_and_scheduler_and_batches_equal_singles(kind, scheduler, stages, request) -> None:
     model = request.getfixturevalue(kind)
     base, names = (None, ["cond"]) if kind == "pixel" else (CFG(2.0), ["uncond", "cond"])
@@ -120,6 +123,7 @@ def test_a_weak_version_is_made_once_and_leaves_the_model_as_it_is(sd) -> None:
             assert torch.equal(weak.network.state_dict()[name], value)
 
 
+@pytest.mark.slow
 def test_the_noise_is_the_same_in_every_process() -> None:
     code = (
         "import torch; from research.models.weak_model import add_noise; torch.manual_seed(0); n = torch.nn.Linear(7, 5);"

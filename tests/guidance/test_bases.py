@@ -46,6 +46,8 @@ from research.guidance import (
 from research.sampling import Prediction, convert
 from research.tasks import TextToImage, Unconditional
 
+pytestmark = pytest.mark.spread(3)
+
 quick = settings(max_examples=12, deadline=None)
 
 NEUTRAL_AT_1 = {
@@ -118,6 +120,7 @@ def test_scale_1_costs_one_evaluation(sd, method):
 
 
 @pytest.mark.parametrize("method", SAMPLED)
+@pytest.mark.spread(4)
 def test_modifiers_work_around_each(sd, method):
     assert SAMPLED[method]().neutral == (1.0 if method in NEUTRAL_AT_1 else None)
     # scales that every method takes
@@ -229,6 +232,7 @@ def test_half_precision_stays_close_and_keeps_its_dtype(method, dtype):
 
 @pytest.mark.parametrize("model_name", ["sd", "sd_v"])
 @pytest.mark.parametrize("method", SAMPLED)
+@pytest.mark.spread(4)
 def test_an_image_is_the_same_alone_and_in_a_batch(request, model_name, method):
     model = request.getfixturevalue(model_name)
     prompts = ["a cat", "dog", "b"]
@@ -249,6 +253,7 @@ _SLOW = pytest.mark.slow
     ["euler_a", "dpmpp_2m", "heun", *(pytest.param(s, marks=_SLOW) for s in ("ddim", "euler", "pndm", "unipc"))],
 )
 @pytest.mark.parametrize("method", SAMPLED)
+@pytest.mark.spread(4)
 def test_every_scheduler_and_prediction_type(sd, sd_v, method, scheduler):
     for model in (sd, sd_v):
         if method == "cfg_plus_plus" and scheduler in {"dpmpp_2m", "heun", "pndm", "unipc"}:
@@ -263,6 +268,7 @@ def test_every_scheduler_and_prediction_type(sd, sd_v, method, scheduler):
 
 
 @pytest.mark.parametrize("method", SAMPLED)
+@pytest.mark.spread(4)
 def test_one_object_serves_several_runs(sd, sd_v, method):
     guide = SAMPLED[method]()
     a = sample(sd, guide).latents

@@ -26,6 +26,8 @@ from research.testing.gaussian_conditional import (
     tilted,
 )
 
+pytestmark = pytest.mark.spread(3)
+
 COND = Gaussian(torch.tensor([1.0, -0.5, 0.5, 1.5]).reshape(4, 1, 1), torch.tensor([0.5, 1, 0.8, 0.4]).reshape(4, 1, 1))
 UNCOND = Gaussian(torch.tensor([0.0, 0.2, 0.5, -0.5]).reshape(4, 1, 1), torch.tensor([1, 1, 0.6, 0.8]).reshape(4, 1, 1))
 MODEL = ConditionalGaussianModel({"cond": COND, "uncond": UNCOND}, shape=(4, 4, 4))
@@ -173,6 +175,7 @@ def test_impossible_questions():
     ],
 )
 @pytest.mark.parametrize("scale", [0.0, 0.5, 1.0, 3.0])
+@pytest.mark.spread(4)
 def test_cfg_ends_where_the_formula_says(scheduler, options, order, limit, scale):
     found = {}
     for steps in (100, 400):

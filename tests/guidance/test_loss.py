@@ -33,6 +33,8 @@ from research.tasks import TextToImage, Unconditional
 from research.testing.gaussian import GaussianModel
 from research.testing.gaussian_error import GaussianTask
 
+pytestmark = pytest.mark.spread(3)
+
 SHAPE = (4, 6, 6)
 TARGET = normal(7, SHAPE)
 
@@ -170,6 +172,7 @@ class Differences(Hook):
 
 @pytest.mark.parametrize("on", ["latents", "pixels"])
 @pytest.mark.parametrize("scheduler", ["ddim", "heun"])
+@pytest.mark.spread(2)
 def test_gradients_equal_finite_differences(sd_v_directory: Any, on: str, scheduler: str) -> None:
     from research import load_model
 
@@ -201,6 +204,7 @@ def mean_square_each(pixels: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("mode", ["model", "x0"])
 @pytest.mark.parametrize("normalize", [None, "residual", "gradient"])
+@pytest.mark.spread(2)
 def test_an_image_is_led_the_same_alone_and_in_a_batch(sd: BaseModel, mode: str, normalize: str | None) -> None:
     scale = 0.5 if normalize == "gradient" else 30.0
     results = []
@@ -308,6 +312,7 @@ def test_normalised_by_the_residual_the_gradient_is_divided_by_its_norm() -> Non
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("on", ["latents", "pixels"])
+@pytest.mark.spread(1)
 def test_half_precision_loses_no_small_gradient(sd_directory: Any, dtype: str, on: str) -> None:
     """A loss in small units has gradients below what half precision can hold; the scale makes up for it."""
     from research import load_model
@@ -355,6 +360,7 @@ def test_the_gradient_passes_through_the_model_only_where_it_is_used(sd: BaseMod
     assert issubclass(LossGuidance, GradientGuidance)
 
 
+@pytest.mark.slow
 def test_pixel_models_are_led(pixel: BaseModel, sd_odd: BaseModel, grey_directory: Any) -> None:
     from research import load_model
 

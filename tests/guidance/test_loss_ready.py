@@ -112,6 +112,7 @@ def test_the_clip_classifier_knows_what_it_sees() -> None:
 
 
 @pytest.mark.parametrize("size", [4, 3])
+@pytest.mark.spread(1)
 def test_pictures_and_prompts_go_by_image_in_any_batch(emoji: BaseModel, size: int) -> None:
     """Each image of a job is led to its own picture."""
     names = ["pizza", "cat", "strawberry", "penguin"]
@@ -198,6 +199,7 @@ def test_not_as_many_pictures_as_images(emoji: BaseModel) -> None:
     ],
     ids=["inpainting-ddim", "inpainting-dpmpp_2m", "super_resolution-euler"],
 )
+@pytest.mark.spread(1)
 def test_posterior_sampling_keeps_what_is_known(emoji: BaseModel, loss: Any, scheduler: str) -> None:
     def found(scale: float) -> float:
         led = LossGuidance(scale, loss, sees="pixels", normalize="residual", base=CFG(2.0))
@@ -211,6 +213,7 @@ def test_posterior_sampling_keeps_what_is_known(emoji: BaseModel, loss: Any, sch
 
 @pytest.mark.parametrize("mode", ["model", "x0"])
 @pytest.mark.parametrize("loss", [Colour("red"), ClipLoss("strawberry")], ids=["colour", "clip"])
+@pytest.mark.spread(1)
 def test_the_loss_is_less_than_without(emoji: BaseModel, mode: str, loss: Any) -> None:
     def found(scale: float) -> Tensor:
         led = LossGuidance(scale, loss, mode=mode, sees="pixels", normalize="gradient")

@@ -47,6 +47,8 @@ from research.hooks import Record
 from research.sampling import Guided, Hook, Prediction
 from research.tasks import TextToImage, Unconditional
 
+pytestmark = pytest.mark.spread(3)
+
 quick = settings(max_examples=25, deadline=None)
 BASES = {
     "cfg": CFG,
@@ -199,6 +201,7 @@ def sample(model, guidance, scheduler="ddim", steps=8, seeds=(0, 1), hooks=(), *
 
 @pytest.mark.parametrize("scheduler", ["ddim", "euler", "heun", "dpm2", "dpmpp_sde", "pndm", "dpmpp_2m", "euler_a"])
 @pytest.mark.parametrize("prediction", ["epsilon", "v"])
+@pytest.mark.spread(5)
 def test_the_window_counts_the_users_steps(sd, sd_v, scheduler, prediction):
     """And never evaluations: with two a step, guidance would end half way."""
     model = sd if prediction == "epsilon" else sd_v
@@ -273,6 +276,7 @@ AROUND = {
 
 @pytest.mark.parametrize("base", AROUND)
 @pytest.mark.parametrize("modifier", WRAPPED)
+@pytest.mark.spread(3)
 def test_every_modifier_around_every_kind_of_base(sd, sd_v, modifier, base):
     """It changes the base's images, an image is the same alone and in a batch, and nothing stays from run to run."""
     for model, scheduler in ((sd, "dpmpp_2m"), (sd_v, "euler")):

@@ -14,6 +14,8 @@ from research.hooks import Differential, MaskComposite
 from research.jobs.identity import canonical
 from research.tasks import ImageToImage, Inpaint, TextToImage, Unconditional
 
+pytestmark = pytest.mark.spread(3)
+
 MEMORYLESS = ["ddim", "euler", "heun", "dpm2"]
 
 
@@ -34,6 +36,7 @@ def encoded(model, seeds, scheduler="ddim"):
 @pytest.mark.parametrize("scheduler", MEMORYLESS)
 @settings(max_examples=8, deadline=None)
 @given(strength=st.floats(0, 1, width=32), steps=st.integers(2, 7))
+@pytest.mark.spread(1)
 def test_a_map_of_one_grey_is_image_to_image_at_that_strength(sd, scheduler, strength, steps):
     task = ImageToImage("a", picture(), strength, on_no_steps="identity")
     right = run(sd, task, [3], scheduler=scheduler, steps=steps)
@@ -57,6 +60,7 @@ def test_on_image_to_image_any_scheduler_gives_that_strength(sd, scheduler):
 
 
 @pytest.mark.parametrize("scheduler", [*MEMORYLESS, "dpmpp_2m", "pndm", "euler_a", "unipc"])
+@pytest.mark.spread(3)
 def test_black_and_white_alone_is_a_mask(sd, scheduler):
     mask = torch.rand((1, 1, 8, 8), generator=torch.Generator().manual_seed(2)).round()
     hooks = Differential(latents=latents_of(), strength_map=mask), MaskComposite(mask, latents=latents_of())
@@ -68,6 +72,7 @@ def test_black_and_white_alone_is_a_mask(sd, scheduler):
 
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 1000), steps=st.integers(1, 6), scheduler=st.sampled_from(MEMORYLESS))
+@pytest.mark.slow
 def test_black_stays_and_white_is_free(sd, seed, steps, scheduler):
     greys = torch.rand((1, 1, 8, 8), generator=torch.Generator().manual_seed(seed))
     greys[..., :3] = 0

@@ -17,6 +17,8 @@ from research.hooks.dynamic_prompt import keys_of
 from research.hooks.emphasis import token_places
 from research.tasks import ImageToImage, Inpaint, Interpolation, TextToImage
 
+pytestmark = pytest.mark.spread(3)
+
 
 def run(model, *hooks, seeds=(1, 2), scheduler="ddim", steps=5, guidance=None, task=None, **arguments):
     sampler = LoopSampler(model, scheduler, guidance=guidance or CFG(2.0), hooks=hooks)
@@ -55,6 +57,7 @@ class Asked(Hook):
     ],
 )
 @pytest.mark.parametrize("scheduler", ["ddim", "heun", "pndm", "dpm2"])
+@pytest.mark.spread(4)
 def test_the_parts_count_the_users_steps(sd, prompts, scheduler):
     asked = Asked()
     run(sd, DynamicPrompt(prompts), asked, scheduler=scheduler)
@@ -73,6 +76,7 @@ def test_it_equals_another_prompt_from_the_start(sd):
 
 
 @pytest.mark.parametrize("scheduler", ["ddim", "heun", "pndm", "dpmpp_2m", "euler_a"])
+@pytest.mark.spread(2)
 def test_idle_ones_are_bit_equal_to_none(sd, scheduler):
     plain = run(sd, scheduler=scheduler)
     for hook in (

@@ -20,6 +20,8 @@ from research.sampling import Branch, Guidance, Guided
 from research.tasks import ImageToImage, TextToImage, Unconditional
 from research.testing.gaussian import GaussianModel
 
+pytestmark = pytest.mark.spread(3)
+
 SCHEDULERS = ["ddim", "heun", "pndm", "dpmpp_2m", "euler_a", "unipc"]
 
 
@@ -52,6 +54,7 @@ def untouched(model) -> bool:
 
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
+@pytest.mark.spread(2)
 def test_computing_all_the_time_is_no_cache(sd, scheduler):
     right = plain(sd, scheduler=scheduler)
     for settings_ in ({"every": 1}, {"every": None, "threshold": 0}):
@@ -64,6 +67,7 @@ def test_computing_all_the_time_is_no_cache(sd, scheduler):
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 @settings(max_examples=4, deadline=None)
 @given(every=st.integers(1, 6), steps=st.integers(2, 6))
+@pytest.mark.spread(2)
 def test_the_cadence_counts_model_evaluations(sd, scheduler, every, steps):
     with deep_rows(sd) as calls:
         found = cached(sd, [4, 5], scheduler=scheduler, every=every, steps=steps)
@@ -113,6 +117,7 @@ def deciding(model, seeds, scheduler):
 
 
 @pytest.mark.parametrize("scheduler", ["ddim", "heun", "pndm", "euler_a"])
+@pytest.mark.spread(1)
 def test_each_image_decides_by_itself(sd, scheduler):
     """Alone or in any batch: the same counts, the same latents; and in the batch only the rows that need it are computed."""
     seeds = range(8)

@@ -120,6 +120,7 @@ def test_a_transform_of_ones_own_that_does_not_fit(job):
         (["hooks=dynamic_prompt", "hooks.dynamic_prompt.prompts=[]"], "hooks.dynamic_prompt.prompts: found an empty list"),
     ],
 )  # fmt: skip
+@pytest.mark.spread(2)
 def test_what_is_refused_before_anything_loads(job, capsys, argv, found):
     code, folder = job(*argv)
     assert code == 2

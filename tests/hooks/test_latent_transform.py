@@ -15,6 +15,8 @@ from research.guidance import CFG
 from research.hooks import Blur, Flip, LatentTransform, NoiseReinjection, Shift
 from research.tasks import ImageToImage, TextToImage
 
+pytestmark = pytest.mark.spread(3)
+
 SCHEDULERS = ("ddim", "heun", "dpm2", "pndm", "dpmpp_2m", "euler_a")
 
 
@@ -31,6 +33,7 @@ def latents(n=2, channels=4, height=5, width=6, seed=0):
 
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
+@pytest.mark.spread(2)
 def test_once_a_step_whatever_the_scheduler_evaluates(sd, scheduler):
     steps_seen = []
     hook = LatentTransform(lambda x, state: steps_seen.append(state.stage.step) or x, (0.2, 0.8))
@@ -40,6 +43,7 @@ def test_once_a_step_whatever_the_scheduler_evaluates(sd, scheduler):
 
 
 @pytest.mark.parametrize("scheduler", ["heun", "dpm2", "euler"])
+@pytest.mark.spread(1)
 def test_a_second_order_step_goes_on_from_what_was_transformed(sd, scheduler):
     """The scheduler steps from what it saved at the first evaluation, so all that follows is as if the run had come there so."""
     where = {}
@@ -225,6 +229,7 @@ def test_it_moves_nobody_elses_noise(sd, scheduler):
 @pytest.mark.parametrize(
     "transform", [NoiseReinjection(0.7), Blur(0.5), Shift(1), Flip()], ids=lambda t: type(t).__name__
 )
+@pytest.mark.spread(2)
 def test_a_batch_equals_singles_and_runs_repeat(sd, transform):
     hook = LatentTransform(transform, (0.2, 0.9))
     together = run(sd, hook, seeds=(1, 2, 3), scheduler="euler_a")

@@ -18,6 +18,8 @@ from research.models.summary import outline
 from research.preview_cli import run as research_preview
 from research.tasks import TextToImage, Unconditional
 
+pytestmark = pytest.mark.spread(3)
+
 PLAIN = {"weight": [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]], "bias": [0, 0, 0]}
 
 
@@ -41,6 +43,7 @@ def test_it_changes_nothing(sd, scheduler):
 
 @pytest.mark.parametrize(("every", "frames"), [(1, 7), (2, 4), (4, 3), (50, 2)])
 @pytest.mark.parametrize("scheduler", ["ddim", "heun"])
+@pytest.mark.spread(3)
 def test_a_frame_each_so_many_steps_and_the_images_at_the_end(sd, every, frames, scheduler):
     result = run(sd, Preview(every, projection=PLAIN), steps=7, scheduler=scheduler)
     shown = result.pictures["preview"]

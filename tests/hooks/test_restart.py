@@ -20,6 +20,8 @@ from research.tasks import ImageToImage, Inpaint, Inversion, TextToImage
 from research.testing.gaussian import GaussianModel
 from research.testing.gaussian_error import GaussianTask
 
+pytestmark = pytest.mark.spread(3)
+
 MEMORYLESS = ["ddim", "euler", "ddpm", "euler_a"]
 SPREAD = torch.tensor([1.0, 2.0, 4.0, 8.0]).reshape(4, 1, 1)
 
@@ -153,6 +155,7 @@ class Shifted(Hook):
 
 
 @pytest.mark.parametrize("times", [0, 1, 3])
+@pytest.mark.spread(1)
 def test_errors_made_before_shrink_by_the_known_factor(times):
     """An error of latents at the lower level is the same at the upper one, and the exact flow takes it down again by the ratio of
     the spreads there (theorem 3 of the paper, on Gaussian data): once for each time."""
@@ -199,6 +202,7 @@ def test_no_time_more_is_no_hook(sd, scheduler):
 
 @pytest.mark.parametrize("scheduler", MEMORYLESS)
 @pytest.mark.parametrize("hook", [Restart(steps=(0.2, 0.8), times=2), RePaint(2, 3)])
+@pytest.mark.spread(1)
 def test_an_image_is_the_same_alone_and_in_any_batch(sd, scheduler, hook):
     together = run(sd, TextToImage("a"), [1, 2, 3], scheduler=scheduler, steps=5, hooks=[hook])
     alone = run(sd, TextToImage("a"), [1, 2, 3], scheduler=scheduler, steps=5, hooks=[hook], batch_size=1)
@@ -221,6 +225,7 @@ def test_its_noise_is_its_own(sd, scheduler):
 
 
 @pytest.mark.parametrize("scheduler", MEMORYLESS)
+@pytest.mark.spread(2)
 def test_inpainting_by_repaint(sd, scheduler):
     task = Inpaint("a", picture(), left_half(), paste_back=False)
     plain, found = (run(sd, task, [1, 2], scheduler=scheduler, steps=8, hooks=hooks) for hooks in ([], [RePaint(2, 3)]))

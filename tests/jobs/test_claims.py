@@ -87,6 +87,7 @@ def test_one_holds_a_job_until_it_is_given_back(tmp_path: Path) -> None:
     assert claim_files(folder) == []
 
 
+@pytest.mark.slow
 def test_a_living_process_keeps_its_job(tmp_path: Path, holding: subprocess.Popen[str]) -> None:
     assert claim(tmp_path / "job", 2.0) is None
     assert holder(tmp_path / "job").startswith(f"process {holding.pid} on ")

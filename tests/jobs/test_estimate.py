@@ -42,6 +42,7 @@ CASES: list[list[str]] = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_estimates_are_what_jobs_measure(tiny_sd: Path, tmp_path: Path) -> None:
     base = [
         f"model.path={tiny_sd}",

@@ -86,6 +86,7 @@ def hashes(result: dict[str, Any]) -> list[str]:
 
 
 @pytest.mark.parametrize("how", ["torch", "python", "cuda"])
+@pytest.mark.spread(1)
 def test_a_batch_that_does_not_fit_is_halved(here: Path, base: list[str], how: str) -> None:
     from PIL import Image, ImageChops
 
@@ -157,6 +158,7 @@ KINDS = [
 ]
 
 
+@pytest.mark.slow
 def test_damage_is_noticed_said_and_mended(here: Path, base: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     configure_logging()
     sweep = [*base, "seed=0,10"]
@@ -207,6 +209,7 @@ def test_of_a_thousand_images_the_one_that_was_changed_is_found(tmp_path: Path) 
 # -- folders
 
 
+@pytest.mark.slow
 def test_an_output_folder_may_be_moved_and_copied(
     here: Path, base: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -90,6 +90,7 @@ OTHER = {
 
 
 @pytest.mark.parametrize("what", SAME)
+@pytest.mark.spread(5)
 def test_same_meaning_same_id(what: str, base: list[str], identify: Identify) -> None:
     assert identify(*base, *SAME[what]) == identify(*base)
 

@@ -100,6 +100,7 @@ def test_who_waits_goes_on_when_all_jobs_have_ended(holder: Any, tmp_path: Path)
         assert holder.poll() is None
 
 
+@pytest.mark.slow
 def test_the_report_is_built_once(
     tiny_sd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

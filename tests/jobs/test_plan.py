@@ -77,6 +77,7 @@ def test_the_table(here: Path, base: list[str], capsys: pytest.CaptureFixture[st
     assert not list(here.iterdir())
 
 
+@pytest.mark.slow
 def test_states_and_times(here: Path, base: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run([*base, "steps=3", "scheduler=euler"]) == 0
     sweep = ["-m", *base, "steps=3,6", "scheduler=euler"]

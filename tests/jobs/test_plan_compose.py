@@ -55,6 +55,7 @@ def _choice(rng: random.Random, name: str, options: list[str]) -> str:
 
 
 @pytest.mark.parametrize("seed", range(2))
+@pytest.mark.spread(1)
 def test_as_hydra_composes(seed: int, tmp_path: Path) -> None:
     """Random choices of all groups and values of all kinds, one composer for all of them."""
     rng = random.Random(seed)
@@ -86,6 +87,7 @@ def test_as_hydra_composes(seed: int, tmp_path: Path) -> None:
     assert compared >= 3  # or the test says nothing
 
 
+@pytest.mark.slow
 def test_choices_are_composed_once_each(monkeypatch: pytest.MonkeyPatch) -> None:
     from research.jobs.composed_choices import ComposedChoices
 

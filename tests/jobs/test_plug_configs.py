@@ -58,6 +58,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 @pytest.mark.parametrize("name", choices("guidance"))
+@pytest.mark.spread(1)
 def test_guidance(name: str, plain: bytes) -> None:
     pixels, result = picture(f"guidance={name}")
     assert (pixels == plain) == (name == "cfg")
@@ -65,6 +66,7 @@ def test_guidance(name: str, plain: bytes) -> None:
 
 
 @pytest.mark.parametrize("name", choices("guidance/modifiers"))
+@pytest.mark.spread(1)
 def test_modifiers(name: str, plain: bytes) -> None:
     # far enough for a threshold to cut
     pixels, _ = picture(f"guidance/modifiers={name}", *(["guidance.scale=7"] if name == "threshold" else []))
@@ -72,6 +74,7 @@ def test_modifiers(name: str, plain: bytes) -> None:
 
 
 @pytest.mark.parametrize("name", choices("hooks"))
+@pytest.mark.spread(1)
 def test_hooks(name: str, plain: bytes) -> None:
     # the windows of these lie between the steps of fewer
     steps = ["steps=25"] if name in ("dynamic_prompt", "flip", "shift") else []

@@ -154,6 +154,7 @@ def test_points_from_a_file(suffix: str, tmp_path: Path) -> None:
 # -- subsets
 
 
+@pytest.mark.slow
 def test_random_subsets() -> None:
     lines = ["steps=range(1,30)", "seed=range(0,30)"]
     everything = points(*lines)
@@ -166,6 +167,7 @@ def test_random_subsets() -> None:
     assert all("steps=1 " not in point for point in points(*lines, "sweep.sample=400", "sweep.exclude='steps=1'"))
 
 
+@pytest.mark.slow
 def test_large_products_are_not_gone_through() -> None:
     start = time.process_time()
     with pytest.raises(ConfigError) as error:
@@ -215,6 +217,7 @@ def test_large_products_are_not_gone_through() -> None:
     ],
     ids=lambda value: value[:40] if isinstance(value, str) else "",
 )
+@pytest.mark.spread(5)
 def test_bad_sweeps(lines: list[str], expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     files = {

@@ -151,6 +151,7 @@ def test_images_that_changed_are_refused(sweep: Path, capsys: pytest.CaptureFixt
         (["outputs/default", "metrics=fid,clip_score"], "accepted are metrics=CHOICE"),
     ],
 )
+@pytest.mark.spread(1)
 def test_bad_input(arguments: list[str], expected: str, request: pytest.FixtureRequest) -> None:
     capsys = request.getfixturevalue("capsys")
     if arguments[0].startswith("outputs"):
@@ -213,6 +214,7 @@ FOREIGN = {
 
 
 @pytest.mark.parametrize("changed", FOREIGN)
+@pytest.mark.spread(2)
 def test_a_record_builds_nothing_but_the_projects_own(
     sweep: Path, changed: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -100,11 +100,13 @@ def test_each_job_of_a_batch_equals_the_job_alone(here: Path, base: list[str]) -
     ],
     ids=lambda more: more[0],
 )
+@pytest.mark.spread(1)
 def test_methods_and_tasks(here: Path, base: list[str], more: list[str]) -> None:
     together, _ = compare([*base, "guidance.scale=2,5", *more])
     assert [len(result["together"]) for result in together.values()] == [2, 2]
 
 
+@pytest.mark.slow
 def test_the_time_is_shared_out(here: Path, base: list[str]) -> None:
     caches.clear()
     together, alone = compare([*base, "guidance.scale=1.5,2,3,4,5,6"])
@@ -155,6 +157,7 @@ def test_batches_smaller_than_the_unit(here: Path, base: list[str]) -> None:
     assert together[3]["batch_size"] == 2
 
 
+@pytest.mark.slow
 def test_plugs_that_do_not_say_so_run_alone(here: Path, base: list[str]) -> None:
     mine = ["guidance._target_=together_plugs.Mine", "guidance.scale=2,5", "sweep_name=mine"]
     assert run(["-m", *base, *mine]) == 0

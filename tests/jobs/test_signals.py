@@ -83,6 +83,7 @@ def hashes(result: dict[str, Any] | None) -> list[str]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+@pytest.mark.spread(1)
 def test_asked_once_the_batch_is_finished_and_the_job_goes_on_from_there(
     forks: Forks, here: Path, job: list[str], number: signal.Signals
 ) -> None:
@@ -131,6 +132,7 @@ def test_asked_twice_it_ends_at_once(forks: Forks, here: Path, job: list[str]) -
     assert result_in(here / "outputs" / job[-1].partition("=")[2]) is None
 
 
+@pytest.mark.slow
 def test_sigterm_ends_within_the_grace_time(forks: Forks, here: Path, job: list[str]) -> None:
     (here / "slow").write_text("5")
     pid = forks.start([*job[:-1], "runtime.grace=1", job[-1]])

@@ -100,6 +100,7 @@ def test_equal_points_are_one_job(base: list[str]) -> None:
     assert len(planned(*base, "guidance.scale=1,1.0,2")) == 2
 
 
+@pytest.mark.slow
 def test_a_failing_job_stops_no_other(here: Path, base: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     sweep = ["-m", *base, "guidance._target_=sweep_plugs.Fragile", "guidance.scale=1,2,3"]
     assert run(sweep) == 1
@@ -175,6 +176,7 @@ def wait_for(file: Path) -> None:
     raise AssertionError(f"{file} did not appear")
 
 
+@pytest.mark.slow
 def test_killed_and_interrupted_jobs_are_run_again(here: Path, base: list[str]) -> None:
     sweep = ["-m", *base, "seed=0,1", "+hooks.slow._target_=sweep_plugs.Slow", "steps=5"]
     for sent, code in ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)):

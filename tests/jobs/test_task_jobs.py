@@ -68,6 +68,7 @@ def test_image_to_image_gives_each_image_its_own_picture(models, here):
         assert sheet.size == (2 * 132 + 4, 2 * 132 + 4)
 
 
+@pytest.mark.slow
 def test_a_picture_counts_by_its_content(models, here):
     lines = ["task=image_to_image", "task.strength=0.5"]
     relative = job(models, "text", *lines, "task.image=a.png")
@@ -81,6 +82,7 @@ def test_a_picture_counts_by_its_content(models, here):
 
 
 @pytest.mark.parametrize("role", ["text", "inpaint"])
+@pytest.mark.spread(1)
 def test_inpainting_keeps_what_the_mask_keeps(models, here, role):
     found = job(models, role, "task=inpaint", "task.image=a.png", "task.mask=mask.png")
     before = np.asarray(Image.open("a.png"))
@@ -90,6 +92,7 @@ def test_inpainting_keeps_what_the_mask_keeps(models, here, role):
     assert set(found["pictures"]) == {"before_mask_after"}
 
 
+@pytest.mark.slow
 def test_depth_to_image_estimates_its_map(models, here):
     found = job(models, "depth", "task=depth_to_image", "task.image=a.png", "task.strength=0.75")
     given = job(
@@ -100,6 +103,7 @@ def test_depth_to_image_estimates_its_map(models, here):
     assert set(found["pictures"]) == {"before_depth_after"}
 
 
+@pytest.mark.slow
 def test_interpolation_makes_frames_a_strip_and_an_animation(models, here):
     lines = ["task=interpolation", "task.start_seed=3", "task.end_seed=5", "task.frames=4"]
     found = job(models, "text", *lines, "batch_size=3")
@@ -149,6 +153,7 @@ def test_what_is_said_about_pictures_is_kept(models, here):
 
 @pytest.mark.parametrize("after", [1, 2])
 @pytest.mark.parametrize("task", ["image_to_image", "inpaint", "depth_to_image", "inversion"])
+@pytest.mark.spread(1)
 def test_a_job_stopped_between_batches_shows_what_an_undisturbed_one_shows(models, here, monkeypatch, task, after):
     role = "depth" if task == "depth_to_image" else "text"
     lines = [f"task={task}", "task.image=[a.png,b.png]", "batch_size=1", *["task.mask=mask.png"] * (task == "inpaint")]

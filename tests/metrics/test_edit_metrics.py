@@ -25,6 +25,7 @@ from research.metrics import (
     load_features,
     per_image,
 )
+from research.sampling.interfaces import Model
 
 SIZE = (40, 32)
 
@@ -98,14 +99,14 @@ def test_a_picture_of_another_size_is_resized_as_the_task_does(given):
 
     large = given.resize((120, 96), Image.Resampling.BICUBIC)
 
-    class Model:
-        vae_factor, name = 4, "tiny"
+    class Tiny(Model):
+        vae_factor, name, family = 4, "tiny", None
+
+        def latent_shape(self, height, width):
+            return 4, height // 4, width // 4
 
     task = ImageToImage("x", large, height=32, width=40)
-    from research import pictures as read
-
-    task._images = read.read("task.image", large, 1)
-    task._pixels = task._to_pixels(Model())
+    task.prepare(Tiny(), 1, parity=False)
     used = task.originals([0])[0]
     assert job(large).inputs([used])[0].tobytes() == used.tobytes()
 

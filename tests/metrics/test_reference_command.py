@@ -147,6 +147,7 @@ def test_changed_images_start_anew(folder, tiny_clip, here, monkeypatch):
 
 
 @pytest.mark.parametrize("stop", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_a_process_that_is_ended_leaves_what_it_noted_and_no_half_a_file(stop, tiny_clip, here, capsys):
     """A real process: told to end, it notes what is done; killed, the next one goes on from the last note."""
     place = here / "many"

@@ -193,6 +193,7 @@ def test_inception_score_of_a_clip_and_its_sentences(tiny_clip):
         metric.check(n_images=3)
 
 
+@pytest.mark.slow
 def test_efficientnet_is_refused_or_works(tmp_path):
     pytest.importorskip("efficientnet_lite_pytorch", reason="the extra 'efficientnet' is not installed")
     images = pictures(12, seed=24)

@@ -146,6 +146,7 @@ def test_a_reference_that_is_no_finer_is_refused_and_a_little_finer_one_is_told(
         SolverError().compute(pictures(3, seed=0), device="cpu", job=job(10, 0))
 
 
+@pytest.mark.slow
 def test_jobs_of_the_embedded_model_get_all_of_this_from_the_command_line(tmp_path):
     """One sweep of two jobs: the error falls with the steps; values of each image and features are left."""
     records = _sweep(tmp_path)

@@ -64,6 +64,7 @@ def picture(directory: Path) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("way", ["config", "original config", "ckpt"])
+@pytest.mark.spread(1)
 def test_the_round_trip_is_equal(made, tmp_path, way, no_network, capsys):
     """Every tensor, and a picture of the pipeline."""
     out = tmp_path / "out put"
@@ -81,6 +82,7 @@ def test_the_round_trip_is_equal(made, tmp_path, way, no_network, capsys):
     assert no_network == []
 
 
+@pytest.mark.slow
 def test_half_precision_stays_half(made, tmp_path):
     out = convert_model(made / "half.safetensors", tmp_path / "out", config=made / "configs")
     assert same_weights(out, made / "source", half=True)
@@ -90,6 +92,7 @@ def test_half_precision_stays_half(made, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "model.ckpt"])
+@pytest.mark.slow
 def test_load_model_opens_a_file_as_its_directory(made, name, no_network):
     """Bit for bit, which takes weights that lie in memory as those of the directory do."""
     model = load_model(made / name, config=made / "configs", device="cpu", allow_pickle=name.endswith("ckpt"))
@@ -108,6 +111,7 @@ def test_load_model_opens_a_file_as_its_directory(made, name, no_network):
     assert no_network == []
 
 
+@pytest.mark.slow
 def test_an_inpainting_checkpoint(tmp_path, no_network):
     pipe = sd1_shaped(seed=2, channels=9)
     save_file(original_names(pipe), tmp_path / "inpaint.safetensors")
@@ -127,6 +131,7 @@ def test_an_inpainting_checkpoint(tmp_path, no_network):
     assert type(DiffusionPipeline.from_pretrained(out)).__name__ == "StableDiffusionInpaintPipeline"
 
 
+@pytest.mark.slow
 def test_v_prediction_of_a_yaml(made, tmp_path):
     text = (made / "v1.yaml").read_text().replace("linear_start", "parameterization: v\n    linear_start")
     (tmp_path / "v.yaml").write_text(text)
@@ -140,6 +145,7 @@ def test_v_prediction_of_a_yaml(made, tmp_path):
 
 
 @pytest.mark.parametrize("parts", [("unet",), PARTS])
+@pytest.mark.spread(1)
 def test_a_pickled_directory(sd_directory, copied, tmp_path, parts):
     directory = copied(sd_directory)
     for part in parts:
@@ -288,6 +294,7 @@ def test_config_goes_with_a_file_alone(sd_directory, made):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.slow
 def test_an_interruption_leaves_nothing(made, tmp_path, number):
     """Stopped as soon as the folder beside the place appears, which is before anything is in it."""
     line = [sys.executable, "-m", "research.models.inspect_cli", str(made / "model.safetensors")]

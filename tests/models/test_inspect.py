@@ -149,6 +149,7 @@ def test_pickled_weights(sd_directory, copied, parts):
 
 
 @pytest.mark.parametrize("name", DIRECTORIES)
+@pytest.mark.spread(12)
 def test_a_broken_directory(name, sd_directory, copied, canary, capsys):
     spoil, say = DIRECTORIES[name]
     directory = copied(sd_directory, "a model with späces")
@@ -257,6 +258,7 @@ def command(*argv: object, **more) -> subprocess.CompletedProcess[str]:
     return subprocess.run(line, capture_output=True, text=True, timeout=600, **more)
 
 
+@pytest.mark.slow
 def test_as_a_process(sd_directory):
     done = command(sd_directory)
     assert (done.returncode, done.stderr) == (0, "")

@@ -21,6 +21,8 @@ from research.errors import ConfigError, ModelError
 from research.guidance import CFG
 from research.tasks import TextToImage, Unconditional
 
+pytestmark = pytest.mark.spread(3)
+
 UNET = "unet/diffusion_pytorch_model.safetensors"
 VAE = "vae/diffusion_pytorch_model.safetensors"
 TEXT = "text_encoder/model.safetensors"
@@ -86,6 +88,7 @@ def test_loads_and_samples_without_a_network(name, request, no_network):
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "float16", torch.bfloat16])
+@pytest.mark.spread(1)
 def test_half_precision_on_a_cpu_gives_finite_pictures(sd_directory, dtype):
     model = load_model(sd_directory, dtype=dtype, device="cpu")
     assert model.dtype in (torch.bfloat16, torch.float16)
@@ -236,6 +239,7 @@ def test_a_missing_component(sd_directory, copied, part):
     ],
 )
 @pytest.mark.parametrize("content", [b"{not json", b"", b"\xff\xfe\x00\x81", b"[1, 2]"])
+@pytest.mark.spread(6)
 def test_a_config_that_is_no_json(sd_directory, copied, file, content):
     directory = copied(sd_directory)
     (directory / file).write_bytes(content)
@@ -279,6 +283,7 @@ def rewrite_header(file: Path, change) -> None:
 
 @pytest.mark.parametrize("file", [UNET, VAE, TEXT])
 @pytest.mark.parametrize("lie", ["longer", "shape", "dtype", "offsets", "swapped shape", "another name", "left out"])
+@pytest.mark.spread(7)
 def test_a_header_that_lies(sd_directory, copied, file, lie):
     """Whatever a header says wrongly, nothing is loaded: least of all a model with a few random weights in it."""
     directory = copied(sd_directory)
@@ -422,6 +427,7 @@ def test_a_device_that_is_none(sd_directory, device):
 
 
 @pytest.mark.parametrize("size", ["big", 0, -1, 2.5, True, [1], 1000])
+@pytest.mark.spread(3)
 def test_an_attention_slice_that_is_none(sd_directory, size):
     message = refusal(sd_directory, ConfigError, attention_slicing=size)
     assert repr(size) in message

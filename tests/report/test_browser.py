@@ -102,6 +102,7 @@ def column(page, name):
     return [row.locator("td").nth(place).get_attribute("data-v") for row in rows(page).all()]
 
 
+@pytest.mark.slow
 def test_sorting_goes_by_the_exact_value_both_ways(visit, sweep):
     page = visit(sweep)
     button = page.locator("#jobs-table thead").get_by_role("button", name="FID")
@@ -131,6 +132,7 @@ FILTERS = {
 }
 
 
+@pytest.mark.slow
 def test_the_filter_holds_words_settings_and_bounds(visit, sweep):
     page = visit(sweep)
     done = {r.job_id for r in read_sweep(sweep).done}
@@ -147,6 +149,7 @@ def test_the_filter_holds_words_settings_and_bounds(visit, sweep):
         page.locator("#filter").blur()
 
 
+@pytest.mark.slow
 def test_filters_by_axis_and_front(visit, sweep):
     page = visit(sweep)
     page.get_by_label("Only scheduler").select_option("ddim")
@@ -188,6 +191,7 @@ def test_a_point_and_a_row_open_their_job(visit, sweep):
     expect(page.locator("#view-command")).to_be_hidden()
 
 
+@pytest.mark.slow
 def test_the_contact_sheet_takes_any_axes(visit, sweep):
     page = visit(sweep)
     sheet = page.locator("#sheet")
@@ -217,6 +221,7 @@ def test_the_contact_sheet_takes_any_axes(visit, sweep):
     expect(page.locator("#view")).to_be_visible()
 
 
+@pytest.mark.slow
 def test_two_jobs_side_by_side(visit, sweep):
     page = visit(sweep)
     done = read_sweep(sweep).done
@@ -271,6 +276,7 @@ def test_scripts_off(visit, sweep):
     assert page.url.endswith(".png")
 
 
+@pytest.mark.slow
 def test_awkward_prompts_change_nothing(visit, awkward):
     page = visit(awkward)
     assert page.evaluate("window.pwned") is None
@@ -299,6 +305,7 @@ def test_the_file_alone_is_enough(browser, sweep, tmp_path):
     page.close()
 
 
+@pytest.mark.slow
 def test_a_served_page_follows_the_sweep(visit, tmp_path):
     directory = write_sweep(tmp_path / "live", ("ddim",), (3.0,), (5, 10), prompts=PROMPTS[:1])
     (directory / "sweep.json").write_text(

@@ -87,6 +87,7 @@ def test_a_live_view_of_nothing_leaves_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("end", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
+@pytest.mark.slow
 def test_the_command_watches_until_it_is_told_to_stop(tmp_path, end):
     directory = tmp_path / "sweep"
     with subprocess.Popen(
@@ -124,6 +125,7 @@ def test_bad_input_is_one_line(tmp_path, capsys):
         assert error.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_half_deleted_folder_is_reported_with_what_is_missing(tmp_path, capsys):
     write_sweep(tmp_path, ("ddim", "heun"), (3.0,), (5, 10), prompts=PROMPTS[:2])
     folders = sorted(p for p in tmp_path.iterdir())
@@ -139,6 +141,7 @@ def test_a_half_deleted_folder_is_reported_with_what_is_missing(tmp_path, capsys
     assert f"{folders[3].name}/result.json: cannot be used" in page
 
 
+@pytest.mark.slow
 def test_pictures_of_other_sizes_are_said(tmp_path):
     from PIL import Image
 

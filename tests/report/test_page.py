@@ -114,6 +114,7 @@ def test_everything_is_written(grid):
     assert paths.report_html.stat().st_size < 5_000_000
 
 
+@pytest.mark.slow
 def test_building_again_gives_the_same_files(tmp_path):
     write_sweep(tmp_path, ("ddim",), (3.0,), (5, 10), prompts=PROMPTS[:1])
     files = ("report.html", "contact_sheet.png", "results.csv")
@@ -129,7 +130,7 @@ def test_the_sheet_shows_the_same_prompts_and_seeds_in_every_cell(grid):
     chosen = choose_images(sweep.done)
     assert [prompt for prompt, _ in chosen.images] == PROMPTS
     for row in sweep.done:
-        assert [(i["prompt"], i["seed"]) for i in chosen.of(row)] == chosen.images
+        assert [(i.prompt, i.seed) for i in chosen.of(row)] == chosen.images
     sheet = np.asarray(draw_contact_sheet(sweep))
     # small images are upscaled by whole factors: every model pixel is there as a hard block
     thumb = np.asarray(load_thumb(sweep.done[0].image_path(chosen.of(sweep.done[0])[0]), 64))
@@ -138,6 +139,7 @@ def test_the_sheet_shows_the_same_prompts_and_seeds_in_every_cell(grid):
     assert (windows == thumb[:8, :8, 0]).all(axis=(2, 3)).any()
 
 
+@pytest.mark.slow
 def test_awkward_prompts_change_nothing(tmp_path):
     write_sweep(tmp_path / "a<b>&", ("ddim",), (1.0, 3.0), (5,), prompts=AWKWARD)
     paths = build(tmp_path / "a<b>&")
@@ -148,6 +150,7 @@ def test_awkward_prompts_change_nothing(tmp_path):
     assert "a<b>&" in page.words
 
 
+@pytest.mark.slow
 def test_prompts_as_an_axis(tmp_path):
     for k, prompt in enumerate(AWKWARD):
         write_job(tmp_path, prompts=[prompt], number=k)
@@ -189,6 +192,7 @@ def test_a_hundred_jobs_fit_a_page_that_can_be_mailed(tmp_path):
     assert len(paths.results_csv.read_text().splitlines()) == 101
 
 
+@pytest.mark.slow
 def test_large_pictures_go_in_as_thumbnails(tmp_path):
     """Whatever the pictures are, every job keeps one, and the page its size."""
     write_sweep(tmp_path, ("a", "b"), (3.0,), (5, 10), prompts=PROMPTS[:2])

@@ -125,6 +125,7 @@ def test_lint_alone(capsys):
 @pytest.mark.parametrize(
     "names", ["ddim", "ddim,euler,dpmpp_2m_karras", "ddim,ddpm,euler,heun,dpm2,unipc,lms,flow_heun"]
 )
+@pytest.mark.spread(1)
 def test_figure_and_csv(tmp_path, names, capsys):
     png, table = tmp_path / "new" / "out.png", tmp_path / "out.csv"
     assert run([f"scheduler={names}", "steps=6", "strength=0.5", "--png", str(png), "--csv", str(table)]) == 0
@@ -137,6 +138,7 @@ def test_figure_and_csv(tmp_path, names, capsys):
     assert capsys.readouterr().err.splitlines() == [f"written: {table}", f"written: {png}"]
 
 
+@pytest.mark.slow
 def test_the_same_command_draws_the_same_bytes(tmp_path, capsys):
     for name in ("a", "b"):
         assert run(["scheduler=ddim,euler", "steps=6", "--png", str(tmp_path / name)]) == 0

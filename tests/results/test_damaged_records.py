@@ -119,6 +119,7 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.spread(1)
 def test_a_file_that_is_no_record(sweep: Path, damage: str, capsys: pytest.CaptureFixture[str]) -> None:
     file = victim(sweep)
     others = {path.parent.name for path in sweep.glob("*/result.json")} - {file.parent.name}
@@ -164,7 +165,7 @@ VALUES = [
 
 
 @settings(
-    max_examples=12,
+    max_examples=4,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],

@@ -13,6 +13,8 @@ from research.guidance import CFG
 from research.sampling import Guided, Prediction
 from research.tasks import TextToImage
 
+pytestmark = pytest.mark.spread(3)
+
 POINTS = ("on_start", "pre_step", "pre_model", "post_model", "post_guidance", "post_step", "on_end")
 
 
@@ -82,6 +84,7 @@ def test_several_batches_start_and_end_each(sd):
 
 @pytest.mark.parametrize("scheduler", ["ddim", "heun", "dpmpp_sde", "euler_a"])
 @pytest.mark.parametrize("parity", [False, True])
+@pytest.mark.spread(3)
 def test_idle_hooks_are_bit_equal_to_none(sd, scheduler, parity):
     options = {"scheduler_options": {"noise_sampler_seed": 1}} if scheduler == "dpmpp_sde" else {}
     without = sample(sd, scheduler=scheduler, parity=parity, **options)

@@ -14,6 +14,8 @@ from research.sampling import NoiseSource
 from research.sampling.noise import ENCODE, HOOK, INITIAL, STEP, stream_seed
 from research.tasks import TextToImage
 
+pytestmark = pytest.mark.spread(3)
+
 # One image in a batch of two runs through other kernels than alone. Measured on random weights, which amplify rounding
 # more than trained ones: below 1e-5 of the norm for 5 steps.
 TOLERANCE = 1e-4
@@ -104,6 +106,7 @@ def test_noise_is_standard_normal():
 
 
 @pytest.mark.parametrize("scheduler", ["ddim", "dpmpp_2m", "heun", "unipc", *STOCHASTIC])
+@pytest.mark.spread(3)
 def test_alone_and_in_a_batch(sd, scheduler):
     together = latents(sd, scheduler, [7, 3, 11])
     for row, seed in enumerate([7, 3, 11]):
@@ -112,6 +115,7 @@ def test_alone_and_in_a_batch(sd, scheduler):
 
 
 @pytest.mark.parametrize("scheduler", ["ddim", *STOCHASTIC])
+@pytest.mark.spread(2)
 def test_batch_size_cuts_and_does_not_change(sd, scheduler):
     prompts = ["a", "b", "c d", "e", "f"]
     negative = ["x", "", "y", "x", "z"]
@@ -127,6 +131,7 @@ def test_batch_size_cuts_and_does_not_change(sd, scheduler):
 
 
 @pytest.mark.parametrize("scheduler", ["euler", "pndm", "unipc", "dpm2", *STOCHASTIC])
+@pytest.mark.spread(3)
 def test_a_b_a_on_one_sampler(sd, scheduler):
     sampler = LoopSampler(sd, scheduler=scheduler, guidance=CFG(2.0))
 
@@ -141,6 +146,7 @@ def test_a_b_a_on_one_sampler(sd, scheduler):
 
 @pytest.mark.parametrize("scheduler", ["ddim", *STOCHASTIC])
 @pytest.mark.parametrize("parity", [False, True])
+@pytest.mark.spread(3)
 def test_the_global_generators_are_neither_read_nor_moved(sd, scheduler, parity):
     options = {"noise_sampler_seed": 3} if scheduler == "dpmpp_sde" and parity else {}
 

@@ -9,6 +9,8 @@ from diffusers import DDIMPipeline, DDPMPipeline, DDPMScheduler
 from research import LoopSampler, load_model
 from research.tasks import Unconditional
 
+pytestmark = pytest.mark.spread(3)
+
 
 def generators(seeds: list[int]) -> list[torch.Generator]:
     return [torch.Generator("cpu").manual_seed(seed) for seed in seeds]

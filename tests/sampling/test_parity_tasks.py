@@ -21,6 +21,8 @@ from research.guidance import CFG
 from research.solvers import resolve, scheduler_names
 from research.tasks import DepthToImage, ImageToImage, Inpaint
 
+pytestmark = pytest.mark.spread(3)
+
 NAMES = [name for name in scheduler_names() if not name.startswith("flow")]
 # by task: the fixtures of the model and of the pipeline on the same weights
 PAIRS = {
@@ -119,6 +121,7 @@ ROTATED = [(0.3, 7, 1.0, False), (0.47, 9, 3.0, True), (0.55, 5, 7.5, False), (0
 
 
 @pytest.mark.parametrize("name", of_each_kind(NAMES))
+@pytest.mark.spread(6)
 def test_every_scheduler(pair, name):
     """One setting each, another one for each task; `experiments/parity` has them all."""
     place = NAMES.index(name) + 2 * list(PAIRS).index(pair[0])
@@ -133,6 +136,7 @@ def test_every_scheduler(pair, name):
 
 @pytest.mark.parametrize("name", ["ddim", "ddpm", "euler", "heun", "dpmpp_2m", "unipc", "pndm", "lms"])
 @pytest.mark.parametrize("task", ["image", "inpaint4"])
+@pytest.mark.spread(5)
 def test_v_prediction(pairs, sd_v, name, task):
     """The pipeline takes the kind of prediction from the scheduler, so the weights need not be others."""
     assert_equal(
@@ -145,6 +149,7 @@ def test_v_prediction(pairs, sd_v, name, task):
 
 @pytest.mark.parametrize(("strength", "steps"), [(0.1, 10), (0.1, 19), (0.05, 20), (0.999, 5), (1.0, 1), (0.07, 100)])
 @pytest.mark.parametrize(("name", "task"), [("ddim", "image"), ("dpm2", "inpaint4"), ("pndm", "image")])
+@pytest.mark.spread(3)
 def test_odd_slices(pairs, name, task, strength, steps):
     assert_equal((task, *pairs[task]), name, picture(), mask=left_half(), strength=strength, steps=steps, scale=1.0)
 
@@ -177,6 +182,7 @@ def test_steps_that_change_a_solver(pairs):
     seed=st.integers(0, 2**63 - 1),
     scale=st.floats(0.0, 12.0),
 )
+@pytest.mark.slow
 def test_any_setting(pairs, task, name, strength, steps, seed, scale):
     if int(strength * steps) < 1:
         strength = 0.5
@@ -197,6 +203,7 @@ def test_scales_that_are_no_guidance(pair, scale):
 
 
 @pytest.mark.parametrize("size", [(16, 16), (19, 18), (32, 24), (8, 40), (9, 9), (17, 33)])
+@pytest.mark.spread(8)
 def test_sizes_of_the_picture(pair, size):
     assert_equal(pair, "euler", picture(*size), mask=left_half(*size))
 
@@ -228,6 +235,7 @@ def channels_first(array: np.ndarray) -> torch.Tensor:
 @pytest.mark.parametrize(
     "kind", ["array", "array of doubles", "tensor", "batch of arrays", "batch of tensors", "list", "grey"]
 )
+@pytest.mark.spread(4)
 def test_kinds_of_pictures(pairs, kind, size):
     first, second = floats(*size), floats(*size, seed=1)
     image, batch = {
@@ -263,6 +271,7 @@ def test_kinds_of_pictures(pairs, kind, size):
     ],
     ids=lambda mask: type(mask).__name__,
 )  # fmt: skip
+@pytest.mark.spread(5)
 def test_kinds_of_masks(pairs, task, mask):
     before = copy.deepcopy(mask)
     assert_equal((task, *pairs[task]), "euler", picture(), mask=copy.deepcopy(mask))
@@ -279,6 +288,7 @@ def test_a_mask_each(pairs):
         assert_equal((task, *pairs[task]), "euler_a", images, **chosen, strength=1.0)
 
 
+@pytest.mark.spread(1)
 def test_one_picture_for_several_images(pair):
     chosen: dict[str, Any] = {"mask": MASKS[pair[0]], "strength": 0.8}
     assert_equal(pair, "ddim", picture(), seeds=(1, 2, 3), **chosen)
@@ -290,6 +300,7 @@ def test_one_picture_for_several_images(pair):
 
 
 @pytest.mark.parametrize("shape", [(1, 16, 16), (1, 8, 8), (1, 40, 40)])
+@pytest.mark.spread(1)
 def test_a_depth_map_that_is_given(pairs, shape):
     depth = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * 40 + 7
     for strength in (0.5, 1.0):

@@ -63,6 +63,7 @@ def pair(request: pytest.FixtureRequest):
 
 @pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS.keys(), indirect=True)
 @pytest.mark.parametrize("name", of_each_kind(NAMES))
+@pytest.mark.spread(6)
 def test_every_scheduler_equals_the_pipeline(pair, name: str):
     model, pipe = pair
     for title, (prompt, negative, seeds, steps, scale) in SETTINGS.items():
@@ -97,6 +98,7 @@ def test_every_short_name_is_tested_or_is_for_flow_models():
         ("a cat", None, [5], 0.0),
     ],
 )
+@pytest.mark.spread(10)
 def test_prompts_and_scales(pair, name, prompt, negative, seeds, scale):
     model, pipe = pair
     expected = by_pipeline(pipe, from_pipeline_config(pipe, name), prompt, negative, seeds, 4, scale)
@@ -154,6 +156,7 @@ CLASSES = [
 
 @pytest.mark.parametrize("pair", [PAIRS["epsilon"]], indirect=True)
 @pytest.mark.parametrize("class_name", CLASSES)
+@pytest.mark.spread(4)
 def test_scheduler_by_class_name(pair, class_name):
     model, pipe = pair
     scheduler = getattr(diffusers, class_name).from_config(pipe.scheduler.config)
@@ -195,6 +198,7 @@ def test_scheduler_by_object_is_read_and_never_changed(pair):
         ("dpm2_a", {"timestep_spacing": "leading"}),
     ],
 )  # fmt: skip
+@pytest.mark.spread(4)
 def test_scheduler_options(pair, name, options):
     model, pipe = pair
     expected = by_pipeline(pipe, from_pipeline_config(pipe, name, **options), "a cat", None, [3], 6, 3.0)

@@ -16,6 +16,8 @@ from research.guidance import CFG
 from research.solvers import scheduler_names
 from research.tasks import TextToImage, Unconditional
 
+pytestmark = pytest.mark.spread(3)
+
 NAMES = [name for name in scheduler_names() if not name.startswith("flow")]
 TWICE = ("heun", "dpm2", "dpm2_a", "dpmpp_sde")  # two evaluations a step, but for the last
 
@@ -39,6 +41,7 @@ def stages(name: str, steps: int) -> int:
 
 @pytest.mark.parametrize("parity", [False, True])
 @pytest.mark.parametrize("name", of_each_kind(NAMES))
+@pytest.mark.spread(6)
 def test_evaluations_are_counted_as_they_are_made(sd, name, parity):
     for scale, branches in ((1.0, 1), (3.0, 2), (0.0, 1)):
         sampler = LoopSampler(sd, scheduler=name, guidance=CFG(scale), parity=parity)

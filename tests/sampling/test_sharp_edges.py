@@ -18,6 +18,8 @@ from research.guidance import CFG, Guidance
 from research.sampling import Branch, Guided, Prediction
 from research.tasks import DepthToImage, ImageToImage, Inpaint, TextToImage
 
+pytestmark = pytest.mark.spread(3)
+
 STOCHASTIC = ["ddpm", "euler_a", "dpmpp_2m_sde", "dpmpp_sde"]
 
 
@@ -112,6 +114,7 @@ def test_03_beyond_is_an_error(strength):
 
 @pytest.mark.parametrize("name", ["heun", "dpm2", "dpm2_a", "dpmpp_sde"])
 @pytest.mark.parametrize("strength", [0.3, 0.5, 0.7, 0.9])
+@pytest.mark.spread(3)
 def test_04_a_slice_starts_with_a_step(sd, name, strength):
     watch = Watch()
     options = {"noise_sampler_seed": 3} if name == "dpmpp_sde" else {}
@@ -139,6 +142,7 @@ def test_05_pndm_evaluates_once_more(sd):
 
 
 @pytest.mark.parametrize("scheduler", ["ddim", "heun", "pndm", "lms", "unipc", *STOCHASTIC])
+@pytest.mark.spread(3)
 def test_06_a_b_a_on_one_sampler(sd, scheduler):
     sampler = LoopSampler(sd, scheduler=scheduler, guidance=CFG(2.0))
 
@@ -286,6 +290,7 @@ def test_12_a_mask_that_keeps_everything(sd, sd_inpaint, scheduler, strength):
 
 @pytest.mark.parametrize("strength", [0.5, 1.0])
 @pytest.mark.parametrize("scheduler", ["ddim", "heun", "euler_a", "pndm", "dpmpp_2m"])
+@pytest.mark.spread(4)
 def test_12_a_mask_that_edits_everything_is_image_to_image(sd, scheduler, strength):
     inpainted = run(sd, Inpaint("a", picture(), flat(255), strength), [1, 2], scheduler=scheduler)
     plain = run(sd, ImageToImage("a", picture(), strength), [1, 2], scheduler=scheduler)
@@ -296,6 +301,7 @@ def test_12_a_mask_that_edits_everything_is_image_to_image(sd, scheduler, streng
 
 @pytest.mark.parametrize("mask", [soft(), soft(9, 31), left_half(17, 15), one_pixel(), one_pixel(16, 16, 15, 15)])
 @pytest.mark.parametrize("parity", [False, True])
+@pytest.mark.spread(4)
 def test_12_soft_odd_sized_and_one_pixel_masks(sd, sd_inpaint, mask, parity):
     for model in (sd, sd_inpaint):
         result = run(model, Inpaint("a", picture(21, 19), mask, 0.6), [1, 2], parity=parity)

@@ -74,6 +74,7 @@ def test_the_log_snr_compares_scalings():
 
 @pytest.mark.parametrize("name", of_each_kind(NAMES))
 @pytest.mark.parametrize("steps", [1, 2, 5, 20])
+@pytest.mark.spread(12)
 def test_what_holds_for_all(name, steps):
     found = timeline(name, steps)
     assert [stage.index for stage in found] == list(range(len(found)))
@@ -155,6 +156,7 @@ def test_a_strength_that_is_none(strength):
 
 @pytest.mark.parametrize("name", of_each_kind(NAMES))
 @pytest.mark.parametrize("strength", [0.0, 0.3, 0.5, 0.99])
+@pytest.mark.spread(12)
 def test_a_slice_is_the_end_of_the_full_timeline(name, strength):
     full, part = timeline(name, 10), timeline(name, 10, strength)
     kept = kept_steps(10, strength)

@@ -17,6 +17,8 @@ from research.sampling import Guided, NoiseSource, Prediction
 from research.sampling.timeline import kept_steps
 from research.solvers import SolverFactory
 
+pytestmark = pytest.mark.spread(3)
+
 CONFIG = dict(text_scheduler().config)
 SPACINGS = ("leading", "linspace", "trailing")
 
@@ -146,6 +148,7 @@ def test_runge_kutta_needs_four_steps(kept):
 
 
 @pytest.mark.parametrize(("steps", "strength", "factor"), [(50, 0.1, 20), (20, 0.3, 10), (40, 0.5, 10)])
+@pytest.mark.spread(1)
 def test_lms_takes_no_more_history_than_it_has(steps, strength, factor):
     theirs, ours = both(WIDE, "lms", steps, strength=strength)
     assert ours < theirs / factor

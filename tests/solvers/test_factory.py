@@ -45,6 +45,7 @@ def test_the_names_are_the_files():
 
 
 @pytest.mark.parametrize("name", [n for n in scheduler_names() if not n.startswith("flow")])
+@pytest.mark.spread(6)
 def test_a_short_name_is_its_class_with_its_options_on_the_models_config(name):
     spec = resolve(name)
     for parity in (False, True):
@@ -105,6 +106,7 @@ def test_a_class_of_ones_own(sd, parity):
     assert torch.allclose(found, 0.25 * plain, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_every_class_of_diffusers_either_works_or_says_why(sd):
     """A class added tomorrow is driven by its name: no list of classes is kept here."""
     outcomes = {}

@@ -200,6 +200,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+@pytest.mark.spread(8)
 def test_rule(case):
     arguments, more, rule, level, words, mended = case
     findings = found(*arguments, **more)
@@ -235,6 +236,7 @@ def test_every_rule_has_a_case():
 
 @pytest.mark.parametrize("name", of_each_kind(n for n in scheduler_names() if n not in ("flow_euler", "flow_heun")))
 @pytest.mark.parametrize("steps", [5, 20, 25])
+@pytest.mark.spread(9)
 def test_the_short_names_are_silent_on_a_model_of_epsilon(name, steps):
     assert lint(name, {}, SD, steps, notes=False) == []
 
@@ -251,6 +253,7 @@ def test_the_quickstart_is_silent(name, steps):
     assert lint(name, {}, config, steps, notes=False) == []
 
 
+@pytest.mark.slow
 def test_what_is_corrected_here_is_a_note():
     for arguments in (("ddim", LINSPACE, SD, 20), ("lms", {}, SD, 50, 0.1), ("dpmpp_2m_karras", {}, COSINE, 20)):
         levels = {f.severity for f in lint(*arguments) if f.rule in ("level-missed", "sliced-history", "step-fails")}
@@ -324,6 +327,7 @@ OPTIONS = {
     strength=st.floats(0, 1),
     parity=st.booleans(),
 )
+@pytest.mark.slow
 def test_no_setting_makes_it_stumble(name, options, base, steps, strength, parity):
     for finding in lint(name, options, base, steps, strength, parity=parity):
         assert finding.severity in ("note", "warning", "error")

@@ -14,6 +14,8 @@ from research.sampling.prediction import to_x0
 from research.testing.gaussian import GaussianModel
 from research.testing.gaussian_error import GaussianTask, measure
 
+pytestmark = pytest.mark.spread(3)
+
 SMOOTH = GaussianModel(MEAN, torch.tensor([1.0, 1.5, 2.0, 3.0]).reshape(4, 1, 1), (4, 8, 8))
 KARRAS = {"use_karras_sigmas": True}
 TO_THE_END = {**KARRAS, "final_sigmas_type": "sigma_min"}
@@ -108,6 +110,7 @@ def test_it_is_a_model_like_others(parity):
         ("lms", KARRAS, 3),
     ],
 )
+@pytest.mark.spread(3)
 def test_the_error_falls_as_the_order_says(name, options, order):
     coarse, fine = (error(SMOOTH, name, steps, options=options).path for steps in (16, 32))
     assert fine < 0.05
@@ -118,6 +121,7 @@ def test_the_error_falls_as_the_order_says(name, options, order):
     ("ddim", {"timestep_spacing": "trailing"}, 1), ("euler", KARRAS, 1), ("heun", KARRAS, 2), ("dpmpp_2s", TO_THE_END, 2),
     ("deis", KARRAS, 2), ("unipc", TO_THE_END, 2), ("lms", KARRAS, 2),
 ])  # fmt: skip
+@pytest.mark.spread(2)
 def test_also_in_a_slice(name, options, order):
     """Multistep methods begin a slice with a step of first order, which costs the higher ones something."""
     coarse, fine = (error(SMOOTH, name, steps, options=options, strength=0.5).path for steps in (16, 32))
@@ -143,6 +147,7 @@ def test_also_in_a_slice(name, options, order):
     ],
 )
 @pytest.mark.parametrize("strength", [1.0, 0.35])
+@pytest.mark.spread(4)
 def test_on_a_point_nothing_is_lost(name, strength):
     """Straight trajectories: whatever is lost there is a level or a timestep that is wrong."""
     for steps in (7, 13):

@@ -23,6 +23,8 @@ from research.solvers import SolverFactory, resolve, scheduler_names, tabulated
 from research.solvers.tabulated import TabulatedSolver
 from research.tasks import TextToImage
 
+pytestmark = pytest.mark.spread(3)
+
 CONFIG = dict(text_scheduler().config)
 V_CONFIG = dict(text_scheduler("v_prediction").config)
 NAMES = [name for name in scheduler_names() if not name.startswith("flow")]
@@ -98,6 +100,7 @@ def compare(name, steps, strength=1.0, *, v=False, disturb=False, seeds=(1, 2), 
 
 @pytest.mark.parametrize("name", of_each_kind(DETERMINISTIC + STOCHASTIC))
 @pytest.mark.parametrize("steps", [5, 20])
+@pytest.mark.spread(6)
 def test_there_is_a_table(name, steps):
     solver, _ = fresh(name, steps)
     assert isinstance(solver, TabulatedSolver)
@@ -111,6 +114,7 @@ def test_every_name_is_in_one_of_the_lists():
 
 @pytest.mark.parametrize("name", of_each_kind(DETERMINISTIC + STOCHASTIC))
 @pytest.mark.parametrize("v", [False, True], ids=["epsilon", "v"])
+@pytest.mark.spread(6)
 def test_the_table_gives_what_the_scheduler_gives(name, v):
     for steps in (1, 2, 5, 20):
         assert compare(name, steps, v=v).table is not None
@@ -135,6 +139,7 @@ def test_also_for_a_slice_by_strength(name):
     disturb=st.booleans(),
 )
 @settings(max_examples=25, deadline=None)
+@pytest.mark.slow
 def test_any_number_of_steps(name, steps, v, disturb):
     compare(name, steps, v=v, disturb=disturb)
 
@@ -162,6 +167,7 @@ def test_eta_of_ddim(eta):
         ("lms", {"use_karras_sigmas": True}),
     ],
 )
+@pytest.mark.spread(4)
 def test_options_reach_the_table(name, options):
     v = "rescale_betas_zero_snr" in options
     compare(name, 8, v=v, disturb=True, **options)
@@ -182,6 +188,7 @@ def test_options_reach_the_table(name, options):
     ids=str,
 )
 @pytest.mark.parametrize("strength", [1.0, 0.3])
+@pytest.mark.spread(6)
 def test_clipping_is_never_tabulated(name, options, strength):
     """Also where the range is wide and the noise level low, so that few samples are ever clipped."""
     solver = compare(name, 10, strength, disturb=True, **options)
@@ -230,6 +237,7 @@ def test_a_class_defined_again_under_the_same_name_is_another():
 # natively the model is told the timesteps of Karras's noise levels and not rounded ones: test_corrections.py
 @pytest.mark.parametrize("name", of_each_kind(sorted({*DETERMINISTIC} - {"dpmpp_2m_karras"})))
 @pytest.mark.parametrize("kind", ["sd", "sd_v"])
+@pytest.mark.spread(4)
 def test_native_agrees_with_parity(request, name, kind):
     model = request.getfixturevalue(kind)
     found, reference = (

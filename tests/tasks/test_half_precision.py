@@ -33,6 +33,7 @@ _BY_DEFAULT = ("image to image", "inpaint with nine channels")
 
 
 @pytest.mark.parametrize("name", [n if n in _BY_DEFAULT else pytest.param(n, marks=pytest.mark.slow) for n in TASKS])
+@pytest.mark.spread(1)
 def test_the_same_pictures(name: str) -> None:
     path, scheduler, task, scale = TASKS[name]
     full, half = (

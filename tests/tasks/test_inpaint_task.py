@@ -15,6 +15,8 @@ from research.errors import ConfigError
 from research.tasks import Inpaint
 from research.tasks.inpaint import pasted
 
+pytestmark = pytest.mark.spread(3)
+
 
 @pytest.fixture(params=["sd", "sd_inpaint"])
 def model(request):

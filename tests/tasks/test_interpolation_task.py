@@ -18,6 +18,8 @@ from research.guidance import CFG, PerpNeg
 from research.tasks import Interpolation, TextToImage, Unconditional
 from research.tasks.interpolation import slerp
 
+pytestmark = pytest.mark.spread(3)
+
 PARTS = st.floats(0.0, 1.0)
 SEEDS = st.integers(0, 2**32)
 
@@ -86,6 +88,7 @@ def test_half_precision_stays_half_precision():
 
 
 @pytest.mark.parametrize("scheduler", ["ddim", "euler", "heun", "dpmpp_2m", "unipc"])
+@pytest.mark.spread(2)
 def test_the_ends_are_the_seeds_own_images(sd, scheduler):
     result = frames(sd, Interpolation(7, 12, 4, "a cat"), scheduler=scheduler)
     for row, seed in ((0, 7), (3, 12)):

@@ -10,6 +10,8 @@ from research import Hook, LoopSampler, load_model
 from research.errors import ConfigError
 from research.tasks import Inversion, TextToImage
 
+pytestmark = pytest.mark.spread(3)
+
 
 @pytest.fixture(scope="module")
 def emoji():
@@ -20,6 +22,7 @@ def emoji():
 SCORES = {"inverted_noise_std", "inversion_latent_mse", "inversion_psnr", "vae_psnr"}
 
 
+@pytest.mark.slow
 def test_more_steps_lose_less(emoji):
     task = Inversion("pizza", "zoo:pizza")
     results = [run(emoji, task, steps=steps, scale=1.0).scores for steps in (5, 15, 40)]

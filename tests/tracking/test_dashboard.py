@@ -98,6 +98,7 @@ def test_without_a_key_it_is_a_file_with_everything_in_it(sweep, capsys):
 
 
 @needs_package
+@pytest.mark.slow
 def test_with_a_key_both_are_saved_and_saved_again_over_themselves(sweep, capsys, monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     with Stub() as stub:

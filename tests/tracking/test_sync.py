@@ -40,6 +40,7 @@ def sync(capsys, folder: Path, *arguments: str) -> tuple[int, str, str]:
     return code, said.out, said.err
 
 
+@pytest.mark.slow
 def test_a_folder_of_sweeps_goes_over_once_and_then_only_what_has_changed(stub, sweep, capsys):
     code, out, _ = sync(capsys, sweep, "--dry-run")
     assert (code, stub.runs) == (0, {})
@@ -85,6 +86,7 @@ def test_what_an_offline_run_wrote_is_marked_as_brought_over(stub, sweep, capsys
     assert (offline / f"run-{run_id}.wandb.synced").exists()
 
 
+@pytest.mark.slow
 def test_images_are_those_of_the_job_and_artifacts_are_asked_for(stub, tmp_path, capsys):
     job = write_job(tmp_path / "s", steps=2, prompts=PROMPTS[:3])
     assert sync(capsys, job, "--max-images", "1", "--artifacts", "--project", "mine")[0] == 0
@@ -101,6 +103,7 @@ def test_images_are_those_of_the_job_and_artifacts_are_asked_for(stub, tmp_path,
     assert str(tmp_path).encode() not in b"".join(stub.bodies)
 
 
+@pytest.mark.slow
 def test_a_job_that_cannot_be_read_is_named_and_the_others_go(stub, sweep, capsys):
     (sweep / "second" / "broken").mkdir()
     (sweep / "second" / "broken" / "result.json").write_text("{")

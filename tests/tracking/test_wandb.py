@@ -76,6 +76,7 @@ def test_a_job_reads_back_as_a_run(tmp_path):
     assert '"failed"' in other
 
 
+@pytest.mark.slow
 def test_logging_a_job_again_replaces_its_run(tmp_path):
     job = write_job(tmp_path / "sweep", steps=2, prompts=PROMPTS[:1])
     mirror(job)
@@ -87,6 +88,7 @@ def test_logging_a_job_again_replaces_its_run(tmp_path):
     assert first[0].name == second[0].name  # the id
 
 
+@pytest.mark.slow
 def test_online_without_a_key_warns_and_goes_offline(tmp_path, caplog):
     job = write_job(tmp_path / "sweep", steps=2, prompts=PROMPTS[:1])
     with caplog.at_level(logging.WARNING):
@@ -97,6 +99,7 @@ def test_online_without_a_key_warns_and_goes_offline(tmp_path, caplog):
     ]
 
 
+@pytest.mark.slow
 def test_what_cannot_be_mirrored_is_one_warning_and_no_error(tmp_path, caplog):
     good = write_job(tmp_path / "sweep", steps=2, prompts=PROMPTS[:1])
     broken = tmp_path / "sweep" / "broken"
@@ -138,6 +141,7 @@ def test_a_mirror_that_outlasts_the_sweep_is_stopped(tmp_path, caplog):
     assert "did not end within 1 s" in caplog.records[0].message
 
 
+@pytest.mark.slow
 def test_the_sampling_process_never_imports_wandb(tmp_path):
     job = write_job(tmp_path / "sweep", steps=2, prompts=PROMPTS[:1])
     code = (

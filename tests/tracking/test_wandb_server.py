@@ -150,6 +150,7 @@ def test_whatever_happens_a_later_sync_equals_an_online_run(jobs, monkeypatch, n
         assert stub.content() == whole
 
 
+@pytest.mark.slow
 def test_nobody_listening_is_said_at_once(jobs, monkeypatch, caplog):
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))  # taken, and nobody listens
@@ -198,6 +199,7 @@ def test_a_mirror_whose_process_is_killed_goes_on_with_another(jobs, monkeypatch
         pytest.param("500", ["tracker.request_timeout=2"], marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.slow
 def test_a_sweep_beside_a_server_in_trouble_is_complete(tmp_path, monkeypatch, fate, more):
     command = [
         "research", "-m", "tracker=wandb_online", "tracker.retries=0", f"output_dir={tmp_path}", "sweep_name=s", "steps=2,3",

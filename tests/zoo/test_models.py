@@ -73,6 +73,7 @@ def test_half_precision_files_load_as_float32(pipeline: StableDiffusionPipeline)
     assert CLIPModel.from_pretrained(ZOO_DIR / "emoji-eval").dtype == torch.float32
 
 
+@pytest.mark.slow
 def test_pictures_show_what_the_prompt_says(pipeline: StableDiffusionPipeline) -> None:
     """Eight prompts, two seeds: the evaluation model finds the caption among eight, and the corners have the colour named."""
     prompts = [prompt for prompt in sample_prompts() for _ in range(2)]
