@@ -17,7 +17,8 @@ class CFGPlusPlus(Guidance):
 
     The step goes from an interpolated clean estimate along the unconditional noise, and so stays where the model has seen
     data. Only a step that uses one evaluation and no memory has a noise of its own to go along: DDIM, DDPM, Euler, Euler
-    ancestral, LCM; others (Heun, DPM-Solver++ multistep, PNDM, UniPC, ...) are refused by name.
+    ancestral, LCM; others (Heun, DPM-Solver++ multistep, PNDM, UniPC, ...) are refused by name. On the way to the noise of an
+    inversion the roles are swapped, as in the paper's inversion: `RoundTripSolver` does it.
 
     Args:
         scale: from 0, the unconditional prediction for one evaluation a stage, to 1, the conditional clean estimate

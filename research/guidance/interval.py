@@ -12,7 +12,7 @@ from research.guidance.modifier import Modifier
 from research.guidance.wrapping import Wrapping
 from research.sampling.interfaces import Batch, Branch, Guidance, Guided, StepState
 from research.sampling.prediction import Prediction
-from research.sampling.timeline import Stage
+from research.sampling.timeline import Stage, log_snr_of, noise_level
 
 _KEY = "guidance.modifiers.interval"
 
@@ -21,14 +21,16 @@ class Interval(Modifier):
     """Guidance inside a window, and none outside it (limited interval, Kynkäänniemi et al., arXiv:2404.07724, eq. 5).
 
     Outside, only the conditional prediction is evaluated. The window is counted in the user's steps and never in model
-    evaluations: all stages of a step of a second-order scheduler are in it or out of it, as the step's first stage is.
+    evaluations: all stages of a step of a second-order scheduler are in it or out of it, as the step's first stage is. In an
+    inversion a step is in it or out of it on both ways, as it is coming from the noise.
 
     Args:
         guidance: what is limited.
         steps: fractions of the user's steps, ``0 <= lo < hi <= 1``: step ``k`` of ``n``, counted from 0, is inside if
             ``lo <= k / n < hi``.
         log_snr: or levels ``log(signal^2 / noise^2)``, inside if ``lo <= log_snr < hi``.
-        sigma: or noise levels ``noise / signal`` (the flow time for flow matching), inside if ``lo < sigma <= hi``.
+        sigma: or noise levels ``noise / signal``, for models that predict flow the flow time from 1 to 0; inside if
+            ``lo < sigma <= hi``.
         outside: "none", or "base": what the guidance adds to (``PAG(3, base=CFG(5))`` is CFG outside).
 
     Raises:
@@ -64,7 +66,7 @@ class Interval(Modifier):
         if self._base is None:  # the base is started by the guidance that adds to it
             self.elsewhere.start(run)
         self._steps: dict[int, bool] = {}  # by the user's step: whether it is inside
-        if len(run.timeline) and not any(self._inside(stage) for stage in run.timeline.stages):
+        if len(run.timeline) and not any(self._inside(run, stage) for stage in run.timeline.stages):
             run.warn(f"{_KEY}.{self.axis}: [{self.low:g}, {self.high:g}] holds none of the steps; nothing is guided.")
 
     def differentiates(self, state: StepState) -> bool:
@@ -77,15 +79,24 @@ class Interval(Modifier):
         return self._now(state).combine(state, predictions)
 
     def _now(self, state: StepState) -> Guidance:
-        return self.guidance if self._inside(state.stage) else self.elsewhere
+        return self.guidance if self._inside(state.run, state.stage) else self.elsewhere
 
-    def _inside(self, stage: Stage) -> bool:
+    def _inside(self, run: Batch, stage: Stage) -> bool:
         if stage.step not in self._steps:
-            at = {"steps": stage.step / stage.n_steps, "log_snr": stage.log_snr, "sigma": stage.sigma}[self.axis]
-            above_low = self.low < at if self.axis == "sigma" else self.low <= at
-            below_high = at <= self.high if self.axis == "sigma" else at < self.high
-            self._steps[stage.step] = above_low and below_high
+            self._steps[stage.step] = self._holds(run, stage)
         return self._steps[stage.step]
+
+    def _holds(self, run: Batch, stage: Stage) -> bool:
+        """Whether the noisier end of a stage's way is inside: its beginning, but for a way back to the noise."""
+        if self.axis == "steps":
+            return self.low <= stage.step / stage.n_steps < self.high
+        sigma, log_snr = stage.sigma, stage.log_snr
+        if run.going_back(stage):
+            after = stage.index + 1
+            level = run.timeline[after] if after < len(run.timeline) else None
+            signal, noise = (level.signal, level.noise) if level else run.solver.end_level
+            sigma, log_snr = noise_level(signal, noise, run.solver.kind), log_snr_of(signal, noise)
+        return self.low < sigma <= self.high if self.axis == "sigma" else self.low <= log_snr < self.high
 
 
 def _bounds(axis: str, window: Sequence[float] | None) -> tuple[float, float]:

@@ -58,8 +58,9 @@ class Differential(Composite):
         # the stage that each latent begins at: the first of its first step
         begins = torch.full(kept.shape, len(run.timeline), device=kept.device)
         for stage in reversed(run.timeline.stages):
-            begins[kept >= steps - stage.step] = stage.index
+            if not run.going_back(stage):
+                begins[kept >= steps - stage.step] = stage.index
         self._begins = begins
 
-    def post_step(self, state: StepState) -> None:
-        state.x = torch.where(self._begins > state.stage.index, self.known(state), state.x)
+    def composed(self, state: StepState) -> Tensor:
+        return torch.where(self._begins > state.stage.index, self.known(state), state.x)

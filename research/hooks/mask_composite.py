@@ -67,6 +67,14 @@ class Composite(Hook):
         )
         self._where = where.to(x.device).expand(len(x), -1, -1, -1)
 
+    def composed(self, state: StepState) -> Tensor:
+        """The latents [N, C, h, w] after the step of this stage, with the picture's own in their places."""
+        raise NotImplementedError
+
+    def post_step(self, state: StepState) -> None:
+        if not state.run.going_back(state.stage):  # an inversion's way to the noise is the picture's own
+            state.x = self.composed(state)
+
     def known(self, state: StepState) -> Tensor:
         """The picture's latents [N, C, h, w] at the level that the step of this stage led to."""
         run, after = state.run, state.stage.index + 1
@@ -113,8 +121,8 @@ class MaskComposite(Composite):
         super().on_start(run)
         self._where = self._where.to(run.x.dtype)
 
-    def post_step(self, state: StepState) -> None:
-        state.x = (1 - self._where) * self.known(state) + self._where * state.x
+    def composed(self, state: StepState) -> Tensor:
+        return (1 - self._where) * self.known(state) + self._where * state.x
 
 
 def at_latent_size(mask: Tensor, factor: int) -> Tensor:

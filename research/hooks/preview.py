@@ -60,7 +60,7 @@ class Preview(Hook):
         self.projection = projection
         self.scale = None if scale is None else check_whole_number(f"{KEY}.scale", scale, least=1)
         self.duration = check_number(f"{KEY}.duration", duration, least=20)
-        self._batches: list[list[tuple[int, Tensor]]] = []
+        self._batches: list[list[tuple[str, Tensor]]] = []
 
     def check(self, model: ModelFacts, solver: Solver) -> None:
         projection_of(f"{KEY}.projection", self.projection, model)
@@ -68,10 +68,10 @@ class Preview(Hook):
     def on_start(self, run: Run) -> None:
         if run.rows[0] == 0:  # a new job; its further batches go on
             self._batches = []
-            self._total, self._n_steps = run.n_images, run.timeline.n_steps
+            self._total = run.n_images
         self._project = projection_of(f"{KEY}.projection", self.projection, run.model)
         self._here = sum(row < self.images for row in run.rows)
-        self._drawn: list[tuple[int, Tensor]] = []
+        self._drawn: list[tuple[str, Tensor]] = []
 
     def post_guidance(self, state: StepState) -> None:
         stage = state.stage
@@ -82,11 +82,12 @@ class Preview(Hook):
         x0 = state.x0[: self._here].detach().float()
         colours = x0.expand(-1, 3, -1, -1) if self._project is None else self._project(x0)
         shown = ((colours / 2 + 0.5).clamp(0, 1) * 255).round().nan_to_num(0.0)
-        self._drawn.append((stage.step, shown.to(torch.uint8)))
+        way = "back, " if state.run.going_back(stage) else ""
+        self._drawn.append((f"{way}step {stage.step + 1} of {stage.n_steps}", shown.to(torch.uint8)))
 
     def on_end(self, run: Run) -> None:
         if self._here:  # read from the device once
-            self._batches.append([(step, shown.cpu()) for step, shown in self._drawn])
+            self._batches.append([(caption, shown.cpu()) for caption, shown in self._drawn])
 
     def pictures(self, images: Sequence[Any]) -> Mapping[str, Any]:
         if not self._batches or not self._batches[0]:
@@ -94,9 +95,8 @@ class Preview(Hook):
         frames = []
         for parts in zip(*self._batches, strict=False):
             rows = torch.cat([shown for _, shown in parts])
-            step = parts[0][0]
             tiles = [Image.fromarray(row.permute(1, 2, 0).numpy()) for row in rows]
-            frames.append(self._frame(tiles, f"step {step + 1} of {self._n_steps}"))
+            frames.append(self._frame(tiles, parts[0][0]))
         first = self._batches[0][0][1]
         size = self._tile(first.shape[3], first.shape[2])
         shown_images = [image.convert("RGB") for image in images[: self.images]]

@@ -38,7 +38,7 @@ class Record(Hook):
             "guided" (the guided prediction), "predictions" (each branch's). In Python they are
             ``result.trace["tensors"]["x0/step_0012"]``, [N, C, h, w] on the CPU, of the latents' dtype;
             ``research`` writes them as safetensors into the job's folder and names the files in trace.json. The second evaluation
-            of a second-order step is ``x0/step_0012_b``.
+            of a second-order step is ``x0/step_0012_b``; a step on an inversion's way to the noise is ``x0/back_step_0012``.
 
     Raises:
         ConfigError: no such tensor, a step that the job does not have, or both ``every`` and ``steps``.
@@ -85,9 +85,10 @@ class Record(Hook):
             return
         where = {"index": stage.index, "step": stage.step, "log_snr": stage.log_snr}
         self._kept.append((where, dict(_numbers(state))))
+        way = "back_" if state.run.going_back(stage) else ""
         second = "" if first_of_step(state.run, stage) else "_b"
         for name, tensor in self._wanted(state):
-            self._tensors[f"{name}/step_{stage.step:04d}{second}"] = tensor.detach().to("cpu", copy=True)
+            self._tensors[f"{name}/{way}step_{stage.step:04d}{second}"] = tensor.detach().to("cpu", copy=True)
 
     def _wanted(self, state: StepState) -> Iterator[tuple[str, Tensor]]:
         for name in self.tensors:

@@ -35,4 +35,4 @@ class Window:
 
 def first_of_step(run: Batch, stage: Stage) -> bool:
     """Whether a stage is the first evaluation of its step. Second-order schedulers save the latents there and go on from them."""
-    return stage.index == 0 or run.timeline[stage.index - 1].step != stage.step
+    return stage.index == 0 or run.timeline[stage.index - 1].last_of_step

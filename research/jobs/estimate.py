@@ -68,9 +68,8 @@ class Estimate:
 def estimate(config: Mapping[str, Any]) -> Estimate:
     """The evaluations of a validated config."""
     stages, exact = _stages(config)
-    n_steps = config["steps"] * (2 if _class(config["task"]) == "Inversion" else 1)
     walk, walked = _revisited(config, stages)
-    branches = _Guided(config, n_steps)
+    branches = _Guided(config)
     total = sum(branches.at(step) for step in walk)
     return Estimate(total, exact and walked and branches.exact)
 
@@ -83,7 +82,7 @@ def _stages(config: Mapping[str, Any]) -> tuple[list[int], bool]:
     kept = steps if strength is None else kept_steps(steps, strength, parity=parity)
     name = str(config["scheduler"]["class_name"]).rpartition(".")[2]
     if _class(task) == "Inversion":
-        return list(range(steps if task.get("reconstruct") is False else 2 * steps)), True
+        return list(range(steps)) * (1 if task.get("reconstruct") is False else 2), True
     run = list(range(steps - kept, steps))
     if name in _TWICE:
         twice = [step for step in run for _ in range(2)]
@@ -127,9 +126,9 @@ def _even_guidance(config: Mapping[str, Any]) -> bool:
 class _Guided:
     """Evaluations of a stage, by the user's step it belongs to."""
 
-    def __init__(self, config: Mapping[str, Any], n_steps: int):
+    def __init__(self, config: Mapping[str, Any]):
         self.exact = True
-        self._n = n_steps
+        self._n = config["steps"]
         self._parity = config["runtime"].get("parity", False)
         node = dict(config["guidance"])
         modifiers = list((node.pop("modifiers", None) or {}).values())

@@ -165,6 +165,11 @@ class Batch(InForce):
         """By name ("cond", "uncond", ...), each made when it is first asked for."""
         return self.task.conditions(self)
 
+    def going_back(self, stage: Stage) -> bool:
+        """Whether a stage is on the way from clean latents to noise, as the first half of an inversion is."""
+        turn = getattr(self.solver, "turn", None)
+        return turn is not None and stage.index <= turn
+
     def warn(self, message: str) -> None:
         """Note something the user should know; it is kept once and goes to the result."""
         if message not in self.warnings:

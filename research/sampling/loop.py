@@ -73,7 +73,8 @@ class LoopSampler:
                 images (``Interpolation``) needs none.
             steps: the user's steps, from 1 to what the scheduler was trained with. Some schedulers evaluate the model more often.
             batch_size: images at a time; all at once by default.
-            progress: called as ``progress(done, total, info)`` after each of the user's steps.
+            progress: called as ``progress(done, total, info)`` after each of the user's steps that are taken, jumps back and
+                both ways of an inversion counted in.
 
         Raises:
             UserError: steps, seeds, prompts, pictures or sizes cannot work (before anything is computed), or latents stop
@@ -177,6 +178,7 @@ class LoopSampler:
         guidance, solver = self.guidance, run.solver
         guided_by = plug_name("combine", guidance.combine)
         x, sums, ticks = run.x, [], [time.perf_counter()]
+        done, total = 0, sum(stage.last_of_step for stage in run.timeline)
         for stage in run.timeline:
             state = StepState(run, stage, x)
             hooks.pre_step(state)
@@ -192,8 +194,9 @@ class LoopSampler:
             x = state.x
             sums.append(x.sum(dtype=torch.float32))  # read after the loop: here it would stall a GPU
             ticks.append(time.perf_counter())
+            done += stage.last_of_step
             if progress is not None and stage.last_of_step:
-                progress(stage.step + 1, stage.n_steps, {"rows": run.rows, "places": run.places, "sigma": stage.sigma})
+                progress(done, total, {"rows": run.rows, "places": run.places, "sigma": stage.sigma})
         run.x = x
         _raise_unless_finite(run, sums)
         run.trace["stages"] = [

@@ -58,6 +58,17 @@ class Timeline:
         return len({stage.step for stage in self})
 
 
+def noise_level(signal: float, noise: float, kind: str | None = None) -> float:
+    """The level of latents ``signal * x0 + noise * epsilon`` as `Stage.sigma` has it: ``noise / signal``, or for models that
+    predict "flow" the flow time ``noise / (signal + noise)``, from 1 (noise alone) to 0."""
+    return noise / (signal + noise) if kind == "flow" else noise / max(signal, 1e-12)
+
+
+def log_snr_of(signal: float, noise: float) -> float:
+    """``log(signal**2 / noise**2)``; levels without either are taken as 1e-12 of it."""
+    return 2.0 * (math.log(max(signal, 1e-12)) - math.log(max(noise, 1e-12)))
+
+
 def build_timeline(
     times: Tensor,
     step_of: Sequence[int],
@@ -66,6 +77,7 @@ def build_timeline(
     n_steps: int,
     kept: int,
     first: int | None = None,
+    kind: str | None = None,
 ) -> Timeline:
     """Put a timeline together from what a solver knows.
 
@@ -76,11 +88,12 @@ def build_timeline(
         n_steps: user's steps of the full schedule.
         kept: how many of the last user's steps to keep; the slice starts on a step boundary.
         first: the evaluation to start at instead, wherever it falls (with parity, pipelines do not look for boundaries).
+        kind: what the model predicts; with "flow" levels are told as flow times.
     """
     numbers = times.tolist()
     if first is None:
         first = next((i for i, step in enumerate(step_of) if step >= n_steps - kept), len(numbers))
-    sigmas = [noise / max(signal, 1e-12) for signal, noise in levels]
+    sigmas = [noise_level(signal, noise, kind) for signal, noise in levels]
     stages = []
     for i in range(first, len(numbers)):
         signal, noise = levels[i]
@@ -93,7 +106,7 @@ def build_timeline(
                 time=float(numbers[i]),
                 sigma=sigmas[i],
                 sigma_next=sigmas[i + 1] if i + 1 < len(sigmas) else 0.0,
-                log_snr=2.0 * (math.log(max(signal, 1e-12)) - math.log(max(noise, 1e-12))),
+                log_snr=log_snr_of(signal, noise),
                 signal=signal,
                 noise=noise,
                 last_of_step=i + 1 == len(numbers) or step_of[i + 1] != step_of[i],

@@ -103,7 +103,9 @@ class DiffusersSolver:
         begins = not self.parity or by_strength or walk.first > 0
         if walk.begin is not None and begins and hasattr(self.scheduler, "set_begin_index"):
             self.scheduler.set_begin_index(walk.begin)
-        timeline = build_timeline(walk.times, walk.step_of, walk.levels, n_steps=steps, kept=kept, first=0)
+        timeline = build_timeline(
+            walk.times, walk.step_of, walk.levels, n_steps=steps, kept=kept, first=0, kind=self.kind
+        )
         return dataclasses.replace(timeline, first_stage=walk.first)
 
     @property

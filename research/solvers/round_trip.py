@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from torch import Tensor
 from research.errors import ConfigError
 from research.sampling.interfaces import Guided, Solver, StepOutput
 from research.sampling.noise import NoiseSource
-from research.sampling.timeline import Stage, Timeline
+from research.sampling.timeline import Stage, Timeline, log_snr_of, noise_level
 from research.solvers.diffusers_solver import step_from
 from research.solvers.steps import ddim_step
 
@@ -22,7 +22,13 @@ class RoundTripSolver:
 
     Both ways use DDIM's step between two noise levels (arXiv:2010.02502, eq. 12 with sigma = 0, the Euler step of eq. 13's ODE).
     Going back, the model is told the timestep that the step leads to, as `DDIMInverseScheduler` does: coming forth it is
-    told the same one, so that the two ways cancel but for the change of the prediction in between.
+    told the same one, so that the two ways cancel but for the change of the prediction in between. For the same reason a
+    guidance with a noise of its own to step along changes roles on the way back: where a step down takes the clean estimate of
+    one prediction and the noise of another, the step up takes the noise of the first and the clean estimate of the second
+    (CFG++, arXiv:2406.08070, the inversion of algorithm 2).
+
+    Each way counts the user's steps as sampling does, from the noisiest: the stage between two levels has the same step on
+    both ways, ``n - 1`` to 0 going back and 0 to ``n - 1`` coming forth, so that windows and schedules mean the same levels.
 
     Args:
         solver: that of DDIM; its timesteps and noise levels are used.
@@ -58,11 +64,7 @@ class RoundTripSolver:
         self.end_level = self._after[-1] if self._after else levels[0]
         self.turn = len(back) - 1  # after this stage the latents are noise
         return Timeline(
-            tuple(
-                dataclasses.replace(s, index=i, step=i, n_steps=len(stages), last_of_step=True)
-                for i, s in enumerate(stages)
-            ),
-            n_steps=len(stages),
+            tuple(dataclasses.replace(s, index=i, last_of_step=True) for i, s in enumerate(stages)), n_steps=steps
         )
 
     def start(self, noise: NoiseSource) -> None:
@@ -79,6 +81,8 @@ class RoundTripSolver:
 
     def step(self, guided: Guided, x: Tensor, stage: Stage, noise: NoiseSource) -> StepOutput:
         signal, level = self._after[stage.index]
+        if guided.renoise is not None and self.turn is not None and stage.index <= self.turn:
+            guided = Guided(guided.renoise, guided.prediction)
         prediction, x = step_from(guided, self.kind, x, stage)
         return StepOutput(ddim_step(x, prediction, stage, signal, level))
 
@@ -86,8 +90,11 @@ class RoundTripSolver:
 def _at(stage: Stage, level: tuple[float, float], after: tuple[float, float]) -> Stage:
     """A stage whose latents are at another level, and lead to a third."""
     (signal, noise), (next_signal, next_noise) = level, after
-    sigma = noise / max(signal, 1e-12)
-    values: dict[str, Any] = {"signal": signal, "noise": noise, "sigma": sigma}
-    values["sigma_next"] = next_noise / max(next_signal, 1e-12)
-    values["log_snr"] = stage.log_snr if noise else float("inf")
-    return dataclasses.replace(stage, **values)
+    return dataclasses.replace(
+        stage,
+        signal=signal,
+        noise=noise,
+        sigma=noise_level(signal, noise),
+        sigma_next=noise_level(next_signal, next_noise),
+        log_snr=log_snr_of(signal, noise) if noise else math.inf,
+    )

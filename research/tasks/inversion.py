@@ -24,7 +24,11 @@ class Inversion(ImageToImage):
 
     It takes twice the steps. ``result.scores`` holds what was lost: ``inversion_latent_mse`` between the picture's latents and
     those that came back, and ``inversion_psnr`` (dB) between pictures, where the VAE's own loss counts too: that of the
-    picture encoded and decoded alone is ``vae_psnr``. Strong guidance does not invert well: use none, or a scale of 1.
+    picture encoded and decoded alone is ``vae_psnr``. Strong guidance does not invert well: use none, a scale of 1, or CFG++,
+    whose step back is the inversion of its paper (see `RoundTripSolver`).
+
+    Each way counts the user's steps as sampling does, from the noisiest. So a window, a schedule of scales or a prompt over the
+    steps is the same at the same levels on both ways. Hooks that put a picture's own latents back do so coming forth alone.
 
     Args:
         prompt, image, negative_prompt, height, width: see `ImageToImage`; the prompt should say what is in the picture.

@@ -36,6 +36,8 @@ CASES: list[list[str]] = [
     ["hooks=feature_cache"],
     ["task=inversion"],
     ["task=inversion", "task.reconstruct=false"],
+    ["task=inversion", "guidance/modifiers=[interval,schedule]"],
+    ["task=inversion", "guidance=cfg_zero", "guidance.zero_steps=2"],
     ["task=interpolation", "task.frames=3"],
     ["runtime=parity", "guidance.scale=0.5"],
     ["scheduler=pndm", "scheduler.options.skip_prk_steps=false"],

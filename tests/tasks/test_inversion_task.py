@@ -8,6 +8,9 @@ from support.task_samples import close, computed, picture, run
 
 from research import Hook, LoopSampler, load_model
 from research.errors import ConfigError
+from research.guidance import CFG, CFGPlusPlus, CFGZero, Interval, Schedule
+from research.hooks import Differential, DynamicPrompt, MaskComposite, Preview, Record
+from research.sampling import Prediction
 from research.tasks import Inversion, TextToImage
 
 pytestmark = pytest.mark.spread(3)
@@ -127,3 +130,115 @@ def test_latents_are_for_all_or_one_an_image(sd):
     assert torch.equal(one.latents[0], one.latents[1])
     cut = run(sd, TextToImage("a", latents=latents), [0, 1], batch_size=1)
     assert close(cut.latents, both.latents)
+
+
+# --- guidance on both ways
+
+
+class Watch(Hook):
+    """Keeps each stage's latents before and after, its predictions and the scale in force."""
+
+    order = 2000
+
+    def on_start(self, run):
+        self.seen = []
+
+    def post_step(self, state):
+        values = {name: p.value for name, p in state.predictions.items()}
+        self.seen.append((state.stage, state.x_before, state.x, values, state.scale))
+
+
+def walk(model, guidance, *hooks, steps=6, **task):
+    watch = Watch()
+    sampler = LoopSampler(model, scheduler="ddim", guidance=guidance, hooks=[*hooks, watch])
+    result = sampler.sample(Inversion("a", picture(), **task), seeds=[0], steps=steps)
+    return result, watch.seen
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.6, 1.0])
+def test_cfg_plus_plus_changes_roles_on_the_way_back(sd, scale):
+    """Against arXiv:2406.08070, algorithm 2 and its inversion, from the scheduler's own table."""
+    _, seen = walk(sd, CFGPlusPlus(scale), steps=5)
+    bars = sd.solvers("ddim", None, parity=False)().scheduler.alphas_cumprod
+    times = [stage.time for stage, *_ in seen]
+    assert times[:5] == times[:4:-1] == sorted(times[:5])
+    after = [bars[int(t)] for t in times[:5]] + [bars[int(t)] for t in times[6:]] + [bars[0]]
+    before = [bars[0], *after[:-1]]
+    for back, now, then, (_, x, found, values, _) in zip([True] * 5 + [False] * 5, before, after, seen, strict=True):
+        free = values["uncond"]
+        guided = free + scale * (values.get("cond", free) - free)
+        estimate, along = (free, guided) if back else (guided, free)
+        clean = (x - (1 - now).sqrt() * estimate) / now.sqrt()
+        assert close(found, then.sqrt() * clean + (1 - then).sqrt() * along)
+
+
+@pytest.mark.parametrize("guidance", [CFGPlusPlus(0.6), CFG(3), Interval(CFGPlusPlus(0.6), steps=(0, 0.4))])
+def test_with_the_same_predictions_the_ways_cancel(sd, guidance):
+    class Fixed(Hook):
+        """Predictions that do not depend on the latents, only on the branch and the timestep."""
+
+        def post_model(self, state, predictions):
+            shape = state.x.shape
+            drawn = {
+                name: torch.randn(shape, generator=torch.Generator().manual_seed(len(name) + int(state.stage.time)))
+                for name in predictions
+            }
+            return {name: Prediction(drawn[name], p.kind) for name, p in predictions.items()}
+
+    result, seen = walk(sd, guidance, Fixed())
+    assert close(result.latents, seen[0][1])
+
+
+@pytest.mark.parametrize(
+    "guidance",
+    [
+        Interval(CFG(3), steps=(0, 0.5)),
+        Interval(CFG(3), steps=(0.5, 1)),
+        Interval(CFG(3), sigma=(0.5, 3)),
+        Interval(CFG(3), log_snr=(-1, 1)),
+        Schedule(CFG(3)),
+        CFGZero(3, zero_steps=2),
+    ],
+)
+def test_windows_and_schedules_mean_the_same_levels_on_both_ways(sd, guidance):
+    _, seen = walk(sd, guidance)
+    told = [(stage.time, stage.step, stage.n_steps, sorted(values), scale) for stage, _, _, values, scale in seen]
+    assert told[:6] == told[:5:-1]
+    assert [step for _, step, *_ in told[6:]] == list(range(6))
+    assert {n_steps for _, _, n_steps, *_ in told} == {6}
+    _, half = walk(sd, guidance, reconstruct=False)
+    assert [(s.time, sorted(v)) for s, _, _, v, _ in half] == [(t, names) for t, _, _, names, _ in told[:6]]
+    # and as in sampling from the noise
+    forth = LoopSampler(sd, "ddim", guidance=guidance, hooks=[watch := Watch()])
+    forth.sample(TextToImage("a"), seeds=[0], steps=6)
+    assert [(s.time, sorted(v), scale) for s, _, _, v, scale in watch.seen] == [
+        (t, names, scale) for t, _, _, names, scale in told[6:]
+    ]
+
+
+def test_hooks_count_each_way_for_itself(sd):
+    calls = []
+    hooks = [
+        Record(steps=[1], tensors="x"),
+        Preview(every=2, projection={"weight": [[1.0, 0, 0, 0]] * 3, "bias": [0.0] * 3}),
+        DynamicPrompt(prompts=[{"prompt": "a", "until": 0.5}, {"prompt": "b"}]),
+    ]
+    sampler = LoopSampler(sd, "ddim", guidance=CFG(1), hooks=hooks)
+    result = sampler.sample(
+        Inversion("a", picture()), seeds=[0], steps=4, progress=lambda done, total, info: calls.append((done, total))
+    )
+    assert calls == [(done, 8) for done in range(1, 9)]
+    assert [entry["step"] for entry in result.trace["record"]] == [1, 1]
+    assert list(result.trace["tensors"]) == ["x/back_step_0001", "x/step_0001"]
+    assert len(result.pictures["preview"]) == 7  # steps 4, 3, 1 back, 1, 3, 4 forth, and the picture
+
+
+@pytest.mark.parametrize("kind", [MaskComposite, Differential])
+def test_composites_leave_the_way_back_alone(sd, kind):
+    where = torch.zeros(1, 1, 8, 8)
+    map_name = {MaskComposite: "mask", Differential: "strength_map"}[kind]
+    latents = torch.zeros(1, 4, 8, 8)
+    _, plain = walk(sd, CFG(1))
+    result, seen = walk(sd, CFG(1), kind(latents=latents, **{map_name: where}))
+    assert close(seen[5][2], plain[5][2])
+    assert torch.equal(result.latents, latents)
