@@ -51,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _score(args: argparse.Namespace) -> int:
+    from research.jobs import signatures
     from research.jobs.compose import Composer
     from research.jobs.rescore import Definitions, job_folders, rescore
     from research.report import build_report
@@ -58,6 +59,7 @@ def _score(args: argparse.Namespace) -> int:
     sweep, folders = job_folders(args.place)
     if os.getcwd() not in sys.path:  # plugs of the user's own; records alone reach no module of it
         sys.path.append(os.getcwd())
+    signatures.forget()
     with Composer(args.config_dir and str(args.config_dir)) as composer:
         definitions = Definitions(composer, args.overrides, trusted=args.trust_plugs, config_dir=args.config_dir)
         counts: Counter[str] = Counter()
@@ -67,7 +69,7 @@ def _score(args: argparse.Namespace) -> int:
             where = "" if found.folder == folder else f" -> {found.folder.name}"
             print(f"[{number}/{len(folders)}] {folder.name}{where}: {found.error or found.state}", file=sys.stderr)
     build_report(sweep)
-    print(", ".join(f"{count} {state}" for state, count in counts.items()))
+    print(", ".join(f"{counts[state]} {state}" for state in sorted(counts)))
     return REFUSED if counts["refused"] or counts["busy"] else OK
 
 

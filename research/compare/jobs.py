@@ -92,7 +92,8 @@ def read_place(place: Path) -> tuple[list[Row], list[str]]:
         raise UserError(
             f"{place}: found no done job ({len(sweep.failed)} failed: {sweep.failed[0].error}); run the sweep again."
         )
-    notes = [f"{sweep.name}: damaged and left out: {line}" for line in sweep.damaged]
+    notes = [f"{sweep.name}: {line} and left out; a job's own folder names it." for line in sweep.changed]
+    notes += [f"{sweep.name}: damaged and left out: {line}" for line in sweep.damaged]
     if sweep.failed:
         notes.append(f"{sweep.name}: {len(sweep.failed)} failed jobs are left out.")
     return sweep.done, notes

@@ -21,6 +21,7 @@ from research.compare.jobs import (
 )
 from research.compare.outcome import Request
 from research.errors import UserError, nearest
+from research.jobs.changed_plugs import changed_lines, made_before
 from research.labels import axis_label, value_label
 from research.results.axes import find_axes
 from research.results.read import Row
@@ -76,6 +77,7 @@ def find_sides(request: Request) -> Sides:
         read.append(rows)
         notes += remarks
     everything = [row for rows in read for row in rows]
+    notes += [f"{line} than the others." for line in changed_lines(made_before([row.result for row in everything]))]
     if request.where:
         chosen = set(matching(everything, request.where))
         read = [[row for row in rows if row in chosen] for rows in read]

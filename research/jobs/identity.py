@@ -15,14 +15,20 @@ from research import pictures
 from research.errors import ModelError
 from research.jobs.job_images import uses_prompts
 from research.jobs.plan_cache import NoCache, PlanCache
+from research.jobs.plug_sources import plug_sources, targets_of
 from research.jobs.schema import NOT_IDENTITY
 from research.jobs.targets import without_defaults
+from research.metrics.extractors.find import EFFICIENTNET, INCEPTION, REFERENCES_DIR
 from research.models.inspect.find_model import find_pipeline
 from research.tasks.checks import PICTURES
+from research.zoo import ZOO_DIR, zoo_path
 
 ID_LENGTH = 12  # hex digits: with a million jobs in one sweep, a collision has a chance of 1 in 500
 # what names a file, and not a model or statistics that ship with the project
 _LIKE_A_PATH = re.compile(r"[/\\]|\.[A-Za-z0-9]{2,12}$")
+_OF_PLUGS = ("guidance", "task", "hooks", "metrics")  # sections whose arguments may name files
+_PATHS = frozenset(("reference", "model", "features", "classifier", "path", "file", "folder", "directory", "images"))
+_LONGEST_PATH = 1024  # characters
 _WHOLE = 32 << 20  # files up to this size are hashed whole ...
 _PIECES, _PIECE = 32, 256 << 10  # ... and larger ones in so many pieces of so many bytes, spread evenly
 
@@ -36,15 +42,27 @@ def job_id(config: Mapping[str, Any]) -> str:
     return job_digest(config)[:ID_LENGTH]
 
 
-def job_digest(config: Mapping[str, Any], cache: PlanCache | None = None) -> str:
+def job_digest(
+    config: Mapping[str, Any], cache: PlanCache | None = None, sources: Mapping[str, str] | None = None
+) -> str:
     """The whole hash that `job_id` is the beginning of: 64 hex digits, which tell jobs apart that share a short id."""
-    canonical = json.dumps(identity(config, cache), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    canonical = json.dumps(identity(config, cache, sources), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def identity(config: Mapping[str, Any], cache: PlanCache | None = None) -> dict[str, Any]:
-    """What the hash is made of. Jobs of a plan share a cache, so that a section of several jobs is looked at once."""
+def identity(
+    config: Mapping[str, Any], cache: PlanCache | None = None, sources: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """What the hash is made of.
+
+    Args:
+        config: a validated config.
+        cache: shared by the jobs of a plan, so that a section of several jobs is looked at once.
+        sources: of the user's own plugs, as `plug_sources` gives them; by default those that are on this disk now.
+    """
     cache = NoCache() if cache is None else cache
+    if sources is None:
+        sources = sources_of(config, cache)
     kept = {key: value for key, value in config.items() if key not in NOT_IDENTITY}
     model = config["model"]
     kept["model"] = {
@@ -57,36 +75,68 @@ def identity(config: Mapping[str, Any], cache: PlanCache | None = None) -> dict[
     kept["scheduler"] = {key: value for key, value in config["scheduler"].items() if key != "name"}
     kept["guidance"] = _in_order(config["guidance"])
     kept["runtime"] = {"parity": config["runtime"].get("parity", False)}
+    if sources:  # jobs of the project's classes alone are what they were before there was such a key
+        kept["plug sources"] = dict(sources)
     if not cache.get("prompts", [model["path"], config["task"]], lambda: uses_prompts(config)):
         kept.pop("prompts")
     return {key: cache.get(f"canonical {key}", value, partial(_section, key, value)) for key, value in kept.items()}
 
 
+def sources_of(config: Mapping[str, Any], cache: PlanCache | None = None) -> dict[str, str]:
+    """The sources of the user's own plugs that a job names, see `plug_sources`."""
+    cache = NoCache() if cache is None else cache
+    return cache.get("plug sources", targets_of(config), lambda: plug_sources(config))
+
+
+def settings_digest(config: Mapping[str, Any]) -> str:
+    """A hash of the settings as they are written: equal for jobs that differ in nothing but what their files and plugs hold."""
+    kept = {key: value for key, value in config.items() if key not in (*NOT_IDENTITY, "runtime")}
+    kept["parity"] = bool((config.get("runtime") or {}).get("parity"))
+    return hashlib.sha256(json.dumps(_as_written(kept), sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _as_written(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _as_written(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_as_written(inner) for inner in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 def _section(key: str, value: Any) -> Any:
     found = canonical({key: value})[key]
     # once defaults are left out, which are names and not contents
-    if key == "metrics":
-        return _files_by_content(found)
-    return _by_content(found, key) if key == "guidance" else found
+    if key == "guidance":
+        found = _by_content(found, key)
+    return _files_by_content(found, key) if key in _OF_PLUGS else found
 
 
-def _files_by_content(value: Any) -> Any:
-    """A metric's settings with files and folders as what is in them: statistics, pictures, a model of one's own."""
+def _files_by_content(value: Any, key: str) -> Any:
+    """The arguments of plugs with files and folders as what is in them: statistics, pictures, a model of one's own."""
     if isinstance(value, dict):
-        return {name: inner if name == "_target_" else _files_by_content(inner) for name, inner in value.items()}
+        return {name: inner if name == "_target_" else _files_by_content(inner, name) for name, inner in value.items()}
     if isinstance(value, list):
-        return [_files_by_content(inner) for inner in value]
-    if not isinstance(value, str) or not _LIKE_A_PATH.search(value):
+        return [_files_by_content(inner, key) for inner in value]
+    if not isinstance(value, str) or "\0" in value or len(value) > _LONGEST_PATH:
+        return value
+    # a bare word is a path only where paths are asked for, and where it names nothing that ships with the project
+    if not _LIKE_A_PATH.search(value) and (key not in _PATHS or value in _shipped()):
         return value
     place = Path(value).expanduser()
     if place.is_file():
         return f"sha256:{_file_hash(place).hex()}"
     if not place.is_dir():
         return value
-    digest = hashlib.sha256()  # of a folder of pictures, names and sizes: there may be tens of thousands
-    for file in sorted(file for file in place.rglob("*") if file.is_file()):
-        digest.update(f"{file.relative_to(place).as_posix()}\0{file.stat().st_size}\0".encode())
-    return f"folder:{digest.hexdigest()}"
+    files = [(file, file.stat()) for file in place.rglob("*") if file.is_file()]
+    named = sorted((file.relative_to(place).as_posix(), file, stat) for file, stat in files)
+    return f"folder:{_hash_of(tuple((name, file, stat.st_size, stat.st_mtime_ns) for name, file, stat in named))}"
+
+
+@lru_cache(maxsize=1)
+def _shipped() -> frozenset[str]:
+    """Bare names that mean what comes with the project, whatever folders there are."""
+    references = (file.stem for file in REFERENCES_DIR.glob("*.safetensors"))
+    return frozenset((INCEPTION, EFFICIENTNET, *references, *(p.name for p in ZOO_DIR.iterdir() if zoo_path(p.name))))
 
 
 def _in_order(guidance: Mapping[str, Any]) -> dict[str, Any]:

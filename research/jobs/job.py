@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from research.jobs.identity import ID_LENGTH, job_digest
+from research.jobs.identity import ID_LENGTH, job_digest, sources_of
 from research.jobs.overrides import as_written
 from research.jobs.record import JobSettings
 from research.jobs.store import JobFolder
@@ -22,9 +22,12 @@ class Job:
     id: str = ""
     warnings: list[str] = field(default_factory=list)  # of the linter, for the record
     digest: str = ""  # the whole hash that the id is the beginning of
+    sources: dict[str, str] = field(default_factory=dict)  # of the user's own plugs, as they were when it was planned
 
     def __post_init__(self) -> None:
-        self.digest = self.digest or job_digest(self.config)
+        if not self.digest:
+            self.sources = sources_of(self.config)
+            self.digest = job_digest(self.config, sources=self.sources)
         self.id = self.id or self.digest[:ID_LENGTH]
 
     @cached_property

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from research.jobs.changed_plugs import changed_lines, changed_since
 from research.jobs.estimate import Estimate, Times, estimate
 from research.jobs.job import Job
 from research.jobs.job_images import image_count
@@ -71,6 +72,9 @@ def as_json(made: Plan, *, full: bool) -> str:
         "states": {state: sum(line.state == state for line in lines) for state in ("waiting", "done", "failed")},
         "evaluations_left": sum(line.nfe.nfe * line.images for line in left),
         "seconds_left": _seconds(left)[0],
+        "changed_since": [
+            {"job_id": each.job_id, "plugs": list(each.plugs)} for each in changed_since([line.job for line in lines])
+        ],
         "checked": "full" if full else "quick",
     }
     return json.dumps(content, indent=1, ensure_ascii=False)
@@ -119,6 +123,7 @@ def _summary(made: Plan, lines: Sequence[Line], *, full: bool) -> list[str]:
             cost += f", about {duration(seconds)} by the timings of earlier jobs"
             cost += f" ({unknown} jobs without)" if unknown else ""
         said.append(cost)
+    said += changed_lines(changed_since([line.job for line in lines]))
     notes = duplicates_note(made)
     if made.left_out:
         said.append(f"sweep.exclude leaves out {made.left_out} points")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from research.errors import ConfigError, UserError
 from research.jobs.compose import Composer
-from research.jobs.identity import job_digest
+from research.jobs.identity import job_digest, sources_of
 from research.jobs.job import Job
 from research.jobs.overrides import as_written, parse
 from research.jobs.plan_cache import PlanCache
@@ -97,7 +97,8 @@ def plan_all(composer: Composer, master: DictConfig, points: Iterable[Sequence[s
         made.points += 1
         try:
             config = validate(composer.job(master, point), extra_keys=extra, cache=cache)
-            job = Job(config, list(point), digest=job_digest(config, cache))
+            sources = sources_of(config, cache)
+            job = Job(config, list(point), digest=job_digest(config, cache, sources), sources=sources)
         except UserError as error:
             made.impossible.append(Impossible(list(point), error))
             continue

@@ -187,6 +187,7 @@ def check_fit(jobs: Sequence[Job]) -> None:
     if not waiting:
         return
     process_cache.libraries()
+    _solvers.cache_clear()  # a class of the user's own may have been edited since
     seen: set[str] = set()
     for job in waiting:
         key = _fit_key(job)

@@ -223,6 +223,8 @@ class JobResult(MadeSoFar, kw_only=True, dict=True):
     weights_sha256: str | None = None
     dtype: str | None = None
     versions: dict[str, str | None] = msgspec.field(default_factory=dict)
+    # of each class of the user's own, by its dotted name: the hash of its source; see `research.jobs.plug_sources`
+    plug_sources: dict[str, str] = msgspec.field(default_factory=dict)
     git_commit: str | None = None
     device: str | None = None
     worker: Config | None = None  # None where no launcher started the process
@@ -487,8 +489,9 @@ def write_result(folder: Path, result: JobResult) -> None:
     content = msgspec.structs.asdict(result)
     if result.scored is None:  # keys that only some results have
         del content["scored"]
-    if not result.files:
-        del content["files"]
+    for name in ("files", "plug_sources"):
+        if not content[name]:
+            del content[name]
     ordered = {key: content.pop(key) for key in _FIRST} | content
     write(folder / RESULT, encoded(ordered), durable=True)
 

@@ -26,9 +26,10 @@ from research.jobs.build import Origin, build, check_names, names_in
 from research.jobs.claims import TIMEOUT, claim
 from research.jobs.compose import Composer, explained
 from research.jobs.hydra_internals import apply_overrides
-from research.jobs.identity import ID_LENGTH, canonical, job_digest
+from research.jobs.identity import ID_LENGTH, canonical, job_digest, sources_of
 from research.jobs.overrides import as_written, is_choice, parse
 from research.jobs.plan_cache import NoCache
+from research.jobs.plug_sources import targets_of
 from research.jobs.preflight import check_metrics, check_plug_configs
 from research.jobs.record import RESULT, TRACE, JobResult, Scored, StoreError
 from research.jobs.run_job import task_scores
@@ -135,8 +136,9 @@ def _strings(value: Any) -> Iterator[str]:
 def rescore(place: Path, definitions: Definitions, *, again: bool = False) -> Rescored:
     """Score the images of one job and keep the numbers.
 
-    With the job's own metrics its ``result.json`` is replaced, whole or not at all. With others it is another job, as the
-    metrics are part of who a job is: that gets a folder of its own beside it, with the same images, and counts as done.
+    With the job's own metrics its ``result.json`` is replaced, whole or not at all. With others, or with a metric of the user's
+    own whose source has changed, it is another job, as the metrics are part of who a job is: that gets a folder of its own
+    beside it, with the same images, and counts as done.
 
     Args:
         place: the job's folder.
@@ -164,8 +166,10 @@ def _rescored(folder: JobFolder, definitions: Definitions, again: bool) -> Resco
     check_names(others, origin)
     check_plug_configs(others, NoCache())
     check_metrics(metrics, result.n_images, others, origin)
-    same = canonical({"metrics": metrics}) == canonical({"metrics": result.config.get("metrics") or {}})
-    target = folder if same else _beside(folder, others)
+    sources = _sources(result, metrics)
+    same_settings = canonical({"metrics": metrics}) == canonical({"metrics": result.config.get("metrics") or {}})
+    same = same_settings and sources == result.plug_sources
+    target = folder if same else _beside(folder, others, sources)
     before = result if same else record.find_result(target.path)
     made_with = _made_with(metrics)
     known = before is not None and before.scored is not None and before.scored.made_with == made_with
@@ -179,7 +183,8 @@ def _rescored(folder: JobFolder, definitions: Definitions, again: bool) -> Resco
         found = _scored(msgspec.structs.replace(result, config=others), pictures, target, origin, made_with)
         if not same:
             _copy(folder, target)
-            found.job_id, found.identity = target.path.name, job_digest(others)
+            found.job_id, found.identity = target.path.name, job_digest(others, sources=sources)
+            found.plug_sources = sources
             found.overrides = _overrides(result, definitions)
             assert found.scored is not None
             found.scored.copied_from = folder.path.name
@@ -188,6 +193,8 @@ def _rescored(folder: JobFolder, definitions: Definitions, again: bool) -> Resco
             found.config = result.config
         held.check()
         target.write_result(found)
+        if same_settings and not same:
+            _ask_for(target.path, instead_of=folder.path)
     finally:
         held.release()
     return Rescored(target.path, "scored")
@@ -258,19 +265,47 @@ def _pictures(folder: JobFolder, result: JobResult) -> list[Image.Image]:
 def _made_with(metrics: Mapping[str, Any]) -> str:
     """What the numbers depend on besides the images, in a hash."""
     libraries = {name: found for name, found in environment.versions().items() if name in ("research", *_LIBRARIES)}
-    told = json.dumps([canonical(dict(metrics)), libraries], sort_keys=True, default=str)
+    told = json.dumps(
+        [canonical(dict(metrics)), libraries, *filter(None, [sources_of({"metrics": metrics})])],
+        sort_keys=True,
+        default=str,
+    )
     return hashlib.sha256(told.encode()).hexdigest()[:16]
 
 
-def _beside(folder: JobFolder, config: Mapping[str, Any]) -> JobFolder:
+def _sources(result: JobResult, metrics: Mapping[str, Any]) -> dict[str, str]:
+    """The sources that the numbers are going to be of: of the images as they were made, of the metrics as they are now.
+
+    Records of before there were sources say nothing of either, and their ids are without.
+    """
+    now = targets_of({"metrics": metrics})
+    if not result.plug_sources and set(now) <= set(targets_of(result.config)):
+        return {}
+    sampled = targets_of({**result.config, "metrics": {}})
+    made = {target: digest for target, digest in result.plug_sources.items() if target in sampled}
+    return made | sources_of({"metrics": metrics})
+
+
+def _beside(folder: JobFolder, config: Mapping[str, Any], sources: Mapping[str, str]) -> JobFolder:
     """The folder of the job that has the same images and other metrics."""
     try:
-        digest = job_digest(config)
+        digest = job_digest(config, sources=sources)
     except UserError as error:
         raise ConfigError(
             f"{folder.path}: other metrics make it another job, whose id needs its model: {error}"
         ) from error
     return JobFolder(folder.path.parent / digest[:ID_LENGTH])
+
+
+def _ask_for(place: Path, *, instead_of: Path) -> None:
+    """Note that of two jobs of the same settings it is this one whose metrics are those of now."""
+    try:
+        found = record.read_sweep_record(place.parent)
+    except (record.NoRecord, record.DamagedRecord):
+        return
+    if instead_of.name in found.jobs:
+        jobs = sorted({place.name, *found.jobs} - {instead_of.name})
+        record.write_sweep_record(place.parent, msgspec.structs.replace(found, jobs=jobs))
 
 
 def _copy(source: JobFolder, target: JobFolder) -> None:

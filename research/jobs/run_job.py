@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 
 from research import caches
-from research.errors import one_line
+from research.errors import ConfigError, one_line
 from research.jobs import environment, images, job_images, process_cache, record
 from research.jobs.batching import best_batch_size
 from research.jobs.build import build, guidance_of
 from research.jobs.checkpoint import CheckpointFile
 from research.jobs.claims import ClaimLost
 from research.jobs.faults import batches_that_fit, check_claim
+from research.jobs.identity import sources_of
 from research.jobs.job import Job
 from research.jobs.record import CacheUse, HalvedBatch, ImageRecord, JobResult, MadeSoFar, StoreError, Trace
 from research.jobs.scoring import ask
@@ -101,6 +102,7 @@ class JobRun:
             seeds=self.seeds,
             warnings=list(job.warnings),
             versions=dict(environment.versions()),
+            plug_sources=dict(job.sources),
             git_commit=environment.git_commit(),
             worker=environment.worker,
         )
@@ -193,6 +195,7 @@ class JobRun:
 
     def sampler(self, guidance: Guidance) -> LoopSampler:
         """The sampler that the config says, with a guidance."""
+        check_unchanged(self.job)
         from research.solvers import SchedulerSpec
 
         sampler_class = process_cache.libraries()
@@ -296,6 +299,19 @@ class JobRun:
         }
         for row in rows:
             yield {"prompt": self.prompts[row] if self.prompts else None, "seed": self.seeds[row], **shared}
+
+
+def check_unchanged(job: Job) -> None:
+    """See that the plugs of the user's own are those that the job was planned with: a worker may read them much later.
+
+    Raises:
+        ConfigError: they are not, so that its id would name something else than what ran.
+    """
+    now = sources_of(job.config)
+    if changed := [target for target in sorted({*now, *job.sources}) if now.get(target) != job.sources.get(target)]:
+        raise ConfigError(
+            f"{changed[0]}: its source was changed after the jobs were planned; the same command plans them anew."
+        )
 
 
 def task_scores(entries: Sequence[ImageRecord]) -> tuple[dict[str, float | None], dict[str, dict[str, Any]]]:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import ast
 import builtins
 import pkgutil
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
-from importlib.machinery import ModuleSpec
-from pathlib import Path
 from typing import Any
 
 from research.errors import ConfigError, nearest
+from research.jobs import plug_sources
+from research.jobs.modules import Module, absolute, longest_module, module_of, spec_of
 from research.jobs.moved_names import current_name
 
 UNKNOWN = object()  # a default that is no literal, or an argument without one
@@ -30,7 +29,7 @@ class Signature:
 
 @dataclass(frozen=True)
 class _Found:
-    module: _Module
+    module: Module
     node: ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -42,13 +41,13 @@ def signature(target: str) -> Signature | None:
         ConfigError: no such module, or no such name in it.
     """
     target = current_name(target)
-    module_name, module = _longest_module(target)
+    module_name, module = longest_module(target)
     rest = target[len(module_name) + 1 :].split(".")
     if module is None:
         return None
     found = _find(module, rest[0])
     if found is None and len(rest) > 1 and module.is_package:
-        inside = [entry.name for entry in pkgutil.iter_modules(_spec(module_name).submodule_search_locations)]  # type: ignore[union-attr]
+        inside = [entry.name for entry in pkgutil.iter_modules(spec_of(module_name).submodule_search_locations)]  # type: ignore[union-attr]
         raise ConfigError(f"_target_: no module '{module_name}.{rest[0]}'.{nearest(rest[0], inside)}")
     return _signature_of(found) if found and len(rest) == 1 else None
 
@@ -57,7 +56,7 @@ def signature(target: str) -> Signature | None:
 def method_arguments(target: str, method: str) -> frozenset[str]:
     """Names of the arguments of a method that the class itself defines; empty where the source does not tell."""
     target = current_name(target)
-    module_name, module = _longest_module(target)
+    module_name, module = longest_module(target)
     found = _find(module, target[len(module_name) + 1 :]) if module else None
     for item in found.node.body if found else ():
         if isinstance(item, ast.FunctionDef) and item.name == method:
@@ -67,74 +66,15 @@ def method_arguments(target: str, method: str) -> frozenset[str]:
 
 def forget() -> None:
     """Read sources anew: files of the user's change between two calls of the command in one process."""
-    for cached in (signature, method_arguments, _spec, _module):
-        cached.cache_clear()
-
-
-# -- modules
-
-
-@dataclass(frozen=True, eq=False)
-class _Module:
-    name: str
-    is_package: bool
-    tree: ast.Module
-
-    @property
-    def package(self) -> str:
-        return self.name if self.is_package else self.name.rpartition(".")[0]
-
-
-def _longest_module(target: str) -> tuple[str, _Module | None]:
-    parts = target.split(".")
-    if len(parts) < 2 or not all(part.isidentifier() for part in parts):
-        raise ConfigError(
-            f"_target_: found '{target}'; accepted is a class by its dotted name, such as my_guidance.Mine."
-        )
-    for n in range(len(parts) - 1, 0, -1):
-        name = ".".join(parts[:n])
-        if _spec(name) is not None:
-            return name, _module(name)
-    raise ConfigError(
-        f"_target_: '{target}' cannot be found: no module '{parts[0]}' in the working folder or among the installed packages."
-    )
-
-
-@lru_cache(maxsize=512)
-def _spec(name: str) -> ModuleSpec | None:
-    """Where a module is. `importlib.util.find_spec` would import its parents, and with them torch."""
-    parent, _, _ = name.rpartition(".")
-    path = None
-    if parent:
-        above = _spec(parent)
-        if above is None or above.submodule_search_locations is None:
-            return None
-        path = list(above.submodule_search_locations)
-    for finder in sys.meta_path:
-        spec = finder.find_spec(name, path) if hasattr(finder, "find_spec") else None
-        if spec is not None:
-            return spec
-    return None
-
-
-@lru_cache(maxsize=512)
-def _module(name: str) -> _Module | None:
-    spec = _spec(name)
-    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
-        return None
-    try:
-        tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"_target_: {spec.origin} cannot be read: {error}") from error
-    except SyntaxError as error:
-        raise ConfigError(f"_target_: {spec.origin}, line {error.lineno}: {error.msg}") from error
-    return _Module(name, spec.submodule_search_locations is not None, tree)
+    plug_sources.forget()
+    signature.cache_clear()
+    method_arguments.cache_clear()
 
 
 # -- names
 
 
-def _find(module: _Module, name: str, depth: int = 0) -> _Found | None:
+def _find(module: Module, name: str, depth: int = 0) -> _Found | None:
     """The definition of a name, followed through imports; None where that cannot be told."""
     if depth > 8:
         return None
@@ -150,7 +90,7 @@ def _find(module: _Module, name: str, depth: int = 0) -> _Found | None:
             for alias in node.names:
                 dynamic |= alias.name == "*"
                 if (alias.asname or alias.name) == name:
-                    source = _module(_absolute(module, node))
+                    source = module_of(absolute(module, node))
                     return _find(source, alias.name, depth + 1) if source else None
                 names.add(alias.asname or alias.name)
         elif isinstance(node, ast.Import):
@@ -177,14 +117,6 @@ def _top_level(tree: ast.Module) -> Iterator[ast.stmt]:
             stack.extend(reversed([*node.body, *node.orelse]))
         elif isinstance(node, ast.Try):
             stack.extend(reversed([*node.body, *(s for h in node.handlers for s in h.body), *node.orelse]))
-
-
-def _absolute(module: _Module, node: ast.ImportFrom) -> str:
-    if not node.level:
-        return node.module or ""
-    base = module.package.split(".")
-    base = base[: len(base) - node.level + 1]
-    return ".".join([*base, *([node.module] if node.module else [])])
 
 
 # -- arguments

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from research.errors import UserError, nearest
 from research.jobs import process_cache
+from research.jobs.changed_plugs import changed_lines, changed_since
 from research.jobs.job import Job
 from research.jobs.lint import lint_jobs
 from research.jobs.planning import plan as plan
@@ -26,6 +28,8 @@ from research.jobs.sweep_file import take_sweep_folder
 from research.jobs.sweep_settings import settings_of
 from research.jobs.validate import validate
 from research.lazy import gc_paused
+
+_log = logging.getLogger(__name__)
 
 
 def run_in_worker(config: DictConfig) -> float | list[float] | dict[str, Any]:
@@ -82,6 +86,8 @@ def prepare(jobs: Sequence[Job]) -> None:
     with gc_paused(keep=True):
         check_fit(jobs)
         lint_jobs(jobs)
+    for line in changed_lines(changed_since(jobs)):
+        _log.info("%s; they stay where they are, and the report leaves them out", line)
     for folder in folders(jobs):
         make_writable(folder)
         take_sweep_folder(folder, [job.id for job in jobs if job.folder.path.parent == folder])

@@ -231,7 +231,8 @@ def load_reference(
     path = find_reference(name_or_path, key)
     if path.is_dir():
         folder = path.resolve(), features, batch_size
-        return _references.get(folder, lambda: _from_images(*folder, key), lambda made: made.nbytes)
+        state = [(file.name, (stat := file.stat()).st_size, stat.st_mtime_ns) for file in image_files(path)]
+        return _references.get((*folder, *state), lambda: _from_images(*folder, key), lambda made: made.nbytes)
     reference = read_reference(path, key)
     expected = features.provenance
     for field in _COMPARED:

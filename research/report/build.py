@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from research.jobs.record import SWEEP
 from research.report.table import print_table, write_csv
 from research.results.read import Sweep, read_sweep
 
@@ -75,7 +76,8 @@ def write_parts(sweep: Sweep, known: dict[Any, Thumb] | None = None, *, console:
 
 
 def current_report(sweep_dir: Path) -> ReportPaths | None:
-    """The report of a sweep if it is newer than every job's record and shows all of them; otherwise None."""
+    """The report of a sweep if it is newer than every job's record, and than what was last asked for, and shows all of them;
+    otherwise None."""
     results, page = sweep_dir / "results.csv", sweep_dir / "report.html"
     sheet = sweep_dir / "contact_sheet.png"
     try:
@@ -85,6 +87,8 @@ def current_report(sweep_dir: Path) -> ReportPaths | None:
         records = {file.parent.name: file.stat().st_mtime_ns for file in sweep_dir.glob("*/result.json")}
     except (OSError, KeyError, ValueError):
         return None
-    if shown != records.keys() or max(records.values(), default=0) >= built:
+    asked = sweep_dir / SWEEP  # decides which versions of a plug are shown
+    newest = max([*records.values(), asked.stat().st_mtime_ns if asked.is_file() else 0], default=0)
+    if shown != records.keys() or newest >= built:
         return None
     return ReportPaths(results, sheet if sheet.is_file() else None, sorted((sweep_dir / "plots").glob("*.png")), page)

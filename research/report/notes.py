@@ -16,7 +16,7 @@ _NOT_JOBS = {"plots", "wandb"}
 
 def notes(sweep: Sweep) -> list[str]:
     """A line for each thing that is not as it should be."""
-    found = []
+    found = [f"{line} and left out here; the numbers of all are in results.csv." for line in sweep.changed]
     missing = {row.job_id: gone for row in sweep.done if (gone := _missing(row))}
     if missing:
         found.append(

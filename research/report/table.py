@@ -105,17 +105,23 @@ def _print_problems(sweep: Sweep, console: Console) -> None:
         line = Text("failed ", style="bold red").append(row.job_id[:10], style="dim")
         line.append(f" {where}: " if where else ": ", style="default").append(row.error or "no error was recorded")
         console.print(line, soft_wrap=True)
+    for said in sweep.changed:
+        console.print(Text(f"{said} and left out here", style="default"), soft_wrap=True)
     for problem in sweep.damaged:
         console.print(Text("damaged ", style="bold yellow").append(problem, style="default"), soft_wrap=True)
 
 
 def write_csv(sweep: Sweep, path: Path) -> None:
-    """Writes job id and status, the varied settings, the usual settings, metrics, seconds, counts and provenance."""
+    """Writes job id and status, the varied settings, the usual settings, metrics, seconds, counts and provenance.
+
+    Jobs made with an earlier version of a plug come last; where there are any, ``changed_since`` says it of each job.
+    """
+    rows = [*sweep.rows, *sweep.before]
     settings = [axis.key for axis in sweep.axes]
-    settings += [k for k in (*PREFERRED, "seed") if k not in settings and any(k in r.settings for r in sweep.rows)]
-    metrics = sorted({key for row in sweep.rows for key in row.metrics})
+    settings += [k for k in (*PREFERRED, "seed") if k not in settings and any(k in r.settings for r in rows)]
+    metrics = sorted({key for row in rows for key in row.metrics})
     timings = sorted(
-        {key for row in sweep.rows for key in row.timings},
+        {key for row in rows for key in row.timings},
         key=lambda k: (_TIMINGS.index(k) if k in _TIMINGS else len(_TIMINGS), k),
     )
     header = [
@@ -127,12 +133,14 @@ def write_csv(sweep: Sweep, path: Path) -> None:
         *_COUNTS,
         *_TEXTS,
         "overrides",
+        *(["changed_since"] if sweep.before else []),
     ]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
-    for row in sweep.rows:
-        writer.writerow([_cell(v) for v in _values(row, settings, metrics, timings)])
+    for row in rows:
+        values = _values(row, settings, metrics, timings)
+        writer.writerow([_cell(v) for v in [*values, *([str(row in sweep.before).lower()] if sweep.before else [])]])
     write_atomic(path, text.getvalue())
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from research.errors import UserError
-from research.jobs.record import RESULT, DamagedRecord, ImageRecord, JobResult, NoRecord, read_result
+from research.jobs.changed_plugs import changed_lines, made_before
+from research.jobs.record import RESULT, DamagedRecord, ImageRecord, JobResult, NoRecord, read_result, read_sweep_record
 from research.labels import is_number
 from research.results.axes import Axis, find_axes, flatten
 
@@ -131,12 +132,16 @@ class Sweep:
     Attributes:
         axes: the settings that differ between the jobs.
         damaged: a line for each job folder that could not be read.
+        before: jobs that are not among the rows, as a plug of the user's own has changed since they were made.
+        changed: a sentence on these for each class, less its full stop.
     """
 
     directory: Path
     rows: list[Row]
     axes: list[Axis]
     damaged: list[str] = field(default_factory=list)
+    before: list[Row] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -165,6 +170,9 @@ def read_row(folder: Path) -> Row:
 def read_sweep(directory: Path) -> Sweep:
     """All jobs of a sweep's folder; damaged ones are named and left out, unfinished ones have no record yet.
 
+    Jobs that were made with an earlier version of a plug of the user's own stand apart, unless they were those last asked for:
+    pictures of old and new code are not shown as if settings told them apart.
+
     Raises:
         UserError: the folder does not exist or holds no job with a record.
     """
@@ -179,10 +187,20 @@ def read_sweep(directory: Path) -> Sweep:
     if not rows:
         raise UserError(f"{directory}: {_why_empty(directory, damaged)}")
     rows.sort(key=lambda r: (r.result.created or "", r.job_id))
+    earlier = made_before([row.result for row in rows], _last_asked(directory))
+    ids = {job.job_id for job in earlier}
+    before, rows = [r for r in rows if r.job_id in ids], [r for r in rows if r.job_id not in ids]
     axes = find_axes([r.settings for r in rows])
     # the sort is stable, so jobs that agree on all axes stay in the order they ran
     rows.sort(key=lambda r: [axis.values.index(r.settings.get(axis.key)) for axis in axes])
-    return Sweep(directory, rows, axes, damaged)
+    return Sweep(directory, rows, axes, damaged, before, changed_lines(earlier))
+
+
+def _last_asked(directory: Path) -> list[str]:
+    try:
+        return read_sweep_record(directory).jobs
+    except (DamagedRecord, NoRecord):
+        return []
 
 
 def _why_empty(directory: Path, damaged: list[str]) -> str:
