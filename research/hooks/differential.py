@@ -29,7 +29,7 @@ class Differential(Composite):
         strength_map: a picture likewise (one channel is enough). At the size of the latents each takes the largest of its
             pixels. Beside ``latents``: a tensor [N or 1, 1, h, w] in [0, 1] of the latents' size.
         latents: the picture's latents [N or 1, C, h, w] instead of ``image``.
-        noise: standard normal noise [N or 1, C, h, w] instead of that of the start latents.
+        noise, fresh_noise: see `Composite`.
 
     Raises:
         ConfigError: neither or both of image and latents are given, sizes do not match, or strengths are not within [0, 1].
@@ -39,14 +39,20 @@ class Differential(Composite):
     map_name = "strength_map"
 
     def __init__(
-        self, image: Any = None, strength_map: Any = None, *, latents: Tensor | None = None, noise: Tensor | None = None
+        self,
+        image: Any = None,
+        strength_map: Any = None,
+        *,
+        latents: Tensor | None = None,
+        noise: Tensor | None = None,
+        fresh_noise: bool | None = None,
     ):
         if strength_map is None:
             raise ConfigError(
                 "hooks.differential.strength_map: found none; accepted is a picture, white where all may change and black "
                 "where nothing may."
             )
-        super().__init__(strength_map, image, latents, noise)
+        super().__init__(strength_map, image, latents, noise, fresh_noise)
 
     def on_start(self, run: Run) -> None:
         super().on_start(run)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from research import pictures
+from research.checks import check_choice
 from research.errors import ConfigError
 from research.sampling.interfaces import Hook, Run, StepState
 from research.sampling.noise import HOOK
@@ -16,17 +17,20 @@ from research.sampling.noise import HOOK
 class Composite(Hook):
     """What hooks share that put a picture's own latents back after each step: the picture, a map of where, and the noise.
 
-    One noise tensor serves the whole run, that of the start latents; after the last step the picture's latents are clean.
+    One noise tensor serves a run that goes through its stages once, that of the start latents, as in diffusers' inpainting
+    pipelines. A run that goes back (`RePaint`, `Restart`) draws afresh at each step, as RePaint's published code does
+    (arXiv:2201.09865, algorithm 1, lines 4 and 5). After the last step the picture's latents are clean.
 
     Args:
         where: the map, a picture of any kind that `research.pictures.read` takes; beside ``latents`` a tensor
             [N or 1, 1, h, w] in [0, 1] of the latents' size.
         image: the picture to keep, encoded when the run starts.
         latents: its latents [N or 1, C, h, w] instead.
-        noise: standard normal noise [N or 1, C, h, w] instead of that of the start latents.
+        noise: standard normal noise [N or 1, C, h, w] instead of that of the start latents, for the whole run.
+        fresh_noise: True draws the picture's noise afresh at each step, False keeps one for the run; None: as said above.
 
     Raises:
-        ConfigError: neither or both of image and latents are given, or sizes do not match.
+        ConfigError: neither or both of image and latents are given, noise and ``fresh_noise=True``, or sizes do not match.
     """
 
     order = 500
@@ -35,11 +39,16 @@ class Composite(Hook):
     name: ClassVar[str]  # of the hook in messages, and of its noise
     map_name: ClassVar[str]  # of the map in messages
 
-    def __init__(self, where: Any, image: Any, latents: Tensor | None, noise: Tensor | None):
+    def __init__(
+        self, where: Any, image: Any, latents: Tensor | None, noise: Tensor | None, fresh_noise: bool | None = None
+    ):
         self._key = f"hooks.{self.name}"
         if (image is None) == (latents is None):
             raise ConfigError(f"{self._key}: found neither or both of image and latents; accepted is one of them.")
         self.where, self.image, self.latents, self.noise = where, image, latents, noise
+        self.fresh_noise = check_choice(f"{self._key}.fresh_noise", fresh_noise, (None, True, False))
+        if noise is not None and fresh_noise:
+            raise ConfigError(f"{self._key}: found noise and fresh_noise=True; accepted is one of them.")
         tensors = {"latents": latents, "noise": noise, self.map_name: None if latents is None else where}
         for name, tensor in tensors.items():
             if tensor is not None and not isinstance(tensor, Tensor):
@@ -59,6 +68,8 @@ class Composite(Hook):
                     f"{self._key}.{name}: found the shape {list(tensor.shape)}; accepted here is "
                     f"{[len(x), channels, *x.shape[2:]]}."
                 )
+        goes_back = run.timeline.goes_back and self.noise is None
+        self._afresh = goes_back if self.fresh_noise is None else self.fresh_noise
         noise = run.start_noise if self.noise is None else self.noise
         if noise is None:  # a task that starts from something else than noise
             noise = run.noise.draw(f"{HOOK}/{self.name}", x.shape[1:], x.dtype)
@@ -79,7 +90,10 @@ class Composite(Hook):
         """The picture's latents [N, C, h, w] at the level that the step of this stage led to."""
         run, after = state.run, state.stage.index + 1
         level = run.timeline[after] if after < len(run.timeline) else None
-        return run.solver.add_noise(self._clean, self._noise, level)
+        noise = self._noise
+        if self._afresh and level is not None:
+            noise = run.noise.draw(f"{HOOK}/{self.name}/afresh", state.x.shape[1:], state.x.dtype)
+        return run.solver.add_noise(self._clean, noise, level)
 
     def _encoded(self, run: Run) -> tuple[Tensor, Tensor]:
         factor = run.model.vae_factor
@@ -105,7 +119,7 @@ class MaskComposite(Composite):
     Args:
         mask: a picture of any kind that `research.pictures.read` takes, white (1) where the model draws and black (0) where the
             picture stays; greys mix. With ``latents``: a tensor [N or 1, 1, h, w] in [0, 1] of the latents' size.
-        image, latents, noise: see `Composite`.
+        image, latents, noise, fresh_noise: see `Composite`.
 
     Raises:
         ConfigError: neither or both of image and latents are given, or sizes do not match.
@@ -114,8 +128,16 @@ class MaskComposite(Composite):
     name = "mask_composite"
     map_name = "mask"
 
-    def __init__(self, mask: Any, image: Any = None, *, latents: Tensor | None = None, noise: Tensor | None = None):
-        super().__init__(mask, image, latents, noise)
+    def __init__(
+        self,
+        mask: Any,
+        image: Any = None,
+        *,
+        latents: Tensor | None = None,
+        noise: Tensor | None = None,
+        fresh_noise: bool | None = None,
+    ):
+        super().__init__(mask, image, latents, noise, fresh_noise)
 
     def on_start(self, run: Run) -> None:
         super().on_start(run)

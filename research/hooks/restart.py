@@ -118,10 +118,17 @@ class Restart(Revisiting):
 class RePaint(Revisiting):
     """The resampling of RePaint (arXiv:2201.09865, section 4.2 and appendix B): jumps back on the way down.
 
-    After each ``jump_length`` steps, counted from the end, the latents are noised back by as many steps and denoised again, until
-    these steps have been taken ``jump_n_sample`` times. With `MaskComposite` or the inpainting task this is RePaint: what
-    is drawn and what is kept come to fit. ``L`` steps cost ``L + jump_length * (jump_n_sample - 1) * ceil((L - jump_length) /
-    jump_length)`` evaluations.
+    Where the latents have come to the level of a stage that is a multiple of ``jump_length`` stages before the last, they are
+    noised back by as many steps and denoised again, until this has been done ``jump_n_sample - 1`` times; after the last stage,
+    where latents are clean, there is no jump. With 12 steps, ``jump_length=3`` and ``jump_n_sample=2`` the stages are 0 1 2 3 4,
+    2 3 4 5 6 7, 5 6 7 8 9 10, 8 9 10 11. With `MaskComposite` or the inpainting task this is RePaint: what is drawn and what is
+    kept come to fit. ``L`` steps cost ``L + jump_length * (jump_n_sample - 1) * ceil((L - jump_length) / jump_length)``
+    evaluations.
+
+    The walk is that of the published code (``get_schedule_jump``). Diffusers' ``RePaintPipeline`` has the same list of times and
+    reads it one step later: it evaluates 0 to 5 first, jumps from there, and at last from the clean picture. The kept part is
+    drawn afresh at each step, as published (see `Composite`). On purpose different: any scheduler without memory takes the
+    steps and not DDPM's alone, and a jump draws once for all its steps, which is the same distribution.
 
     Args:
         jump_length: steps of a jump, from 1 to one less than are run; j in the paper, 10 there (of 250 steps).
@@ -144,9 +151,10 @@ class RePaint(Revisiting):
                 f"hooks.repaint.jump_length: found {length} with {total} steps to run; accepted is less, or more steps."
             )
         left = dict.fromkeys(range(0, total - length, length), self.jump_n_sample - 1)
-        order, to_go = [], total
-        while to_go:
-            order.append(total - to_go)
+        order, last = [], total - 1
+        to_go = last  # stages after the one whose level the latents are at
+        while to_go >= 0:
+            order.append(last - to_go)
             to_go -= 1
             if left.get(to_go, 0):
                 left[to_go] -= 1

@@ -53,6 +53,11 @@ class Timeline:
         return self.stages[index]
 
     @property
+    def goes_back(self) -> bool:
+        """Whether a stage is walked again."""
+        return self.order is not None and len(self.order) > len(set(self.order))
+
+    @property
     def steps_run(self) -> int:
         """The user's steps that are really taken, at most ``n_steps``."""
         return len({stage.step for stage in self})

@@ -104,7 +104,7 @@ class Inpaint(ImageToImage):
         kept = run.task_tensors
         if run.model.role == "inpaint":
             return [ExtraChannels(torch.cat([kept["mask"], kept["masked"]], dim=1))]
-        return [MaskComposite(kept["mask"], latents=kept["clean"], noise=run.start_noise)]
+        return [MaskComposite(kept["mask"], latents=kept["clean"])]
 
     def finish(self, run: Batch, latents: Tensor) -> list[Any]:
         images = super().finish(run, latents)

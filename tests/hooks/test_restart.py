@@ -78,25 +78,31 @@ def test_an_interval_of_noise_levels_is_walked_again(sd, scheduler):
 
 @settings(max_examples=30, deadline=None)
 @given(steps=st.integers(2, 40), length=st.integers(1, 39), samples=st.integers(1, 6))
-def test_the_jumps_of_repaint_are_those_of_diffusers(steps, length, samples):
+def test_the_jumps_of_repaint_are_those_published(steps, length, samples):
     assume(length < steps)
     theirs = RePaintScheduler()
     theirs.set_timesteps(steps, jump_length=length, jump_n_sample=samples)
     unit = theirs.config.num_train_timesteps // steps
-    # the states one passes through; a step down is a model evaluation
-    states = [steps, *(int(t) // unit for t in theirs.timesteps)]
-    right = [steps - a for a, b in pairwise(states) if b < a]
+    # published (get_schedule_jump): the list of times that diffusers has too, and -1; the model is evaluated at the first of
+    # two times of which the second is lower. Diffusers' pipeline evaluates at the second, and so jumps a step later
+    times = [*(int(t) // unit for t in theirs.timesteps), -1]
+    right = [steps - 1 - a for a, b in pairwise(times) if b < a]
     walked = RePaint(length, samples).walk(None, Timeline((None,) * steps, steps))
     assert walked == right
     jumps = math.ceil((steps - length) / length)
     assert len(walked) == steps + length * (samples - 1) * jumps
 
 
+def test_the_walk_of_twelve_steps():
+    walked = RePaint(3, 2).walk(None, Timeline((None,) * 12, 12))
+    assert walked == [0, 1, 2, 3, 4, 2, 3, 4, 5, 6, 7, 5, 6, 7, 8, 9, 10, 8, 9, 10, 11]
+
+
 def test_the_walk_stays_in_the_part_that_a_strength_leaves(sd):
     watch = Watch()
     task = ImageToImage("a", picture(), 0.5)
     found = run(sd, task, [1], steps=12, hooks=[RePaint(2, 2), watch])
-    assert watch.walked == [0, 1, 2, 3, 2, 3, 4, 5, 4, 5] == [s.step - 6 for s in watch.stages]
+    assert watch.walked == [0, 1, 2, 1, 2, 3, 4, 3, 4, 5] == [s.step - 6 for s in watch.stages]
     assert found.nfe == 20
     task = ImageToImage("a", picture(), 0.0)
     assert run(sd, task, [1], steps=12, hooks=[RePaint(2, 2)]).nfe == 0
@@ -246,6 +252,55 @@ def test_what_is_kept_stays_at_its_level_after_a_jump():
         rest = x[..., 16:] - stage.signal * 0.8
         assert float(rest.std()) == pytest.approx(stage.noise, rel=0.05)
     assert torch.equal(found.latents[..., 16:].double(), clean.expand(4, -1, -1, -1)[..., 16:].float().double())
+
+
+class Kept(Hook):
+    """The noise in what is kept, after each step: [stages, C, h, w / 2]."""
+
+    order = 1000
+
+    def __init__(self, clean):
+        self.clean = clean
+
+    def on_start(self, run):
+        self.noises, self.start = [], run.start_noise
+
+    def post_step(self, state):
+        after = state.stage.index + 1
+        if after < len(state.run.timeline):
+            level = state.run.timeline[after]
+            self.noises.append((state.x[0, ..., 16:] - level.signal * self.clean) / level.noise)
+
+
+@pytest.mark.parametrize(
+    ("hooks", "fresh", "afresh"),
+    [
+        ([], None, False),
+        ([], True, True),
+        ([RePaint(3, 2)], None, True),
+        ([RePaint(3, 2)], False, False),
+        ([RePaint(3, 1)], None, False),
+        ([Restart(steps=(0.3, 0.6), times=1)], None, True),
+    ],
+)
+def test_what_is_kept_is_noised_afresh_where_the_run_goes_back(hooks, fresh, afresh):
+    """RePaint's published code draws at each step, diffusers' inpainting pipelines once."""
+    mask = torch.zeros(1, 1, 32, 32)
+    mask[..., :16] = 1
+    composite, kept = MaskComposite(mask, latents=torch.full((1, 4, 32, 32), 0.8), fresh_noise=fresh), Kept(0.8)
+    model = GaussianModel(0.0, 1.0, (4, 32, 32))
+    found = on_gaussian(model, [*hooks, composite, kept], steps=9, n=2)
+    noises = torch.stack(kept.noises).flatten(1)
+    alike = torch.corrcoef(noises) - torch.eye(len(noises))
+    assert float(alike.abs().max()) < 0.15 if afresh else float(alike.max()) > 0.99
+    again = on_gaussian(model, [*hooks, composite], steps=9, n=2)
+    assert torch.equal(found.latents, again.latents)
+
+
+def test_noise_that_is_given_and_drawn_afresh_is_refused():
+    where, noise = torch.zeros(1, 1, 8, 8), torch.zeros(1, 4, 8, 8)
+    with pytest.raises(ConfigError, match=r"^hooks\.mask_composite: found noise and fresh_noise=True"):
+        MaskComposite(where, latents=noise, noise=noise, fresh_noise=True)
 
 
 def test_a_feature_cache_starts_anew_after_a_jump(sd):
