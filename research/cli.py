@@ -19,15 +19,16 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 import research
-from research.errors import ConfigError, UserError
+from research.errors import ConfigError, UserError, nearest
 from research.jobs import environment, hydra_internals, signatures
 from research.jobs.compose import Composer, explained
 from research.jobs.overrides import parse
 from research.jobs.progress import LOGGER, configure_logging
 from research.jobs.record import StoreError
+from research.jobs.schema import OF_SWEEPS
 from research.jobs.sweep_settings import settings_of
 
 _log = logging.getLogger(__name__)
@@ -90,14 +91,15 @@ def _single(composer: Composer, master: DictConfig, lines: list[str]) -> int:
     from research.jobs.run_job import OneByOne
     from research.jobs.sweep import plan, prepare, run_jobs
 
+    margin = _report_margin(master)
     jobs = with_ids_of_their_own(plan(composer, master, [_own(lines)]))
     if environment.world() > 1:
-        return _over_ranks(jobs, single=True)
-    prepare(jobs)
+        return _over_ranks(jobs, margin, single=True)
+    prepare(jobs, margin)
     return _finish(jobs, lambda: run_jobs(jobs, runner=OneByOne()), single=True)
 
 
-def _over_ranks(jobs: Sequence[Any], *, single: bool = False) -> int:
+def _over_ranks(jobs: Sequence[Any], margin: dict[str, float | str], *, single: bool = False) -> int:
     """The same in each of the processes that torchrun started."""
     from research.jobs.engines import ranks
     from research.jobs.sweep import prepare, run_jobs
@@ -105,7 +107,7 @@ def _over_ranks(jobs: Sequence[Any], *, single: bool = False) -> int:
     ranks.take_device()
     if environment.rank():
         return ranks.run_other_rank(jobs)
-    prepare(jobs)
+    prepare(jobs, margin)
     return _finish(jobs, lambda: ranks.run_rank0(jobs, lambda runner: run_jobs(jobs, runner=runner)), single=single)
 
 
@@ -132,6 +134,7 @@ def _sweep(composer: Composer, master: DictConfig, lines: list[str]) -> int:
             process_cache.close_trackers()
         show_search(Path(master.hydra.sweep.dir))
         return OK
+    margin = _report_margin(master)
     made = plan_all(composer, master, points_of(composer, master, lines).found)
     note = None
     if settings_of(master).impossible == "skip":
@@ -145,14 +148,35 @@ def _sweep(composer: Composer, master: DictConfig, lines: list[str]) -> int:
         from research.jobs.engines.ranks import check_launcher
 
         check_launcher(master.hydra.launcher._target_, hydra_internals.BASIC_LAUNCHER)
-        return _over_ranks(jobs)
+        return _over_ranks(jobs, margin)
     in_process = master.hydra.launcher._target_ == hydra_internals.BASIC_LAUNCHER
     with machine_slot(jobs) if in_process else nullcontext():
-        prepare(jobs)
+        prepare(jobs, margin)
         _log.info("sweep of %d jobs", len(jobs))
         if duplicates := duplicates_note(made):
             _log.info("%s", duplicates)
         return _finish(jobs, lambda: run_jobs(jobs) if in_process else launch(jobs, master), note=note)
+
+
+def _report_margin(master: DictConfig) -> dict[str, float | str]:
+    """``report.margin`` as it was written; see `research.results.scales`.
+
+    Raises:
+        UserError: an unknown key of the section, or a value that is no margin.
+    """
+    from research.results.scales import read_margins
+
+    node = master.get("report")
+    given = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node or {}
+    if not isinstance(given, dict):
+        raise ConfigError(f"report: found {given!r}; accepted are keys inside it, report.NAME=VALUE.")
+    for name in map(str, given):
+        if name != "margin":
+            raise ConfigError(f"report.{name}: unknown key.{nearest(name, ['margin'])} Accepted: margin.")
+    written = {str(name): value for name, value in given.items()}
+    read_margins("report.margin", written.get("margin"))
+    sizes = written.get("margin") or {}
+    return {str(key): value if isinstance(value, int | float) else str(value) for key, value in sizes.items()}
 
 
 def _finish(jobs: Sequence[Any], work: Any, *, single: bool = False, note: str | None = None) -> int:
@@ -176,7 +200,9 @@ def _finish(jobs: Sequence[Any], work: Any, *, single: bool = False, note: str |
 
 def _own(lines: Sequence[str]) -> list[str]:
     """The overrides of a single job, less those of Hydra and of sweeps."""
-    return [o for o in lines if not parse(o).is_hydra_override() and not o.lstrip("+").startswith("sweep.")]
+    return [
+        o for o in lines if not parse(o).is_hydra_override() and parse(o).key_or_group.split(".")[0] not in OF_SWEEPS
+    ]
 
 
 def _plan(composer: Composer, master: DictConfig, lines: list[str], args: argparse.Namespace, *, sweep: bool) -> int:

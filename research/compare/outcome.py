@@ -71,6 +71,7 @@ class Outcome:
         value_a, value_b: over what the two share.
         difference, low, high: `b` less `a`, corrected for bias where `method` is the jackknife; no ends without an interval.
         p, p_holm: of no difference, and adjusted for the pairs of the same metric.
+        p_many: what is adjusted where there are several pairs: of a mean the larger P of two tests.
         verdict: of `b`: better, worse (higher or lower where no direction is known), equal, not told apart, too few images (to
             correct a distance of sets for bias), or no interval.
         n, unit: independent units, and what they are.
@@ -91,6 +92,7 @@ class Outcome:
     high: float | None = None
     p: float | None = None
     p_holm: float | None = None
+    p_many: float | None = None
     verdict: str = NO_INTERVAL
     n: int = 0
     unit: str = "images"

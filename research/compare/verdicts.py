@@ -41,6 +41,7 @@ def with_estimate(outcome: Outcome, estimate: Estimate | None, least: int = 0) -
         low=estimate.low,
         high=estimate.high,
         p=estimate.p,
+        p_many=estimate.p_many,
         n=estimate.n,
         method=estimate.method,
         settle=settle,
@@ -49,9 +50,9 @@ def with_estimate(outcome: Outcome, estimate: Estimate | None, least: int = 0) -
 
 def judged(outcomes: Sequence[Outcome], request: Request) -> list[Outcome]:
     """Verdicts over all pairs of one metric, adjusted for their number."""
-    adjusted = holm([o.p for o in outcomes])
-    alpha = 1 - request.level
     tested = sum(o.p is not None for o in outcomes)
+    adjusted = holm([o.p_many if tested > 1 else o.p for o in outcomes])
+    alpha = 1 - request.level
     return [
         _verdict(o, p, alpha, alpha / max(1, tested), request.power) for o, p in zip(outcomes, adjusted, strict=True)
     ]

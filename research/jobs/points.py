@@ -18,6 +18,7 @@ from research.jobs import overrides as lines_of
 from research.jobs.compose import Composer, explained
 from research.jobs.exclusion import MISSING, Lookup, Rules, select
 from research.jobs.point_files import read_points
+from research.jobs.schema import OF_SWEEPS
 from research.jobs.sweep_settings import SweepSettings, settings_of
 
 _log = logging.getLogger(__name__)
@@ -126,9 +127,9 @@ def _axes(
         override = lines_of.parse(line)
         override.config_loader = composer.loader
         key = override.key_or_group
-        if override.is_sweep_override() and (override.is_hydra_override() or key.split(".")[0] == "sweep"):
+        if override.is_sweep_override() and (override.is_hydra_override() or key.split(".")[0] in OF_SWEEPS):
             raise ConfigError(f"{key}: cannot be swept over; it belongs to the whole sweep.")
-        if not override.is_hydra_override() and key.split(".")[0] != "sweep":
+        if not override.is_hydra_override() and key.split(".")[0] not in OF_SWEEPS:
             values[_name(override)] = Axis((_name(override),), _rows(override, settings))
     order, axes = list(values), dict(values)
     for together in settings.zip:

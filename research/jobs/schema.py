@@ -41,6 +41,7 @@ KEYS = (
     "resume",
     "retry",
     "sweep",
+    "report",
 )
 
 # sections with fixed keys; the others hold the arguments of the class that their _target_ names
@@ -51,9 +52,10 @@ SECTIONS = {
 }
 
 # keys that say where, how fast or how visibly a job runs, and never what its images or scores are
-NOT_IDENTITY = ("output_dir", "sweep_name", "tracker", "batch_size", "on_failure", "resume", "retry", "sweep")
+NOT_IDENTITY = ("output_dir", "sweep_name", "tracker", "batch_size", "on_failure", "resume", "retry", "sweep", "report")
 
-SWEEP = "sweep"  # the section that says which points a sweep has; no job keeps it
+# sections of a sweep as a whole, which no job keeps: which points it has, and how its report judges them
+OF_SWEEPS = ("sweep", "report")
 
 DTYPES = ("auto", "float32", "float16", "bfloat16", "fp32", "fp16", "bf16")
 PROGRESS = ("auto", "bars", "lines", "none")

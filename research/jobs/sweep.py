@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,8 +77,11 @@ def _number(result: JobResult, name: str) -> float:
     return float(numbers[name])
 
 
-def prepare(jobs: Sequence[Job]) -> None:
+def prepare(jobs: Sequence[Job], margin: Mapping[str, float | str] | None = None) -> None:
     """Make the folders that the jobs are kept in, once it is known that all of them can run.
+
+    Args:
+        margin: ``report.margin``, for the report.
 
     Raises:
         ConfigError: a job's scheduler cannot work, or a folder cannot be written, or it is of a later version of the project.
@@ -90,7 +93,7 @@ def prepare(jobs: Sequence[Job]) -> None:
         _log.info("%s; they stay where they are, and the report leaves them out", line)
     for folder in folders(jobs):
         make_writable(folder)
-        take_sweep_folder(folder, [job.id for job in jobs if job.folder.path.parent == folder])
+        take_sweep_folder(folder, [job.id for job in jobs if job.folder.path.parent == folder], margin)
 
 
 def folders(jobs: Sequence[Job]) -> list[Path]:

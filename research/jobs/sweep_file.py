@@ -4,7 +4,7 @@ jobs were last asked for, so that a live view knows how many there are to come."
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from research.errors import ConfigError
@@ -23,13 +23,14 @@ from research.package import VERSION
 _log = logging.getLogger(__name__)
 
 
-def take_sweep_folder(sweep_dir: Path, ids: Collection[str]) -> None:
+def take_sweep_folder(sweep_dir: Path, ids: Collection[str], margin: Mapping[str, float | str] | None = None) -> None:
     """See that a sweep's folder is one that this version can go on with, note the jobs that are to come, and say whose else
     it is. What killed processes have left of half-written files is removed.
 
     Args:
         sweep_dir: the folder; it is there.
         ids: of the jobs that are going to be kept in it.
+        margin: ``report.margin``, for the report.
 
     Raises:
         ConfigError: a later version of the project has written there.
@@ -37,7 +38,7 @@ def take_sweep_folder(sweep_dir: Path, ids: Collection[str]) -> None:
     """
     for folder in (sweep_dir, sweep_dir / "plots"):
         remove_leftovers(folder)
-    own = SweepRecord(format=FORMAT, research=VERSION, jobs=sorted(ids))
+    own = SweepRecord(format=FORMAT, research=VERSION, jobs=sorted(ids), margin=dict(margin or {}))
     try:
         found = read_sweep_record(sweep_dir)
     except NoRecord:
@@ -52,7 +53,7 @@ def take_sweep_folder(sweep_dir: Path, ids: Collection[str]) -> None:
                 f"{VERSION}, which reads format {FORMAT}. Accepted is another output_dir or sweep_name, "
                 "or that version."
             )
-        if found.jobs != own.jobs:
+        if (found.jobs, found.margin) != (own.jobs, own.margin):
             write_sweep_record(sweep_dir, own)
     others = sum(folder.name not in ids and (folder / RESULT).is_file() for folder in sweep_dir.iterdir())
     if len(ids) > 1 and others:

@@ -14,7 +14,7 @@ from research.jobs import process_cache
 from research.jobs.job_images import check_frames, image_count
 from research.jobs.plan_cache import NoCache, PlanCache
 from research.jobs.preflight import check_mapping, check_metrics, check_model, check_plug_configs
-from research.jobs.schema import DTYPES, KEYS, ON_FAILURE, PROGRESS, RETRY, SECTIONS, SWEEP, VECTORISE
+from research.jobs.schema import DTYPES, KEYS, OF_SWEEPS, ON_FAILURE, PROGRESS, RETRY, SECTIONS, VECTORISE
 from research.tasks.checks import check_settings
 
 _DEVICE = re.compile(r"^(auto|cpu|mps|(cuda|xpu)(:\d+)?)$")
@@ -38,7 +38,8 @@ def validate(
     cache = NoCache() if cache is None else cache
     _check_keys(config, extra_keys)
     checked = dict(config)
-    checked.pop(SWEEP, None)
+    for section in OF_SWEEPS:
+        checked.pop(section, None)
     for key, read in _READERS.items():
         section, _, name = key.rpartition(".")
         if not section:
@@ -80,7 +81,7 @@ def _check_keys(config: Mapping[str, Any], extra_keys: Collection[str]) -> None:
         if key not in KEYS and key not in extra_keys:
             raise ConfigError(f"{key}: unknown key.{nearest(key, KEYS)} Accepted: {', '.join(KEYS)}.")
     # a deleted ~tracker or ~metrics says none of it
-    optional = ("hooks", "metrics", "tracker", SWEEP)
+    optional = ("hooks", "metrics", "tracker", *OF_SWEEPS)
     if missing := [key for key in KEYS if key not in config and key not in optional]:
         raise ConfigError(f"{missing[0]}: is missing from the config; it must be given.")
     for section, names in SECTIONS.items():

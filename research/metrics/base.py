@@ -36,7 +36,9 @@ class MetricResult:
         values: flat, ready for a table; every value is finite.
         info: plain JSON values; ``warnings`` is a list of lines for the user, empty if all is well. ``per_image`` has one number
             an image in their order, where the metric's value is the mean of such. ``comparable`` is a short hash: numbers
-            of a metric may be ranked together only where it is equal, see `comparable`.
+            of a metric may be ranked together only where it is equal, see `comparable`. ``better`` (``higher`` or ``lower``),
+            ``bounds`` (``[low, high]``, null for none) and ``margin`` (how much worse is as good: ``0.5``, ``"5%"``) say of a
+            metric of one's own what its name does not.
         features: what the images were turned into, for a set metric; the runner saves them.
     """
 

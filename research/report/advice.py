@@ -1,22 +1,26 @@
 """Which setting to use, and why: worked out from a sweep's numbers, saying no more than they carry.
 
-The rule: of the settings that are not told apart from the best by any metric that has intervals, the one that needs the fewest
-model evaluations. A metric without intervals decides nothing; its values are named, and that they have none.
+The rule: the one that needs the fewest model evaluations of the settings that are shown to be as good as the best by each metric
+that has intervals: that another is better by the metric's margin (`research.results.scales`) or more is ruled out, with a chance
+of 5 % at most to advise one of which it is not so, however many settings there are. Where none is shown to be so, the data cannot
+tell; then the advice says which is measured best, and how many images would decide. A metric without intervals decides nothing;
+its values are named, and that they have none.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from research.labels import count, number, value_label
-from research.report.columns import NFE, SECONDS, Measure, quality
+from research.report.columns import NFE, SECONDS, Measure, pairs_of, quality
 from research.results.directions import front
-from research.results.intervals import difference, told_apart
+from research.results.pairs import LEAST_UNITS, as_good
 from research.results.read import Row, Sweep
+from research.results.scales import Margin, margin
+from research.statistics import PROMPTS, unit_of
 
-FEW_IMAGES = 64
 _SETS = ("fid", "fid_infinity", "fid_inf", "kid", "cmmd")
 
 
@@ -77,20 +81,27 @@ def advise(sweep: Sweep) -> Advice | None:
             break
     else:
         return None
-    sure = [m for m in found if all(m.interval(r) is not None for r in rows)]
-    good: list[Row] = rows
-    for m in sure:
-        among_best = set(level(m, rows))
-        good = [r for r in good if r in among_best]
+    sure = [m for m in found if _judged(sweep, m, rows)]
     by = next((m for m in reversed(found) if m in sure), found[-1])
     cards = _merged(_cards(found, rows))
     doubts = _doubts(sweep, rows, found, sure)
-    ladder = _ladder(by, rows)
+    ladder = _ladder(sweep, by, rows)
     if not sure:
         best = _best(by, rows)
         line = f"No metric here has an interval: {by.label} {_with_interval(by, best)} is measured best, by face value only."
         return Advice(None, line, [f"It is {where(sweep, best)}."], doubts, cards, ladder, by)
-    if not good:
+    shown = as_good([pairs_of(sweep, m).p_worse(rows, _margin(sweep, m)) for m in sure])
+    good = [row for row, fit in zip(rows, shown, strict=True) if fit]
+    if good:
+        use = min(good, key=lambda r: _cost(r, found))
+        cards = _merged([("use this", use), *cards])
+        reasons = [*_reasons(sweep, use, good, rows, found, sure), _margins(sweep, sure)]
+        return Advice(use, f"Use {where(sweep, use)}.", reasons, doubts, cards, ladder, by)
+    possible = rows
+    for m in sure:
+        among_best = set(level(sweep, m, rows))
+        possible = [r for r in possible if r in among_best]
+    if not possible:
         names = " and ".join(m.label for m in sure)
         line = f"{names} pull apart: no setting is among the best by all of them."
         pairs = [
@@ -98,10 +109,90 @@ def advise(sweep: Sweep) -> Advice | None:
             for m in sure
         ]
         return Advice(None, line, pairs, doubts, cards, ladder, by)
-    use = min(good, key=lambda r: _cost(r, found))
-    cards = _merged([("use this", use), *cards])
-    reasons = _reasons(sweep, use, good, rows, found, sure)
-    return Advice(use, f"Use {where(sweep, use)}.", reasons, doubts, cards, ladder, by)
+    line = f"{_there(rows)} a setting cannot tell which setting to use."
+    return Advice(None, line, _undecided(sweep, possible, rows, found, sure), doubts, cards, ladder, by)
+
+
+def _judged(sweep: Sweep, m: Measure, rows: Sequence[Row]) -> bool:
+    """Whether it is known of each job how surely it differs from the best."""
+    best = _best(m, rows)
+    return all(pairs_of(sweep, m).difference(best, row) is not None for row in rows if row is not best)
+
+
+def _margin(sweep: Sweep, m: Measure) -> Margin:
+    return margin(m.key, next((i for r in sweep.done if (i := r.info(m.key))), None), sweep.margins)
+
+
+def _margins(sweep: Sweep, sure: Sequence[Measure]) -> str:
+    """What counts as as good."""
+    sizes = ", ".join(f"{m.label} {_margin(sweep, m)}" for m in sure)
+    last = _margin(sweep, sure[-1])
+    example = f"{sure[-1].key}={replace(last, size=last.size / 2)}".replace(" ", "")
+    return (
+        f"As good as the best means: shown to be no worse than any other setting by the margin or more ({sizes}; "
+        f"report.margin, or research-report --margin {example}, sets another)."
+    )
+
+
+def _units(rows: Sequence[Row], n: int) -> str:
+    """So many of what is drawn at random: images, or prompts with their images."""
+    return count(n, "prompt" if _by_prompt(rows) else "image")
+
+
+def _there(rows: Sequence[Row]) -> str:
+    n = min(row.n_images for row in rows)
+    if not _by_prompt(rows):
+        return count(n, "image")
+    return f"{len({image.prompt for image in rows[0].images})} prompts with {count(n, 'image')}"
+
+
+def _by_prompt(rows: Sequence[Row]) -> bool:
+    return unit_of([str(image.prompt or "") for image in rows[0].images]) == PROMPTS
+
+
+def _undecided(
+    sweep: Sweep, possible: Sequence[Row], rows: Sequence[Row], found: Sequence[Measure], sure: Sequence[Measure]
+) -> list[str]:
+    """What is known where no setting is shown to be as good as the best, and what would settle it."""
+    lines = []
+    for m in found:
+        best = _best(m, rows)
+        line = f"Measured best by {m.label}: {where(sweep, best)} ({_with_interval(m, best)}), at {_cost_text(best)}"
+        lines.append(line + (" (no interval, so it decides nothing)." if m not in sure else "."))
+    cheapest = min(possible, key=lambda r: _cost(r, found))
+    by = sure[-1]
+    best = _best(by, rows)
+    if cheapest is not best:
+        text = (
+            f"{count(len(possible), 'setting')} of {len(rows)} may be the best; the cheapest is {where(sweep, cheapest)}, "
+            f"at {_cost_text(cheapest)}"
+        )
+        if (gap := pairs_of(sweep, by).difference(best, cheapest)) is not None:
+            low, high = sorted((by.better * gap.low, by.better * gap.high))
+            text += f": its {by.label} is worse by {number(low)} to {number(high)}, with 95 % confidence"
+        lines.append(text + ".")
+    lines += [_settled(sweep, rows, sure), _margins(sweep, sure)]
+    return lines
+
+
+def _settled(sweep: Sweep, rows: Sequence[Row], sure: Sequence[Measure]) -> str:
+    """How many images would decide."""
+    wanted: list[tuple[int, int, Row]] = []
+    for row in sorted(rows, key=lambda r: _cost(r, sure)):
+        found = [pairs_of(sweep, m).units_needed(row, rows, _margin(sweep, m)) for m in sure]
+        known = [n for n, _ in found if n is not None]
+        if len(known) == len(found):
+            wanted.append((max(known), max(there for _, there in found), row))
+    if not wanted:
+        return "More images alone would not decide: as measured, no setting is within the margin of the best by all metrics."
+    n, there, row = min(wanted, key=lambda w: w[0])
+    text = (
+        f"About {_units(rows, n)} a setting ({n - there} more) would decide, if the differences are as measured: they would "
+        f"show that {where(sweep, row)} is as good as the best"
+    )
+    if there < LEAST_UNITS:
+        text += f" (fewer than {LEAST_UNITS} show no two settings to be equally good, only one to be the best)"
+    return text + "."
 
 
 def _reasons(
@@ -113,10 +204,10 @@ def _reasons(
     if len(good) > 1:
         reasons.append(
             f"It costs {cost}: the least of the {len(good)} settings (of {len(rows)}) "
-            f"that are not told apart from the best by {names}."
+            f"that are shown to be as good as the best by {names}."
         )
     else:
-        reasons.append(f"It is the only setting among the best by {names}, at {cost}.")
+        reasons.append(f"It is the only setting that is shown to be as good as the best by {names}, at {cost}.")
     for m in found:
         best = _best(m, rows)
         if best is use:
@@ -126,10 +217,9 @@ def _reasons(
         line += f"is of {where(sweep, best)} at {_cost_text(best)}"
         if m not in sure:
             line += f". {m.label} has no interval here, so it did not decide"
-        elif (gap := difference(best, use, m.key)) is not None:
+        elif (gap := pairs_of(sweep, m).difference(best, use)) is not None:
             low, high = sorted((m.better * gap.low, m.better * gap.high))
-            line += f". On the same {gap.n} prompts and seeds the gap is {number(low)} to {number(high)} "
-            line += "with 95 % confidence, which does not leave out 0"
+            line += f". Over the same {_units(rows, gap.n)} it is worse by {number(low)} to {number(high)}, with 95 % confidence"
         reasons.append(line + ".")
     return reasons
 
@@ -146,11 +236,6 @@ def fronts(sweep: Sweep) -> set[str]:
 
 def _doubts(sweep: Sweep, rows: list[Row], found: list[Measure], sure: list[Measure]) -> list[str]:
     doubts = []
-    n = min(r.n_images for r in rows)
-    if n < FEW_IMAGES:
-        doubts.append(
-            f"{n} images a setting are few: not told apart does not mean equal, and more images may tell them apart."
-        )
     for m in found:
         if m in sure:
             continue
@@ -162,6 +247,8 @@ def _doubts(sweep: Sweep, rows: list[Row], found: list[Measure], sure: list[Meas
         doubts.append(
             f"{count(len(outside), 'done job')} left out here: without one of these numbers, or with one computed otherwise."
         )
+    if unknown := sorted(set(sweep.margins) - {key for r in sweep.done for key in r.metrics}):
+        doubts.append(f"report.margin names {', '.join(unknown)}, which no job here has.")
     if sweep.failed:
         doubts.append(f"{count(len(sweep.failed), 'setting')} failed and not compared.")
     if len({tuple(r.settings.get("prompts") or ()) for r in rows}) > 1:
@@ -191,25 +278,23 @@ def _comparable(sweep: Sweep, found: Sequence[Measure]) -> list[Row]:
     return [r for r in sweep.done if all(r in rows for rows in alike)]
 
 
-def level(m: Measure, rows: Sequence[Row]) -> list[Row]:
+def level(sweep: Sweep, m: Measure, rows: Sequence[Row]) -> list[Row]:
     """The best by a measure, and all that are not told apart from it."""
-    if not rows:
-        return []
-    best = _best(m, rows)
-    return [r for r in rows if r is best or told_apart(best, r, m.key) is False]
+    return pairs_of(sweep, m).level(rows)
 
 
-def _ladder(by: Measure, rows: Sequence[Row]) -> list[Rung]:
+def _ladder(sweep: Sweep, by: Measure, rows: Sequence[Row]) -> list[Rung]:
     with_cost = [r for r in rows if NFE.value(r) is not None]
     places = front([(NFE.value(r) or 0.0, -by.better * (by.value(r) or 0.0)) for r in with_cost])
     steps = sorted((with_cost[i] for i in places), key=lambda r: NFE.value(r) or 0.0)
     rungs: list[Rung] = []
+    pairs = pairs_of(sweep, by)
     for row in steps:
         if not rungs:
             rungs.append(Rung(row, "the cheapest measured"))
             continue
-        apart = told_apart(row, rungs[-1].row, by.key)
-        gap = difference(row, rungs[-1].row, by.key)
+        apart = pairs.told_apart(row, rungs[-1].row)
+        gap = pairs.difference(row, rungs[-1].row)
         size = f", by {number(by.better * gap.value, 2)}" if gap else ""
         rungs.append(
             Rung(

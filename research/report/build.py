@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import csv
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from research.jobs.record import SWEEP
 from research.report.table import print_table, write_csv
 from research.results.read import Sweep, read_sweep
+from research.results.scales import Margin
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -38,21 +40,32 @@ class Parts:
     thumbs: Encoded
 
 
-def build_report(sweep_dir: Path, *, console: Console | None = None) -> ReportPaths:
+def build_report(
+    sweep_dir: Path, *, console: Console | None = None, margins: Mapping[str, Margin] | None = None
+) -> ReportPaths:
     """Prints the table of a sweep and writes ``results.csv``, ``contact_sheet.png``, ``plots/*.png``, ``report.html``.
 
     Reads the jobs' files only, so it can be called at any time, also while the sweep runs or on another machine.
+
+    Args:
+        console: where the table goes.
+        margins: of metrics (`research.results.scales`), in place of those that the sweep was run with.
 
     Raises:
         UserError: the folder does not exist or holds no job with a record.
     """
     from research.report.page import write_page
 
-    sweep = read_sweep(Path(sweep_dir))
+    sweep = with_margins(read_sweep(Path(sweep_dir)), margins)
     parts = write_parts(sweep, console=console)
     page = sweep.directory / "report.html"
     write_page(sweep, page, plots=parts.plots, thumbs=parts.thumbs)
     return ReportPaths(parts.results_csv, parts.contact_sheet, [p.file for p in parts.plots], page)
+
+
+def with_margins(sweep: Sweep, margins: Mapping[str, Margin] | None) -> Sweep:
+    """A sweep judged by other margins, where they say another one."""
+    return replace(sweep, margins={**sweep.margins, **margins}, derived={}) if margins else sweep
 
 
 def write_parts(sweep: Sweep, known: dict[Any, Thumb] | None = None, *, console: Console | None = None) -> Parts:
@@ -87,7 +100,7 @@ def current_report(sweep_dir: Path) -> ReportPaths | None:
         records = {file.parent.name: file.stat().st_mtime_ns for file in sweep_dir.glob("*/result.json")}
     except (OSError, KeyError, ValueError):
         return None
-    asked = sweep_dir / SWEEP  # decides which versions of a plug are shown
+    asked = sweep_dir / SWEEP  # decides which versions of a plug are shown, and by which margins
     newest = max([*records.values(), asked.stat().st_mtime_ns if asked.is_file() else 0], default=0)
     if shown != records.keys() or newest >= built:
         return None

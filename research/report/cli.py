@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from research.errors import UserError
+from research.results.scales import Margin, read_margin
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -18,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if arguments.watch or arguments.serve is not None:
             return _live(directory, arguments)
-        return _once(directory)
+        return _once(directory, _margins(arguments.margin))
     except UserError as error:
         print(f"research-report: {error}", file=sys.stderr)
         return 2
@@ -45,13 +46,30 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--until-finished", action="store_true", help="with --watch or --serve: end when every job has its result"
     )
+    parser.add_argument(
+        "--margin",
+        action="append",
+        default=[],
+        metavar="METRIC=SIZE",
+        help="how much worse than the best is as good: clip_score=2, or fid=10%% of the better number (else as it was run)",
+    )
     return parser
 
 
-def _once(directory: Path) -> int:
+def _margins(given: Sequence[str]) -> dict[str, Margin]:
+    found = {}
+    for text in given:
+        name, equals, size = text.partition("=")
+        if not equals or not name.strip():
+            raise UserError(f"--margin: found {text!r}; accepted is METRIC=SIZE, as in clip_score=2 or fid=10%.")
+        found[name.strip()] = read_margin(f"--margin {name.strip()}", size)
+    return found
+
+
+def _once(directory: Path, margins: Mapping[str, Margin]) -> int:
     from research.report.build import build_report
 
-    paths = build_report(directory)
+    paths = build_report(directory, margins=margins)
     named = {"results": paths.results_csv, "contact sheet": paths.contact_sheet, "report": paths.report_html}
     for label, path in named.items():
         if path is not None:
@@ -67,7 +85,9 @@ def _live(directory: Path, arguments: argparse.Namespace) -> int:
 
     before = signal.signal(signal.SIGTERM, interrupt)  # ends as Ctrl-C does, with a page that is whole
     try:
-        watch(directory, until_finished=arguments.until_finished, port=arguments.serve)
+        watch(
+            directory, until_finished=arguments.until_finished, port=arguments.serve, margins=_margins(arguments.margin)
+        )
     finally:
         signal.signal(signal.SIGTERM, before)
     return 0

@@ -11,7 +11,8 @@ from research.labels import number
 from research.results import comparable
 from research.results.directions import LABELS, direction, is_companion, label
 from research.results.intervals import interval
-from research.results.read import Row
+from research.results.pairs import Pairs
+from research.results.read import Row, Sweep
 from research.statistics import Estimate
 
 
@@ -88,6 +89,18 @@ def measures(rows: Sequence[Row]) -> list[Measure]:
     """Metrics, then costs."""
     costs = [m for m in (NFE, SECONDS, TOTAL) if any(m.value(r) is not None for r in rows)]
     return [*quality(rows), *costs]
+
+
+def pairs_of(sweep: Sweep, measure: Measure) -> Pairs:
+    """The verdicts on all pairs of a sweep's jobs that have a number of the commonest provenance: one family, made once."""
+    kept = sweep.derived
+    if ("pairs", measure.key) not in kept:
+        rows = measure.alike(sweep.done)
+        kept["pairs", measure.key] = Pairs(
+            rows, measure.key, measure.better, [measure.value(row) or 0.0 for row in rows]
+        )
+    found: Pairs = kept["pairs", measure.key]
+    return found
 
 
 def _finite(value: object) -> float | None:

@@ -7,6 +7,7 @@ import json
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,6 +19,7 @@ from research.files import write_atomic
 from research.report.page import LIVE, PROGRESS, render, render_progress, render_waiting
 from research.report.progress import Progress, progress
 from research.results.read import read_sweep
+from research.results.scales import Margin
 
 EVERY = 2.0  # seconds between two looks at the folder
 LOOPBACK = "127.0.0.1"
@@ -27,8 +29,8 @@ _REST = 4  # a build is followed by so many times its own length without one, so
 class LiveReport:
     """The page of a sweep that is going on, brought up to date by `look`."""
 
-    def __init__(self, directory: Path):
-        self.directory = directory
+    def __init__(self, directory: Path, margins: Mapping[str, Margin] | None = None):
+        self.directory, self.margins = directory, margins
         self.page = directory / "report.html"
         self.now = Progress()
         self._seen: dict[str, tuple[int, bool]] = {}
@@ -65,11 +67,11 @@ class LiveReport:
     def _build(self, now: Progress) -> None:
         from rich.console import Console
 
-        from research.report.build import write_parts
+        from research.report.build import with_margins, write_parts
 
         started = time.monotonic()
         try:
-            sweep = read_sweep(self.directory)
+            sweep = with_margins(read_sweep(self.directory), self.margins)
         except UserError:  # no job is done yet
             self._body = render_waiting(self.directory.resolve().name)
         else:
@@ -84,19 +86,26 @@ class LiveReport:
         write_atomic(self.page, page.replace(PROGRESS, render_progress(self.now) if live else "", 1))
 
 
-def watch(directory: Path, *, until_finished: bool = False, port: int | None = None) -> None:
+def watch(
+    directory: Path,
+    *,
+    until_finished: bool = False,
+    port: int | None = None,
+    margins: Mapping[str, Margin] | None = None,
+) -> None:
     """Keep the page of a sweep up to date until interrupted, or, if asked to, until every job has its record.
 
     Args:
         directory: the sweep's folder; it may not be there yet.
         port: serve the folder at this port of 127.0.0.1 as well; 0 takes any that is free.
+        margins: see `research.report.build_report`.
 
     Raises:
         UserError: the port is taken, or `directory` is a file.
     """
     if directory.exists() and not directory.is_dir():
         raise UserError(f"{directory}: found a file; accepted is a sweep's folder, outputs/<sweep_name>.")
-    report = LiveReport(directory)
+    report = LiveReport(directory, margins)
     server = _serve(report, port) if port is not None else None
     where = f"http://{LOOPBACK}:{server.server_port}/report.html" if server else str(report.page)
     print(f"live at {where} (Ctrl-C ends)", flush=True)

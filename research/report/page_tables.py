@@ -172,7 +172,7 @@ class JobsTable:
 
 
 def jobs_table(sweep: Sweep, columns: Sequence[Measure], on_front: set[str]) -> JobsTable:
-    marks = [_marks(m, sweep.done) for m in columns]
+    marks = [_marks(sweep, m) for m in columns]
     kinds = [m.kinds(sweep.done) for m in columns]
     heads = [Head(axis.label, axis.numeric) for axis in sweep.axes]
     heads += [Head(m.label + ARROWS[m.better], True) for m in columns]
@@ -192,13 +192,13 @@ def jobs_table(sweep: Sweep, columns: Sequence[Measure], on_front: set[str]) -> 
     return JobsTable(heads, lines, any(len(k) > 1 for k in kinds))
 
 
-def _marks(measure: Measure, rows: Sequence[Row]) -> dict[str, str]:
+def _marks(sweep: Sweep, measure: Measure) -> dict[str, str]:
     """``best`` and ``level`` (with the best) by job; nothing where the metric cannot rank."""
-    found = measure.alike(rows) if measure.better else []
+    found = measure.alike(sweep.done) if measure.better else []
     best = measure.best(found)
     if best is None:
         return {}
-    return {**{r.job_id: "level" for r in level(measure, found)}, best.job_id: "best"}
+    return {**{r.job_id: "level" for r in level(sweep, measure, found)}, best.job_id: "best"}
 
 
 def _setting_cell(axis: Axis, row: Row) -> SettingCell:

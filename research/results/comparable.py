@@ -31,6 +31,8 @@ _RESULTS = {
         "seconds",
         "better",
         "higher_is_better",
+        "bounds",
+        "margin",
         "curve",
         "points",
         "path",

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from research.results import scales
 from research.results.read import Row
-from research.statistics import PROMPTS, Estimate, around, mean, paired_difference, unit_of
+from research.statistics import LEVEL, PROMPTS, Estimate, apart, around, mean, unit_of
 
 _NAMED = ("interval", "ci", "ci95", "confidence_interval", "bootstrap")
 _ENDS = (("low", "high"), ("lo", "hi"), ("lower", "upper"), ("ci_low", "ci_high"), ("ci95_low", "ci95_high"))
@@ -19,12 +20,23 @@ def interval(row: Row, key: str) -> Estimate | None:
     """A metric of a job with its interval at 95 %, or None if nothing in the record says how sure it is.
 
     Of a mean over images it is that of `research.statistics.mean`, over prompts or images as `unit_of` says; of another number
-    what the metric itself says, or Student's interval of its standard error.
+    what the metric itself says, or Student's interval of its standard error. It ends at the bounds of the metric.
     """
     if ("interval", key) not in row.derived:
-        row.derived["interval", key] = _interval(row, key)
+        made = _interval(row, key)
+        row.derived["interval", key] = None if made is None else _inside(made, bounds_of(row, key))
     found: Estimate | None = row.derived["interval", key]
     return found
+
+
+def bounds_of(row: Row, key: str) -> scales.Bounds | None:
+    """The bounds of a metric, unless the number lies outside: then it is another than its name says."""
+    ends, value = scales.bounds(key, row.info(key)), row.metrics.get(key)
+    return ends if ends is not None and value is not None and ends[0] <= value <= ends[1] else None
+
+
+def _inside(found: Estimate, ends: scales.Bounds | None) -> Estimate:
+    return found if ends is None else replace(found, low=max(found.low, ends[0]), high=min(found.high, ends[1]))
 
 
 def _interval(row: Row, key: str) -> Estimate | None:
@@ -35,10 +47,10 @@ def _interval(row: Row, key: str) -> Estimate | None:
         return Estimate(
             value, *ends, se=math.nan, p=math.nan, n=row.n_images, freedom=math.nan, method="the metric's own"
         )
-    if scores := _summands(row, key):
+    if scores := summands(row, key):
         prompts = [prompt for prompt, _ in scores]
         by_prompt = unit_of(prompts) == PROMPTS
-        found = mean(list(scores.values()), prompts if by_prompt else None)
+        found = mean(list(scores.values()), prompts if by_prompt else None, bounds=bounds_of(row, key))
         # prompts with unequal numbers of images: the metric is the mean of the images
         moved = 0.0 if found is None else value - found.value
         return None if found is None else replace(found, value=value, low=found.low + moved, high=found.high + moved)
@@ -49,26 +61,39 @@ def _interval(row: Row, key: str) -> Estimate | None:
 
 
 def difference(a: Row, b: Row, key: str) -> Estimate | None:
-    """`a` less `b`, paired over the prompts and seeds that both have; None if it is no mean over images, or of fewer than two
-    units."""
-    return paired_difference(_summands(a, key), _summands(b, key))
+    """`a` less `b`: paired over the prompts and seeds that both have, where the metric is a mean over images; else of numbers
+    that say their own spread, as of independent samples. None if that cannot be said."""
+    return contrast(a, b, key)
 
 
-def told_apart(a: Row, b: Row, key: str) -> bool | None:
-    """Whether two jobs differ by more than chance: paired where they can be, else by intervals that do not overlap.
-
-    None if it cannot be said, as one of them has no interval.
-    """
-    paired = difference(a, b, key)
-    if paired is not None:
-        return paired.told_apart
+def contrast(a: Row, b: Row, key: str, times: float = 1.0) -> Estimate | None:
+    """`a` less `times` what `b` has; see `difference`."""
+    x, y = summands(a, key), summands(b, key)
+    keys = [image for image in x if image in y]
+    if keys:
+        prompts = [str(image[0]) for image in keys]
+        units = prompts if unit_of(prompts) == PROMPTS else None
+        return mean([x[image] - times * y[image] for image in keys], units)
     one, other = interval(a, key), interval(b, key)
     if one is None or other is None:
         return None
-    return one.high < other.low or other.high < one.low
+    return apart(_scaled(_student(other), times), _student(one))
 
 
-def _summands(row: Row, key: str) -> Mapping[tuple[str, Any], float]:
+def _student(found: Estimate) -> Estimate:
+    """An interval with a standard error: half its width over that of a unit normal, where the metric gave ends alone."""
+    freedom = found.freedom if math.isfinite(found.freedom) else max(1.0, found.n - 1)
+    if math.isfinite(found.se):
+        return replace(found, freedom=freedom)
+    half = (found.high - found.low) / 2
+    return replace(found, se=half / python_statistics.NormalDist().inv_cdf((1 + LEVEL) / 2), freedom=freedom)
+
+
+def _scaled(found: Estimate, times: float) -> Estimate:
+    return replace(found, value=times * found.value, se=abs(times) * found.se)
+
+
+def summands(row: Row, key: str) -> Mapping[tuple[str, Any], float]:
     """Scores of the images whose mean the metric is; none where it is no such mean."""
     scores, value = row.scores.get(key, {}), row.metrics.get(key)
     if not scores or value is None:

@@ -14,6 +14,7 @@ from research.jobs.changed_plugs import changed_lines, made_before
 from research.jobs.record import RESULT, DamagedRecord, ImageRecord, JobResult, NoRecord, read_result, read_sweep_record
 from research.labels import is_number
 from research.results.axes import Axis, find_axes, flatten
+from research.results.scales import Margin, read_margins
 
 # numbers of which one metric makes several, and what it is called
 _TOGETHER = dict.fromkeys(("precision", "recall", "density", "coverage"), "prdc")
@@ -134,6 +135,8 @@ class Sweep:
         damaged: a line for each job folder that could not be read.
         before: jobs that are not among the rows, as a plug of the user's own has changed since they were made.
         changed: a sentence on these for each class, less its full stop.
+        margins: of metrics, where they are not the default (`research.results.scales`).
+        derived: what was worked out of the jobs together before.
     """
 
     directory: Path
@@ -142,6 +145,8 @@ class Sweep:
     damaged: list[str] = field(default_factory=list)
     before: list[Row] = field(default_factory=list)
     changed: list[str] = field(default_factory=list)
+    margins: Mapping[str, Margin] = field(default_factory=dict)
+    derived: dict[tuple[str, str], Any] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def name(self) -> str:
@@ -193,7 +198,7 @@ def read_sweep(directory: Path) -> Sweep:
     axes = find_axes([r.settings for r in rows])
     # the sort is stable, so jobs that agree on all axes stay in the order they ran
     rows.sort(key=lambda r: [axis.values.index(r.settings.get(axis.key)) for axis in axes])
-    return Sweep(directory, rows, axes, damaged, before, changed_lines(earlier))
+    return Sweep(directory, rows, axes, damaged, before, changed_lines(earlier), _margins(directory))
 
 
 def _last_asked(directory: Path) -> list[str]:
@@ -201,6 +206,14 @@ def _last_asked(directory: Path) -> list[str]:
         return read_sweep_record(directory).jobs
     except (DamagedRecord, NoRecord):
         return []
+
+
+def _margins(directory: Path) -> dict[str, Margin]:
+    """As the command that was run last says; none where ``sweep.json`` is not there or damaged."""
+    try:
+        return read_margins("report.margin", read_sweep_record(directory).margin)
+    except UserError:
+        return {}
 
 
 def _why_empty(directory: Path, damaged: list[str]) -> str:

@@ -17,7 +17,20 @@ from scipy import stats
 from research.compare.resampling import Discrepancy, Frechet, Real, group_units, replicate
 from research.metrics.frechet import Gaussian, frechet_distance
 from research.metrics.mmd import discrepancy, gaussian, polynomial, within
-from research.statistics import EXACT, IMAGES, PROMPTS, holm, jackknife, mean, needed, resolvable, unit_of, welch
+from research.statistics import (
+    EXACT,
+    IMAGES,
+    PROMPTS,
+    holm,
+    jackknife,
+    mean,
+    needed,
+    p_not_below,
+    p_of_means,
+    resolvable,
+    unit_of,
+    welch,
+)
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from coverage import CLUSTERS, covered
@@ -74,6 +87,21 @@ def test_interval_and_test_agree():
     for _ in range(300):
         found = mean(rng.exponential(1.0, 20) - 0.6)
         assert found.told_apart == (found.p < 0.05)
+        assert found.p_many >= found.p
+
+
+def test_p_of_many_rows_is_that_of_each():
+    x = np.random.default_rng(4).exponential(1.0, (20, 9)) - 1
+    x[3], x[4] = 0.0, 0.5
+    assert p_of_means(x).tolist() == pytest.approx([mean(row).p_many for row in x])
+    assert p_not_below(x[[3, 4]]).tolist() == [1, 1]
+    assert p_not_below(-x[4:5]).tolist() == [0]
+
+
+def test_equal_values_within_bounds_are_not_known_for_sure():
+    found = mean([1.0] * 20, bounds=(0.0, 1.0))
+    assert (found.low, found.high) == (pytest.approx(0.025 ** (1 / 20)), 1)
+    assert mean([1.0] * 20, bounds=(0.0, np.inf)).high == 1
 
 
 def test_equal_differences_are_exact():

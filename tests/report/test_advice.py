@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import math
 import shlex
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,12 +14,15 @@ from hypothesis import strategies as st
 from rich.console import Console
 from support.sweep_samples import PROMPTS, write_job, write_sweep
 
+from research.errors import UserError
 from research.report import build_report, read_row, read_sweep
 from research.report.advice import advise, fronts
-from research.report.columns import metric, quality
+from research.report.columns import metric, pairs_of, quality
 from research.report.script_data import image_command, prompt_word
 from research.results.directions import direction, front
-from research.results.intervals import difference, interval, told_apart
+from research.results.intervals import difference, interval
+from research.results.pairs import LEAST_UNITS
+from research.results.scales import read_margins
 
 
 def edit(folder, change):
@@ -39,28 +44,108 @@ def scored(directory, number, scores, *, steps=10, fid=None, **job):
     return folder
 
 
-def test_the_cheapest_of_what_is_not_told_apart_from_the_best(tmp_path):
+def test_the_cheapest_of_what_is_shown_to_be_as_good_as_the_best(tmp_path):
     hard = np.random.default_rng(0).normal(0, 10, 40)  # what makes a prompt hard is shared
     jitter = np.random.default_rng(1).normal(0, 1, (3, 40))
+    jitter -= jitter.mean(1, keepdims=True)
     cheap = scored(tmp_path, 0, 67 + hard + jitter[0], steps=5)
     middle = scored(tmp_path, 1, 70 + hard + jitter[1], steps=10)
     dear = scored(tmp_path, 2, 70.1 + hard + jitter[2], steps=50)
-    advice = advise(read_sweep(tmp_path))
+    sweep = read_sweep(tmp_path)
+    advice = advise(sweep)
     assert advice.use.folder == middle
+    assert "margin or more (CLIP score 1;" in advice.reasons[-1]
     # unpaired, the spread of the prompts would hide that 5 steps are worse
     a, b = read_row(cheap), read_row(dear)
     assert interval(a, "clip_score").high > interval(b, "clip_score").low
-    assert told_apart(a, b, "clip_score")
-    assert not told_apart(read_row(middle), b, "clip_score")
+    pairs = pairs_of(sweep, metric("clip_score"))
+    by_folder = {row.folder: row for row in sweep.done}
+    assert pairs.told_apart(by_folder[cheap], by_folder[dear])
+    assert pairs.told_apart(by_folder[middle], by_folder[dear]) is False
     assert [r.gain.split(",")[0] for r in advice.ladder][:2] == ["the cheapest measured", "better"]
+
+
+def test_too_few_images_to_tell_are_said_to_be(tmp_path):
+    poor, good = [95, 80, 99, 20, 98, 97, 60, 92], [96, 95, 97, 85, 99, 98, 73, 85]
+    scored(tmp_path, 0, poor, steps=2)
+    scored(tmp_path, 1, good, steps=25)
+    sweep = read_sweep(tmp_path)
+    advice = advise(sweep)
+    assert advice.use is None
+    assert advice.headline == "8 images a setting cannot tell which setting to use."
+    assert advice.reasons[0].startswith("Measured best by CLIP score: steps 25 (91")
+    assert "its CLIP score is worse by" in advice.reasons[1]
+    (settled,) = (r for r in advice.reasons if "would decide" in r)
+    needed = int(settled.split()[1])
+    assert needed >= LEAST_UNITS
+    assert f"({needed - 8} more)" in settled
+    for row in sweep.done:
+        found = interval(row, "clip_score")
+        assert 0 <= found.low < found.high <= 100
+
+
+def test_the_margin_is_the_readers(tmp_path):
+    scores = np.random.default_rng(0).normal(70, 5, 40)
+    wobble = np.sin(np.arange(40.0)) - np.sin(np.arange(40.0)).mean()
+    scored(tmp_path, 0, scores, steps=5)
+    scored(tmp_path, 1, scores + 3 + wobble, steps=50)
+    sweep = read_sweep(tmp_path)
+    assert advise(sweep).use.settings["steps"] == 50
+    wider = replace(sweep, margins=read_margins("report.margin", {"clip_score": 4}), derived={})
+    assert advise(wider).use.settings["steps"] == 5
+    share = replace(sweep, margins=read_margins("report.margin", {"clip_score": "10%", "fdi": 1}), derived={})
+    assert advise(share).use.settings["steps"] == 5
+    assert "CLIP score 10 %" in advise(share).reasons[-1]
+    assert any("report.margin names fdi" in d for d in advise(share).doubts)
+    # of the command that was run last, where the report is given none
+    (tmp_path / "sweep.json").write_text(json.dumps({"format": 1, "margin": {"clip_score": 4}}))
+    assert advise(read_sweep(tmp_path)).use.settings["steps"] == 5
+
+
+@pytest.mark.parametrize("value", [0, -1, True, "much", "100%", "", None, float("nan")])
+def test_what_is_no_margin(value):
+    with pytest.raises(UserError, match=r"report\.margin\.fid: found .*accepted is a number above 0"):
+        read_margins("report.margin", {"fid": value})
+
+
+def test_equal_scores_have_an_interval_within_the_bounds(tmp_path):
+    row = read_row(scored(tmp_path, 0, [100.0] * 8))
+    found = interval(row, "clip_score")
+    assert found.high == 100 > found.low > 0
+    assert found.low == pytest.approx(100 * (0.025 ** (1 / 8)))  # Clopper and Pearson: 8 of 8
+
+
+def test_jobs_with_the_same_pictures_are_equally_good_however_few(tmp_path):
+    for number, steps in enumerate((5, 6)):
+        folder = scored(tmp_path, number, [60.0, 70.0, 90.0], steps=steps)
+        edit(folder, lambda r: [image.update(sha256=f"{k:064}") for k, image in enumerate(r["images"])])
+    assert advise(read_sweep(tmp_path)).use.settings["steps"] == 5
+
+
+def test_equal_settings_are_told_apart_in_no_more_than_one_sweep_in_twenty(tmp_path):
+    for number in range(20):
+        scored(tmp_path, number, np.zeros(12), steps=number + 1)
+    sweep = read_sweep(tmp_path)
+    rng, wrong, cases = np.random.default_rng(0), 0, 200
+    for _ in range(cases):
+        hard = rng.normal(70, 10, 12)
+        for row in sweep.done:
+            row.derived.clear()
+            scores = hard + rng.normal(0, 3, 12)
+            row.metrics["clip_score"] = float(scores.mean())
+            row.scores["clip_score"] = dict(zip(row.scores["clip_score"], scores.tolist(), strict=True))
+        sweep.derived.clear()
+        pairs = pairs_of(sweep, metric("clip_score"))
+        wrong += any(pairs.told_apart(a, b) for a, b in itertools.combinations(sweep.done, 2))
+    assert wrong / cases <= 0.08
 
 
 def test_fid_without_an_interval_decides_nothing_and_is_said_to(tmp_path):
     scores = np.random.default_rng(0).normal(70, 5, 30)
     scored(tmp_path, 0, scores, steps=5, fid=90.0)
-    scored(tmp_path, 1, scores + 0.01, steps=10, fid=20.0)
+    scored(tmp_path, 1, scores + 1.01, steps=10, fid=20.0)
     advice = advise(read_sweep(tmp_path))
-    assert advice.use.settings["steps"] == 10  # told apart: the same gap on every image
+    assert advice.use.settings["steps"] == 10  # more than the margin, on every image
     assert any("FID is one number" in d for d in advice.doubts)
 
 
