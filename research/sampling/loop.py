@@ -192,7 +192,9 @@ class LoopSampler:
             state.x = solver.step(state.guided, state.x, stage, run.noise).x
             hooks.post_step(state)
             x = state.x
-            sums.append(x.sum(dtype=torch.float32))  # read after the loop: here it would stall a GPU
+            sums.append(x.sum(dtype=torch.float32))  # read now and then: at each stage it would stall a GPU
+            if len(sums) % _STAGES_BETWEEN_LOOKS == 0:
+                _raise_unless_finite(run, sums)
             ticks.append(time.perf_counter())
             done += stage.last_of_step
             if progress is not None and stage.last_of_step:
@@ -236,6 +238,7 @@ def _gradients(guidance: Guidance, state: StepState) -> AbstractContextManager[N
 
 
 _WITHOUT: AbstractContextManager[None] = nullcontext()
+_STAGES_BETWEEN_LOOKS = 32  # at latents that are no numbers: a run of a thousand stages ends soon after they appear
 
 
 @contextmanager

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from research.solvers.probing import noise_levels, user_steps
+from research.solvers.probing import noise_levels, surplus_stages, user_steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +69,50 @@ def faults(scheduler: Any, walk: Walk) -> list[str]:
     """What upstream gets wrong on this walk: a sentence each."""
     found = [c.fault(scheduler, walk) for c in _CORRECTIONS if len(walk.times) and c.applies(scheduler)]
     return [sentence for sentence in found if sentence]
+
+
+def without_surplus(scheduler: Any, steps: int) -> None:
+    """Take away what `surplus_stages` finds at the end of a scheduler whose timesteps are set, from all of its tables."""
+    surplus = surplus_stages(scheduler, steps)
+    if not surplus:
+        return
+    count = len(scheduler.timesteps)
+    if hasattr(scheduler, "_timesteps"):  # PNDM keeps them rising, and apart for its two methods
+        scheduler._timesteps = scheduler._timesteps[1:]
+        scheduler.plms_timesteps = scheduler.plms_timesteps[:-1]
+        scheduler.timesteps = scheduler.timesteps[:-1]
+        return
+    for name, table in vars(scheduler).items():
+        of_stages = name == "timesteps" or name.startswith("sigmas")  # others are of the training timesteps
+        if of_stages and isinstance(table, Tensor) and len(table) in (count, count + 1):
+            kept = table[: count - surplus]
+            # one entry more than stages is the level at the end
+            setattr(scheduler, name, kept if len(table) == count else torch.cat([kept, table[-1:]]))
+
+
+def lay_beta_over_timesteps(scheduler: Any) -> None:
+    """Have ``use_beta_sigmas`` mean what its paper says: timesteps by the quantiles of a Beta distribution (Beta sampling,
+    arXiv:2407.12173, section 4), with the noise levels of these. Upstream lays the quantiles over sigmas, so that one of the last
+    steps crosses half of the picture."""
+    config = scheduler.config
+    bars = getattr(scheduler, "alphas_cumprod", None)
+    own_step = type(scheduler).step.__module__.startswith("diffusers.")
+    if not getattr(config, "use_beta_sigmas", False) or getattr(config, "use_flow_sigmas", False) or bars is None:
+        return
+    if not own_step or not hasattr(scheduler, "_convert_to_beta"):
+        return
+    alphas = bars.double().cpu().numpy()
+    known = 0.5 * np.log((1 - alphas) / alphas)  # rising with the timestep
+
+    def by_timestep(in_sigmas: Tensor, num_inference_steps: int, alpha: float = 0.6, beta: float = 0.6) -> Tensor:
+        from scipy import stats
+
+        places = np.arange(len(known))
+        last, first = np.interp(np.log([float(in_sigmas[-1]), float(in_sigmas[0])]), known, places)
+        quantiles = stats.beta.ppf(1 - np.linspace(0, 1, num_inference_steps), alpha, beta)
+        return torch.from_numpy(np.exp(np.interp(last + quantiles * (first - last), places, known)))
+
+    scheduler._convert_to_beta = by_timestep
 
 
 @dataclass(frozen=True, slots=True)

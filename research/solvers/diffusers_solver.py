@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -16,14 +17,24 @@ from research.sampling.interfaces import Guided, StepOutput
 from research.sampling.noise import STEP, NoiseSource
 from research.sampling.prediction import Kind, Prediction, convert, of_pair, to_epsilon, to_x0
 from research.sampling.timeline import Stage, Timeline, build_timeline, kept_steps
-from research.solvers.corrections import as_upstream, corrected, faults
-from research.solvers.probing import end_level, is_deterministic, is_memoryless, noised
+from research.solvers.corrections import Walk, as_upstream, corrected, faults, lay_beta_over_timesteps, without_surplus
+from research.solvers.probing import end_level, is_deterministic, is_memoryless, noised, surplus_stages
 
 STEP_ARGUMENTS_OF_THE_LOOP = {
     "self", "model_output", "timestep", "sample", "generator", "return_dict", "args", "kwargs"
 }  # fmt: skip
 # They index their tables with the timestep: a Python number gives the same entries as a 0-d tensor at a fraction of the cost.
 _TAKE_NUMBERS = {"DDIMScheduler", "DDPMScheduler"}
+# multistep solvers, whose coefficients are divided by the distance of neighbouring levels
+_DIVIDE_BY_LEVELS = {
+    "DPMSolverMultistepScheduler",
+    "DPMSolverMultistepInverseScheduler",
+    "DPMSolverSinglestepScheduler",
+    "DEISMultistepScheduler",
+    "UniPCMultistepScheduler",
+    "SASolverScheduler",
+    "LMSDiscreteScheduler",
+}
 
 
 class DiffusersSolver:
@@ -83,7 +94,14 @@ class DiffusersSolver:
         """
         kept = kept_steps(steps, strength, parity=self.parity)
         self.scheduler = self._given  # and not one that was corrected for another timeline
+        if not self.parity:
+            lay_beta_over_timesteps(self.scheduler)
         self._set_timesteps(steps, device)
+        surplus = surplus_stages(self.scheduler, steps)
+        if surplus and self.parity:  # it is walked as by the pipelines, and is a step more
+            steps, kept = steps + 1, kept + 1 if kept else 0
+        elif surplus:
+            without_surplus(self.scheduler, steps)
         # pipelines multiply what they leave out by the order that the class states; PNDM states 1 and has a stage more
         count = len(self.scheduler.timesteps)
         first = min((steps - kept) * self.order, count) if self.parity else None
@@ -96,6 +114,11 @@ class DiffusersSolver:
             ) from error
         if self.parity:
             self.notes = faults(self.scheduler, walk)
+            if surplus:
+                more = (
+                    f"{self.name}: trailing spacing makes {steps} of {steps - 1} steps, and the last is at timestep -1"
+                )
+                self.notes = [*self.notes, more]
         else:
             self.scheduler, walk = corrected(self.scheduler, walk, steps, kept)
         self._arguments, self._begin = walk.arguments, walk.begin or 0
@@ -103,10 +126,34 @@ class DiffusersSolver:
         begins = not self.parity or by_strength or walk.first > 0
         if walk.begin is not None and begins and hasattr(self.scheduler, "set_begin_index"):
             self.scheduler.set_begin_index(walk.begin)
+        if not self.parity:
+            self._check_levels(walk)
         timeline = build_timeline(
             walk.times, walk.step_of, walk.levels, n_steps=steps, kept=kept, first=0, kind=self.kind
         )
         return dataclasses.replace(timeline, first_stage=walk.first)
+
+    def _check_levels(self, walk: Walk) -> None:
+        """Refuse noise levels with which the steps are no numbers: found before anything is computed."""
+        numbers = [math.isfinite(signal) and math.isfinite(noise) for signal, noise in walk.levels]
+        if not any(numbers):
+            return  # a class that does not tell its levels
+        if not all(numbers):
+            place = numbers.index(False)
+            raise ConfigError(
+                f"scheduler: the noise level of {self.name} at step {walk.step_of[place] + 1}, t = {float(walk.times[place]):g}, "
+                "is no number; another number of steps or other noise levels may do."
+            )
+        if type(self.scheduler).__name__ not in _DIVIDE_BY_LEVELS:
+            return
+        # the last step may stand still: nothing is divided by its length any more
+        for place, (before, level) in enumerate(pairwise(walk.levels[:-1])):
+            if before == level:
+                raise ConfigError(
+                    f"scheduler: {self.name} visits the noise level {level[1] / max(level[0], 1e-12):.4g} twice, at steps "
+                    f"{walk.step_of[place] + 1} and {walk.step_of[place + 1] + 1}, and divides by their distance; accepted are "
+                    "fewer steps, or other noise levels."
+                )
 
     @property
     def _limit(self) -> int | None:

@@ -33,6 +33,19 @@ def settings_key(scheduler: Any, *more: Any) -> tuple[type, str]:
     return type(scheduler), json.dumps([config, *more], sort_keys=True, default=str)
 
 
+def surplus_stages(scheduler: Any, steps: int) -> int:
+    """How many evaluations too many a scheduler has whose timesteps are set.
+
+    Trailing spacing counts down by ``num_train / steps`` in floats, and for 62 of the counts up to 1000 (61, 103, 121, ...) the
+    rounding leaves one timestep more: -1, which there is none of. A second-order class evaluates it twice.
+    """
+    spacing = getattr(scheduler.config, "timestep_spacing", None)
+    times = scheduler.timesteps
+    if spacing != "trailing" or len(times) <= steps or float(times[-1]) >= 0:
+        return 0
+    return max(1, int(getattr(scheduler, "order", 1)))
+
+
 def user_steps(scheduler: Any, steps: int, evaluations: int) -> list[int]:
     """The user's step that each model evaluation belongs to; a second-order step has two."""
     if evaluations == steps:

@@ -24,6 +24,7 @@ V = dict(text_scheduler("v_prediction").config)
 COSINE = {**SD, "beta_schedule": "squaredcos_cap_v2"}
 FLOW = {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000}
 FLOW_PREDICTION = {**SD, "prediction_type": "flow_prediction"}
+DDPM = {**SD, "beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02}
 KARRAS, TRAILING, LINSPACE = (
     {"use_karras_sigmas": True},
     {"timestep_spacing": "trailing"},
@@ -192,6 +193,14 @@ CASES = {
     ),
     "one step, leading": (
         ("ddim", {}, SD, 1), {}, "starts-too-clean", "warning", ["timestep 1", "14.6"], ("ddim", TRAILING, SD, 1),
+    ),
+    "Karras by the model": (
+        ("euler", {}, {**SD, **KARRAS}, 20), {}, "set-by-the-model", "warning", ["use_karras_sigmas", "euler"],
+        ("euler", {"use_karras_sigmas": False}, {**SD, **KARRAS}, 20),
+    ),
+    "beta levels over sigmas": (
+        ("euler", {"use_beta_sigmas": True}, DDPM, 20), {"parity": True}, "step-across-most", "warning",
+        ["of 20", "of the picture"], ("euler", {}, DDPM, 20),
     ),
     "levels unknown": (
         ("IPNDMScheduler", {}, SD, 20), {}, "levels-unknown", "note", ["IPNDMScheduler"], ("ddim", {}, SD, 20),

@@ -302,3 +302,60 @@ def test_reading_a_table_leaves_the_global_generator_alone(sd, name: str) -> Non
     sd.solvers(name)().timeline(6)
     assert tabulated._KNOWN
     assert torch.equal(torch.get_rng_state(), before)
+
+
+# --- a scheduler of one's own
+
+
+class MixesPixels(DDIMScheduler):
+    """Linear, but not pixel by pixel."""
+
+    def step(self, model_output, timestep, sample, return_dict=True, **more):
+        new, x0 = super().step(model_output, timestep, sample, return_dict=False)
+        return 0.5 * (new + new.roll(1, -1)), x0
+
+
+class WeighsChannels(DDIMScheduler):
+    def step(self, model_output, timestep, sample, return_dict=True, **more):
+        new, x0 = super().step(model_output, timestep, sample, return_dict=False)
+        return new * torch.linspace(0.9, 1, sample.shape[1]).reshape(1, -1, 1, 1), x0
+
+
+class MeansOverTheBatch(DDIMScheduler):
+    def step(self, model_output, timestep, sample, return_dict=True, **more):
+        new, x0 = super().step(model_output, timestep, sample, return_dict=False)
+        return new - 0.1 * new.mean(dim=0, keepdim=True), x0
+
+
+class ChangesTheInput(DDIMScheduler):
+    def scale_model_input(self, sample, timestep=None):
+        return sample.flip(-1)
+
+
+class OnlyRenamed(DDIMScheduler):
+    pass
+
+
+@pytest.mark.parametrize("cls", [MixesPixels, WeighsChannels, MeansOverTheBatch, ChangesTheInput, OnlyRenamed])
+def test_the_code_of_a_class_of_ones_own_is_run(sd, cls):
+    config = sd.scheduler_config
+    ours = LoopSampler(sd, cls.from_config(config), guidance=CFG(2.0))
+    mine = ours.sample(TextToImage("a"), seeds=[0, 1], steps=4).latents
+    upstream = LoopSampler(sd, cls.from_config(config), guidance=CFG(2.0), parity=True)
+    assert torch.allclose(mine, upstream.sample(TextToImage("a"), seeds=[0, 1], steps=4).latents, atol=1e-4)
+    parent = LoopSampler(sd, "ddim", guidance=CFG(2.0)).sample(TextToImage("a"), seeds=[0, 1], steps=4).latents
+    assert torch.allclose(mine, parent, atol=1e-4) is (cls is OnlyRenamed)
+
+
+def test_a_method_that_was_replaced_is_run(sd, monkeypatch):
+    def step(self, model_output, timestep, sample, return_dict=True, **more):
+        return (sample * 0.5, sample)
+
+    assert isinstance(SolverFactory("ddim", None, sd.scheduler_config)(), TabulatedSolver)
+    monkeypatch.setattr(DDIMScheduler, "step", step)
+    solver = SolverFactory("ddim", None, sd.scheduler_config)()
+    timeline = solver.timeline(3)
+    x = torch.ones(2, 4, 3, 3)
+    solver.start(NoiseSource([0, 1]))
+    out = solver.step(Guided(Prediction(x, "epsilon")), x, timeline[0], NoiseSource([0, 1])).x
+    assert torch.equal(out, 0.5 * x)

@@ -71,7 +71,22 @@ def ignored_by_class(case: Case) -> Iterator[Finding]:
         yield found("note", "steps_offset", "has no offset: with leading spacing its timesteps begin one lower")
     for key in ("clip_sample", "thresholding"):
         if missing.get(key):
-            yield found("note", key, "does not clip the predicted picture")
+            # of a model of pixels whose data fill the range it is another picture that the steps converge to
+            severity = "note" if case.latent else "warning"
+            yield found(severity, key, "does not clip the predicted picture, as schedulers do that have the setting")
+
+
+def set_by_the_model(case: Case) -> Iterator[Finding]:
+    """Settings of the model's config that change what a name does: the same name is another solver on another model."""
+    for key in _SPACED:
+        if case.asked.get(key) and key in case.parameters and key not in case.given and case.config(key):
+            yield Finding(
+                "warning",
+                "set-by-the-model",
+                f"{key}: the model's config turns it on, and {case.name} takes it: its noise levels are not "
+                f"those that {case.name} has on other models, nor those of "
+                f"schedulers that do not know it; scheduler.options.{key}=false for its own.",
+            )
 
 
 def option_without_effect(case: Case) -> Iterator[Finding]:
@@ -226,5 +241,6 @@ RULES: tuple[Callable[[Case], Iterable[Finding]], ...] = (
     karras_on_flow,
     clips_latents,
     ignored_by_class,
+    set_by_the_model,
     option_without_effect,
 )

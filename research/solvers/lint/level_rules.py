@@ -11,6 +11,8 @@ from research.solvers.lint.case import Case, Finding, Severity, Trajectory
 
 _MISS = 2e-3  # of a level, relative: fp32 leaves a thousandth of this, one timestep more or less is rarely so little
 _MISS_WITH_NOISE = 0.06  # drawn noise is measured on a sample
+_STEPS_TO_JUDGE = 8  # of fewer each has to do much
+_MOST = 0.5  # of the way from noise to picture
 _ROUNDED = 1.5  # ratio of levels that one whole timestep may stand for: at the clean end a timestep is 40 %
 _ANOTHER_UNIT = 1.5  # timesteps that all lie below are times, not places in a table of a thousand
 
@@ -244,9 +246,48 @@ def off_the_flow(case: Case) -> Iterator[Finding]:
             return
 
 
+def step_across_most(case: Case) -> Iterator[Finding]:
+    """One of many steps in which most of the picture is decided: the others are hardly used.
+
+    The share of the latents' variance that is picture goes from 0 to 1; a step is judged by how much of that it crosses.
+    """
+    if case.problem is not None or case.steps < _STEPS_TO_JUDGE or not len(case.full):
+        return
+    starts = _starts(case.full)
+    shares = [_share(stage.signal, stage.noise) for stage in starts]
+    if any(map(math.isnan, shares)):
+        return
+    ends = [*shares[1:], 1.0]
+    crossed, place = max((end - share, i) for i, (share, end) in enumerate(zip(shares, ends, strict=True)))
+    if crossed > _MOST:
+        last = " to the end" if place == len(starts) - 1 else ""
+        yield Finding(
+            "warning",
+            "step-across-most",
+            f"scheduler {case.name}: step {starts[place].step + 1} of {case.steps} goes from noise level "
+            f"{starts[place].sigma:.4g}{last} across {100 * crossed:.0f} % of the picture; "
+            f"accepted are levels that leave each step a smaller part.",
+        )
+
+
+def _share(signal: float, noise: float) -> float:
+    """Of the latents' variance, what is picture; 0 of noise alone."""
+    total = signal**2 + noise**2
+    return signal**2 / total if total > 0 else math.nan
+
+
 def levels_unknown(case: Case) -> Iterator[Finding]:
-    """A scheduler that does not say its levels: neither these rules nor any picture of it can."""
-    if case.problem is None and any(math.isnan(stage.sigma) for stage in case.full):
+    """A scheduler that does not say its levels: neither these rules nor any picture of it can. Where it says some, the others are
+    no numbers, and that is an error."""
+    unknown = [math.isnan(stage.sigma) for stage in case.full] if case.problem is None else []
+    if any(unknown) and not all(unknown):
+        stage = case.full[unknown.index(True)]
+        yield Finding(
+            "error",
+            "not-finite",
+            f"scheduler {case.name}: its noise level in step {stage.step + 1} of {case.steps} is no number (NaN).",
+        )
+    elif any(unknown):
         yield Finding(
             "note",
             "levels-unknown",
@@ -269,5 +310,6 @@ RULES: tuple[Callable[[Case], Iterable[Finding]], ...] = (
     timesteps_past_training,
     starts_too_clean,
     off_the_flow,
+    step_across_most,
     levels_unknown,
 )
