@@ -7,6 +7,7 @@ from research.guidance.cfg_plus_plus import CFGPlusPlus
 from research.guidance.cfg_zero import CFGZero
 from research.guidance.classifier import ClassifierGuidance
 from research.guidance.composable import Composable
+from research.guidance.dps import DPS
 from research.guidance.fdg import FDG
 from research.guidance.icg import ICG
 from research.guidance.interval import Interval
@@ -29,6 +30,7 @@ from research.sampling.interfaces import Guidance
 __all__ = [
     "APG",
     "CFG",
+    "DPS",
     "FDG",
     "ICG",
     "PAG",

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -86,22 +87,26 @@ class GradientGuidance(Wrapping):
         shift = state.scale_of(self) * self._normalised(state, values, shift)
         moved = _moved(guided.prediction, shift, state.stage)
         # the energy belongs to the density and not to a prompt: the noise to step along is that of the same density
-        return Guided(moved, guided.renoise and _moved(guided.renoise, shift, state.stage))
+        renoise = guided.renoise and _moved(guided.renoise, shift, state.stage)
+        return replace(guided, prediction=moved, renoise=renoise)
 
     def _normalised(self, state: StepState, values: Tensor, shift: Tensor) -> Tensor:
         if self.normalize == "residual":
-            if (values < 0).any():
-                raise SamplingError(
-                    f"{self.key}: found {float(values.min()):g} {at(state)}; accepted with normalize=residual are squared "
-                    "norms, from 0."
-                )
-            norm = values.sqrt()
-            return shift / per_image(torch.where(norm > 0, norm, 1.0), shift)
+            return shift / self._norms(state, values, shift, "normalize=residual")
         if self.normalize == "gradient":
             rms = shift.square().flatten(1).mean(1).sqrt()
             spread = state.stage.noise / math.hypot(state.stage.signal, state.stage.noise)
             return shift * per_image(spread / torch.where(rms > 0, rms, 1.0), shift)
         return shift
+
+    def _norms(self, state: StepState, values: Tensor, like: Tensor, what: str) -> Tensor:
+        """The norms of which the energies [N] are the squares, to divide ``like`` by; 1 for 0, where gradients are 0."""
+        if (values < 0).any():
+            raise SamplingError(
+                f"{self.key}: found {float(values.min()):g} {at(state)}; accepted with {what} are squared norms, from 0."
+            )
+        norm = values.sqrt()
+        return per_image(torch.where(norm > 0, norm, 1.0), like)
 
     def _of_estimate(
         self,
@@ -114,6 +119,21 @@ class GradientGuidance(Wrapping):
     ) -> tuple[Tensor, Tensor]:
         """The energy of the clean estimate, in latents or decoded, and ``h / scale``; see `energy_gradient`."""
         a, b = state.stage.signal, state.stage.noise
+        values, gradient = self._plain_gradient(state, prediction, energy, pixels=pixels, through=through)
+        # the Jacobian of unit Gaussian data's best denoiser is a / (a^2 + b^2)
+        return values, gradient * (b**2 / a if through else b**2 / (a**2 + b**2))
+
+    def _plain_gradient(
+        self,
+        state: StepState,
+        prediction: Prediction,
+        energy: Callable[[Tensor], Tensor],
+        *,
+        pixels: bool,
+        through: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """The energy [N] of the clean estimate and its gradient, with respect to the latents or, not ``through`` the model, to
+        the clean estimate."""
         if through and not prediction.value.requires_grad:
             raise SamplingError(
                 f"guidance: {type(self.guidance).__name__} inside {type(self).__name__} hands on a prediction without a "
@@ -129,9 +149,7 @@ class GradientGuidance(Wrapping):
             if pixels:
                 seen = state.run.model.decode_pixels(x0)
                 seen = seen.expand(-1, 3, -1, -1) if seen.shape[1] == 1 else seen
-        values, gradient = gradient_of(energy, seen, None if seen is inputs else inputs, state, self.key)
-        # the Jacobian of unit Gaussian data's best denoiser is a / (a^2 + b^2)
-        return values, gradient * (b**2 / a if through else b**2 / (a**2 + b**2))
+        return gradient_of(energy, seen, None if seen is inputs else inputs, state, self.key)
 
 
 def gradient_of(

@@ -21,9 +21,8 @@ class LossGuidance(GradientGuidance):
     """Leads sampling to where a loss of the clean estimate is small: the density gains the factor ``exp(-scale * loss)``.
 
     The noise prediction becomes ``epsilon + scale * b * grad_x loss(x0(x))`` for latents ``x = a x0 + b epsilon``: the forward
-    part of universal guidance (arXiv:2302.07121, eq. 6), which for a squared residual is diffusion posterior sampling (DPS,
-    arXiv:2209.14687, eq. 11 and 16: the likelihood taken at the mean of x0). As a term of the score it is the same for every
-    scheduler and number of steps, other than DPS's own steps, which are taken after each of a DDPM's.
+    part of universal guidance (arXiv:2302.07121, eq. 6). As a term of the score it is the same for every scheduler and number of
+    steps. `DPS` takes a squared residual's gradient in another way, as a step of its own after each of the scheduler's.
 
     Args:
         scale: of the loss; 0 is no guidance, below 0 leads away.
@@ -36,8 +35,9 @@ class LossGuidance(GradientGuidance):
             ``a / (a**2 + b**2)``, so that x0 moves by ``scale * b**2 / (a**2 + b**2) * grad_x0 loss`` (as MPGD,
             arXiv:2311.16424, steps along the gradient of x0). Cheap; the model does not pull the gradient towards pictures.
         sees: "latents", or "pixels" for the decoded estimate.
-        normalize: None; "residual" divides the gradient by the root of the loss, an image at a time: DPS's step size
-            (algorithm 1 and section 3.3) for a loss that is a squared norm; "gradient" gives the shift of x0 the root mean square
+        normalize: None; "residual" divides the gradient by the root of the loss, an image at a time, for a loss that is
+            a squared norm: twice the gradient of the norm, the direction and size of DPS's step, here as a term of the score;
+            "gradient" gives the shift of x0 the root mean square
             ``scale * b / sqrt(a**2 + b**2)``, whatever the loss's units.
         base: the guidance whose result is led, such as ``CFG(3)``; none by default.
 

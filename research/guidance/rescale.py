@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -55,7 +56,7 @@ class Rescale(Modifier):
         g = values["g"]
         ratio = _std(values["c"]) / _std(g).clamp_min(torch.finfo(torch.float32).tiny)
         factor = self.phi * ratio + (1 - self.phi)
-        return Guided(Prediction(g * per_image(factor, g), kind), guided.renoise)
+        return replace(guided, prediction=Prediction(g * per_image(factor, g), kind))
 
 
 def _std(x: Tensor) -> Tensor:

@@ -97,7 +97,7 @@ class Scales(Modifier):
             guided = self.guidance.combine(state, wide)
             kind = next(iter(predictions.values())).kind
             renoise = guided.renoise and _narrow(state, guided.renoise, kind, half)
-            return Guided(_narrow(state, guided.prediction, kind, half), renoise)
+            return replace(guided, prediction=_narrow(state, guided.prediction, kind, half), renoise=renoise)
 
 
 class _Once:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 
@@ -51,4 +52,4 @@ class Threshold(Modifier):
             size = x0.flatten(1).abs().float()
             q = per_image(torch.quantile(size, self.percentile, dim=1).clamp_min(self.limit), x0)
             cut = torch.minimum(torch.maximum(x0, -q), q) * (self.limit / q)
-        return Guided(Prediction(cut, "x0"), guided.renoise)
+        return replace(guided, prediction=Prediction(cut, "x0"))

@@ -202,7 +202,7 @@ class _Guided:
         if name in ("Autoguidance", "PAG", "SAG", "SEG", "SLG"):
             base = node.get("base")
             return (self._branches(base, None) if base else 1) + (own != _neutral(node))
-        if name in ("LossGuidance", "ClassifierGuidance"):
+        if name in ("DPS", "LossGuidance", "ClassifierGuidance"):
             base = node.get("base")
             return self._branches(base, None) if base else 1
         return 1 if own == 1 else 2
@@ -214,7 +214,7 @@ class _Guided:
 
 
 def _neutral(node: Node) -> float:
-    if _class(node) in ("PAG", "SAG", "SEG", "SLG", "LossGuidance", "ClassifierGuidance"):
+    if _class(node) in ("PAG", "SAG", "SEG", "SLG", "DPS", "LossGuidance", "ClassifierGuidance"):
         return 0.0
     return math.nan if _class(node) in ("CFGPlusPlus", "Composable", "PerpNeg") else 1.0
 

@@ -69,10 +69,15 @@ class Guided:
     """What guidance hands to the scheduler: the combined prediction, and the noise to step along if that is another one.
 
     With ``renoise`` the step goes from the x0 of ``prediction`` along the noise of ``renoise``; "first-order" schedulers can.
+    With ``shift`` the latents are moved once the step is taken. A guidance around another one hands on what it does not change
+    (``dataclasses.replace``).
     """
 
     prediction: Prediction
     renoise: Prediction | None = None  # CFG++ steps along the unconditional noise
+    shift: Tensor | None = (
+        None  # DPS adds it to the latents after the step, [N, C, h, w] in the scaling that they then have
+    )
 
 
 @dataclass(slots=True, eq=False)

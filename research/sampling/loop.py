@@ -190,6 +190,8 @@ class LoopSampler:
             check_guided(guided_by, state, x)
             hooks.post_guidance(state)
             state.x = solver.step(state.guided, state.x, stage, run.noise).x
+            if state.guided.shift is not None:
+                state.x = (state.x + state.guided.shift).to(state.x.dtype)
             hooks.post_step(state)
             x = state.x
             sums.append(x.sum(dtype=torch.float32))  # read now and then: at each stage it would stall a GPU
@@ -250,8 +252,12 @@ def _differentiating(state: StepState) -> Iterator[None]:
     state.x_before = state.x
     state.predictions = {name: _detached(p) for name, p in state.predictions.items()}
     if isinstance(state.guided, Guided):
-        renoise = state.guided.renoise
-        state.guided = Guided(_detached(state.guided.prediction), renoise and _detached(renoise))
+        renoise, shift = state.guided.renoise, state.guided.shift
+        state.guided = Guided(
+            _detached(state.guided.prediction),
+            renoise and _detached(renoise),
+            shift.detach() if isinstance(shift, Tensor) else shift,
+        )
 
 
 def _detached(prediction: Any) -> Any:

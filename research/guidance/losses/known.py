@@ -17,7 +17,7 @@ class Inpainting:
     """The squared norm of what an image differs by from the known pixels of a picture, pixels from -1 to 1.
 
     The negative log-likelihood of diffusion posterior sampling up to its noise level, ``||y - A(x0)||**2`` (arXiv:2209.14687, eq.
-    16), with a mask for A. With ``normalize="residual"`` the steps are normalised as there.
+    16), with a mask for A: for `DPS`, or for `LossGuidance` with ``normalize="residual"``.
 
     Args:
         image: the picture; brought to the images' size.
