@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -19,6 +20,10 @@ from research.models.inspect.hub import fetch
 from research.models.inspect.weights import plain_view
 from research.models.single_file import single_file_config, write_file
 
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+_NOT_SAMPLED_WITH = ("safety_checker", "image_encoder")  # parts of pipelines that the loop has no use for
 DTYPES = {
     "float32": torch.float32,
     "fp32": torch.float32,
@@ -30,7 +35,7 @@ DTYPES = {
 
 
 def load_model(
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | DiffusionPipeline,
     *,
     dtype: str | torch.dtype = "auto",
     device: str | torch.device = "auto",
@@ -43,7 +48,8 @@ def load_model(
 
     Args:
         path: a zoo name ("emoji"), a directory in diffusers layout, a single-file checkpoint of Stable Diffusion 1.x / 2.x
-            (``.safetensors``, or a pickled ``.ckpt`` with ``allow_pickle``), or a hub id ("owner/name").
+            (``.safetensors``, or a pickled ``.ckpt`` with ``allow_pickle``), or a hub id ("owner/name"). Or a diffusers
+            pipeline that is loaded already: its weights are copied, by way of a temporary directory, and it is left as it is.
         dtype: "float32", "float16" / "fp16", "bfloat16" / "bf16", a torch dtype, or "auto": float16 on a GPU, float32 on a CPU.
         device: "cpu", "cuda", "cuda:1", "mps", or "auto": a GPU where there is one.
         allow_pickle: read pickled weights (.bin) where there are no safetensors. They can run code: only if you trust them.
@@ -57,6 +63,9 @@ def load_model(
         ConfigError: dtype, device or attention_slicing is not one of the accepted, or config is given with no single file.
     """
     torch_dtype, torch_device = resolve_dtype_and_device(dtype, device)
+    if not isinstance(path, str | os.PathLike):
+        model = _from_pipeline(path, torch_dtype)
+        return _ready(model, torch_device, attention_slicing)
     found = find_pipeline(path)
     if found.file is None and config is not None:
         raise ConfigError(
@@ -67,11 +76,46 @@ def load_model(
     else:
         directory = found.directory or fetch(str(found.hub_id), allow_pickle=allow_pickle, offline=offline)
         model = _from_directory(directory, os.fspath(path), torch_dtype, allow_pickle)
-    model.to(torch_device)
+    return _ready(model, torch_device, attention_slicing)
+
+
+def _ready(model: BaseModel, device: torch.device, attention_slicing: str | int | None) -> BaseModel:
+    model.to(device)
     model.weak_models.load = _load_weak
     if attention_slicing is not None:
         model.set_attention_slicing(attention_slicing)
     return model
+
+
+def _from_pipeline(pipeline: Any, dtype: torch.dtype) -> BaseModel:
+    """A pipeline's own parts, saved and loaded like any directory, so that they are checked and hashed like one."""
+    if not (hasattr(pipeline, "components") and hasattr(pipeline, "save_config")):
+        raise ModelError(
+            f"model.path: found {pipeline!r:.100}; accepted are a name, a directory, a file, a hub id or a diffusers pipeline."
+        )
+    name = type(pipeline).__name__
+    if name not in FAMILIES:
+        raise ModelError(
+            f"model.path: found a {name}, which is not supported yet. Accepted: {', '.join(sorted(FAMILIES))}."
+        )
+    if any(getattr(part, "peft_config", None) for part in pipeline.components.values()):
+        raise ModelError(
+            "model.path: the pipeline has LoRA adapters loaded, which would be lost; accepted is one after fuse_lora() and "
+            "unload_lora_weights()."
+        )
+    with tempfile.TemporaryDirectory(prefix="research-") as scratch:
+        index: dict[str, Any] = {"_class_name": name}
+        for part, value in pipeline.components.items():
+            if value is not None and part not in _NOT_SAMPLED_WITH:
+                value.save_pretrained(Path(scratch, part))
+                index[part] = pipeline.config[part]
+        Path(scratch, "model_index.json").write_text(json.dumps(index))
+        try:
+            return _from_directory(
+                Path(scratch), f"{getattr(pipeline, 'name_or_path', '') or name}", dtype, allow_pickle=False
+            )
+        except ModelError as error:
+            raise ModelError(str(error).replace(scratch, f"the {name}")) from error
 
 
 def _load_weak(path: str, dtype: torch.dtype, device: torch.device) -> BaseModel:

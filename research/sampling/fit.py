@@ -2,11 +2,84 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from research.checks import check_whole_number
 from research.errors import ConfigError
-from research.sampling.interfaces import Guidance, Hook, ModelFacts, Solver, Task
+from research.sampling.interfaces import Guidance, Hook, Model, ModelFacts, Solver, Task
+
+
+def checked_model(model: Any) -> Model:
+    """The model, if it is a loaded one.
+
+    Raises:
+        ConfigError: a name, a path, a diffusers pipeline or anything else; the message says how it is loaded.
+    """
+    if isinstance(model, str | os.PathLike):
+        raise ConfigError(f"model: found {str(model)!r}; accepted is a loaded model: load_model({str(model)!r}).")
+    if hasattr(model, "save_pretrained"):
+        raise ConfigError(f"model: found {type(model).__name__}; accepted is a loaded model: load_model(pipeline).")
+    if isinstance(model, type) or not hasattr(model, "solvers") or not hasattr(model, "denoiser"):
+        raise ConfigError(f"model: found {model!r:.100}; accepted is a loaded model: load_model('emoji').")
+    loaded: Model = model
+    return loaded
+
+
+def checked_guidance(guidance: Any) -> Guidance:
+    """The guidance, or none for None.
+
+    Raises:
+        ConfigError: it is none; the message says what was probably meant.
+    """
+    if guidance is None:
+        return Guidance()
+    if isinstance(guidance, Guidance):
+        return guidance
+    if isinstance(guidance, type):
+        how = f"an object, {guidance.__name__}(...), and not the class"
+    elif isinstance(guidance, int | float) and not isinstance(guidance, bool):
+        how = f"a guidance, for this scale of classifier-free guidance CFG({guidance:g})"
+    elif isinstance(guidance, str):
+        how = "an object of a class in research.guidance, such as CFG(7.5); names are for the command line"
+    else:
+        how = "an object of a subclass of research.guidance.Guidance"
+    raise ConfigError(f"guidance: found {guidance!r:.100}; accepted is {how}.")
+
+
+def checked_hooks(hooks: Any) -> list[Hook]:
+    """Hooks as a list; one by itself may stand without brackets.
+
+    Raises:
+        ConfigError: something among them is no hook.
+    """
+    single = isinstance(hooks, Hook | type) or not isinstance(hooks, Iterable)
+    listed: list[Any] = [hooks] if single else list(hooks)
+    for hook in listed:
+        if isinstance(hook, type) and issubclass(hook, Hook):
+            raise ConfigError(f"hooks: found the class {hook.__name__}; accepted are objects: {hook.__name__}(...).")
+        if not isinstance(hook, Hook):
+            raise ConfigError(f"hooks: found {hook!r:.100}; accepted are objects of subclasses of research.Hook.")
+    return listed
+
+
+def checked_task(task: Any) -> Task:
+    """The task, if it is one.
+
+    Raises:
+        ConfigError: a sentence, a class or anything else; the message says what was probably meant.
+    """
+    if isinstance(task, str) or (isinstance(task, list | tuple) and all(isinstance(each, str) for each in task)):
+        raise ConfigError(f"task: found {task!r:.100}; accepted is a task: TextToImage({task!r:.100}).")
+    if isinstance(task, type):
+        raise ConfigError(f"task: found the class {task.__name__}; accepted is an object: {task.__name__}(...).")
+    if missing := [name for name in ("check", "prepare", "start", "finish") if not hasattr(task, name)]:
+        raise ConfigError(
+            f"task: found {task!r:.100}, which has no {missing[0]}; accepted is a task such as TextToImage('a prompt')."
+        )
+    known: Task = task
+    return known
 
 
 def check_plugs(guidance: Guidance, hooks: Sequence[Hook], model: ModelFacts, solver: Solver) -> None:
@@ -67,13 +140,15 @@ def check_claims(hooks: Sequence[Hook], claimed: frozenset[str] = frozenset(), b
             owners[claim] = name
 
 
-def checked_seeds(seeds: Iterable[int] | None) -> list[int]:
-    """Seeds as ints, one an image.
+def checked_seeds(seeds: Iterable[int] | int | None) -> list[int]:
+    """Seeds as ints, one an image; a whole number is the seed of one image.
 
     Raises:
         ConfigError: no list, an empty one, or one with something else than whole numbers from 0.
     """
-    if not isinstance(seeds, Iterable):
+    if seeds is not None and not isinstance(seeds, Iterable | str):
+        return [check_whole_number("seeds", seeds)]
+    if seeds is None or isinstance(seeds, str):
         raise ConfigError(f"seeds: found {seeds!r}; accepted is a list with one seed an image.")
     listed = list(seeds)
     if not listed:

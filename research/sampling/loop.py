@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -12,7 +12,16 @@ from torch import Tensor
 
 from research.checks import check_whole_number
 from research.errors import ConfigError, SamplingError
-from research.sampling.fit import check_claims, check_offers, check_plugs, checked_seeds
+from research.sampling.fit import (
+    check_claims,
+    check_offers,
+    check_plugs,
+    checked_guidance,
+    checked_hooks,
+    checked_model,
+    checked_seeds,
+    checked_task,
+)
 from research.sampling.hook_points import HookSet, check_guided, guarded, in_order, plug_name
 from research.sampling.interfaces import Batch, Branch, Denoiser, Guidance, Guided, Hook, Model, Run, StepState, Task
 from research.sampling.noise import NoiseSource
@@ -43,15 +52,13 @@ class LoopSampler:
         scheduler: Any = "ddim",
         scheduler_options: Mapping[str, Any] | None = None,
         guidance: Guidance | None = None,
-        hooks: Sequence[Hook] = (),
+        hooks: Sequence[Hook] | Hook = (),
         *,
         parity: bool = False,
     ):
-        self.model = model
-        self.guidance = Guidance() if guidance is None else guidance
-        self.hooks = list(hooks)
-        if strange := [hook for hook in self.hooks if not isinstance(hook, Hook)]:
-            raise ConfigError(f"hooks: found {strange[0]!r}; accepted are objects of subclasses of research.Hook.")
+        self.model = model = checked_model(model)
+        self.guidance = checked_guidance(guidance)
+        self.hooks = checked_hooks(hooks)
         self.parity = parity
         self._new_solver = model.solvers(scheduler, scheduler_options, parity=parity)
         check_plugs(self.guidance, self.hooks, model, self._new_solver())
@@ -60,7 +67,7 @@ class LoopSampler:
         self,
         task: Task,
         *,
-        seeds: Sequence[int] | None = None,
+        seeds: Sequence[int] | int | None = None,
         steps: int,
         batch_size: int | None = None,
         progress: Progress | None = None,
@@ -69,8 +76,8 @@ class LoopSampler:
 
         Args:
             task: what to make, for example ``TextToImage("pizza on a blue background")``.
-            seeds: whole numbers from 0; an image depends on its own seed and on nobody else's. A task that names its own
-                images (``Interpolation``) needs none.
+            seeds: whole numbers from 0, or one of them for one image; an image depends on its own seed and on nobody else's. A
+                task that names its own images (``Interpolation``) needs none.
             steps: the user's steps, from 1 to what the scheduler was trained with. Some schedulers evaluate the model more often.
             batch_size: images at a time; all at once by default.
             progress: called as ``progress(done, total, info)`` after each of the user's steps that are taken, jumps back and
@@ -95,7 +102,7 @@ class LoopSampler:
         self,
         task: Task,
         *,
-        seeds: Sequence[int] | None = None,
+        seeds: Sequence[int] | int | None = None,
         steps: int,
         batch_size: int | None = None,
         progress: Progress | None = None,
@@ -112,7 +119,8 @@ class LoopSampler:
             first: leave out as many of the rows.
         """
         steps = check_whole_number("steps", steps, least=1)
-        seeds = checked_seeds(task.seeds(seeds))
+        task = checked_task(task)
+        seeds = checked_seeds(task.seeds(seeds if seeds is None or isinstance(seeds, Iterable) else [seeds]))
         check_offers("task", task, self.model, self._new_solver())
         task.check(self.model, len(seeds))
         check_claims(self.hooks, task.claims(self.model), f"the task {task.name}")
