@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 
 from research.errors import ConfigError, UserError
@@ -178,7 +177,7 @@ def build(node: Mapping[str, Any], key: str, origin: Origin = COMPOSED, /, **arg
         return instantiate({**with_current_names(node), "_partial_": True}, _convert_="all")(**arguments)
     except UserError:
         raise
-    except (InstantiationException, TypeError, ValueError, _Failed) as error:
+    except Exception as error:  # a class of somebody else's may raise anything
         cause: BaseException = error
         while cause.__cause__ is not None:
             cause = cause.__cause__

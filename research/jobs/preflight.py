@@ -7,13 +7,14 @@ all jobs of a plan and checks them against one another and against the model's o
 from __future__ import annotations
 
 import json
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from research.checks import check_number
-from research.errors import ConfigError, ModelError, UserError, nearest
+from research.errors import ConfigError, ModelError, UserError, nearest, one_line
 from research.jobs import job_images, process_cache, targets
 from research.jobs.build import COMPOSED, Origin, build, guidance_of
 from research.jobs.plan_cache import PlanCache
@@ -195,11 +196,26 @@ def check_fit(jobs: Sequence[Job]) -> None:
             continue
         seen.add(key)
         try:
-            _check_job(job)
+            try:
+                _check_job(job)
+            except UserError:
+                raise
+            except Exception as error:  # a plug of somebody else's, which is no reason to lose the jobs without it
+                raise ConfigError(_plug_failed(error)) from error
         except UserError as error:
             if len(jobs) == 1:
                 raise
             raise type(error)(f"{str(error).rstrip('.')} (in the job {' '.join(job.overrides)}).") from error
+
+
+def _plug_failed(error: Exception) -> str:
+    """Which method of a user's plug failed while it was looked at, and how."""
+    frames = traceback.extract_tb(error.__traceback__)
+    project = Path(__file__).parents[1]
+    theirs = next((f for f in reversed(frames) if not Path(f.filename).is_relative_to(project)), frames[-1])
+    return (
+        f"a plug failed while it was checked, in {theirs.name} ({theirs.filename}:{theirs.lineno}): {one_line(error)}"
+    )
 
 
 def _fit_key(job: Job) -> str:

@@ -156,6 +156,49 @@ def test_the_full_plan_checks_the_fit(here: Path, base: list[str], capsys: pytes
     assert not list(here.iterdir())
 
 
+FAULTY = """
+from research.guidance import CFG
+
+
+class Constructor(CFG):
+    def __init__(self, scale=3.0):
+        raise RuntimeError("not today")
+
+
+class Check(CFG):
+    def check(self, model, solver):
+        return model.no_such_thing
+
+
+class Requires(CFG):
+    @property
+    def requires(self):
+        return 1 / 0
+"""
+
+
+def test_a_faulty_plug_leaves_the_plan_of_the_others(
+    here: Path, base: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "mine" / "guidance").mkdir(parents=True)
+    (here / "faulty_of_mine.py").write_text(FAULTY)
+    for name in ("Constructor", "Check", "Requires"):
+        text = f"_target_: faulty_of_mine.{name}\nscale: 3.0\n"
+        (here / "mine" / "guidance" / f"{name.lower()}.yaml").write_text(text)
+    sweep = ["--config-dir", "mine", "-m", *base, "guidance=cfg,constructor,check,requires", "steps=3"]
+    assert run(["--plan=full", *sweep]) == 2
+    shown = capsys.readouterr().out
+    assert "1 job: 1 waiting" in shown
+    lines = [line for line in shown.splitlines() if "cannot run: " in line]
+    assert len(lines) == 3
+    for line, words in zip(
+        sorted(lines),
+        [("Check", "no_such_thing"), ("Constructor", "not today"), ("Requires", "ZeroDivision")],
+        strict=True,
+    ):
+        assert words[1] in line, words
+
+
 def test_a_single_job_has_a_plan_too(here: Path, base: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     found = planned(capsys, *base, "steps=3")
     assert [job["nfe"] for job in found["jobs"]] == [6]
