@@ -74,6 +74,8 @@ class GradientGuidance(Wrapping):
         """Whether anything is added. Latents that are noise alone tell nothing of x0, and no gradient passes through them."""
         levels = state.stage.noise > 0 and (state.stage.signal > 0 or self.mode == "x0")
         scale = state.scale_of(self)
+        if self.stands_still(state):
+            return False
         return levels and (isinstance(scale, Tensor) or scale != self.neutral)
 
     def differentiates(self, state: StepState) -> bool:

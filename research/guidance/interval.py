@@ -72,6 +72,9 @@ class Interval(Modifier):
     def differentiates(self, state: StepState) -> bool:
         return self._now(state).differentiates(state)
 
+    def stands_still(self, state: StepState) -> bool:
+        return self._now(state).stands_still(state)
+
     def branches(self, state: StepState) -> Sequence[Branch]:
         return self._now(state).branches(state)
 

@@ -43,7 +43,7 @@ class Perturbed(Wrapping):
     def branches(self, state: StepState) -> Sequence[Branch]:
         asked = list(self.guidance.branches(state))
         self._pair = None
-        if state.scale_of(self) == self.neutral:
+        if state.scale_of(self) == self.neutral or self.stands_still(state):
             return asked
         plain = plain_branch(asked)
         name = free_name(self.branch, [branch.name for branch in asked])

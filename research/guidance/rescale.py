@@ -45,11 +45,13 @@ class Rescale(Modifier):
 
     def branches(self, state: StepState) -> Sequence[Branch]:
         asked = self.guidance.branches(state)
-        return with_branches(asked, *Guidance.branches(self, state)) if self.phi else asked
+        if self.phi == 0 or self.stands_still(state):
+            return asked
+        return with_branches(asked, *Guidance.branches(self, state))
 
     def combine(self, state: StepState, predictions: Mapping[str, Prediction]) -> Guided:
         guided = self.guidance.combine(state, predictions)
-        if self.phi == 0 or guided.prediction is predictions["cond"]:
+        if self.phi == 0 or self.stands_still(state) or guided.prediction is predictions["cond"]:
             return guided
         kind = predictions["cond"].kind if self.space == "prediction" else self.space
         values, kind = in_space(state, {"c": predictions["cond"], "g": guided.prediction}, kind)

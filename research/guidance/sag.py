@@ -61,7 +61,7 @@ class SAG(PatchedLayers):
     def branches(self, state: StepState) -> Sequence[Branch]:
         asked = list(self.guidance.branches(state))
         self._recorder: AttentionReceived | None = None
-        if state.scale_of(self) == self.neutral:
+        if state.scale_of(self) == self.neutral or self.stands_still(state):
             return asked
         plain = plain_branch(asked, "uncond")
         self._recorder = AttentionReceived(self.layers)

@@ -93,6 +93,10 @@ class Schedule(Modifier):
         with self._scaled(state):
             return self.guidance.differentiates(state)
 
+    def stands_still(self, state: StepState) -> bool:
+        with self._scaled(state):
+            return self.guidance.stands_still(state)
+
     def branches(self, state: StepState) -> Sequence[Branch]:
         with self._scaled(state):
             return self.guidance.branches(state)

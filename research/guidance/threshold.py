@@ -45,6 +45,8 @@ class Threshold(Modifier):
 
     def combine(self, state: StepState, predictions: Mapping[str, Prediction]) -> Guided:
         guided = self.guidance.combine(state, predictions)
+        if self.stands_still(state):
+            return guided
         x0 = to_x0(guided.prediction, state.x_before, state.stage)
         if self.mode == "static":
             cut = x0.clamp(-self.limit, self.limit)

@@ -46,6 +46,9 @@ class Wrapping(Guidance):
     def differentiates(self, state: StepState) -> bool:
         return self.guidance.differentiates(state)
 
+    def stands_still(self, state: StepState) -> bool:
+        return self.guidance.stands_still(state)
+
     def branches(self, state: StepState) -> Sequence[Branch]:
         return self.guidance.branches(state)
 

@@ -132,6 +132,8 @@ class _Guided:
         self._parity = config["runtime"].get("parity", False)
         node = dict(config["guidance"])
         modifiers = list((node.pop("modifiers", None) or {}).values())
+        ends = [m.get(key) for m in modifiers if _class(m) == "Schedule" for key in ("start", "end")]
+        self._scheduled_from_1 = any(end not in (None, 1) for end in ends)
         self._at = self._modified(node, modifiers)
         self._known: dict[int, int] = {}
 
@@ -143,7 +145,7 @@ class _Guided:
     def _modified(self, node: Node, modifiers: Sequence[Node]) -> Callable[[int, float | None], int]:
         """Evaluations at a step and a scale (None: the guidance's own), the last modifier outermost."""
         if not modifiers:
-            return lambda step, scale: self._branches(node, scale)
+            return lambda step, scale: self._branches(node, scale, step)
         *inner, modifier = modifiers
         inside, settings = self._modified(node, inner), _arguments(modifier)
         kind = _class(modifier)
@@ -159,12 +161,14 @@ class _Guided:
         self, node: Node, settings: Node, inside: Callable[[int, float | None], int]
     ) -> Callable[[int, float | None], int]:
         window, base = settings.get("steps"), node.get("base")
-        outside = self._branches(base, None) if settings.get("outside") == "base" and base else 1
+        to_base = settings.get("outside") == "base" and base
         if window is None:  # by noise levels, of which the libraries know
-            self.exact = self.exact and inside(0, None) == outside
+            outside = self._branches(base, None, self._n) if to_base else 1
+            self.exact = self.exact and inside(self._n - 1, None) == outside
             window = (0.25, 0.75)
         low, high = window
-        return lambda step, scale: inside(step, scale) if low <= step / self._n < high else outside
+        elsewhere = (lambda step: self._branches(base, None, step)) if to_base else (lambda step: 1)
+        return lambda step, scale: inside(step, scale) if low <= step / self._n < high else elsewhere(step)
 
     def _scheduled(self, node: Node, settings: Node, step: int) -> float:
         own = _scale(node)
@@ -183,8 +187,18 @@ class _Guided:
         }.get(str(settings.get("kind")), part)
         return float(start + (end - start) * shape)
 
-    def _branches(self, node: Node, scale: float | None) -> int:
-        """Predictions a stage that a guidance asks for at a scale."""
+    def _stands_still(self, node: Node, step: int) -> bool:
+        """Whether a guidance, or what it adds to, has a step stand still (zero-init)."""
+        if _class(node) == "CFGZero":
+            settings = _arguments(node)
+            return (_scale(node) != 1 or self._scheduled_from_1) and step < settings.get("zero_steps", 0)
+        base = node.get("base")
+        return bool(base) and self._stands_still(base, step)
+
+    def _branches(self, node: Node, scale: float | None, step: int) -> int:
+        """Predictions a stage of a step that a guidance asks for at a scale."""
+        if self._stands_still(node, step):
+            return 1
         name, own = _class(node), _scale(node) if scale is None else scale
         if not str(node["_target_"]).startswith(_OWN):
             self.exact = False
@@ -201,10 +215,10 @@ class _Guided:
             return 1 if own == 0 else 2 + self._further(node)
         if name in ("Autoguidance", "PAG", "SAG", "SEG", "SLG"):
             base = node.get("base")
-            return (self._branches(base, None) if base else 1) + (own != _neutral(node))
+            return (self._branches(base, None, step) if base else 1) + (own != _neutral(node))
         if name in ("DPS", "LossGuidance", "ClassifierGuidance"):
             base = node.get("base")
-            return self._branches(base, None) if base else 1
+            return self._branches(base, None, step) if base else 1
         return 1 if own == 1 else 2
 
     def _further(self, node: Node) -> int:

@@ -568,6 +568,10 @@ class Guidance:
         """Whether `combine` takes gradients here: predictions are then made with them, and ``state.x_before`` is a leaf."""
         return False
 
+    def stands_still(self, state: StepState) -> bool:
+        """Whether `combine` has the latents stand still here whatever is predicted (zero-init); who is around it adds nothing."""
+        return False
+
     def branches(self, state: StepState) -> Sequence[Branch]:
         """The predictions needed at this stage; what is not asked for is not computed. May differ from stage to stage."""
         return [Branch("cond", state.conditions["cond"])]

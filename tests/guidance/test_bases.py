@@ -52,7 +52,7 @@ quick = settings(max_examples=12, deadline=None)
 
 NEUTRAL_AT_1 = {
     "apg": APG,
-    "cfg_zero": CFGZero,
+    "cfg_zero": lambda s: CFGZero(s, zero_steps=0),
     "tcfg": TCFG,
     "fdg": FDG,
     "magnitude_aware": MagnitudeAware,
@@ -71,7 +71,7 @@ LINEAR = {
 }
 IN_A_SPACE = {
     "apg": lambda s, space: APG(s, eta=0.3, momentum=-0.5, norm_threshold=3, space=space),
-    "cfg_zero": lambda s, space: CFGZero(s, space=space),
+    "cfg_zero": lambda s, space: CFGZero(s, zero_steps=0, space=space),
     "tcfg": lambda s, space: TCFG(s, space=space),
     "magnitude_aware": lambda s, space: MagnitudeAware(s, alpha=2, space=space),
 }

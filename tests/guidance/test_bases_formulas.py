@@ -32,7 +32,29 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from research import Hook, LoopSampler
-from research.guidance import APG, CFG, FDG, ICG, TCFG, TSG, CFGPlusPlus, CFGZero, Composable, MagnitudeAware, PerpNeg
+from research.guidance import (
+    APG,
+    CFG,
+    DPS,
+    FDG,
+    ICG,
+    PAG,
+    SAG,
+    TCFG,
+    TSG,
+    Autoguidance,
+    CFGPlusPlus,
+    CFGZero,
+    Composable,
+    Interval,
+    LossGuidance,
+    MagnitudeAware,
+    PerpNeg,
+    Rescale,
+    Scales,
+    Schedule,
+    Threshold,
+)
 from research.guidance.fdg import laplacian_pyramid
 from research.guidance.pairs import inner, parallel
 from research.guidance.tcfg import along_shared
@@ -200,11 +222,20 @@ def test_cfg_plus_plus_at_1_is_neither_cfg_nor_no_guidance(sd, scheduler):
 
 @pytest.mark.parametrize("scale", [2.0, 7.5])
 def test_cfg_zero_makes_the_same_numbers_as_diffusers(scale):
-    u, c = normal(1), normal(2)
-    reference = ClassifierFreeZeroStarGuidance(guidance_scale=scale, zero_init_steps=0)
-    reference.set_state(0, 10, torch.tensor(0))
-    # diffusers computes the projection in fp32
-    assert relative(guided(CFGZero(scale), u, c), reference.forward(c, u).pred) < 1e-5
+    """With both defaults, on flow models, for which diffusers' zero is the paper's: the first step and those after it."""
+    reference = ClassifierFreeZeroStarGuidance(guidance_scale=scale)
+    for step in range(3):
+        state = state_of(stage_of(2.0, index=step), kind="flow")
+        u, c = normal(1), normal(2)
+        reference.set_state(step, 10, torch.tensor(0))
+        guide = CFGZero(scale)
+        asked = [branch.name for branch in guide.branches(state)]
+        found = guide.combine(state, {name: Prediction({"uncond": u, "cond": c}[name], "flow") for name in asked})
+        assert found.prediction.kind == "flow"
+        theirs = reference.forward(c, u).pred
+        # diffusers computes the projection in fp32
+        assert float((found.prediction.value - theirs).norm()) <= 1e-5 * float(theirs.norm())
+        assert (float(theirs.norm()) == 0) == (step == 0)
 
 
 @quick
@@ -213,9 +244,9 @@ def test_cfg_zero_fits_the_unconditional_prediction(seed, shape, scale):
     u, c = normal(seed, shape), normal(seed + 1, shape)
     if scale == 1:
         return
-    fitted = (guided(CFGZero(scale), u, c) - scale * c) / (1 - scale)
+    fitted = (guided(CFGZero(scale, zero_steps=0), u, c) - scale * c) / (1 - scale)
     assert relative(fitted, parallel(c, u)) < 1e-9
-    assert torch.equal(guided(CFGZero(scale), torch.zeros_like(u), c), scale * c)  # nothing to fit
+    assert torch.equal(guided(CFGZero(scale, zero_steps=0), torch.zeros_like(u), c), scale * c)  # nothing to fit
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "x0", "v", "flow"])
@@ -252,6 +283,51 @@ def test_zero_init_leaves_the_latents_where_they_are(sd, sd_v):
         assert 0.8 < (after[2].norm() / after[0].norm()).item() <= 1 + 1e-5
         assert cosine(after[0], after[3]) < 1 - 1e-5
         assert result.nfe_by_branch == {"cond": 6, "uncond": 4}
+
+
+AROUND_ZERO_INIT = {
+    "rescale": lambda g: Rescale(g, 0.7),
+    "rescale of x0": lambda g: Rescale(g, 0.7, space="x0"),
+    "threshold": lambda g: Threshold(g, limit=0.1),
+    "schedule": lambda g: Schedule(g),
+    "interval": lambda g: Interval(g, steps=(0, 1)),
+    "pag": lambda g: PAG(3.0, base=g),
+    "sag": lambda g: SAG(0.75, base=g),
+    "autoguidance": lambda g: Autoguidance(2.0, base=g),
+    "loss": lambda g: LossGuidance(10.0, lambda x: x.square().sum((1, 2, 3)), base=g),
+    "dps": lambda g: DPS(1.0, lambda x: x.square().sum((1, 2, 3)), sees="latents", base=g),
+    "several": lambda g: Rescale(PAG(2.0, base=g), 0.5),
+    "scales": lambda g: Scales(g, [2.0, 3.0]),
+}
+
+
+@pytest.mark.parametrize("around", AROUND_ZERO_INIT)
+def test_nothing_around_it_undoes_zero_init(sd, around):
+    """And nothing more than the one prediction is evaluated for it."""
+
+    class First(Hook):
+        def post_step(self, state):
+            if state.stage.step == 0:
+                firsts.append((state.x, sorted(state.predictions)))
+
+    firsts = []
+    for guidance in (CFGZero(3.0), AROUND_ZERO_INIT[around](CFGZero(3.0))):
+        sampler = LoopSampler(sd, "ddim", guidance=guidance, hooks=[First()])
+        sampler.sample(TextToImage("a cat"), seeds=[1, 2], steps=3)
+    (plain, asked), (found, also) = firsts
+    assert torch.allclose(found, plain, atol=1e-6)
+    assert asked == also == ["cond"]
+
+
+def test_without_guidance_there_is_no_zero_init(sd):
+    """As in pipelines, which then have no guider; a schedule that begins without guidance has."""
+    plain, neutral, scheduled = (
+        LoopSampler(sd, "ddim", guidance=g).sample(TextToImage("a cat"), seeds=[1], steps=3)
+        for g in (CFG(1.0), CFGZero(1.0), Schedule(CFGZero(3.0)))
+    )
+    assert torch.equal(neutral.latents, plain.latents)
+    assert scheduled.nfe_by_branch == {"cond": 3, "uncond": 2}
+    assert not torch.allclose(scheduled.latents, plain.latents, atol=1e-2)
 
 
 def test_zero_init_counts_the_users_steps(sd):

@@ -53,7 +53,7 @@ quick = settings(max_examples=25, deadline=None)
 BASES = {
     "cfg": CFG,
     "apg": lambda s: APG(s, norm_threshold=3),
-    "cfg_zero": CFGZero,
+    "cfg_zero": lambda s: CFGZero(s, zero_steps=0),
     "fdg": lambda s: FDG(s),
     "cfg_plus_plus": lambda s: CFGPlusPlus(abs(s) % 1),
 }

@@ -33,6 +33,8 @@ CASES: list[list[str]] = [
     ["guidance/modifiers=[interval,schedule,rescale]"],
     ["hooks=repaint", "hooks.repaint.jump_length=2", "hooks.repaint.jump_n_sample=3"],
     ["hooks=restart", "hooks.restart.sigma=null", "hooks.restart.steps=[0.2,0.7]"],
+    ["guidance=cfg_zero", "guidance.zero_steps=2", "guidance/modifiers=[schedule,rescale]"],
+    ["guidance=pag", "guidance.base={_target_:research.guidance.CFGZero,scale:3}"],
     ["hooks=feature_cache"],
     ["task=inversion"],
     ["task=inversion", "task.reconstruct=false"],
