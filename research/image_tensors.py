@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from research.errors import ConfigError, SamplingError
+from research.pictures import as_shown
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -47,7 +48,7 @@ def to_uint8(images: Tensor) -> Tensor:
 
 def stack(images: Sequence[Image.Image]) -> Tensor:
     """PIL images of one size as a uint8 tensor ``[N, 3, H, W]``."""
-    return torch.stack([torch.from_numpy(np.array(i.convert("RGB"))).permute(2, 0, 1) for i in images])
+    return torch.stack([torch.from_numpy(np.array(as_shown(i))).permute(2, 0, 1) for i in images])
 
 
 def batches(images: Iterable[Image.Image | Tensor], batch_size: int) -> Iterator[Tensor]:
@@ -189,5 +190,5 @@ def pixels_to_images(pixels: Tensor) -> list[Image.Image]:
 
 def images_to_pixels(images: Sequence[Image.Image]) -> Tensor:
     """Pixels [N, 3, H, W] in [-1, 1] of RGB images of one size."""
-    arrays = np.stack([np.asarray(image.convert("RGB"), dtype=np.float32) for image in images])
+    arrays = np.stack([np.asarray(as_shown(image), dtype=np.float32) for image in images])
     return torch.from_numpy(arrays).permute(0, 3, 1, 2) / 127.5 - 1.0

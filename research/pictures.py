@@ -114,6 +114,42 @@ def open_picture(key: str, name: str | Path) -> Image.Image:
         raise ConfigError(f"{key}: {path} cannot be read as a picture: {reason}") from error
 
 
+def as_shown(image: Image.Image) -> Image.Image:
+    """A picture as a viewer shows it, as RGB of 8 bits: turned as its EXIF data say, greys of 16 bits and of floats scaled down,
+    what is transparent on white. Plain ``convert("RGB")`` clips deep greys to white and shows colours that are hidden.
+
+    Raises:
+        ValueError: a mode or a range of values that says nothing about what is shown.
+    """
+    image = ImageOps.exif_transpose(image)
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image.copy()
+    if image.mode.startswith(("I", "F")):
+        return _deep_grey(image).convert("RGB")
+    if image.mode not in _MODES:
+        raise ValueError(f"a picture of mode {image.mode}, of which it is not known how it looks")
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        colours = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, colours).convert("RGB")
+    return image.convert("RGB")
+
+
+def _deep_grey(image: Image.Image) -> Image.Image:
+    """A grey picture of whole numbers or floats at 8 bits, by the range that such pictures have: 8 or 16 bits, or 0 to 1."""
+    import numpy as np
+
+    values = np.asarray(image, dtype=np.float64)
+    low, high = float(values.min(initial=0.0)), float(values.max(initial=0.0))
+    sixteen = image.mode.startswith("I;16") or (image.mode == "I" and high > 255)
+    top = 65535.0 if sixteen else 1.0 if image.mode == "F" and high <= 1 else 255.0
+    if not (low >= 0 and high <= top):
+        raise ValueError(
+            f"a grey picture with values from {low:g} to {high:g}; accepted are 0 to 255, to 65535, or to 1 of floats"
+        )
+    return Image.fromarray(np.round(values * (255.0 / top)).astype(np.uint8))
+
+
 def _rows(given: object) -> list[object]:
     """The pictures of an array or tensor with a batch axis, or the one that was given."""
     return list(cast("Iterable[object]", given)) if getattr(given, "ndim", 0) == 4 else [given]

@@ -13,6 +13,7 @@ from support.task_samples import left_half, picture, soft
 
 from research import pictures
 from research.errors import ConfigError
+from research.metrics.reference import image_files, open_all
 
 SIDES = st.integers(2, 40)
 
@@ -161,3 +162,64 @@ def test_what_broken_files_say_is_one_line(tmp_path):
         with pytest.raises(ConfigError, match=rf"^k: .*{name}") as caught:
             pictures.open_picture("k", tmp_path / name)
         assert "\n" not in str(caught.value)
+
+
+# --- as a viewer shows them
+
+
+def gradient() -> np.ndarray:
+    return np.arange(256, dtype=np.uint8).reshape(16, 16)
+
+
+def as_modes() -> dict[str, Image.Image]:
+    grey = gradient()
+    return {
+        "L": Image.fromarray(grey),
+        "I;16": Image.fromarray(grey.astype(np.uint16) * 257),
+        "I": Image.fromarray(grey.astype(np.int32) * 257),
+        "I of 8 bits": Image.fromarray(grey.astype(np.int32)),
+        "F": Image.fromarray(grey.astype(np.float32) / 255),
+        "F of 8 bits": Image.fromarray(grey.astype(np.float32)),
+        "LA": Image.merge("LA", [Image.fromarray(grey), Image.new("L", (16, 16), 255)]),
+        "P": Image.fromarray(grey).convert("P"),
+    }
+
+
+@pytest.mark.parametrize("name", as_modes())
+def test_a_grey_picture_is_the_same_however_it_is_kept(name, tmp_path):
+    wanted = np.repeat(gradient()[..., None], 3, axis=-1)
+    image = as_modes()[name]
+    assert np.array_equal(np.asarray(pictures.as_shown(image)), wanted)
+    if image.mode != "F":
+        suffix = "tiff" if image.mode == "I" else "png"
+        image.save(tmp_path / f"x.{suffix}")
+        with Image.open(tmp_path / f"x.{suffix}") as opened:
+            assert np.array_equal(np.asarray(pictures.as_shown(opened)), wanted)
+
+
+def test_what_is_transparent_stands_on_white():
+    hidden = Image.new("RGBA", (4, 4), (200, 10, 10, 0))
+    half = Image.new("RGBA", (4, 4), (0, 0, 0, 128))
+    palette = Image.new("P", (4, 4), 0)
+    palette.putpalette([10, 200, 10] * 256)
+    palette.info["transparency"] = 0
+    assert {pictures.as_shown(hidden).getpixel((0, 0)), pictures.as_shown(palette).getpixel((0, 0))} == {
+        (255, 255, 255)
+    }
+    assert pictures.as_shown(half).getpixel((0, 0)) == (127, 127, 127)
+
+
+@pytest.mark.parametrize(
+    "image", [Image.fromarray(np.full((4, 4), -3.0, dtype=np.float32)), Image.new("LAB", (4, 4))], ids=["range", "mode"]
+)
+def test_what_nobody_can_say_how_it_looks(image):
+    with pytest.raises(ValueError, match="a (grey )?picture"):
+        pictures.as_shown(image)
+
+
+def test_references_are_read_as_they_look(tmp_path):
+    for name, values in {"of_8": gradient(), "of_16": gradient().astype(np.uint16) * 257}.items():
+        (tmp_path / name).mkdir()
+        Image.fromarray(values).save(tmp_path / name / "x.png")
+    one, other = (next(open_all(image_files(tmp_path / name), "key")) for name in ("of_8", "of_16"))
+    assert np.array_equal(np.asarray(one), np.asarray(other))

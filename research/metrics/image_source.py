@@ -14,6 +14,7 @@ from PIL import Image
 
 from research.errors import ConfigError
 from research.metrics.extractors.find import IMAGE_SUFFIXES
+from research.pictures import as_shown
 
 _ACCEPTED = "a directory of images, a .zip of images, or an .npz with uint8 pixels [N, H, W, 3] as its first array"
 
@@ -60,7 +61,7 @@ class ImageSource:
 
     def decoded(self, content: bytes) -> Image.Image:
         with Image.open(io.BytesIO(content)) as image:
-            return image.convert("RGB")
+            return as_shown(image)
 
 
 def combined(names: Sequence[str], digests: Sequence[bytes]) -> str:

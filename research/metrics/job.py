@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from research.errors import ConfigError
+from research.pictures import as_shown
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -46,7 +47,7 @@ class ScoredJob:
 
     def inputs(self, images: Sequence[Image.Image]) -> list[Image.Image]:
         """The picture that each image was started from, resized to the image's size as the task resizes it."""
-        return [image.convert("RGB") for image in self._pictures("image", images)]
+        return [as_shown(image) for image in self._pictures("image", images)]
 
     def masks(self, images: Sequence[Image.Image]) -> list[Image.Image]:
         """The mask of each image as a grey picture of its size, white where the model drew."""

@@ -25,6 +25,7 @@ from research.hashing import sha256_files
 from research.metrics.extractors.base import Features, Provenance, extract
 from research.metrics.extractors.find import IMAGE_SUFFIXES, find_reference
 from research.metrics.frechet import Gaussian
+from research.pictures import as_shown
 
 # what makes feature vectors comparable; the name is not part of it, since a copy may lie elsewhere
 _COMPARED = ("weights_sha256", "layer", "dimension", "preprocess")
@@ -306,8 +307,8 @@ def open_all(files: Iterable[Path], key: str) -> Iterator[Image.Image]:
     for file in files:
         try:
             with Image.open(file) as image:
-                yield image.convert("RGB")
-        except (UnidentifiedImageError, OSError) as error:
+                yield as_shown(image)
+        except (UnidentifiedImageError, OSError, ValueError) as error:
             raise ConfigError(f"{key}: {file.name} is not a whole image: {error}") from error
 
 

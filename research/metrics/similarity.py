@@ -10,6 +10,7 @@ from research.checks import check_choice
 from research.errors import ConfigError
 from research.metrics.base import JobMetric, MetricResult, check_count, comparable, library_versions, mean_over_images
 from research.metrics.job import ScoredJob, needs_image, needs_mask, required_job
+from research.pictures import as_shown
 
 if TYPE_CHECKING:
     import torch
@@ -157,4 +158,4 @@ def _pixels(image: Image.Image) -> Tensor:
     import numpy as np
     import torch
 
-    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).double() / 255
+    return torch.from_numpy(np.array(as_shown(image))).permute(2, 0, 1).double() / 255
