@@ -213,7 +213,7 @@ def test_what_is_transparent_stands_on_white():
     "image", [Image.fromarray(np.full((4, 4), -3.0, dtype=np.float32)), Image.new("LAB", (4, 4))], ids=["range", "mode"]
 )
 def test_what_nobody_can_say_how_it_looks(image):
-    with pytest.raises(ValueError, match="a (grey )?picture"):
+    with pytest.raises(ValueError, match=r"a (grey )?picture"):
         pictures.as_shown(image)
 
 
