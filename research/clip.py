@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from research.caches import MIB, Cache
 from research.errors import ConfigError, nearest
+from research.files import stamp
 from research.hashing import sha256_files
 from research.lazy import gc_paused
 from research.zoo import ZOO_DIR, zoo_path
@@ -42,10 +43,16 @@ class Clip:
     tokenizer: Any
     preprocess: Preprocess
     device: str
+    files_sha256: str = ""  # of its configs and its tokenizer, which its weights do not say
 
     @property
     def nbytes(self) -> int:
         return sum(tensor.nbytes for tensor in self.model.state_dict().values())
+
+    @property
+    def _texts_by(self) -> tuple[str, str]:
+        """What the vector of a sentence depends on, besides the sentence and the device."""
+        return self.weights_sha256, self.files_sha256
 
     @property
     def dimension(self) -> int:
@@ -87,7 +94,7 @@ class Clip:
         """
         import torch
 
-        found = {p: _read_texts.peek((self.weights_sha256, self.device, p)) for p in dict.fromkeys(prompts)}
+        found = {p: _read_texts.peek((*self._texts_by, self.device, p)) for p in dict.fromkeys(prompts)}
         new = [p for p, vector in found.items() if vector is None]
         for start in range(0, len(new), PROMPTS_AT_ONCE):
             part = new[start : start + PROMPTS_AT_ONCE]
@@ -99,9 +106,7 @@ class Clip:
                     input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
                 )
             for prompt, vector in zip(part, _pooled(output).cpu(), strict=True):
-                found[prompt] = _read_texts.put(
-                    (self.weights_sha256, self.device, prompt), vector.clone(), vector.nbytes
-                )
+                found[prompt] = _read_texts.put((*self._texts_by, self.device, prompt), vector.clone(), vector.nbytes)
         return torch.stack([found[p] for p in prompts])
 
     def truncated(self, prompts: Sequence[str]) -> list[str]:
@@ -110,9 +115,7 @@ class Clip:
 
     def _tokens(self, prompt: str) -> int:
         return _lengths.get(
-            (self.weights_sha256, prompt),
-            lambda: len(self.tokenizer(prompt, verbose=False)["input_ids"]),
-            2 * len(prompt),
+            (*self._texts_by, prompt), lambda: len(self.tokenizer(prompt, verbose=False)["input_ids"]), 2 * len(prompt)
         )
 
 
@@ -150,7 +153,9 @@ def load_clip(name: str, *, device: str = "cpu", key: str = "metrics.clip_score.
     known_as = name if directory is None else local.name
     with gc_paused():
         return _models.get(
-            (local, known_as, str(device)), lambda: _read(local, known_as, str(device), key), lambda clip: clip.nbytes
+            (local, known_as, str(device), stamp(local)),
+            lambda: _read(local, known_as, str(device), key),
+            lambda clip: clip.nbytes,
         )
 
 
@@ -217,7 +222,8 @@ def _read(directory: Path, name: str, device: str, key: str) -> Clip:
         raise ConfigError(f"{key}: {name} cannot be read as a CLIPModel: {line}") from error
     model = model.float().to(device).eval().requires_grad_(False)
     preprocess = Preprocess.from_config(directory / "preprocessor_config.json")
-    return Clip(name, sha256_files(weights), model, tokenizer, preprocess, device)
+    told = sha256_files(file for file in directory.iterdir() if file.suffix in (".json", ".txt", ".model"))
+    return Clip(name, sha256_files(weights), model, tokenizer, preprocess, device, told)
 
 
 def _pooled(output: Any) -> Tensor:

@@ -75,6 +75,17 @@ def _writer(pid: int) -> str:
     return f"{_machine_word()}-{pid}-{started(pid) or 0}"
 
 
+def stamp(path: Path) -> tuple[tuple[str, int, int], ...]:
+    """Names, sizes and times (ns) of a file, or of all files of a folder: another one once anything in it was written. For the
+    keys of what is kept in memory; a time is no identity for a record."""
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    found = []
+    for file in files:
+        status = file.stat()
+        found.append((file.relative_to(path).as_posix(), status.st_size, status.st_mtime_ns))
+    return tuple(found)
+
+
 def _sync_folder(folder: Path) -> None:
     """Sees the renaming to the disk, where folders can be synced at all."""
     try:

@@ -92,7 +92,7 @@ class KID(SetMetric):
         from research.metrics.mmd import discrepancy, polynomial, within
 
         real, kernel = reference.all_vectors(f"{self.key}.reference"), polynomial(vectors.shape[1])
-        known = _within.get((reference.info.get("sha256"), "kid"), lambda: within(real, kernel), 16)
+        known = _within.get((reference.vectors_sha256, "kid"), lambda: within(real, kernel), 16)
         found = discrepancy(vectors, real, kernel, known)
         return _with_error(self.name, found.unbiased, found.se)
 
@@ -157,7 +157,7 @@ class CMMD(SetMetric):
         real = normalize(reference.all_vectors(f"{self.key}.reference").double(), dim=1)
         vectors = self.vectors(images, features)
         kernel = gaussian(self.bandwidth)
-        known = _within.get((reference.info.get("sha256"), "cmmd", self.bandwidth), lambda: within(real, kernel), 16)
+        known = _within.get((reference.vectors_sha256, "cmmd", self.bandwidth), lambda: within(real, kernel), 16)
         found = discrepancy(normalize(vectors.double(), dim=1), real, kernel, known)
         definition = (
             f"CMMD (arXiv:2401.09603): 1000 x MMD^2 of normalised features, Gaussian kernel of {self.bandwidth:g}"

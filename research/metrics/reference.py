@@ -20,7 +20,7 @@ from torch import Tensor
 
 from research.caches import MIB, Cache
 from research.errors import ConfigError
-from research.files import write_atomic
+from research.files import stamp, write_atomic
 from research.hashing import sha256_files
 from research.metrics.extractors.base import Features, Provenance, extract
 from research.metrics.extractors.find import IMAGE_SUFFIXES, find_reference
@@ -99,6 +99,13 @@ class Reference:
     def gaussian(self) -> Gaussian:
         """Mean and covariance."""
         return Gaussian.of_sums(self.feature_sum, self.feature_outer_sum, self.num_samples)
+
+    @cached_property
+    def vectors_sha256(self) -> str:
+        """Of the features themselves: what numbers that are worked out of them alone may be kept by. (``info`` has the hash of a
+        folder's pictures, which are other vectors to another network.)"""
+        vectors = torch.empty(0) if self.vectors is None else self.vectors.contiguous()
+        return hashlib.sha256(f"{vectors.shape} {vectors.dtype} ".encode() + vectors.numpy().tobytes()).hexdigest()
 
     def all_vectors(self, key: str) -> Tensor:
         """The features themselves, float32 ``[M, D]``.
@@ -232,8 +239,7 @@ def load_reference(
     path = find_reference(name_or_path, key)
     if path.is_dir():
         folder = path.resolve(), features, batch_size
-        state = [(file.name, (stat := file.stat()).st_size, stat.st_mtime_ns) for file in image_files(path)]
-        return _references.get((*folder, *state), lambda: _from_images(*folder, key), lambda made: made.nbytes)
+        return _references.get((*folder, stamp(path)), lambda: _from_images(*folder, key), lambda made: made.nbytes)
     reference = read_reference(path, key)
     expected = features.provenance
     for field in _COMPARED:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from research.caches import MIB, Cache
 from research.checks import check_whole_number
 from research.errors import ConfigError
+from research.files import stamp
 from research.metrics.base import JobMetric, MetricResult, check_count, comparable, library_versions, mean_over_images
 from research.metrics.job import ScoredJob, required_job
 
@@ -112,7 +114,7 @@ class SolverError(JobMetric):
         sample, steps = job.sample, int(job.config["steps"])
         finer = self.reference_steps(steps)
         own = sample(steps=steps)
-        key = _identity(job, self.scheduler), self.scheduler, finer
+        key = _identity(job, self.scheduler), self.scheduler, finer, str(device), *_stamps(job.config)
         reference: Tensor = _references.get(
             key, lambda: sample(steps=finer, scheduler=self.scheduler), lambda made: made.nbytes
         )
@@ -152,6 +154,17 @@ class SolverError(JobMetric):
             f"{self.name}: the reference of {finer} steps begins at noise level {reference:.3g}, below the job's own {own:.3g}, "
             f"and leads elsewhere: the number says nothing; choose metrics.solver_error.steps, {finer - 1} for example"
         ]
+
+
+def _stamps(config: Mapping[str, Any]) -> Iterator[Hashable]:
+    """Of the files and folders that a config names, prompts aside: a model or a picture may be written anew in a process."""
+    for key, value in config.items():
+        values = value if isinstance(value, list | tuple) else [value]
+        for inner in values if key not in ("prompts", "output_dir", "sweep_name") else ():
+            if isinstance(inner, Mapping):
+                yield from _stamps(inner)
+            elif isinstance(inner, str) and 0 < len(inner) < 250 and (path := Path(inner).expanduser()).exists():
+                yield key, inner, stamp(path)
 
 
 def _identity(job: ScoredJob, scheduler: str | None) -> str:

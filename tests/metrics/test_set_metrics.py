@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 from support.metric_samples import pictures
 from transformers import Dinov2Config, Dinov2Model
 
+from research import caches
 from research.errors import ConfigError
 from research.image_tensors import stack
 from research.metrics import CMMD, FID, KID, PRDC, InceptionScore, load_features, measure, saved_features
@@ -270,3 +272,60 @@ def test_a_metric_of_ones_own_needs_none_of_this(tmp_path):
             return MetricResult({"mine": float(len(images))})
 
     assert measure(Mine(), pictures(3, seed=0), [""] * 3, device="cpu", folder=tmp_path).values == {"mine": 3}
+
+
+# -- a number does not depend on what was computed before it in the process
+
+
+def _every_set_metric(features, reference):
+    return [
+        *(metric(features, reference) for metric in SET_METRICS),
+        KID(features, reference, subset_size=10, subsets=3),
+        CMMD(features, reference, bandwidth=3.0),
+        CMMD(features, reference, estimator="biased"),
+        FID(features, reference, extrapolate=True),
+        PRDC(features, reference, k=2),
+    ]
+
+
+def test_set_metrics_give_the_same_in_any_order(tiny_clip, other_clip, tiny_dino, tmp_path):
+    real, ours = tmp_path / "real", pictures(40, seed=21, shift=0.2)
+    real.mkdir()
+    for place, picture in enumerate(pictures(30, seed=20)):
+        picture.save(real / f"{place:03d}.png")
+    made = [m for features in (tiny_clip, other_clip, tiny_dino) for m in _every_set_metric(features, str(real))]
+    alone = []
+    for metric in made:
+        caches.clear()
+        alone.append(metric.compute(ours).values)
+    caches.clear()
+    assert [metric.compute(ours).values for metric in made] == alone
+    caches.clear()
+    assert [metric.compute(ours).values for metric in reversed(made)] == alone[::-1]
+
+
+def test_a_folder_whose_pictures_were_replaced_is_another_reference(tiny_clip, tmp_path):
+    metric, ours = FID(tiny_clip, str(tmp_path / "real")), pictures(20, seed=21)
+    found = []
+    for seed in (20, 22):
+        (tmp_path / "real").mkdir(exist_ok=True)
+        for place, picture in enumerate(pictures(12, seed=seed, shift=seed / 100)):
+            picture.save(tmp_path / "real" / f"{place:03d}.png")
+        found.append(metric.compute(ours).values["fid"])
+    caches.clear()
+    assert found[0] != found[1] == metric.compute(ours).values["fid"]
+
+
+def test_two_networks_of_the_same_weights_are_not_taken_for_each_other(tiny_clip, tmp_path):
+    from support.metric_samples import texts_and_pictures_of
+
+    other = tmp_path / "other"
+    shutil.copytree(tiny_clip, other)
+    config = json.loads((other / "config.json").read_text())
+    for part in ("text_config", "vision_config"):
+        config[part]["hidden_act"] = "relu" if config[part].get("hidden_act") != "relu" else "gelu"
+    (other / "config.json").write_text(json.dumps(config))
+    first, second = (texts_and_pictures_of(str(d)) for d in (tiny_clip, other))
+    caches.clear()
+    assert torch.equal(texts_and_pictures_of(str(other)), second)
+    assert not torch.equal(first, second)

@@ -58,3 +58,12 @@ def pictures(n: int, seed: int, *, size: tuple[int, int] = (40, 32), shift: floa
     rng = np.random.default_rng(seed)
     coarse = np.clip(rng.uniform(0, 255, (n, 5, 5, 3)) + 255 * shift, 0, 255).astype(np.uint8)
     return [Image.fromarray(c).resize(size, Image.Resampling.BICUBIC) for c in coarse]
+
+
+def texts_and_pictures_of(clip: str) -> torch.Tensor:
+    """Vectors of two sentences and two pictures, by a CLIP model's directory."""
+    from research.image_tensors import stack
+    from research.metrics.extractors.clip import load_clip_features
+
+    features = load_clip_features(clip)
+    return torch.cat([features.clip.embed_texts(["a fox", "an owl"]), features(stack(pictures(2, seed=1)))])

@@ -38,11 +38,13 @@ class Features(nn.Module):
         num_features: D, the length of a feature vector (the attribute that torchmetrics asks for).
         provenance: what made the vectors, for records.
         device: where the network runs.
+        config_sha256: of what the network is besides its weights, where these do not say it.
     """
 
     num_features: int
     provenance: Provenance
     device: str = "cpu"
+    config_sha256: str = ""
 
     def embed(self, images: Tensor) -> Tensor:
         """Vectors [N, D] of uint8 images [N, 3, H, W], without a cache."""
@@ -62,6 +64,7 @@ class Features(nn.Module):
 
         batch = hashlib.sha256(pixels.cpu().numpy().tobytes()).digest()
         key = (
+            self.config_sha256,
             self.provenance["weights_sha256"],
             self.provenance["layer"],
             repr(self.provenance["preprocess"]),

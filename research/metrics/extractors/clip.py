@@ -16,7 +16,7 @@ class ClipFeatures(Features):
     def __init__(self, clip: Clip) -> None:
         super().__init__()
         self.clip = clip
-        self.device = clip.device
+        self.device, self.config_sha256 = clip.device, clip.files_sha256
         self.num_features = clip.dimension
         self.provenance = {
             "name": clip.name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from functools import lru_cache
 from pathlib import Path
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from research.clip import no_progress_bar, transformers_weights
 from research.errors import ConfigError
+from research.files import stamp
 from research.hashing import sha256_files
 from research.image_tensors import Preprocess
 from research.lazy import gc_paused
@@ -26,6 +28,7 @@ class VisionFeatures(Features):
     def __init__(self, model: Any, name: str, weights_sha256: str, preprocess: Preprocess, device: str) -> None:
         super().__init__()
         self.model, self.preprocess, self.device = model, preprocess, device
+        self.config_sha256 = hashlib.sha256(model.config.to_json_string().encode()).hexdigest()
         self.num_features = int(model.config.hidden_size)
         self.provenance = {
             "name": name,
@@ -58,13 +61,17 @@ def is_clip(directory: Path, key: str) -> bool:
     return kind == "clip"
 
 
-@lru_cache(maxsize=4)
 def load_vision(directory: Path, name: str, device: str, key: str) -> Features:
-    """A vision transformer from a directory in transformers layout, always in float32.
+    """A vision transformer from a directory in transformers layout, always in float32; read once a process.
 
     Raises:
         ConfigError: no safetensors weights, no preprocessor_config.json, or transformers cannot read it.
     """
+    return _load(directory, name, device, key, stamp(directory))
+
+
+@lru_cache(maxsize=4)
+def _load(directory: Path, name: str, device: str, key: str, _: object) -> Features:
     from transformers import AutoModel
 
     weights = transformers_weights(directory, name, key)
