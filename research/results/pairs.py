@@ -22,6 +22,7 @@ Array = NDArray[np.float64]
 ALPHA = 0.05
 # fewer may not show a failure on one picture in ten: by them, nothing is called as good as another
 LEAST_UNITS = 30
+FAILURE = 1.0  # standard deviation of the scores that a picture loses on which a setting fails
 # jobs of which all pairs are tested; of more, a pair named is adjusted for all of them (Bonferroni)
 _MOST_AT_ONCE, _MOST_ONE_BY_ONE = 800, 64
 
@@ -113,39 +114,52 @@ class Pairs:
     def p_worse(self, rows: Sequence[Row], margin: Margin) -> list[float]:
         """For each of some jobs, P of the hypothesis that another of them is better by the margin or more.
 
-        The largest over the others (an intersection-union test, Berger 1982). Of fewer than `LEAST_UNITS` units the margin is
-        none: too few to call two settings equally good, they may still show one to be the best.
+        The largest over the others (an intersection-union test, Berger 1982). A setting may fail on a few pictures that are not
+        among those there are, which no test of the others shows: so a margin is granted from `LEAST_UNITS` units on, and with one
+        more unit in the sample on which the setting loses `FAILURE` standard deviation of the scores. Without a margin, a
+        setting may be shown to be better than all others by any number of units.
         """
         top = self._value(self.best(rows))
         return [1.0 if self._loss(row, top, margin) > 0 else self._p_worse(row, rows, margin) for row in rows]
 
     def _p_worse(self, row: Row, rows: Sequence[Row], margin: Margin) -> float:
-        others = [other for other in rows if other is not row]
-        if self._units is None:
-            return max((self._p_of(row, other, margin) for other in others), default=0.0)
-        units = self._units
-        own, size = units[self._places[row]], self._size(margin, units.shape[1])
-        places = [self._places[other] for other in others if size.size or not same_pictures(row, other)]
-        if not places:
+        others = [other for other in rows if other is not row and not same_pictures(row, other)]
+        if not others:
             return 0.0
-        better = units[places]
-        losses = self.better * (better - own)
-        signs = np.sign([self.values[place] for place in places])[:, None]
-        return float(p_not_below(losses - (size.size * signs * better if size.relative else size.size)).max())
+        if self._units is None:
+            return max(self._p_of(row, other, margin) for other in others)
+        places = [self._places[other] for other in others]
+        losses = self.better * (self._units[places] - self._units[self._places[row]])
+        better = p_not_below(losses)
+        if losses.shape[1] < LEAST_UNITS:
+            return float(better.max())
+        sizes = np.array([[self.in_units(margin, self.values[place])] for place in places])
+        if margin.relative:
+            signs = np.sign([[self.values[place]] for place in places])
+            losses = losses - margin.size * signs * self._units[places]
+        else:
+            losses = losses - sizes
+        as_good = p_not_below(np.hstack([losses, self._failure - sizes]))
+        return float(np.minimum(better, as_good).max())
+
+    @cached_property
+    def _failure(self) -> float:
+        """What a picture loses on which a setting fails."""
+        return FAILURE * float(np.sqrt(self._units.var(1, ddof=1).mean())) if self._units is not None else 0.0
 
     def _p_of(self, row: Row, other: Row, margin: Margin) -> float:
         if (found := self.difference(other, row)) is None:
             return 1.0
-        size = self._size(margin, found.n)
-        if not size.size and same_pictures(row, other):
-            return 0.0
-        times = self._times(other, size)
-        # other less row, and the margin taken off: of the row's side, so that a share is of the better number
-        gap = contrast(row, other, self.key, times)
+        p = p_not_below_margin(found if self.better > 0 else found.flipped(), 0.0)
+        if found.n < LEAST_UNITS:
+            return p
+        # the margin is taken off the better side, so that a share is one of the better number
+        gap = contrast(row, other, self.key, self._times(other, margin))
         if gap is None:
-            return 1.0
-        loss = gap.flipped() if self.better > 0 else gap
-        return p_not_below_margin(loss, 0.0 if size.relative else size.size)
+            return p
+        return min(
+            p, p_not_below_margin(gap.flipped() if self.better > 0 else gap, 0.0 if margin.relative else margin.size)
+        )
 
     def _times(self, other: Row, margin: Margin) -> float:
         """What the better number is multiplied with before another is held against it."""
@@ -162,10 +176,6 @@ class Pairs:
         """A margin in the metric's unit, beside a number that is better."""
         return margin.size * abs(value) if margin.relative else margin.size
 
-    @staticmethod
-    def _size(margin: Margin, units: int) -> Margin:
-        return margin if units >= LEAST_UNITS else Margin(0.0)
-
     def units_needed(self, row: Row, rows: Sequence[Row], margin: Margin) -> tuple[int | None, int]:
         """Units at which a job would be known to be as good as the others, were the measured differences the true ones, with a
         power of 0.8; None beyond ten million, or if it is measured worse by the margin. And the units there are.
@@ -181,12 +191,26 @@ class Pairs:
             room = self.in_units(margin, self._value(other)) - self.better * found.value
             if room <= 0:
                 return None, found.n
-            # of a one-sided test
-            count = needed(room, found.deviation, alpha=2 * ALPHA / max(1, len(rows) - 1))
+            count = self._needed(room, found.deviation, len(rows) - 1)
             if count is None:
                 return None, found.n
             wanted = max(wanted, count)
         return max(wanted, there + 1), there
+
+    def _needed(self, room: float, deviation: float, tests: int) -> int | None:
+        """Units of a one-sided test, with the failure that is added to them."""
+        count: int | None = LEAST_UNITS
+        for _ in range(20):
+            assert count is not None
+            left = room - self._failure / count
+            if left <= 0:
+                count *= 2
+                continue
+            spread = math.hypot(deviation, self._failure / math.sqrt(count))
+            count = needed(left, spread, alpha=2 * ALPHA / max(1, tests))
+            if count is None:
+                return None
+        return count
 
     def _value(self, row: Row) -> float:
         return self.values[self._places[row]]

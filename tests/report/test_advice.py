@@ -45,8 +45,8 @@ def scored(directory, number, scores, *, steps=10, fid=None, **job):
 
 
 def test_the_cheapest_of_what_is_shown_to_be_as_good_as_the_best(tmp_path):
-    hard = np.random.default_rng(0).normal(0, 10, 40)  # what makes a prompt hard is shared
-    jitter = np.random.default_rng(1).normal(0, 1, (3, 40))
+    hard = np.random.default_rng(0).normal(0, 10, 80)  # what makes a prompt hard is shared
+    jitter = np.random.default_rng(1).normal(0, 1, (3, 80))
     jitter -= jitter.mean(1, keepdims=True)
     cheap = scored(tmp_path, 0, 67 + hard + jitter[0], steps=5)
     middle = scored(tmp_path, 1, 70 + hard + jitter[1], steps=10)
