@@ -160,8 +160,9 @@ class _Guided:
     def _interval(
         self, node: Node, settings: Node, inside: Callable[[int, float | None], int]
     ) -> Callable[[int, float | None], int]:
-        window, base = settings.get("steps"), node.get("base")
-        to_base = settings.get("outside") == "base" and base
+        window = settings.get("steps")
+        base: Node = node.get("base") or {}
+        to_base = settings.get("outside") == "base" and bool(base)
         if window is None:  # by noise levels, of which the libraries know
             outside = self._branches(base, None, self._n) if to_base else 1
             self.exact = self.exact and inside(self._n - 1, None) == outside
@@ -192,7 +193,7 @@ class _Guided:
         if _class(node) == "CFGZero":
             settings = _arguments(node)
             return (_scale(node) != 1 or self._scheduled_from_1) and step < settings.get("zero_steps", 0)
-        base = node.get("base")
+        base: Node = node.get("base") or {}
         return bool(base) and self._stands_still(base, step)
 
     def _branches(self, node: Node, scale: float | None, step: int) -> int:

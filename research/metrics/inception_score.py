@@ -29,8 +29,8 @@ class InceptionScore(Metric):
         classifier: ``inception`` (as papers have it) or ``efficientnet``, which come with extras, or a zoo name, a directory
             or a hub id of a CLIPModel, which tells `labels` apart.
         labels: the classes as sentences, for a CLIPModel.
-        splits: parts to score apart; the value is their mean and ``inception_score_std`` their deviation. Papers have 10 with
-            50,000 images; 1 is less biased for few.
+        splits: parts to score apart, drawn at random by a fixed seed, as images stand prompt by prompt; the value is their mean
+            and ``inception_score_std`` their deviation. Papers have 10 with 50,000 images; 1 is less biased for few.
         batch_size: images at a time.
     """
 
@@ -68,6 +68,8 @@ class InceptionScore(Metric):
         self.check(n_images=len(images))
         probabilities, made_with = self._classifier(str(device))
         found = torch.cat([probabilities(batch).double().cpu() for batch in batches(images, self.batch_size)])
+        if self.splits > 1:
+            found = found[torch.randperm(len(found), generator=torch.Generator().manual_seed(0))]
         parts = [inception_score(part) for part in found.tensor_split(self.splits)]
         spread = torch.tensor(parts, dtype=torch.float64)
         values = {self.name: float(spread.mean())}

@@ -25,10 +25,12 @@ _EXACT = 2_000_000_000  # differences to take one by one; more are taken by matr
 class PRDC(SetMetric):
     """``precision`` and ``recall`` (arXiv:1904.06991, eq. 1 and 2), ``density`` and ``coverage`` (arXiv:2002.09797, eq. 3 and 4).
 
-    A ball around each real image reaches to its k-th nearest real neighbour. Precision: part of the generated images in any
-    ball. Density: the same, counted by how many balls, over k. Coverage: part of the balls with a generated image in them.
-    Recall: part of the real images in a ball of a generated one. Recall needs as many generated images as real ones to mean much,
-    so the larger set is cut to the size of the smaller (drawn by ``seed``), unless ``balance`` is false.
+    A ball around each real image reaches to its k-th nearest real neighbour; its edge belongs to it for precision and recall,
+    and not for density and coverage, as in the authors' codes (it matters where images are there twice). Precision: part of the
+    generated images in any ball. Density: the same, counted by how many balls, over k. Coverage: part of the balls with a
+    generated image in them. Recall: part of the real images in a ball of a generated one. Recall needs as many generated images
+    as real ones to mean much, so the larger set is cut to the size of the smaller (drawn by ``seed``), unless ``balance`` is
+    false.
 
     Args:
         features, reference, batch_size, name, keep_features: see `SetMetric`; another ``name`` than prdc stands before the
@@ -114,6 +116,7 @@ def prdc(generated: Tensor, real: Tensor, k: int) -> dict[str, float]:
     generated, real = generated.double() - middle, real.double() - middle
     exact = max(len(generated), len(real)) ** 2 * real.shape[1] <= _EXACT
     reach_real, reach_generated = _kth(real, k, exact), _kth(generated, k, exact)
+    open_reach = reach_real * (1 - 2 * _hair(exact))  # without the edge
     inside = balls = 0
     recalled = torch.zeros(len(real), dtype=torch.bool)
     nearest = torch.full((len(real),), torch.inf, dtype=torch.float64)
@@ -121,14 +124,14 @@ def prdc(generated: Tensor, real: Tensor, k: int) -> dict[str, float]:
         distances = _distances(generated[start : start + _BLOCK], real, exact)
         within = distances <= reach_real[None]
         inside += int(within.any(1).sum())
-        balls += int(within.sum())
+        balls += int((distances < open_reach[None]).sum())
         recalled |= (distances <= reach_generated[start : start + _BLOCK, None]).any(0)
         nearest = torch.minimum(nearest, distances.amin(0))
     return {
         "precision": inside / len(generated),
         "recall": float(recalled.double().mean()),
         "density": balls / (k * len(generated)),
-        "coverage": float((nearest <= reach_real).double().mean()),
+        "coverage": float((nearest < open_reach).double().mean()),
     }
 
 
@@ -141,11 +144,16 @@ def _distances(x: Tensor, y: Tensor, exact: bool) -> Tensor:
 
 
 def _kth(vectors: Tensor, k: int, exact: bool) -> Tensor:
-    """The distance of each vector to its k-th nearest other one; a hair more where distances are not exact."""
+    """The distance of each vector to its k-th nearest other one, and a hair more, so that the edge is inside."""
     import torch
 
     found = []
     for block in vectors.split(_BLOCK):
         # the nearest is the vector itself
         found.append(_distances(block, vectors, exact).kthvalue(k + 1, dim=1).values)
-    return torch.cat(found) * (1 if exact else 1 + 1e-7)
+    return torch.cat(found) * (1 + _hair(exact))
+
+
+def _hair(exact: bool) -> float:
+    """How far distances that are equal may lie apart by rounding, relatively."""
+    return 1e-12 if exact else 1e-7

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from scipy.linalg import sqrtm
 from torchmetrics.image.fid import _compute_fid
 from torchmetrics.image.kid import poly_mmd
 
+from research.errors import ConfigError
+from research.metrics.extractors.base import Features, extract
 from research.metrics.frechet import (
     Gaussian,
     bias_at,
@@ -21,7 +25,7 @@ from research.metrics.frechet import (
     frechet_distance,
     standard_error,
 )
-from research.metrics.inception_score import inception_score
+from research.metrics.inception_score import InceptionScore, inception_score
 from research.metrics.mmd import discrepancy, gaussian, polynomial
 from research.metrics.prdc import prdc
 
@@ -163,8 +167,8 @@ def brute(generated: np.ndarray, real: np.ndarray, k: int) -> dict[str, float]:
     return {
         "precision": float((between <= reach_real[None]).any(1).mean()),
         "recall": float((between <= reach_generated[:, None]).any(0).mean()),
-        "density": float((between <= reach_real[None]).sum() / (k * len(generated))),
-        "coverage": float((between <= reach_real[None]).any(0).mean()),
+        "density": float((between < reach_real[None]).sum() / (k * len(generated))),
+        "coverage": float((between < reach_real[None]).any(0).mean()),
     }
 
 
@@ -178,6 +182,14 @@ def test_prdc_equals_brute_force(n, m, k, seed):
         patch.setattr("research.metrics.prdc._EXACT", 0)
         assert prdc(x + 50, y + 50, k) == expected
         assert prdc(y, y, k) == pytest.approx(brute(y.numpy(), y.numpy(), k))
+
+
+@settings(max_examples=25, deadline=None)
+@given(k=st.integers(1, 4), seed=st.integers(0, 2**31))
+def test_prdc_with_distances_that_are_equal(k, seed):
+    draw = np.random.default_rng(seed)
+    x, y = (torch.from_numpy(draw.integers(0, 3, (20, 2)).astype(np.float32)) for _ in range(2))
+    assert prdc(x, y, k) == pytest.approx(brute(x.numpy(), y.numpy(), k))
 
 
 def test_prdc_of_equal_of_far_and_of_collapsed_sets():
@@ -217,6 +229,29 @@ def test_inception_score_equals_torchmetrics():
     theirs.update(images)
     mean, _ = theirs.compute()
     assert inception_score(Logits()(images).double().softmax(-1)) == pytest.approx(float(mean), rel=1e-5)
+
+
+def test_parts_are_drawn_from_all_images(monkeypatch):
+    """Images stand prompt by prompt: in parts cut in that order each would have some prompts only."""
+    metric = InceptionScore("emoji-eval", labels=["a", "b", "c", "d"], splits=4)
+    certain = torch.eye(4, dtype=torch.float64)
+    monkeypatch.setattr(metric, "_classifier", lambda device: (lambda images: certain[images[:, 0, 0, 0].long()], {}))
+    by_prompt = [Image.new("RGB", (4, 4), (i // 25, 0, 0)) for i in range(100)]
+    assert metric.compute(by_prompt).values["inception_score"] > 3.5
+
+
+def test_features_that_are_no_numbers_name_the_image():
+    class Broken(Features):
+        num_features, device = 4, "cpu"
+        provenance: ClassVar = {"name": "broken", "weights_sha256": "", "layer": "", "dimension": 4, "preprocess": ""}
+
+        def embed(self, images):
+            found = images.float().flatten(1)[:, :4]
+            return torch.where(found == 7, torch.nan, found)
+
+    images = [Image.new("RGB", (4, 4), (7 * (i == 5), 0, 0)) for i in range(8)]
+    with pytest.raises(ConfigError, match="the broken features of image 5, counted from 0, are not finite"):
+        list(extract(images, Broken(), 3))
 
 
 @pytest.mark.parametrize(("count", "dimension"), [(200, 8), (256, 64)])

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from research.caches import MIB, Cache
+from research.errors import ConfigError
 from research.image_tensors import PreprocessRecord, batches, to_uint8
 from research.metrics.feature_checkpoint import from_checkpoint
 
@@ -77,9 +78,23 @@ class Features(nn.Module):
 
 
 def extract(images: Iterable[Image.Image | Tensor], features: Features, batch_size: int) -> Iterator[Tensor]:
-    """Vectors [n, D] in float32 on the CPU, batch by batch in the images' order; memory does not grow with their number."""
+    """Vectors [n, D] in float32 on the CPU, batch by batch in the images' order; memory does not grow with their number.
+
+    Raises:
+        ConfigError: a vector is not finite; the message names the image. One NaN would make a whole set's number one.
+    """
+    before = 0
     for batch in batches(images, batch_size):
-        yield features(batch).float().cpu()
+        found = features(batch).float().cpu()
+        finite = torch.isfinite(found).all(dim=1)
+        if not bool(finite.all()):
+            place = before + int((~finite).nonzero()[0])
+            raise ConfigError(
+                f"metrics: the {features.provenance['name']} features of image {place}, counted from 0, are not finite (NaN or "
+                "infinite); accepted are weights that give numbers."
+            )
+        before += len(found)
+        yield found
 
 
 def state_sha256(module: nn.Module) -> str:
