@@ -160,16 +160,20 @@ class _Guided:
     def _interval(
         self, node: Node, settings: Node, inside: Callable[[int, float | None], int]
     ) -> Callable[[int, float | None], int]:
-        window = settings.get("steps")
-        base: Node = node.get("base") or {}
-        to_base = settings.get("outside") == "base" and bool(base)
+        window, base = settings.get("steps"), node.get("base")
+        added_to: Node | None = base if settings.get("outside") == "base" and base else None
         if window is None:  # by noise levels, of which the libraries know
-            outside = self._branches(base, None, self._n) if to_base else 1
+            outside = self._branches(added_to, None, self._n) if added_to else 1
             self.exact = self.exact and inside(self._n - 1, None) == outside
             window = (0.25, 0.75)
         low, high = window
-        elsewhere = (lambda step: self._branches(base, None, step)) if to_base else (lambda step: 1)
-        return lambda step, scale: inside(step, scale) if low <= step / self._n < high else elsewhere(step)
+
+        def at(step: int, scale: float | None) -> int:
+            if low <= step / self._n < high:
+                return inside(step, scale)
+            return self._branches(added_to, None, step) if added_to else 1
+
+        return at
 
     def _scheduled(self, node: Node, settings: Node, step: int) -> float:
         own = _scale(node)
@@ -193,8 +197,8 @@ class _Guided:
         if _class(node) == "CFGZero":
             settings = _arguments(node)
             return (_scale(node) != 1 or self._scheduled_from_1) and step < settings.get("zero_steps", 0)
-        base: Node = node.get("base") or {}
-        return bool(base) and self._stands_still(base, step)
+        base = node.get("base")
+        return base is not None and self._stands_still(base, step)
 
     def _branches(self, node: Node, scale: float | None, step: int) -> int:
         """Predictions a stage of a step that a guidance asks for at a scale."""

@@ -28,6 +28,8 @@ ID_LENGTH = 12  # hex digits: with a million jobs in one sweep, a collision has 
 _LIKE_A_PATH = re.compile(r"[/\\]|\.[A-Za-z0-9]{2,12}$")
 _OF_PLUGS = ("guidance", "task", "hooks", "metrics")  # sections whose arguments may name files
 _PATHS = frozenset(("reference", "model", "features", "classifier", "path", "file", "folder", "directory", "images"))
+# classes that make other images of the same settings than they did under the ids before: raised when that happens again
+_REVISIONS = {"CFGZero": 2, "FDG": 2, "RePaint": 2, "Rescale": 2}
 _LONGEST_PATH = 1024  # characters
 _WHOLE = 32 << 20  # files up to this size are hashed whole ...
 _PIECES, _PIECE = 32, 256 << 10  # ... and larger ones in so many pieces of so many bytes, spread evenly
@@ -75,11 +77,21 @@ def identity(
     kept["scheduler"] = {key: value for key, value in config["scheduler"].items() if key != "name"}
     kept["guidance"] = _in_order(config["guidance"])
     kept["runtime"] = {"parity": config["runtime"].get("parity", False)}
+    if _round_trip_revised(config):
+        kept["task"] = {**config["task"], "revision": 2}
     if sources:  # jobs of the project's classes alone are what they were before there was such a key
         kept["plug sources"] = dict(sources)
     if not cache.get("prompts", [model["path"], config["task"]], lambda: uses_prompts(config)):
         kept.pop("prompts")
     return {key: cache.get(f"canonical {key}", value, partial(_section, key, value)) for key, value in kept.items()}
+
+
+def _round_trip_revised(config: Mapping[str, Any]) -> bool:
+    """Whether a job is an inversion by a guidance that means another thing on its two ways than it did; see `_REVISIONS`."""
+    guidance = config["guidance"]
+    by = str(guidance.get("_target_", "")).rpartition(".")[2]
+    inverts = str(config["task"].get("_target_", "")).rpartition(".")[2] == "Inversion"
+    return inverts and (by == "CFGPlusPlus" or bool(guidance.get("modifiers")))
 
 
 def sources_of(config: Mapping[str, Any], cache: PlanCache | None = None) -> dict[str, str]:
@@ -168,6 +180,9 @@ def canonical(value: Any, where: str = "") -> Any:
     """A config value, that of the key ``where``, with one form for each meaning. A picture is what is in its file."""
     if isinstance(value, Mapping):
         node, inside = without_defaults(dict(value)), f"{where}." if where else ""
+        room, _, name = str(node.get("_target_", "")).rpartition(".")
+        if room.startswith("research.") and name in _REVISIONS:
+            node["revision"] = _REVISIONS[name]
         return {
             str(key): (_picture if key in PICTURES else canonical)(inner, f"{inside}{key}")
             for key, inner in sorted(node.items(), key=lambda item: str(item[0]))

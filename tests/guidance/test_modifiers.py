@@ -107,7 +107,7 @@ def test_rescale_gives_the_spread_of_the_conditional_prediction(scale, log_sigma
         shape = (*shape[:2], 3, 3)
     state = state_of(stage_of(math.exp(log_sigma)), seed=seed, shape=shape, kind=kind)
     predictions = predictions_of(state, seed=seed, kind=kind)
-    x0 = guided_x0(Rescale(CFG(scale), phi), state, predictions)
+    x0 = guided_x0(Rescale(CFG(scale), phi, space="x0"), state, predictions)
     plain = guided_x0(CFG(scale), state, predictions)
     wanted = guided_x0(NoGuidance(), state, predictions)
     spread = [values.flatten(1).std(dim=1) for values in (x0, plain, wanted)]
@@ -121,7 +121,7 @@ def test_rescale_gives_the_spread_of_the_conditional_prediction(scale, log_sigma
 def test_rescale_and_threshold_do_not_mind_what_the_model_predicts(kind, other, log_sigma, seed, phi, scale):
     state = state_of(stage_of(math.exp(log_sigma)), seed=seed, kind=kind)
     predictions = predictions_of(state, seed=seed, kind=kind)
-    for make in (lambda: Rescale(CFG(scale), phi), lambda: Threshold(CFG(scale), 0.9, limit=0.5)):
+    for make in (lambda: Rescale(CFG(scale), phi, space="x0"), lambda: Threshold(CFG(scale), 0.9, limit=0.5)):
         one = guided_x0(make(), state, predictions)
         assert relative(guided_x0(make(), state, converted(predictions, other, state)), one) < 1e-6
 
@@ -133,7 +133,7 @@ def test_rescale_of_predictions_is_that_of_diffusers(scale, log_sigma, seed, phi
     p = predictions_of(state, seed=seed)
     u, c = p["uncond"].value, p["cond"].value
     theirs = rescale_noise_cfg(u + scale * (c - u), c, guidance_rescale=phi)
-    ours = guided(Rescale(CFG(scale), phi, space="prediction"), state, p)
+    ours = guided(Rescale(CFG(scale), phi), state, p)
     assert ours.kind == "epsilon"
     assert relative(ours.value, theirs if scale != 1 else c) < 1e-5
 

@@ -12,7 +12,7 @@ from support.scheduler_kinds import of_each_kind
 from support.tiny_models import edit_json
 
 from research import LoopSampler, load_model
-from research.guidance import CFG
+from research.guidance import CFG, Rescale
 from research.solvers import resolve, scheduler_names
 from research.tasks import TextToImage
 
@@ -104,6 +104,22 @@ def test_prompts_and_scales(pair, name, prompt, negative, seeds, scale):
     expected = by_pipeline(pipe, from_pipeline_config(pipe, name), prompt, negative, seeds, 4, scale)
     sampler = LoopSampler(model, scheduler=name, guidance=CFG(scale), parity=True)
     assert torch.equal(expected, sampler.sample(TextToImage(prompt, negative), seeds=seeds, steps=4).latents)
+
+
+@pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS.keys(), indirect=True)
+@pytest.mark.parametrize("name", ["ddim", "euler", "dpmpp_2m"])
+@pytest.mark.parametrize(("scale", "phi"), [(7.5, 0.7), (3.0, 1.0), (3.0, 0.0), (1.0, 0.7)])
+@pytest.mark.spread(6)
+def test_guidance_rescale(pair, name, scale, phi):
+    model, pipe = pair
+    prompts, negative, seeds = ["a cat", "no dog"], ["x", "bad"], [3, 4]
+    scheduler = from_pipeline_config(pipe, name)
+    expected = by_pipeline(pipe, scheduler, prompts, negative, seeds, 4, scale, guidance_rescale=phi)
+    sampler = LoopSampler(model, scheduler=name, guidance=Rescale(CFG(scale), phi), parity=True)
+    assert torch.equal(expected, sampler.sample(TextToImage(prompts, negative), seeds=seeds, steps=4).latents)
+    if phi and scale != 1:
+        plain = LoopSampler(model, scheduler=name, guidance=CFG(scale), parity=True)
+        assert not torch.equal(expected, plain.sample(TextToImage(prompts, negative), seeds=seeds, steps=4).latents)
 
 
 @pytest.mark.parametrize("pair", [("sd_odd", "sd_odd_pipe")], indirect=True)
