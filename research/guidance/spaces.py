@@ -13,6 +13,7 @@ from torch import Tensor
 from research.checks import check_choice
 from research.sampling.interfaces import StepState
 from research.sampling.prediction import KINDS, Kind, Prediction, convert
+from research.sampling.timeline import Stage
 
 Space = Kind | Literal["prediction"]
 SPACES: tuple[Space, ...] = (*KINDS, "prediction")
@@ -33,9 +34,20 @@ def needs_levels(space: Space) -> frozenset[str]:
 
 
 def in_space(state: StepState, predictions: Mapping[str, Prediction], space: Space) -> tuple[dict[str, Tensor], Kind]:
-    """The values of predictions in a space, shape of the latents [N, C, h, w], and the kind they are then of."""
-    kind: Kind = next(iter(predictions.values())).kind if space == "prediction" else space
+    """The values of predictions in a space, shape of the latents [N, C, h, w], and the kind they are then of.
+
+    That is the model's own kind at the two ends where the space does not hold what the model says: a noise prediction at latents
+    of noise alone (zero terminal SNR, the first stage of flow models), where every epsilon is the latents themselves and tells
+    nothing of x0, and x0 at clean latents.
+    """
+    own = next(iter(predictions.values())).kind
+    kind: Kind = own if space == "prediction" or _loses(space, state.stage) or _loses(own, state.stage) else space
     return {name: convert(p, kind, state.x_before, state.stage).value for name, p in predictions.items()}, kind
+
+
+def _loses(kind: Space, stage: Stage) -> bool:
+    """Whether predictions of a kind do not tell x0 and epsilon both at the level of a stage."""
+    return (kind == "epsilon" and stage.signal == 0) or (kind == "x0" and stage.noise == 0)
 
 
 def per_image(values: Tensor, like: Tensor) -> Tensor:

@@ -19,7 +19,8 @@ class TCFG(Pair):
     Args:
         scale: 1 is no guidance and costs one evaluation a stage, other values two.
         space: where the singular vectors are taken: "epsilon" is that of the scores, as in the paper; or "x0", "v",
-            "flow", or "prediction" for whatever the model predicts.
+            "flow", or "prediction" for whatever the model predicts. At latents of noise alone, where the two scores are
+            equal whatever the model says, it is what the model predicts.
 
     Raises:
         ConfigError: the scale is not a finite number, or the space is unknown.

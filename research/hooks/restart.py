@@ -14,7 +14,7 @@ from research.errors import ConfigError
 from research.hooks.windows import Window
 from research.sampling.interfaces import Hook, Run, Solver, StepState
 from research.sampling.noise import HOOK
-from research.sampling.timeline import Timeline
+from research.sampling.timeline import Timeline, noise_level
 
 Level = tuple[float, float]  # signal and noise of the latents
 
@@ -69,7 +69,7 @@ class Restart(Revisiting):
     run's levels that lies in it to the lowest. ``times`` more ways through ``m`` steps cost ``times * m`` evaluations more.
 
     Args:
-        sigma: ``(lo, hi)``, noise levels ``noise / signal`` with ``0 <= lo < hi``.
+        sigma: ``(lo, hi)``, noise levels ``noise / signal``, for models that predict flow the flow time, with ``0 <= lo < hi``.
         times: how often the interval is gone through again, K in the paper; 0 is no hook.
         steps: the interval as a part of the user's steps instead of ``sigma``, two fractions ``lo < hi`` from 0 to 1: the steps
             ``k`` of ``n``, counted from 0, with ``lo <= k / n < hi`` are taken again.
@@ -90,7 +90,7 @@ class Restart(Revisiting):
     def walk(self, solver: Solver, timeline: Timeline) -> list[int]:
         inside = self._inside(solver, timeline)
         if not inside:
-            sigmas = [_sigma(level) for level in levels(solver, timeline)]
+            sigmas = [noise_level(*level, solver.kind) for level in levels(solver, timeline)]
             key, told = (
                 (f"steps: [{self.window.low:g}, {self.window.high:g}) holds none", "a wider part")
                 if self.window
@@ -111,7 +111,9 @@ class Restart(Revisiting):
             return [stage.index for stage in timeline.stages if stage in self.window]
         assert self.sigma is not None
         low, high = self.sigma
-        found = [i for i, level in enumerate(levels(solver, timeline)) if low <= _sigma(level) <= high]
+        found = [
+            i for i, level in enumerate(levels(solver, timeline)) if low <= noise_level(*level, solver.kind) <= high
+        ]
         return found[:-1]  # a stage lies between two levels
 
 
@@ -173,10 +175,6 @@ def renoised(x: Tensor, noise: Tensor, start: Level, end: Level) -> Tensor:
     added = math.sqrt(max(end[1] ** 2 - (ratio * start[1]) ** 2, 0.0))
     wide = x if x.element_size() >= 4 else x.float()
     return (ratio * wide + added * noise).to(x.dtype)
-
-
-def _sigma(level: Level) -> float:
-    return level[1] / max(level[0], 1e-12)
 
 
 def _interval(key: str, given: Any) -> tuple[float, float]:

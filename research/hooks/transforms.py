@@ -139,6 +139,8 @@ class NoiseReinjection:
 
     def __call__(self, latents: Tensor, state: StepState) -> Tensor:
         a, b = state.stage.signal, state.stage.noise
+        if b == 0.0:  # clean latents, where an inversion begins
+            return latents
         epsilon = self._epsilon(latents.float(), a, b, state)
         if self.amount == 0.0 or epsilon is None:
             return latents

@@ -26,7 +26,7 @@ class Stage:
     n_steps: int  # the user's steps in the full schedule
     t: Tensor  # what the model is told, 0-d, on the model's device
     time: float  # the same as a number
-    sigma: float  # noise level noise/signal; the flow time for flow matching
+    sigma: float  # noise level noise / signal; for models that predict flow the flow time, from 1 to 0
     sigma_next: float  # the level that the latents have after this evaluation; 0 after the last
     log_snr: float  # log(signal**2 / noise**2): the axis on which schedulers and step counts compare
     signal: float
