@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from research.jobs.store import JobFolder
     from research.metrics.base import MetricResult
+    from research.sampling import LoopSampler
+    from research.sampling.interfaces import Task
 
 
 def ask(
@@ -58,17 +60,25 @@ def ask(
 def _latents(
     config: Mapping[str, Any], seeds: Sequence[int], steps: int, scheduler: str | None, origin: Origin
 ) -> Tensor:
-    LoopSampler = process_cache.libraries()
-    sampler = LoopSampler(
+    sampler, task = sampler_and_task(config, origin, scheduler)
+    size = config["batch_size"] if isinstance(config["batch_size"], int) else 32
+    return sampler.sample(task, seeds=seeds, steps=steps, batch_size=min(size, len(seeds))).latents
+
+
+def sampler_and_task(
+    config: Mapping[str, Any], origin: Origin = COMPOSED, scheduler: str | None = None
+) -> tuple[LoopSampler, Task]:
+    """What samples a job's images once more, all of its settings included; ``scheduler`` is another than its own."""
+    sampler_class = process_cache.libraries()
+    sampler = sampler_class(
         _model(config, origin),
         scheduler=_scheduler(config, scheduler, origin),
         guidance=guidance_of(config, origin),
         hooks=[build(node, f"hooks.{name}", origin) for name, node in config["hooks"].items()],
         parity=config["runtime"]["parity"],
     )
-    task = build(config["task"], "task", origin, **job_images.task_arguments(config))
-    size = config["batch_size"] if isinstance(config["batch_size"], int) else 32
-    return sampler.sample(task, seeds=seeds, steps=steps, batch_size=min(size, len(seeds))).latents
+    task: Task = build(config["task"], "task", origin, **job_images.task_arguments(config))
+    return sampler, task
 
 
 def _start(config: Mapping[str, Any], steps: int, scheduler: str | None, origin: Origin = COMPOSED) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shlex
 from typing import Any
 
@@ -14,12 +13,6 @@ from research.results.read import Row, Sweep
 
 SCORES_AT_MOST = 60_000
 IMAGES_AT_MOST = 200_000
-
-# what a single image does not need, or what is set anew for it
-_REPLACED = re.compile(
-    r"^[+~]*(prompts|prompt_set|seed|images_per_prompt|output_dir|sweep_name|tracker|metrics|batch_size|resume|retry|on_failure|sweep|hydra|runtime)\b"
-)
-ONE_IMAGE = "images_per_prompt=1 metrics=none tracker=none sweep_name=again"
 
 
 def script_data(sweep: Sweep, columns: list[Measure], fronts: set[str], advice: Advice | None) -> str:
@@ -50,7 +43,7 @@ def script_data(sweep: Sweep, columns: list[Measure], fronts: set[str], advice: 
                 "error": row.error,
                 "set": sets.setdefault(listed, len(sets)),
                 "front": row.job_id in fronts,
-                "cmd": image_prefix(row),
+                "cmd": _around_file(row),
                 "all": job_command(row),
                 "sc": _scores(row) if with_scores else {},
             }
@@ -65,8 +58,6 @@ def script_data(sweep: Sweep, columns: list[Measure], fronts: set[str], advice: 
         "jobs": jobs,
         "sets": [[list(image) for image in found] for found in sets],
         "prompts": list(prompts),
-        "words": [prompt_word(p) for p in prompts],
-        "alone": ONE_IMAGE,
         "use": advice.use.job_id if advice is not None and advice.use is not None else None,
     }
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
@@ -93,24 +84,16 @@ def job_command(row: Row) -> str:
     return " ".join(["research", *(_word(o) for o in row.result.overrides if not o.startswith("output_dir="))])
 
 
-def image_prefix(row: Row) -> str:
-    """The beginning of the command for one image; prompt, seed and `ONE_IMAGE` follow."""
-    return " ".join(["research", *(_word(o) for o in row.result.overrides if not _REPLACED.match(o))])
+def image_command(row: Row, file: str) -> str:
+    """One image, made once more from its job's record: whatever decided how it looks is in there."""
+    before, after = _around_file(row)
+    return f"{before}{_word(file)}{after}"
 
 
-def prompt_word(prompt: str) -> str:
-    """A prompt as an override, quoted for Hydra's grammar and for the shell; empty where the image has none."""
-    if not prompt:
-        return ""
-    # a backslash counts only before a quote; what would be an interpolation is kept as text
-    text = re.sub(r'(\\*)"', lambda m: m[1] * 2 + '\\"', prompt)
-    text = re.sub(r"(\\+)$", r"\1\1", text).replace("${", "\\${")
-    return shlex.quote(f'prompts=["{text}"]')
-
-
-def image_command(row: Row, prompt: str, seed: int) -> str:
-    """One image: the same prompt and seed under the same settings, without scoring it."""
-    return " ".join(p for p in (image_prefix(row), prompt_word(prompt), f"seed={seed}", ONE_IMAGE) if p)
+def _around_file(row: Row) -> tuple[str, str]:
+    """What stands before the file of an image in the command for it, and after it."""
+    # a record names classes of the user's own only where they are trusted
+    return f"research again {_word(row.folder.as_posix() + '/')}", " --trust-plugs" if row.result.plug_sources else ""
 
 
 def _word(override: str) -> str:

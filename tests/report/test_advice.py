@@ -18,7 +18,7 @@ from research.errors import UserError
 from research.report import build_report, read_row, read_sweep
 from research.report.advice import advise, fronts
 from research.report.columns import metric, pairs_of, quality
-from research.report.script_data import image_command, prompt_word
+from research.report.script_data import image_command
 from research.results.directions import direction, front
 from research.results.intervals import difference, interval
 from research.results.pairs import LEAST_UNITS
@@ -262,38 +262,12 @@ def test_scores_beside_the_images_are_read_too(tmp_path):
     assert metric("lpips").better == -1
 
 
-TEXTS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=30)
-
-
-@given(TEXTS)
-def test_a_prompt_survives_shell_and_hydra(prompt):
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from omegaconf import OmegaConf
-
-    (word,) = shlex.split(prompt_word(prompt))
-    value = OverridesParser.create().parse_override(word).value()
-    assert OmegaConf.create({"prompts": [str(v) for v in value]}).prompts[0] == prompt
-
-
-def test_the_command_keeps_the_settings_and_drops_what_is_another_jobs(tmp_path):
-    folder = write_job(tmp_path, prompts=PROMPTS[:1])
-    edit(
-        folder,
-        lambda r: r.update(
-            overrides=[
-                "scheduler=ddim",
-                "steps=10",
-                "prompts=[a,b]",
-                "seed=4",
-                "metrics=fid",
-                "+sweep.zip=[]",
-                "seedling=1",
-            ]
-        ),
-    )
-    words = shlex.split(image_command(read_row(folder), "x", 7))
-    assert words[:4] == ["research", "scheduler=ddim", "steps=10", "seedling=1"]
-    assert words[4:6] == ['prompts=["x"]', "seed=7"]
+def test_the_command_for_a_picture_names_its_file(tmp_path):
+    row = read_row(write_job(tmp_path / "two words", prompts=PROMPTS[:1]))
+    words = shlex.split(image_command(row, row.images[0].file))
+    assert words == ["research", "again", (row.folder / row.images[0].file).as_posix()]
+    row.result.plug_sources["mine.Plug"] = "0"
+    assert shlex.split(image_command(row, row.images[0].file)) == [*words, "--trust-plugs"]
 
 
 def test_jobs_scored_apart_from_each_other_are_advised_on_by_what_most_have(tmp_path):

@@ -20,7 +20,7 @@ const fill = () => {
     $('view-caption').replaceChildren(bdi(said(job, k)));
     if (data.prompts[p]) named.push(['prompt', data.prompts[p]]);
     named.push(['seed', String(seed)], ['file', `${job.dir}/${file}`]);
-    $('cmd').textContent = [job.cmd, data.words[p], `seed=${seed}`, data.alone].filter(Boolean).join(' ');
+    $('cmd').textContent = job.cmd[0] + file + job.cmd[1];
   } else {
     $('view-img').hidden = true;
     $('view-caption').textContent = 'No pictures.';
