@@ -225,7 +225,17 @@ class DiffusersSolver:
             out = self.scheduler.step(prediction.value, t, x, **self._kwargs)
         except (IndexError, AssertionError) as error:  # UniPC asserts that it has steps left
             raise self._out_of_range(stage, error) from error
-        return StepOutput(out[0], out[1] if len(out) > 1 else None)
+        except Exception as error:
+            error.add_note(f"raised in {type(self.scheduler).__name__}.step at step {stage.step}")
+            raise
+        new = None if isinstance(out, Tensor) or not out else out[0]
+        if not isinstance(new, Tensor) or new.shape != x.shape:
+            found = f"latents of {list(new.shape)}" if isinstance(new, Tensor) else type(out).__name__
+            raise SamplingError(
+                f"scheduler: {type(self.scheduler).__name__}.step returned {found} at step {stage.step}; accepted is an output "
+                f"of diffusers or a tuple that begins with the next latents, {list(x.shape)}."
+            )
+        return StepOutput(new, out[1] if len(out) > 1 else None)
 
     def _turn_to(self, stage: Stage) -> None:
         """Some classes count their steps: those that can be taken again are told where they are."""

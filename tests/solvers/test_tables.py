@@ -16,6 +16,7 @@ from support.scheduler_kinds import of_each_kind
 from support.tiny_models import text_scheduler
 
 from research import Hook, LoopSampler
+from research.errors import SamplingError
 from research.guidance import CFG
 from research.sampling import Guided, NoiseSource, Prediction
 from research.sampling.noise import STEP
@@ -359,3 +360,36 @@ def test_a_method_that_was_replaced_is_run(sd, monkeypatch):
     solver.start(NoiseSource([0, 1]))
     out = solver.step(Guided(Prediction(x, "epsilon")), x, timeline[0], NoiseSource([0, 1])).x
     assert torch.equal(out, 0.5 * x)
+
+
+def returns(value):
+    class Returns(DDIMScheduler):
+        def step(self, model_output, timestep, sample, return_dict=True, **more):
+            return value(sample)
+
+    return Returns
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (lambda x: None, "Returns.step returned NoneType at step 0"),
+        (lambda x: x, "Returns.step returned Tensor at step 0"),
+        (lambda x: (x[:, :2],), r"Returns.step returned latents of \[1, 2, 8, 8\] at step 0"),
+        (lambda x: (None, x), "Returns.step returned tuple at step 0"),
+    ],
+)
+def test_what_a_step_returns_is_looked_at(sd, value, words):
+    sampler = LoopSampler(sd, returns(value).from_config(sd.scheduler_config))
+    with pytest.raises(SamplingError, match=words):
+        sampler.sample(TextToImage("a"), seeds=[0], steps=2)
+
+
+def test_an_error_in_a_step_says_where_and_keeps_its_class(sd):
+    def fail(x):
+        raise ZeroDivisionError("mine")
+
+    sampler = LoopSampler(sd, returns(fail).from_config(sd.scheduler_config))
+    with pytest.raises(ZeroDivisionError, match="mine") as told:
+        sampler.sample(TextToImage("a"), seeds=[0], steps=2)
+    assert told.value.__notes__ == ["raised in Returns.step at step 0"]
