@@ -140,6 +140,7 @@ def test_every_module_says_what_it_is():
     "module",
     [
         "research",
+        "research.check_cli",
         "research.cli",
         "research.compare",
         "research.compare.cli",

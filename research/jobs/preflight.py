@@ -7,8 +7,9 @@ all jobs of a plan and checks them against one another and against the model's o
 from __future__ import annotations
 
 import json
+import logging
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ from research.models.inspect.weights import check_safetensors, weight_files
 if TYPE_CHECKING:
     from research.jobs.job import Job
 
+_log = logging.getLogger(__name__)
 _WEIGHTED = ("unet", "vae", "text_encoder", "transformer", "depth_estimator")
 
 
@@ -190,6 +192,7 @@ def check_fit(jobs: Sequence[Job]) -> None:
     process_cache.libraries()
     _solvers.cache_clear()  # a class of the user's own may have been edited since
     seen: set[str] = set()
+    looked_at: set[type] = set()
     for job in waiting:
         key = _fit_key(job)
         if key in seen:
@@ -197,7 +200,7 @@ def check_fit(jobs: Sequence[Job]) -> None:
         seen.add(key)
         try:
             try:
-                _check_job(job)
+                _check_job(job, looked_at)
             except UserError:
                 raise
             except Exception as error:  # a plug of somebody else's, which is no reason to lose the jobs without it
@@ -224,13 +227,17 @@ def _fit_key(job: Job) -> str:
     return json.dumps([job.config[key] for key in keys], sort_keys=True, default=str)
 
 
-def _check_job(job: Job) -> None:
+def _check_job(job: Job, looked_at: set[type]) -> None:
     from research.sampling import check_claims, check_offers, check_plugs
 
     config = job.config
     guidance = guidance_of(config)
     hooks = [build(node, f"hooks.{name}") for name, node in config["hooks"].items()]
     task = build(config["task"], "task", **job_images.task_arguments(config))
+    if job.sources:
+        named = {f"hooks.{name}": hook for name, hook in zip(config["hooks"], hooks, strict=True)}
+        named |= {f"metrics.{name}": build(node, f"metrics.{name}") for name, node in config["metrics"].items()}
+        check_own_plugs({"guidance": guidance, "task": task, **named}, looked_at)
     model = _outline(config["model"]["path"])
     if model is None:
         return
@@ -240,6 +247,40 @@ def _check_job(job: Job) -> None:
     task.check(model, job_images.image_count(config))
     check_claims(hooks, task.claims(model), f"the task {task.name}")
     task.solver(solver)
+
+
+def check_own_plugs(plugs: Mapping[str, Any], looked_at: set[type]) -> None:
+    """Hold the user's own classes against the rules of their interfaces, as far as these can be looked up without running them.
+    What is doubtful goes to the log; ``research-check`` looks at the rest.
+
+    Args:
+        plugs: by their keys in the config.
+        looked_at: classes that were held against them before; those of ``plugs`` are added.
+
+    Raises:
+        ConfigError: a class is certain not to do what it is meant to.
+    """
+    from research.testing.plug_rules import is_own, static_findings
+
+    for key, plug in _with_inner(plugs):
+        if type(plug) in looked_at or not is_own(type(plug)):
+            continue
+        looked_at.add(type(plug))
+        for finding in static_findings(plug):
+            line = f"{key}: {finding.place}: {finding.problem}. {finding.cure}"
+            if finding.severity == "error":
+                raise ConfigError(line)
+            _log.warning("warning: %s", line)
+
+
+def _with_inner(plugs: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Plugs, and the guidances inside of them."""
+    left = list(plugs.items())
+    while left:
+        key, plug = left.pop(0)
+        yield key, plug
+        if key == "guidance":
+            left += [(key, inner) for inner in getattr(plug, "__dict__", {}).values() if hasattr(inner, "combine")]
 
 
 @lru_cache(maxsize=16)

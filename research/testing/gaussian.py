@@ -27,7 +27,7 @@ from research.sampling.timeline import Stage
 from research.solvers.build import SolverFactory
 
 # Stable Diffusion's noise schedule
-_SCHEDULE = {
+SCHEDULE = {
     "_class_name": "DDIMScheduler",
     "beta_schedule": "scaled_linear",
     "beta_start": 0.00085,
@@ -37,7 +37,7 @@ _SCHEDULE = {
     "clip_sample": False,
     "set_alpha_to_one": False,
 }
-_TYPES = {"epsilon": "epsilon", "v": "v_prediction", "x0": "sample", "flow": "flow_prediction"}
+TYPES = {"epsilon": "epsilon", "v": "v_prediction", "x0": "sample", "flow": "flow_prediction"}
 
 
 class GaussianModel(Model):
@@ -73,11 +73,11 @@ class GaussianModel(Model):
         self.mean, self.std = (torch.as_tensor(value, dtype=torch.float64).expand(self.shape) for value in (mean, std))
         self.prediction: Kind = prediction
         self._dtype = dtype
-        start = {"_class_name": "FlowMatchEulerDiscreteScheduler"} if prediction == "flow" else _SCHEDULE
+        start = {"_class_name": "FlowMatchEulerDiscreteScheduler"} if prediction == "flow" else SCHEDULE
         self._scheduler_config: dict[str, Any] = {
             "num_train_timesteps": 1000,
             **start,
-            "prediction_type": _TYPES[prediction],
+            "prediction_type": TYPES[prediction],
             **(scheduler_config or {}),
         }
         if prediction != "flow":
