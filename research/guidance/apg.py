@@ -25,7 +25,8 @@ class APG(Pair):
         eta: weight of the part parallel to the conditional prediction, the one that saturates: 1 leaves it as it is, 0
             drops it.
         momentum: weight of the updates before, in (-1, 1); negative leads away from them. It counts the user's steps:
-            further evaluations of one step (Heun, PNDM) see the same past.
+            further evaluations of one step (Heun, PNDM) see the same past. At a jump back to noisier latents (`Restart`,
+            `RePaint`) and at the turn of an inversion it begins anew.
         norm_threshold: greatest length of an image's update, in units of the space; 0 sets no limit. It grows with the
             square root of the latents' size.
         space: where it works: "x0" as in the paper, "epsilon", "v", "flow", or "prediction" for whatever the model
@@ -53,6 +54,9 @@ class APG(Pair):
         return self.scale != 1
 
     def start(self, run: Batch) -> None:
+        self._past = None
+
+    def forget(self) -> None:
         self._past = None
 
     def combine(self, state: StepState, predictions: Mapping[str, Prediction]) -> Guided:

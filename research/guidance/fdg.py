@@ -22,7 +22,8 @@ class FDG(Pair):
 
     The bands are those of a Laplacian pyramid, from the finest to the coarsest. Band ``i`` is guided with ``1 + (scale -
     1) * weights[i]``, and so with equal weights of 1 it is CFG. Pyramids are linear: the result is the same whatever the
-    model predicts, and there is no space to choose.
+    model predicts, and there is no space to choose. The pyramid is that of the published code (kornia's ``pyrdown`` and
+    ``pyrup``: the binomial filter with mirrored borders, bilinear sizes); on purpose different: sides need not halve evenly.
 
     Args:
         scale: of a band with weight 1; 1 is no guidance and costs one evaluation a stage.
@@ -79,9 +80,11 @@ def enlarged(x: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def blurred(x: Tensor) -> Tensor:
-    """Blurred with the binomial filter of five points; at the border the last pixel goes on."""
+    """Blurred with the binomial filter of five points; beyond the border it is mirrored at the last pixel, as in the paper's code
+    (kornia's pyramids). Sides of one and two pixels, which have nothing to mirror, go on with the last."""
     kernel = torch.tensor(_KERNEL, dtype=x.dtype, device=x.device)
     flat = x.reshape(-1, 1, *x.shape[-2:])
-    flat = functional.conv2d(functional.pad(flat, (2, 2, 0, 0), mode="replicate"), kernel.reshape(1, 1, 1, 5))
-    flat = functional.conv2d(functional.pad(flat, (0, 0, 2, 2), mode="replicate"), kernel.reshape(1, 1, 5, 1))
+    for side, pad, shape in ((-1, (2, 2, 0, 0), (1, 1, 1, 5)), (-2, (0, 0, 2, 2), (1, 1, 5, 1))):
+        mode = "reflect" if flat.shape[side] > 2 else "replicate"
+        flat = functional.conv2d(functional.pad(flat, pad, mode=mode), kernel.reshape(shape))
     return flat.reshape(x.shape)

@@ -52,6 +52,9 @@ class ICG(Guidance):
         self._step: int | None = None
         self._independent: Condition | None = None
 
+    def forget(self) -> None:
+        self._step = None  # a step that is taken again is another one
+
     def branches(self, state: StepState) -> Sequence[Branch]:
         conditional = Branch("cond", state.conditions["cond"])
         if state.scale_of(self) == 1:

@@ -22,6 +22,8 @@ class Threshold(Modifier):
     Dynamic: per image ``q = max(limit, quantile(|x0|, percentile))``, then x0 is cut to ``[-q, q]`` and scaled by
     ``limit / q``. Static: x0 is cut to ``[-limit, limit]``.
 
+    Half precision is computed in fp32, and what it hands on is an fp32 x0.
+
     Args:
         guidance: whose x0 is kept in range.
         percentile: above 0, to 1; Imagen takes 0.995.
@@ -47,7 +49,9 @@ class Threshold(Modifier):
         guided = self.guidance.combine(state, predictions)
         if self.stands_still(state):
             return guided
-        x0 = to_x0(guided.prediction, state.x_before, state.stage)
+        value = guided.prediction.value
+        wide = value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
+        x0 = to_x0(Prediction(wide, guided.prediction.kind), state.x_before, state.stage)
         if self.mode == "static":
             cut = x0.clamp(-self.limit, self.limit)
         else:

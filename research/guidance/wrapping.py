@@ -40,6 +40,9 @@ class Wrapping(Guidance):
     def start(self, run: Batch) -> None:
         self.guidance.start(run)
 
+    def forget(self) -> None:
+        self.guidance.forget()
+
     def around_model(self, run: Batch, denoiser: Denoiser) -> Denoiser:
         return self.guidance.around_model(run, denoiser)
 

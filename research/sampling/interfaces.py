@@ -560,6 +560,10 @@ class Guidance:
     def start(self, run: Batch) -> None:
         """Once a run, before the first stage: reset what is kept from step to step; further models go to ``run.models``."""
 
+    def forget(self) -> None:
+        """Before a stage that does not go on from the one before (a jump back to noisier latents, the turn of an inversion): drop
+        what is kept from step to step."""
+
     def around_model(self, run: Batch, denoiser: Denoiser) -> Denoiser:
         """What evaluates branches in this run: ``denoiser``, or one around it."""
         return denoiser

@@ -187,7 +187,11 @@ class LoopSampler:
         guided_by = plug_name("combine", guidance.combine)
         x, sums, ticks = run.x, [], [time.perf_counter()]
         done, total = 0, sum(stage.last_of_step for stage in run.timeline)
+        last: Stage | None = None
         for stage in run.timeline:
+            if last is not None and not _goes_on(run, last, stage):
+                guidance.forget()
+            last = stage
             state = StepState(run, stage, x)
             hooks.pre_step(state)
             state.x_before = state.x
@@ -215,6 +219,11 @@ class LoopSampler:
             {"index": s.index, "step": s.step, "t": s.time, "sigma": s.sigma, "log_snr": s.log_snr, "seconds": b - a}
             for s, a, b in zip(run.timeline, ticks, ticks[1:], strict=False)
         ]
+
+
+def _goes_on(run: Run, last: Stage, stage: Stage) -> bool:
+    """Whether a stage has the latents that the last one led to, on the same way."""
+    return stage.index == last.index + 1 and run.going_back(stage) == run.going_back(last)
 
 
 class ByModel:

@@ -6,14 +6,19 @@ With latents ``x = a * x0 + b * epsilon`` (``a`` the stage's signal, ``b`` its n
 * ``x0``: the clean latents, diffusers' ``sample``
 * ``v``: ``(a * epsilon - b * x0) / n`` (Progressive distillation, arXiv:2202.00512, section 4)
 * ``flow``: ``epsilon - x0``, the velocity of rectified flow (arXiv:2209.03003, eq. 1, from data to noise)
+
+Half precision is converted in fp32 and rounded at the end: clean estimates at high noise are small differences of large numbers.
 """
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from research.sampling.timeline import Stage
@@ -30,6 +35,24 @@ class Prediction:
     kind: Kind
 
 
+_HALF = (torch.float16, torch.bfloat16)
+_Conversion = Callable[[Prediction, Tensor, Stage], Tensor]
+
+
+def _in_full_precision(method: _Conversion) -> _Conversion:
+    """A conversion whose sums are made in fp32 or wider; what it returns has the dtype of the prediction."""
+
+    @functools.wraps(method)
+    def call(p: Prediction, x: Tensor, stage: Stage) -> Tensor:
+        if p.value.dtype not in _HALF and x.dtype not in _HALF:
+            return method(p, x, stage)
+        value, x = (t.float() if t.dtype in _HALF else t for t in (p.value, x))
+        return method(Prediction(value, p.kind), x, stage).to(p.value.dtype)
+
+    return call
+
+
+@_in_full_precision
 def to_x0(p: Prediction, x: Tensor, stage: Stage) -> Tensor:
     """The clean latents that ``p`` implies at latents ``x`` (in the scheduler's scaling), shape of ``x``."""
     a, b = stage.signal, stage.noise
@@ -43,6 +66,7 @@ def to_x0(p: Prediction, x: Tensor, stage: Stage) -> Tensor:
     return (x - b * p.value) / (a + b)
 
 
+@_in_full_precision
 def to_epsilon(p: Prediction, x: Tensor, stage: Stage) -> Tensor:
     """The noise that ``p`` implies at latents ``x``, shape of ``x``. From x0 it needs a noise level above 0."""
     a, b = stage.signal, stage.noise
@@ -56,6 +80,7 @@ def to_epsilon(p: Prediction, x: Tensor, stage: Stage) -> Tensor:
     return (x + a * p.value) / (a + b)
 
 
+@_in_full_precision
 def to_v(p: Prediction, x: Tensor, stage: Stage) -> Tensor:
     """The v-prediction that ``p`` implies at latents ``x``, shape of ``x``."""
     if p.kind == "v":
@@ -64,6 +89,7 @@ def to_v(p: Prediction, x: Tensor, stage: Stage) -> Tensor:
     return (a * to_epsilon(p, x, stage) - b * to_x0(p, x, stage)) / math.hypot(a, b)
 
 
+@_in_full_precision
 def to_flow(p: Prediction, x: Tensor, stage: Stage) -> Tensor:
     """The velocity ``epsilon - x0`` that ``p`` implies at latents ``x``, shape of ``x``."""
     return p.value if p.kind == "flow" else to_epsilon(p, x, stage) - to_x0(p, x, stage)

@@ -400,6 +400,47 @@ def test_bands_of_a_pyramid_halve_and_add_up(seed, shape, levels):
     assert torch.allclose(flat[-1], torch.tensor(3.0, dtype=x.dtype))
 
 
+def by_matrices(x: torch.Tensor, levels: int) -> list[torch.Tensor]:
+    """A Laplacian pyramid as kornia's, written as matrices: each row of them says where a place takes its value from."""
+
+    def blur(n):
+        rows = torch.zeros(n, n, dtype=torch.float64)
+        for i, (k, weight) in itertools.product(range(n), enumerate((1, 4, 6, 4, 1))):
+            j = abs(i + k - 2)  # mirrored at the first and the last place, which are not doubled
+            rows[i, j if j < n else 2 * (n - 1) - j] += weight / 16
+        return rows
+
+    def halve(n):
+        rows = torch.zeros(n // 2, n, dtype=torch.float64)
+        for i in range(n // 2):
+            rows[i, 2 * i : 2 * i + 2] = 0.5
+        return rows
+
+    def double(n):
+        rows = torch.zeros(2 * n, n, dtype=torch.float64)
+        for i in range(2 * n):
+            place = min(max((i + 0.5) / 2 - 0.5, 0), n - 1)
+            low = int(place)
+            rows[i, low] += 1 - (place - low)
+            rows[i, min(low + 1, n - 1)] += place - low
+        return rows
+
+    found = []
+    for _ in range(levels - 1):
+        n = x.shape[-1]
+        down, up = halve(n) @ blur(n), blur(n) @ double(n // 2)
+        low = down @ x @ down.T
+        found.append(x - up @ low @ up.T)
+        x = low
+    return [*found, x]
+
+
+def test_the_pyramid_of_fdg_is_that_of_the_published_code():
+    x = normal(3, (2, 4, 16, 16))
+    for ours, theirs in zip(laplacian_pyramid(x, 3), by_matrices(x, 3), strict=True):
+        assert relative(ours, theirs) < 1e-12
+
+
 def test_fdg_weights_are_finest_first():
     rows, columns = torch.meshgrid(torch.arange(16), torch.arange(16), indexing="ij")
     fine = ((rows + columns) % 2 * 2.0 - 1).expand(1, 4, 16, 16).double()

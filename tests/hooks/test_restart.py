@@ -14,6 +14,7 @@ from support.task_samples import close, left_half, picture, run
 
 from research import Hook, LoopSampler
 from research.errors import ConfigError
+from research.guidance import APG, PAG, Interval, Rescale
 from research.hooks import FeatureCache, MaskComposite, RePaint, Restart
 from research.sampling.timeline import Timeline
 from research.tasks import ImageToImage, Inpaint, Inversion, TextToImage
@@ -306,6 +307,41 @@ def test_noise_that_is_given_and_drawn_afresh_is_refused():
     where, noise = torch.zeros(1, 1, 8, 8), torch.zeros(1, 4, 8, 8)
     with pytest.raises(ConfigError, match=r"^hooks\.mask_composite: found noise and fresh_noise=True"):
         MaskComposite(where, latents=noise, noise=noise, fresh_noise=True)
+
+
+@pytest.mark.parametrize(
+    "around", [lambda g: g, lambda g: Rescale(Interval(g, steps=(0, 1))), lambda g: PAG(0.0, base=g)]
+)
+def test_momentum_begins_anew_after_a_jump(sd, around):
+    """Against the update written out: the difference, and momentum times that of the stage before unless a jump lies between."""
+
+    class Updates(Hook):
+        def on_start(self, run):
+            self.found = []
+
+        def post_guidance(self, state):
+            p = state.predictions
+            self.found.append(
+                (state.stage.index, p["cond"].value - p["uncond"].value, state.guided.prediction.value, p)
+            )
+
+    watch = Updates()
+    guidance = APG(3.0, eta=1, momentum=-0.5, norm_threshold=0, space="epsilon")
+    wrapped = around(guidance)
+    run_by = LoopSampler(sd, "ddim", guidance=wrapped, hooks=[RePaint(2, 2), watch])
+    run_by.sample(TextToImage("a"), seeds=[1], steps=6)
+    past, last, jumps = None, None, 0
+    for index, difference, guided, predictions in watch.found:
+        if last is not None and index <= last:
+            past, jumps = None, jumps + 1
+        update = difference if past is None else difference - 0.5 * past
+        past, last = update, index
+        if not isinstance(wrapped, Rescale):
+            assert close(guided, predictions["cond"].value + 2 * update)
+        else:
+            plain = predictions["cond"].value + 2 * update
+            assert torch.cosine_similarity(guided.flatten(), plain.flatten(), dim=0) > 1 - 1e-5
+    assert jumps == 2
 
 
 def test_a_feature_cache_starts_anew_after_a_jump(sd):
