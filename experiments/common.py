@@ -146,8 +146,8 @@ def features(row: Row, *more: Any) -> dict[Key, Array]:
 
 def fid(vectors: Mapping[Key, Array], row: Row) -> SetScore:
     """The FID of images against the reference that a job's config names."""
-    from research.compare.resampling import Frechet, replicate
     from research.metrics import FID
+    from research.results.resampling import Frechet, replicate
 
     config = {key: value for key, value in setting(row, "metrics.fid").items() if key != "_target_"}
     _, reference = FID(**config).load("cpu")

@@ -19,6 +19,7 @@ from research.results.axes import find_axes
 from research.results.directions import direction, is_companion, label
 from research.statistics import IMAGES, JACKKNIFE, PROMPTS
 
+MOST_IN_FAMILY = 64  # jobs
 NFE, SECONDS = "nfe", "seconds_per_image"
 _LABELS = {NFE: "NFE", SECONDS: "s / image"}
 
@@ -42,16 +43,34 @@ def compare(request: Request) -> Comparison:
             raise nothing_shared(a, b, found.within)
         if len(shared):
             notes += left_over(a, b, shared, found.within)
+    others = _others(found, pairs, request)
+    tested: dict[str, int] = {}
     for metric in metrics:
         made = [_outcome(a, b, metric, sharing[a, b], scores, request, forced) for a, b in pairs]
-        outcomes += judged(made, request)
+        for a, b in others if metric not in (NFE, SECONDS) else ():
+            if not differs(a, b, metric) and len(shared := share((a, b), request.over)):
+                made.append(_outcome(a, b, metric, shared, scores, request, forced))
+        outcomes += judged(made, request)[: len(pairs)]
+        tested[metric] = sum(o.p is not None for o in made)
     notes += scores.notes
     common = share(found.sides, request.over)
     sides = tuple(_summary(side, metrics, common, scores, found) for side in found.sides)
-    notes += _remarks(outcomes, pairs, metrics, request, found, len(common))
+    notes += _remarks(outcomes, tested, request, found, len(common))
     return Comparison(
         request, sides, tuple(outcomes), fronts(sides, outcomes, _qualities(metrics)), tuple(dict.fromkeys(notes))
     )
+
+
+def _others(found: Sides, pairs: Sequence[tuple[Side, Side]], request: Request) -> list[tuple[Side, Side]]:
+    """Pairs that are tested though nobody asked: all pairs of the jobs of one sweep are one family, with a baseline too, so that
+    a pair has one verdict here and in the sweep's report. Of very many jobs only the pairs that are asked for."""
+    by_job = request.axis is None and (request.each or len(request.places) == 1)
+    if request.baseline is None or not by_job or len(found.sides) > MOST_IN_FAMILY:
+        return []
+    asked = {frozenset(pair) for pair in pairs}
+    sides = found.sides
+    every = [(a, b) for place, a in enumerate(sides) for b in sides[place + 1 :]]
+    return [pair for pair in every if frozenset(pair) not in asked]
 
 
 def _metrics(sides: Sequence[Side], request: Request, notes: list[str]) -> dict[str, int]:
@@ -199,12 +218,7 @@ def _summary(side: Side, metrics: Mapping[str, int], common: Shared, scores: Sco
 
 
 def _remarks(
-    outcomes: Sequence[Outcome],
-    pairs: Sequence[Any],
-    metrics: Mapping[str, int],
-    request: Request,
-    found: Sides,
-    common: int,
+    outcomes: Sequence[Outcome], tested: Mapping[str, int], request: Request, found: Sides, common: int
 ) -> list[str]:
     notes = []
     if any(side.n_images > common for side in found.sides):
@@ -215,7 +229,6 @@ def _remarks(
         )
         notes.append(f"The numbers of the table of sides are over {of}.")
     level = f"{100 * request.level:g} %"
-    tested = {m: sum(o.p is not None for o in outcomes if o.metric == m) for m in metrics}
     if most := max(tested.values(), default=0):
         family = (
             f"adjusted (Holm) for the {most} pairs of a metric"

@@ -7,10 +7,10 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from research.compare.features import kind
 from research.compare.sides import Side
 from research.results import comparable
 from research.results.read import Row
+from research.results.set_scores import kind
 
 _SHOWN = 2
 

@@ -19,6 +19,7 @@ from research.results.directions import front
 from research.results.pairs import LEAST_UNITS, as_good
 from research.results.read import Row, Sweep
 from research.results.scales import Margin, margin
+from research.results.set_scores import kind
 from research.statistics import PROMPTS, unit_of
 
 _SETS = ("fid", "fid_infinity", "fid_inf", "kid", "cmmd")
@@ -134,6 +135,18 @@ def _margins(sweep: Sweep, sure: Sequence[Measure]) -> str:
     )
 
 
+def _why_silent(sweep: Sweep, m: Measure, rows: Sequence[Row]) -> str:
+    """Why a metric decides nothing."""
+    if not all(kind(r.info(m.key)) for r in rows):
+        return f"{m.label} is one number a setting and says nothing of its own spread; small gaps in it mean nothing."
+    if pairs_of(sweep, m).too_costly:
+        return f"{m.label} decides nothing here, as its intervals would take minutes; research-compare works them out."
+    return (
+        f"{m.label} decides nothing here: too few images for a distance of sets (half as many as features, and eight units), or "
+        "their features were not kept; research-compare says which."
+    )
+
+
 def _units(rows: Sequence[Row], n: int) -> str:
     """So many of what is drawn at random: images, or prompts with their images."""
     return count(n, "prompt" if _by_prompt(rows) else "image")
@@ -158,7 +171,7 @@ def _undecided(
     for m in found:
         best = _best(m, rows)
         line = f"Measured best by {m.label}: {where(sweep, best)} ({_with_interval(m, best)}), at {_cost_text(best)}"
-        lines.append(line + (" (no interval, so it decides nothing)." if m not in sure else "."))
+        lines.append(line + (" (it decides nothing here)." if m not in sure else "."))
     cheapest = min(possible, key=lambda r: _cost(r, found))
     by = sure[-1]
     best = _best(by, rows)
@@ -216,7 +229,7 @@ def _reasons(
         line = f"Its {m.label} is {_with_interval(m, use)}; the {_end(m)}, {_with_interval(m, best)}, "
         line += f"is of {where(sweep, best)} at {_cost_text(best)}"
         if m not in sure:
-            line += f". {m.label} has no interval here, so it did not decide"
+            line += f". {m.label} decides nothing here"
         elif (gap := pairs_of(sweep, m).difference(best, use)) is not None:
             low, high = sorted((m.better * gap.low, m.better * gap.high))
             line += f". Over the same {_units(rows, gap.n)} it is worse by {number(low)} to {number(high)}, with 95 % confidence"
@@ -234,14 +247,33 @@ def fronts(sweep: Sweep) -> set[str]:
     return {rows[i].job_id for i in front(points)}
 
 
+def near_fronts(sweep: Sweep) -> set[str]:
+    """Ids of the jobs off that front of which no job that beats them is told apart by any of its metrics."""
+    found = [m for m in principal(sweep.done) if m is not None]
+    on = fronts(sweep)
+    rows = [r for r in _comparable(sweep, found) if NFE.value(r) is not None]
+    near = set()
+    for row in rows if on else ():
+        if row.job_id in on:
+            continue
+        beaters = [r for r in rows if r.job_id in on and _no_worse(r, row, found)]
+        verdicts = [pairs_of(sweep, m).told_apart(r, row) for r in beaters for m in found]
+        if beaters and True not in verdicts and False in verdicts:
+            near.add(row.job_id)
+    return near
+
+
+def _no_worse(a: Row, b: Row, found: Sequence[Measure]) -> bool:
+    better = all(m.better * (m.value(a) or 0.0) >= m.better * (m.value(b) or 0.0) for m in found)
+    return better and (NFE.value(a) or 0.0) <= (NFE.value(b) or 0.0)
+
+
 def _doubts(sweep: Sweep, rows: list[Row], found: list[Measure], sure: list[Measure]) -> list[str]:
     doubts = []
     for m in found:
         if m in sure:
             continue
-        doubts.append(
-            f"{m.label} is one number a setting and says nothing of its own spread; small gaps in it mean nothing."
-        )
+        doubts.append(_why_silent(sweep, m, rows))
     outside = [r for r in sweep.done if r not in rows]
     if outside:
         doubts.append(

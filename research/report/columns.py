@@ -103,6 +103,25 @@ def pairs_of(sweep: Sweep, measure: Measure) -> Pairs:
     return found
 
 
+VERDICTS_AT_MOST = 400  # jobs
+
+
+def verdicts(sweep: Sweep, measure: Measure) -> str:
+    """For the page's script: of each pair of the done jobs, in order, ``1`` told apart, ``0`` not, ``-`` not known. Empty for too
+    many jobs, or where nothing is known."""
+    rows = sweep.done
+    if not measure.better or len(rows) > VERDICTS_AT_MOST:
+        return ""
+    pairs = pairs_of(sweep, measure)
+    known = set(pairs.rows)
+    found = "".join(
+        {True: "1", False: "0", None: "-"}[pairs.told_apart(a, b) if a in known and b in known else None]
+        for place, a in enumerate(rows)
+        for b in rows[place + 1 :]
+    )
+    return found if found.strip("-") else ""
+
+
 def _finite(value: object) -> float | None:
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return float(value) if is_number and math.isfinite(value) else None  # type: ignore[arg-type]

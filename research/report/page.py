@@ -18,7 +18,7 @@ from markupsafe import Markup
 
 from research.files import write_atomic
 from research.labels import count, number, value_label
-from research.report.advice import Advice, advise, fronts, where
+from research.report.advice import Advice, advise, fronts, near_fronts, where
 from research.report.columns import TOTAL, measures
 from research.report.draw import Plot
 from research.report.notes import notes
@@ -79,7 +79,7 @@ def render(sweep: Sweep, *, plots: Sequence[Plot], thumbs: Encoded) -> str:
         ladder=_ladder(sweep, advice) if advice is not None else [],
         plots=plots,
         sheet=contact_sheet(sweep, thumbs) if thumbs else None,
-        table=jobs_table(sweep, columns, on_front),
+        table=jobs_table(sweep, columns, on_front, near_fronts(sweep)),
         task_pictures=tasks,
         failures=_failures(sweep),
         damaged=sweep.damaged,

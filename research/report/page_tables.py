@@ -151,13 +151,13 @@ class NumberCell:
 
 @dataclass(frozen=True)
 class JobLine:
-    """A job in the table."""
+    """A job in the table; `front` is "on" it, "near" (off it, but not told apart from those that beat it), or empty."""
 
     job: str
     record: str
     settings: list[SettingCell]
     numbers: list[NumberCell]
-    on_front: bool
+    front: str
     images: int
     done: bool
 
@@ -171,7 +171,7 @@ class JobsTable:
     several_kinds: bool
 
 
-def jobs_table(sweep: Sweep, columns: Sequence[Measure], on_front: set[str]) -> JobsTable:
+def jobs_table(sweep: Sweep, columns: Sequence[Measure], on_front: set[str], near_front: set[str]) -> JobsTable:
     marks = [_marks(sweep, m) for m in columns]
     kinds = [m.kinds(sweep.done) for m in columns]
     heads = [Head(axis.label, axis.numeric) for axis in sweep.axes]
@@ -183,7 +183,7 @@ def jobs_table(sweep: Sweep, columns: Sequence[Measure], on_front: set[str]) -> 
             file_link(row.folder.name, "result.json"),
             [_setting_cell(axis, row) for axis in sweep.axes],
             [_number_cell(row, *column) for column in zip(columns, marks, kinds, strict=True)],
-            row.job_id in on_front,
+            "on" if row.job_id in on_front else "near" if row.job_id in near_front else "",
             row.n_images,
             row.done,
         )

@@ -8,7 +8,7 @@ from typing import Any
 
 from research.labels import value_label
 from research.report.advice import Advice
-from research.report.columns import Measure
+from research.report.columns import Measure, verdicts
 from research.results.read import Row, Sweep
 
 SCORES_AT_MOST = 60_000
@@ -54,7 +54,9 @@ def script_data(sweep: Sweep, columns: list[Measure], fronts: set[str], advice: 
             {"key": a.key, "label": a.label, "numeric": a.numeric, "values": [value_label(v) for v in a.values]}
             for a in sweep.axes
         ],
-        "measures": [{"key": m.key, "label": m.label, "better": m.better} for m in columns],
+        "measures": [
+            {"key": m.key, "label": m.label, "better": m.better, "apart": verdicts(sweep, m)} for m in columns
+        ],
         "jobs": jobs,
         "sets": [[list(image) for image in found] for found in sets],
         "prompts": list(prompts),

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from research.results import scales
+from research.results import scales, set_scores
 from research.results.read import Row
-from research.statistics import LEVEL, PROMPTS, Estimate, apart, around, mean, unit_of
+from research.statistics import LEVEL, PROMPTS, Estimate, apart, around, jackknife, mean, unit_of
 
 _NAMED = ("interval", "ci", "ci95", "confidence_interval", "bootstrap")
 _ENDS = (("low", "high"), ("lo", "hi"), ("lower", "upper"), ("ci_low", "ci_high"), ("ci95_low", "ci95_high"))
@@ -61,13 +61,17 @@ def _interval(row: Row, key: str) -> Estimate | None:
 
 
 def difference(a: Row, b: Row, key: str) -> Estimate | None:
-    """`a` less `b`: paired over the prompts and seeds that both have, where the metric is a mean over images; else of numbers
-    that say their own spread, as of independent samples. None if that cannot be said."""
+    """`a` less `b`: paired over the prompts and seeds that both have, where the metric is a mean over images or a distance of a
+    set whose features were kept (`research.results.set_scores`); of other numbers that say their own spread, as of independent
+    samples. None if that cannot be said, or of a distance of sets that are too small for it.
+    """
     return contrast(a, b, key)
 
 
 def contrast(a: Row, b: Row, key: str, times: float = 1.0) -> Estimate | None:
     """`a` less `times` what `b` has; see `difference`."""
+    if set_scores.kind(a.info(key)) is not None and set_scores.kind(b.info(key)) is not None:
+        return _of_sets(a, b, key, times)
     x, y = summands(a, key), summands(b, key)
     keys = [image for image in x if image in y]
     if keys:
@@ -78,6 +82,21 @@ def contrast(a: Row, b: Row, key: str, times: float = 1.0) -> Estimate | None:
     if one is None or other is None:
         return None
     return apart(_scaled(_student(other), times), _student(one))
+
+
+def _of_sets(a: Row, b: Row, key: str, times: float) -> Estimate | None:
+    images = set_scores.shared_images(a, b)
+    try:
+        sides = [set_scores.replicates(row, key, images or set_scores.shared_images(row, row)) for row in (a, b)]
+    except set_scores.NoFeatures:
+        return None
+    x, y = sides
+    if images:
+        found = jackknife(x.full - times * y.full, x.without - times * y.without, x.left_out)
+    else:
+        one, other = (jackknife(side.full, side.without, side.left_out) for side in sides)
+        found = None if one is None or other is None else apart(_scaled(other, times), one)
+    return found if found is not None and found.n >= max(x.least, y.least) else None
 
 
 def _student(found: Estimate) -> Estimate:

@@ -16,12 +16,14 @@ from numpy.typing import NDArray
 from research.results.intervals import contrast, difference, summands
 from research.results.read import Row
 from research.results.scales import Margin
+from research.results.set_scores import kind, seconds
 from research.statistics import PROMPTS, Estimate, holm, needed, p_not_below, p_not_below_margin, p_of_means, unit_of
 
 Array = NDArray[np.float64]
 ALPHA = 0.05
 # fewer may not show a failure on one picture in ten: by them, nothing is called as good as another
 LEAST_UNITS = 30
+MOST_SECONDS = 60.0
 FAILURE = 1.0  # standard deviation of the scores that a picture loses on which a setting fails
 # jobs of which all pairs are tested; of more, a pair named is adjusted for all of them (Bonferroni)
 _MOST_AT_ONCE, _MOST_ONE_BY_ONE = 800, 64
@@ -50,8 +52,13 @@ class Pairs:
     def difference(self, a: Row, b: Row) -> Estimate | None:
         """`a` less `b`; see `research.results.intervals.difference`."""
         if (a, b) not in self._differences:
-            self._differences[a, b] = difference(a, b, self.key)
+            self._differences[a, b] = None if self.too_costly else difference(a, b, self.key)
         return self._differences[a, b]
+
+    @cached_property
+    def too_costly(self) -> bool:
+        """Whether a distance of sets would take minutes, with images left out in turn: then nothing is said of its pairs."""
+        return sum(seconds(row, self.key) for row in self.rows if kind(row.info(self.key)) is not None) > MOST_SECONDS
 
     def told_apart(self, a: Row, b: Row) -> bool | None:
         """Whether two jobs differ by more than chance, all pairs considered; None if nothing is known of their spread."""

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
 
-from research.compare.resampling import Discrepancy, Frechet, Real, group_units, replicate
 from research.metrics.frechet import Gaussian, frechet_distance
 from research.metrics.mmd import discrepancy, gaussian, polynomial, within
+from research.results.resampling import Discrepancy, Frechet, Real, group_units, replicate
 from research.statistics import (
     EXACT,
     IMAGES,

@@ -16,8 +16,8 @@ from support.sweep_samples import PROMPTS, write_job, write_sweep
 
 from research.errors import UserError
 from research.report import build_report, read_row, read_sweep
-from research.report.advice import advise, fronts
-from research.report.columns import metric, pairs_of, quality
+from research.report.advice import advise, fronts, near_fronts
+from research.report.columns import metric, pairs_of, quality, verdicts
 from research.report.script_data import image_command
 from research.results.directions import direction, front
 from research.results.intervals import difference, interval
@@ -289,3 +289,18 @@ def test_warnings_that_differ_in_their_numbers_are_said_once(tmp_path):
         edit(folder, lambda r, n=number: r["metrics_info"]["fid"].update(warnings=[f"fid: biased by {n}.5"]))
     doubts = [d for d in advise(read_sweep(tmp_path)).doubts if "biased" in d]
     assert doubts == ["fid: biased by 0.5 (so or alike in 3 settings)."]
+
+
+def test_off_the_front_but_not_told_apart(tmp_path):
+    hard = np.random.default_rng(0).normal(70, 10, 40)
+    noise = np.random.default_rng(1).normal(0, 1, (4, 40))
+    for number, (steps, better) in enumerate(((5, 0.0), (10, 8.0), (20, 7.9), (50, 3.0))):
+        scored(tmp_path, number, hard + better + noise[number] - noise[number].mean(), steps=steps)
+    sweep = read_sweep(tmp_path)
+    steps = {row.job_id: row.settings["steps"] for row in sweep.done}
+    assert {steps[job] for job in fronts(sweep)} == {5, 10}
+    assert {steps[job] for job in near_fronts(sweep)} == {20}
+    page = build_report(tmp_path, console=Console(file=io.StringIO())).report_html.read_text()
+    assert page.count('<td class="c">◇</td>') == 1
+    # pairs (5, 10) (5, 20) (5, 50) (10, 20) (10, 50) (20, 50)
+    assert verdicts(sweep, metric("clip_score")) == "111011"

@@ -17,6 +17,9 @@ Array = NDArray[np.float64]
 Rows = NDArray[np.intp]
 
 
+LEAST = 8  # units of any set
+
+
 class Distance(Protocol):
     """Of N vectors to a reference."""
 
@@ -128,6 +131,14 @@ class Replicates:
     without: Array
     left_out: tuple[int, ...]
     least: int = 0
+
+
+def least_units(units: int, count: int, dimension: int, *, frechet: bool) -> int:
+    """Units from which on a distance of sets can be judged, of so many with so many images in all.
+
+    With fewer than D / 2 images a Frechet distance keeps bias that leaving images out does not take away.
+    """
+    return max(LEAST, math.ceil((dimension / 2 if frechet else 0.0) * units / count))
 
 
 def group_units(n: int, size: int, seed: int) -> Rows:
