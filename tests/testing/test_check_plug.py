@@ -286,6 +286,7 @@ FOLLOWING = {AlwaysEpsilon: ("prediction kind flow",), OnceAStep: ("jumps back",
 
 
 @pytest.mark.parametrize("plug", FAULTS, ids=lambda plug: plug.__name__)
+@pytest.mark.spread(14)
 def test_a_guidance_with_a_slip(plug: type) -> None:
     rule, place = FAULTS[plug]
     report = check_plug(plug())
@@ -404,6 +405,7 @@ HOOKS: dict[type, tuple[str, str]] = {
 
 
 @pytest.mark.parametrize("plug", HOOKS, ids=lambda plug: plug.__name__)
+@pytest.mark.spread(6)
 def test_a_hook_with_a_slip(plug: type) -> None:
     rule, place = HOOKS[plug]
     report = check_plug(plug())
@@ -429,7 +431,7 @@ OWN += [f"guidance/modifiers={name}" for name in ("interval", "rescale", "schedu
 
 
 @pytest.mark.parametrize("choice", OWN)
-@pytest.mark.spread(5)
+@pytest.mark.spread(3)
 def test_the_projects_own_pass(choice: str) -> None:
     with Composer() as composer:
         config = composer.job(composer.master([]), composer.normalise(["prompts=[a cat]", choice]))
