@@ -146,6 +146,39 @@ def command_help(name: str) -> str:
     return f"```text\n{done.stdout.strip()}\n```"
 
 
+# -- what agrees with what, read from the marks of the tests that hold it
+
+
+def fidelity(group: str) -> str:
+    """For each choice of a group: where it comes from, what a test holds it against, how closely, and what differs."""
+    held = _held()
+    rows = []
+    for name in (_name(group, file) for file in _files(group) if file.stem != "none"):
+        for entry in held.get(f"{group}/{name}", []):
+            test = f"`{entry['test']}`"
+            cells = (entry["source"], entry["against"], entry["within"], entry.get("differs", ""), test)
+            rows.append(f"| `{name}` | {' | '.join(map(_cell, cells))} |")
+    return "\n".join(
+        ["| | source | held against | within | differs on purpose | test |", "|---|---|---|---|---|---|", *rows]
+    )
+
+
+def _held() -> dict[str, list[dict[str, str]]]:
+    """The marks ``fidelity`` of the tests, by the choice that they are of."""
+    found: dict[str, list[dict[str, str]]] = {}
+    for file in sorted((ROOT / "tests").rglob("test_*.py")):
+        text = file.read_text(encoding="utf-8")
+        if "mark.fidelity(" not in text:
+            continue
+        for node in ast.parse(text).body:
+            for mark in getattr(node, "decorator_list", []):
+                if isinstance(mark, ast.Call) and ast.unparse(mark.func) == "pytest.mark.fidelity":
+                    said = {str(each.arg): ast.literal_eval(each.value) for each in mark.keywords}
+                    said["test"] = f"{file.relative_to(ROOT).as_posix()}::{getattr(node, 'name', '')}"
+                    found.setdefault(ast.literal_eval(mark.args[0]), []).append(said)
+    return found
+
+
 # -- small things
 
 
@@ -187,4 +220,5 @@ MAKERS = {
     "plugs": plugs,
     "classes": classes,
     "help": command_help,
+    "fidelity": fidelity,
 }

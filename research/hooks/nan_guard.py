@@ -11,8 +11,8 @@ from research.sampling.interfaces import Hook, StepState
 class NanGuard(Hook):
     """Ends the run at the stage where a prediction or the latents stop being finite.
 
-    The loop itself checks once after the last stage and names the first bad one. This looks at every stage and saves
-    the rest of a long run, at the price of waiting for the GPU each time.
+    The loop itself looks at the latents every 32 stages and after the last, and names the first bad one. This looks at every
+    stage, and says whose number it was, at the price of waiting for the GPU each time.
 
     Raises:
         SamplingError: names the stage, and whether it was the model, guidance or the scheduler.

@@ -202,3 +202,18 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     page = (tmp_path / "site/reference/guidance.html").read_text(encoding="utf-8")
     assert "Adaptive projected guidance" in page
     assert "generated:" not in page
+
+
+@pytest.mark.parametrize("group", ["guidance", "guidance/modifiers", "hooks"])
+def test_every_plug_has_a_test_that_says_what_it_agrees_with(generated, group: str) -> None:
+    held = generated._held()
+    names = {generated._name(group, file) for file in generated._files(group) if file.stem != "none"}
+    assert not [name for name in sorted(names) if f"{group}/{name}" not in held]
+    keys = {"source", "against", "within", "test"}
+    assert all(keys <= entry.keys() <= {*keys, "differs"} for entries in held.values() for entry in entries)
+
+
+def test_no_test_speaks_for_a_plug_that_is_not_there(generated) -> None:
+    groups = ("guidance", "guidance/modifiers", "hooks")
+    there = {f"{group}/{generated._name(group, file)}" for group in groups for file in generated._files(group)}
+    assert generated._held().keys() <= there

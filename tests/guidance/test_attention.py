@@ -65,6 +65,12 @@ def of_pipeline(pipe, scale: float, **settings) -> torch.Tensor:
 @pytest.mark.parametrize("layers", ["mid", "up"])
 @pytest.mark.parametrize("kind", ["sd", "sd_v"])
 @pytest.mark.spread(3)
+@pytest.mark.fidelity(
+    "guidance/pag",
+    source="arXiv:2403.17377",
+    against="StableDiffusionPAGPipeline of diffusers, final latents with parity",
+    within="equal to the bit",
+)
 def test_pag_is_bit_equal_to_the_pipeline(kind, layers, scale, request) -> None:
     model = request.getfixturevalue(kind)
     pipe = quiet(StableDiffusionPAGPipeline.from_pretrained(model.path, pag_applied_layers=[layers]))
@@ -75,6 +81,13 @@ def test_pag_is_bit_equal_to_the_pipeline(kind, layers, scale, request) -> None:
 @pytest.mark.parametrize("scale", [1.0, 5.0])
 @pytest.mark.parametrize("kind", ["sd", "sd_v"])
 @pytest.mark.spread(2)
+@pytest.mark.fidelity(
+    "guidance/sag",
+    source="arXiv:2210.00939, eq. 16",
+    against="StableDiffusionSAGPipeline of diffusers, final latents with parity",
+    within="1e-5",
+    differs="without parity the difference is one of noise predictions, as in the paper, for v models too",
+)
 def test_sag_equals_the_pipeline(kind, scale, request) -> None:
     model = request.getfixturevalue(kind)
     pipe = quiet(StableDiffusionSAGPipeline.from_pretrained(model.path))
@@ -86,6 +99,13 @@ def test_sag_equals_the_pipeline(kind, scale, request) -> None:
     assert (far(as_published, theirs) < 1e-5) is (kind == "sd")
 
 
+@pytest.mark.fidelity(
+    "guidance/seg",
+    source="arXiv:2408.00760",
+    against="the blur of the authors' and of diffusers' code",
+    within="1e-6",
+    differs="diffusers takes its finite blurs for infinite ones",
+)
 def test_blur_is_that_of_the_reference_implementations() -> None:
     maps = torch.randn(2, 3, 9, 9, generator=torch.Generator().manual_seed(0))
     assert torch.allclose(gaussian_blur(maps, 1.0, 9), gaussian_blur_2d(maps, 9, 1.0), atol=1e-6)
@@ -124,6 +144,12 @@ def inputs(sd) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(2, 16, 16, generator=generator), torch.randn(2, 4, 8, 8, generator=generator)
 
 
+@pytest.mark.fidelity(
+    "guidance/slg",
+    source="Stable Diffusion 3.5, skip-layer guidance",
+    against="LayerSkipConfig of diffusers, the UNet's output",
+    within="equal to the bit",
+)
 def test_slg_skips_as_the_layer_skip_of_diffusers(sd, inputs) -> None:
     fqn = "mid_block.attentions.0.transformer_blocks"
     network = copy.deepcopy(sd.network)  # diffusers leaves traces of its hooks on a network

@@ -39,6 +39,13 @@ def far(a, b) -> float:
 
 @given(scale=st.floats(0.0, 10.0), seed=st.integers(0, 1000), kind=st.sampled_from(KINDS))
 @settings(max_examples=25, deadline=None)
+@pytest.mark.fidelity(
+    "guidance/autoguidance",
+    source="arXiv:2406.02507, eq. 2",
+    against="its formula",
+    within="1e-9",
+    differs="the weak model may be the model itself with noise in its weights",
+)
 def test_the_formula_of_the_paper_in_every_kind_of_prediction(scale, seed, kind) -> None:
     state = state_of(seed=seed, kind=kind)
     good, weak = predictions_of(state, ("cond", "weak"), seed=seed, kind=kind).values()

@@ -113,6 +113,13 @@ def test_apg_with_all_switched_off_samples_what_cfg_samples(sd):
 
 
 @pytest.mark.parametrize(("eta", "momentum", "threshold"), [(0.0, -0.5, 3.0), (0.3, 0.0, 0.0), (1.0, -0.75, 15.0)])
+@pytest.mark.fidelity(
+    "guidance/apg",
+    source="arXiv:2410.02416, algorithm 1",
+    against="AdaptiveProjectedGuidance of diffusers",
+    within="1e-12",
+    differs="works on x0 by default, as the paper; one momentum a user's step",
+)
 def test_apg_makes_the_same_numbers_as_diffusers(eta, momentum, threshold):
     # the paper's algorithm is c + (scale - 1) * update, which diffusers calls the original formulation with scale - 1
     reference = AdaptiveProjectedGuidance(
@@ -187,6 +194,9 @@ def test_momentum_is_reset_between_runs_of_other_shapes(sd, sd_odd):
 # CFG++
 
 
+@pytest.mark.fidelity(
+    "guidance/cfg_plus_plus", source="arXiv:2406.08070, algorithm 2", against="its step by hand", within="1e-4"
+)
 def test_cfg_plus_plus_renoises_with_the_unconditional_noise(sd):
     keep, latents = Keep(), []
 
@@ -221,6 +231,12 @@ def test_cfg_plus_plus_at_1_is_neither_cfg_nor_no_guidance(sd, scheduler):
 
 
 @pytest.mark.parametrize("scale", [2.0, 7.5])
+@pytest.mark.fidelity(
+    "guidance/cfg_zero",
+    source="arXiv:2503.18886, section 4",
+    against="ClassifierFreeZeroStarGuidance of diffusers, on flow predictions",
+    within="1e-5",
+)
 def test_cfg_zero_makes_the_same_numbers_as_diffusers(scale):
     """With both defaults, on flow models, for which diffusers' zero is the paper's: the first step and those after it."""
     reference = ClassifierFreeZeroStarGuidance(guidance_scale=scale)
@@ -340,6 +356,12 @@ def test_zero_init_counts_the_users_steps(sd):
 
 
 @pytest.mark.parametrize("scale", [2.0, 7.5])
+@pytest.mark.fidelity(
+    "guidance/tcfg",
+    source="arXiv:2503.18137, section 4",
+    against="TangentialClassifierFreeGuidance of diffusers",
+    within="1e-5",
+)
 def test_tcfg_makes_the_same_numbers_as_diffusers(scale):
     u, c = normal(1).float(), normal(2).float() + normal(1).float()
     reference = TangentialClassifierFreeGuidance(guidance_scale=scale)
@@ -435,6 +457,12 @@ def by_matrices(x: torch.Tensor, levels: int) -> list[torch.Tensor]:
     return [*found, x]
 
 
+@pytest.mark.fidelity(
+    "guidance/fdg",
+    source="arXiv:2506.19713, section 4 and algorithm 1",
+    against="the published pyramid, written as matrices",
+    within="1e-12",
+)
 def test_the_pyramid_of_fdg_is_that_of_the_published_code():
     x = normal(3, (2, 4, 16, 16))
     for ours, theirs in zip(laplacian_pyramid(x, 3), by_matrices(x, 3), strict=True):
@@ -455,6 +483,13 @@ def test_fdg_weights_are_finest_first():
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 8.0])
+@pytest.mark.fidelity(
+    "guidance/magnitude_aware",
+    source="arXiv:2508.03442, section 4",
+    against="MagnitudeAwareGuidance of diffusers",
+    within="1e-12",
+    differs="norms over the whole image, where diffusers takes them over tokens; works on flow by default",
+)
 def test_magnitude_aware_makes_the_same_numbers_as_diffusers(alpha):
     u, c = normal(1), normal(1) + 0.3 * normal(2)
     reference = MagnitudeAwareGuidance(guidance_scale=6.0, alpha=alpha)
@@ -483,6 +518,12 @@ def test_magnitude_aware_lies_between_no_guidance_and_cfg(seed, scale, alpha, si
 
 @quick
 @given(seed=seeds, shape=shapes, scale=st.floats(0.1, 15), weight=st.floats(0.1, 3))
+@pytest.mark.fidelity(
+    "guidance/perp_neg",
+    source="arXiv:2304.04968, section 4",
+    against="the property that it is named for",
+    within="1e-5",
+)
 def test_a_negative_prompt_of_perp_neg_is_orthogonal_to_the_positive_one(seed, shape, scale, weight):
     shape = (shape[0], 4, *shape[2:])
     state = state_of(shape=shape, dtype=torch.float32)
@@ -505,6 +546,9 @@ def test_a_negative_prompt_that_is_the_positive_one_changes_nothing(sd):
     assert relative(latents(PerpNeg(3.0, prompts=["dog"])), latents(CFG(3.0))) > 1e-3
 
 
+@pytest.mark.fidelity(
+    "guidance/composable", source="arXiv:2206.01714, eq. 11 and 12", against="its formula", within="1e-6"
+)
 def test_composable_follows_the_formula(sd):
     keep = Keep()
     guide = Composable(2.0, prompts=["dog", ["b", "c d"]], weights=[0.5, -0.25])
@@ -530,6 +574,13 @@ def test_the_tasks_own_prompt_may_be_said_twice(sd):
 
 
 @pytest.mark.parametrize("renew", [True, False])
+@pytest.mark.fidelity(
+    "guidance/icg",
+    source="arXiv:2407.02687, section 4, algorithm 1",
+    against="its formula",
+    within="1e-6",
+    differs="the independent condition is noise with the statistics of the embeddings",
+)
 def test_the_independent_condition_has_the_statistics_of_the_prompt(sd, renew):
     keep = Keep()
     LoopSampler(sd, scheduler="heun", guidance=ICG(2.0, renew=renew), hooks=[keep]).sample(
@@ -603,6 +654,13 @@ def test_tsg_is_told_another_time_for_each_image(sd, pixel):
 
 @quick
 @given(sigma=st.floats(0.05, 20), strength=st.floats(0.01, 0.5), alpha=st.floats(0, 1.2))
+@pytest.mark.fidelity(
+    "guidance/tsg",
+    source="arXiv:2407.02687, section 5, algorithm 2",
+    against="its formula of the perturbed time",
+    within="1e-5",
+    differs="the time is perturbed for each image",
+)
 def test_the_time_of_tsg_is_perturbed_as_in_the_paper(sigma, strength, alpha):
     guide = TSG(2.0, strength=strength, alpha=alpha)
     state = state_of(stage_of(sigma), x=torch.zeros(2, 4, 8, 8))

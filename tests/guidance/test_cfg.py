@@ -29,6 +29,13 @@ def sample(model, guidance, *hooks, steps=3, negative=None, **arguments):
 
 
 @pytest.mark.parametrize("scale", [-1.5, 0.25, 0.5, 1.5, 7.5, np.float32(3.0), np.int64(2)])
+@pytest.mark.fidelity(
+    "guidance/cfg",
+    source="arXiv:2207.12598, eq. 6",
+    against="its formula",
+    within="equal to the bit",
+    differs="scale 0 and 1 cost one evaluation",
+)
 def test_the_formula(sd, scale):
     keep = Keep()
     result = sample(sd, CFG(scale), keep)

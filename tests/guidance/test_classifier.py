@@ -43,6 +43,12 @@ def noise_aware(x: Tensor, told: Tensor, of: str = "sigma") -> Tensor:
 
 @pytest.mark.parametrize("scheduler", ["ddim", "euler", "heun", "dpmpp_2m"])
 @pytest.mark.parametrize("time", ["sigma", "log_snr"])
+@pytest.mark.fidelity(
+    "guidance/classifier",
+    source="arXiv:2105.05233, section 4.2, eq. 14",
+    against="the exact posterior of Gaussian data",
+    within="1e-5",
+)
 def test_a_noise_aware_classifier_gives_the_posterior(scheduler: str, time: str) -> None:
     """The true p(y | x_t) of Gaussian data: what comes out is the posterior's own trajectory, stage by stage."""
     weight = STD**2 / (STD**2 + BLUR**2)

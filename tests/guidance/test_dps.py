@@ -32,6 +32,15 @@ def residual(x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(("name", "cls"), [("ddim", DDIMScheduler), ("ddpm", DDPMScheduler)])
+@pytest.mark.fidelity(
+    "guidance/dps_super_resolution",
+    source="arXiv:2209.14687, algorithm 1",
+    against="the algorithm written out",
+    within="1e-4",
+)
+@pytest.mark.fidelity(
+    "guidance/dps_inpaint", source="arXiv:2209.14687, algorithm 1", against="the algorithm written out", within="1e-4"
+)
 def test_it_is_algorithm_one(name: str, cls: Any) -> None:
     """arXiv:2209.14687: the scheduler's step, and then zeta times the gradient of the norm at the latents before it."""
     model = GaussianModel(MEAN, STD, SHAPE, dtype=torch.float32)

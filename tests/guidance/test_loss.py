@@ -58,6 +58,9 @@ def gaussian_run(model: GaussianModel, scheduler: str, guidance: Any = None, ste
 
 @pytest.mark.parametrize("scheduler", ["ddim", "euler", "heun", "dpmpp_2m", "pndm", "euler_a"])
 @pytest.mark.parametrize("kind", ["epsilon", "v", "x0"])
+@pytest.mark.fidelity(
+    "guidance/loss", source="arXiv:2302.07121, eq. 6", against="the exact tilted Gaussian", within="1e-5"
+)
 def test_a_linear_loss_tilts_a_gaussian_into_the_known_one(scheduler: str, kind: Any) -> None:
     """N(m, s^2) times exp(k c x) is N(m + k s^2 c, s^2), and its score is exactly that of loss guidance."""
     if kind == "x0" and scheduler in ("pndm", "euler_a"):

@@ -56,6 +56,13 @@ def test_colour_of_a_part() -> None:
         Colour("white", Image.new("L", (4, 4)))(pixels)
 
 
+@pytest.mark.fidelity(
+    "guidance/loss_inpaint",
+    source="arXiv:2302.07121, eq. 6",
+    against="its formula",
+    within="1e-5",
+    differs="a loss inside the prediction and not the step of DPS",
+)
 def test_known_pixels_alone_count() -> None:
     picture, mask = pixels_of("pizza"), pixels_of("mask_half")[:, :1] > 0
     inside = picture + 0.5 * mask
@@ -75,6 +82,13 @@ def test_known_pixels_alone_count() -> None:
     assert not gradient[mask.expand_as(gradient)].any()
 
 
+@pytest.mark.fidelity(
+    "guidance/loss_super_resolution",
+    source="arXiv:2302.07121, eq. 6",
+    against="its formula",
+    within="1e-4",
+    differs="a loss inside the prediction and not the step of DPS",
+)
 def test_a_small_picture_is_matched_by_what_is_large() -> None:
     large = pixels_of("pizza")
     small = torch.nn.functional.avg_pool2d(large, 4)
@@ -86,6 +100,12 @@ def test_a_small_picture_is_matched_by_what_is_large() -> None:
         SuperResolution(given, 5)(large)
 
 
+@pytest.mark.fidelity(
+    "guidance/loss_clip",
+    source="arXiv:2302.07121, eq. 6, of the CLIP score",
+    against="the CLIP score",
+    within="0.02 of 100",
+)
 def test_the_clip_loss_is_the_clip_score() -> None:
     prompts = ["pizza on a blue background", "cat face", "strawberry", "octopus"]
     images = [Image.open(picture_path(name)).convert("RGB") for name in ("pizza", "cat", "strawberry", "penguin")]

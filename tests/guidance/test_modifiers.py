@@ -140,6 +140,12 @@ def test_rescale_of_predictions_is_that_of_diffusers(scale, log_sigma, seed, phi
 
 @quick
 @given(seeds, shapes, st.floats(0.01, 1), st.floats(0.05, 4), st.sampled_from(["dynamic", "static"]))
+@pytest.mark.fidelity(
+    "guidance/modifiers/threshold",
+    source="arXiv:2205.11487, section 2.3",
+    against="numpy, image by image",
+    within="1e-5",
+)
 def test_threshold_is_imagens_image_by_image(seed, shape, percentile, limit, mode):
     state = state_of(stage_of(0.7), seed=seed, shape=shape)
     x0 = 3 * normal(seed, shape)
@@ -159,6 +165,9 @@ def test_threshold_is_imagens_image_by_image(seed, shape, percentile, limit, mod
         ("triangle", [0, 0.5, 1, 0.5, 0]),
         ("constant", [1] * 5),
     ],
+)
+@pytest.mark.fidelity(
+    "guidance/modifiers/schedule", source="arXiv:2404.13040, table 1", against="its shapes", within="exact"
 )
 def test_shapes_of_schedules(kind, shape):
     schedule = Schedule(CFG(7), kind, power=3)
@@ -213,6 +222,12 @@ def test_the_window_counts_the_users_steps(sd, sd_v, scheduler, prediction):
     assert result.nfe == len(stages) + len(inside)
 
 
+@pytest.mark.fidelity(
+    "guidance/modifiers/interval",
+    source="arXiv:2404.07724, eq. 5",
+    against="the levels of the timeline",
+    within="exact",
+)
 def test_levels_are_those_of_the_timeline(sd):
     for axis, window in (("sigma", (0.5, 5.0)), ("log_snr", (-2.0, 1.5))):
         for scheduler in ("euler", "ddim", "heun"):

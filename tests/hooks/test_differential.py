@@ -37,6 +37,12 @@ def encoded(model, seeds, scheduler="ddim"):
 @settings(max_examples=8, deadline=None)
 @given(strength=st.floats(0, 1, width=32), steps=st.integers(2, 7))
 @pytest.mark.spread(1)
+@pytest.mark.fidelity(
+    "hooks/differential",
+    source="arXiv:2306.00950, algorithm 1",
+    against="image-to-image at each grey's strength",
+    within="1e-4",
+)
 def test_a_map_of_one_grey_is_image_to_image_at_that_strength(sd, scheduler, strength, steps):
     task = ImageToImage("a", picture(), strength, on_no_steps="identity")
     right = run(sd, task, [3], scheduler=scheduler, steps=steps)

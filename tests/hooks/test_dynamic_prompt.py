@@ -192,6 +192,7 @@ def test_words_of_the_zoo():
 
 @settings(max_examples=15, deadline=None)
 @given(st.floats(0.0, 4.0), st.sampled_from(["cat", "a", "a cat"]))
+@pytest.mark.fidelity("hooks/dynamic_prompt", source="this project", against="its formula", within="1e-5")
 def test_what_a_weight_does(sd, weight, words):
     asked = Asked()
     run(sd, DynamicPrompt(weights={words: weight}), asked, steps=1)

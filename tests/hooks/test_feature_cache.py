@@ -81,6 +81,12 @@ def test_the_cadence_counts_model_evaluations(sd, scheduler, every, steps):
 
 
 @pytest.mark.parametrize("model_name", ["sd", "sd_odd", "pixel"])
+@pytest.mark.fidelity(
+    "hooks/feature_cache",
+    source="arXiv:2312.00858, section 3.2",
+    against="the UNet with its deep feature replaced by hand",
+    within="equal to the bit",
+)
 def test_a_cached_stage_has_the_deep_feature_of_the_stage_before(model_name, request):
     """Bit for bit what the whole network gives if the output of the last inner block is put in its place."""
     model = request.getfixturevalue(model_name)

@@ -125,6 +125,7 @@ def test_shifting_forth_and_back(dx, dy, height, width, seed):
             assert torch.equal(repeated[..., row, column], x[..., y_from, x_from])
 
 
+@pytest.mark.fidelity("hooks/shift", source="this project", against="numpy", within="exact")
 def test_shift_goes_right_and_down_and_offsets_channels():
     x = torch.zeros(1, 4, 3, 3)
     x[..., 0, 0] = 1.0
@@ -135,6 +136,7 @@ def test_shift_goes_right_and_down_and_offsets_channels():
     assert torch.allclose(Shift(channels=0.5)(x) - x, torch.tensor(0.5))
 
 
+@pytest.mark.fidelity("hooks/flip", source="this project", against="itself twice", within="exact")
 def test_flip_twice_is_nothing():
     x = latents()
     for flip in (Flip(), Flip(False, True), Flip(True, True)):
@@ -154,6 +156,7 @@ def test_blur_keeps_flat_ones_and_takes_contrast(sigma, height, width, seed):
     assert torch.allclose(blur(2 * x + 1), 2 * blur(x) + 1, atol=1e-4)
 
 
+@pytest.mark.fidelity("hooks/blur", source="this project", against="a Gaussian's spread", within="5 %")
 def test_blur_spreads_as_a_gaussian():
     x = torch.zeros(1, 1, 41, 41)
     x[..., 20, 20] = 1.0
@@ -169,6 +172,12 @@ def test_blur_spreads_as_a_gaussian():
 
 @settings(max_examples=20, deadline=None)
 @given(st.floats(0.0, 1.0), st.sampled_from(["ddim", "euler", "heun", "dpmpp_2m"]))
+@pytest.mark.fidelity(
+    "hooks/noise_reinjection",
+    source="arXiv:2010.02502, eq. 12",
+    against="the spread and the correlation on Gaussian data",
+    within="5 %",
+)
 def test_the_level_stays_whatever_the_amount(oracle, amount, scheduler):
     """On x = a * x0 + b * noise with an exact estimate of x0, the noise keeps its deviation and loses its share of the old."""
     model, run_it = oracle

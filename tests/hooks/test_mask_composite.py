@@ -34,6 +34,13 @@ class Levels(Hook):
 
 
 @pytest.mark.parametrize("scheduler", ["ddim", "euler", "heun", "dpmpp_2m", "euler_a"])
+@pytest.mark.fidelity(
+    "hooks/mask_composite",
+    source="arXiv:2201.09865, eq. 8a",
+    against="the noised picture outside the mask",
+    within="1e-4",
+    differs="parity of the task: tests/sampling/test_parity_tasks.py",
+)
 def test_outside_the_mask_latents_follow_the_schedule(sd, scheduler):
     """After step i they are the picture's latents at the level of stage i + 1, with the start noise; clean at the end."""
     levels = Levels()

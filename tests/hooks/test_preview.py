@@ -52,6 +52,7 @@ def test_a_frame_each_so_many_steps_and_the_images_at_the_end(sd, every, frames,
     assert [frame.info["duration"] for frame in shown] == [200] * frames + [1200]
 
 
+@pytest.mark.fidelity("hooks/preview", source="this project", against="the projection by hand", within="exact")
 def test_what_the_colours_are(sd):
     from research import Hook
 

@@ -37,6 +37,7 @@ def rms(x):
     return x.square().mean(dim=(1, 2, 3)).sqrt()
 
 
+@pytest.mark.fidelity("hooks/record", source="this project", against="norms by hand", within="1e-4")
 def test_what_the_numbers_are(sd):
     states = States()
     entries = run(sd, Record(), states).trace["record"]

@@ -94,6 +94,13 @@ def test_the_jumps_of_repaint_are_those_published(steps, length, samples):
     assert len(walked) == steps + length * (samples - 1) * jumps
 
 
+@pytest.mark.fidelity(
+    "hooks/repaint",
+    source="arXiv:2201.09865, section 4.2 and appendix B",
+    against="the authors' schedule of jumps",
+    within="exact",
+    differs="the fully known part is noised afresh at each step with its default",
+)
 def test_the_walk_of_twelve_steps():
     walked = RePaint(3, 2).walk(None, Timeline((None,) * 12, 12))
     assert walked == [0, 1, 2, 3, 4, 2, 3, 4, 5, 6, 7, 5, 6, 7, 8, 9, 10, 8, 9, 10, 11]
@@ -168,6 +175,13 @@ class Shifted(Hook):
 
 @pytest.mark.parametrize("times", [0, 1, 3])
 @pytest.mark.spread(1)
+@pytest.mark.fidelity(
+    "hooks/restart",
+    source="arXiv:2306.14878, algorithm 1",
+    against="the factor by which errors shrink on Gaussian data",
+    within="5 %",
+    differs="with any first-order scheduler, where the paper has Heun",
+)
 def test_errors_made_before_shrink_by_the_known_factor(times):
     """An error of latents at the lower level is the same at the upper one, and the exact flow takes it down again by the ratio of
     the spreads there (theorem 3 of the paper, on Gaussian data): once for each time."""

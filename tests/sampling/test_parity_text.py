@@ -64,6 +64,12 @@ def pair(request: pytest.FixtureRequest):
 @pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS.keys(), indirect=True)
 @pytest.mark.parametrize("name", of_each_kind(NAMES))
 @pytest.mark.spread(6)
+@pytest.mark.fidelity(
+    "guidance/cfg",
+    source="StableDiffusionPipeline of diffusers",
+    against="final latents with parity, 18 schedulers",
+    within="equal to the bit",
+)
 def test_every_scheduler_equals_the_pipeline(pair, name: str):
     model, pipe = pair
     for title, (prompt, negative, seeds, steps, scale) in SETTINGS.items():
@@ -110,6 +116,13 @@ def test_prompts_and_scales(pair, name, prompt, negative, seeds, scale):
 @pytest.mark.parametrize("name", ["ddim", "euler", "dpmpp_2m"])
 @pytest.mark.parametrize(("scale", "phi"), [(7.5, 0.7), (3.0, 1.0), (3.0, 0.0), (1.0, 0.7)])
 @pytest.mark.spread(6)
+@pytest.mark.fidelity(
+    "guidance/modifiers/rescale",
+    source="arXiv:2305.08891, eq. 15 and 16",
+    against="guidance_rescale of StableDiffusionPipeline, final latents with parity",
+    within="equal to the bit",
+    differs="another space by option",
+)
 def test_guidance_rescale(pair, name, scale, phi):
     model, pipe = pair
     prompts, negative, seeds = ["a cat", "no dog"], ["x", "bad"], [3, 4]
