@@ -159,3 +159,7 @@ def _built(cls: type, arguments: dict[str, Any]) -> Any:
         raise
     except Exception as error:
         raise ConfigError(f"{cls.__name__}: cannot be built: {one_line(error)}") from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from research import zoo
 from research.errors import ConfigError, ModelError
 from research.jobs import process_cache
 from research.jobs.signatures import signature
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from research.solvers.lint.case import Finding
 
 _log = logging.getLogger(__name__)
+_NETWORKS = ("model", "features", "classifier", "reference")  # arguments of metrics that name what they compare with
 
 
 def lint_jobs(jobs: Sequence[Job]) -> None:
@@ -40,8 +42,27 @@ def lint_jobs(jobs: Sequence[Job]) -> None:
         for finding in found:
             if finding.severity == "error":
                 raise ConfigError(_line(finding, job, len(jobs)))
-        job.warnings = [finding.message for finding in found]
+        job.warnings = [*(finding.message for finding in found), *foreign_scores(job.config)]
     _report(jobs)
+
+
+def foreign_scores(config: Mapping[str, Any]) -> list[str]:
+    """What is said of metrics that ask the embedded networks and references, which know emoji alone, of another model."""
+    path = str(config["model"]["path"])
+    if path in zoo.zoo_names():
+        return []
+    found = []
+    for name, node in config["metrics"].items():
+        of_class = signature(str(node.get("_target_")))
+        asked = {**(of_class.arguments if of_class else {}), **node}
+        keys = [key for key in _NETWORKS if isinstance(asked.get(key), str) and zoo.is_embedded(asked[key])]
+        if keys:
+            said = " and ".join(f"metrics.{name}.{key}={asked[key]}" for key in keys)
+            found.append(
+                f"{said}: what is embedded knows emoji alone, and the model is {path}: the numbers say little there; accepted "
+                "are networks and references of its kind, or metrics=none."
+            )
+    return found
 
 
 def _schedule(job: Job) -> ModelSchedule | None:

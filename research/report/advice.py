@@ -176,9 +176,10 @@ def _undecided(
     by = sure[-1]
     best = _best(by, rows)
     if cheapest is not best:
+        by_what = " by " + " or ".join(m.label for m in sure) if len(sure) > 1 else ""
         text = (
-            f"{count(len(possible), 'setting')} of {len(rows)} may be the best; the cheapest is {where(sweep, cheapest)}, "
-            f"at {_cost_text(cheapest)}"
+            f"{count(len(possible), 'setting')} of {len(rows)} may be the best{by_what}; the cheapest is "
+            f"{where(sweep, cheapest)}, at {_cost_text(cheapest)}"
         )
         if (gap := pairs_of(sweep, by).difference(best, cheapest)) is not None:
             low, high = sorted((by.better * gap.low, by.better * gap.high))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["PICTURES_DIR", "ZOO_DIR", "picture_names", "picture_path", "zoo_names", "zoo_path"]
+__all__ = ["PICTURES_DIR", "ZOO_DIR", "is_embedded", "picture_names", "picture_path", "zoo_names", "zoo_path"]
 
 ZOO_DIR = Path(__file__).resolve().parent
 PICTURES_DIR = ZOO_DIR / "pictures"
@@ -28,6 +28,11 @@ def zoo_path(name: str) -> Path | None:
     directory = ZOO_DIR / name
     found = any((directory / marker).is_file() for marker in ("model_index.json", "config.json"))
     return directory if found else None
+
+
+def is_embedded(name: str) -> bool:
+    """Whether a name is that of an embedded model, evaluation network or reference."""
+    return zoo_path(name) is not None or (ZOO_DIR / "references" / f"{name}.safetensors").is_file()
 
 
 def picture_names() -> list[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from research.cli import run
+from research.jobs.lint import foreign_scores
 
 
 @pytest.fixture
@@ -78,3 +79,27 @@ def test_the_strength_of_a_task_counts(base, tmp_path):
     assert run([*base, *words, "steps=6", "runtime.parity=true"]) == 0
     (result,) = results()
     assert any("strength=0.5 cuts off steps" in warning for warning in result["warnings"])
+
+
+def test_scores_by_what_knows_emoji_alone_are_said_of_another_model(base, capsys):
+    assert run([*base, "steps=2", "scheduler=ddim", "metrics=clip_score", "sweep_name=scored"]) == 0
+    said = capsys.readouterr().err
+    assert said.count("metrics.clip_score.model=emoji-eval: what is embedded knows emoji alone") == 1
+    (file,) = Path("outputs/scored").glob("*/result.json")
+    assert any("knows emoji alone" in line for line in json.loads(file.read_text())["warnings"])
+
+
+@pytest.mark.parametrize(
+    ("path", "metrics", "named"),
+    [
+        ("emoji", {"fid": {"_target_": "research.metrics.FID"}}, []),
+        ("mine", {"fid": {"_target_": "research.metrics.FID"}}, ["features=emoji-eval", "reference=emoji"]),
+        ("mine", {"fid": {"_target_": "research.metrics.FID", "features": "inception", "reference": "refs"}}, []),
+        ("mine", {"is": {"_target_": "research.metrics.InceptionScore"}}, []),
+        ("mine", {"ssim": {"_target_": "research.metrics.SSIM"}}, []),
+    ],
+)
+def test_which_scores_are_said(path, metrics, named):
+    found = foreign_scores({"model": {"path": path}, "metrics": metrics})
+    assert len(found) == bool(named)
+    assert all(name in found[0] for name in named)
