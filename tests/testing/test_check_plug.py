@@ -286,7 +286,7 @@ FOLLOWING = {AlwaysEpsilon: ("prediction kind flow",), OnceAStep: ("jumps back",
 
 
 @pytest.mark.parametrize("plug", FAULTS, ids=lambda plug: plug.__name__)
-@pytest.mark.spread(14)
+@pytest.mark.spread(4)
 def test_a_guidance_with_a_slip(plug: type) -> None:
     rule, place = FAULTS[plug]
     report = check_plug(plug())
@@ -405,7 +405,7 @@ HOOKS: dict[type, tuple[str, str]] = {
 
 
 @pytest.mark.parametrize("plug", HOOKS, ids=lambda plug: plug.__name__)
-@pytest.mark.spread(6)
+@pytest.mark.spread(3)
 def test_a_hook_with_a_slip(plug: type) -> None:
     rule, place = HOOKS[plug]
     report = check_plug(plug())
@@ -414,6 +414,7 @@ def test_a_hook_with_a_slip(plug: type) -> None:
 
 
 @pytest.mark.parametrize("plug", [Sound(), AlsoSound(), CFG(3.0)], ids=lambda plug: type(plug).__name__)
+@pytest.mark.spread(1)
 def test_sound_ones_pass(plug: object) -> None:
     state = torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), random.getstate()
     report = check_plug(plug)
@@ -431,7 +432,7 @@ OWN += [f"guidance/modifiers={name}" for name in ("interval", "rescale", "schedu
 
 
 @pytest.mark.parametrize("choice", OWN)
-@pytest.mark.spread(3)
+@pytest.mark.spread(1)
 def test_the_projects_own_pass(choice: str) -> None:
     with Composer() as composer:
         config = composer.job(composer.master([]), composer.normalise(["prompts=[a cat]", choice]))
