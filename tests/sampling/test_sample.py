@@ -138,7 +138,7 @@ def test_steps(sd, steps):
 
 
 @pytest.mark.usefixtures("untouched")
-@pytest.mark.parametrize("seeds", [[], (), [-1], [0, 1.5], [True], ["1"], [None], 5, None, [2**63], np.zeros(0), [[1]]])
+@pytest.mark.parametrize("seeds", [[], (), [-1], [0, 1.5], [True], ["1"], [None], 5.0, None, [2**63], np.zeros(0), [[1]]])
 def test_seeds(sd, seeds):
     with pytest.raises(ConfigError, match=r"^seeds: found .*accepted"):
         LoopSampler(sd, scheduler="ddim").sample(TextToImage("a"), seeds=seeds, steps=2)
