@@ -91,6 +91,7 @@ def test_the_examples_are_those_of_the_readme(plugs: Path) -> None:
         assert (plugs / file).read_text(encoding="utf-8") == (EXAMPLES / file).read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_the_template_runs_as_it_is(tmp_path: Path, in_process: Callable[[list[str], Path], int]) -> None:
     folder = Path(shutil.copytree(EXAMPLES, tmp_path / "study"))
     line = next(line.strip() for line in (EXAMPLES / "template.py").read_text().splitlines() if "--config-dir" in line)

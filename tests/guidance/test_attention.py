@@ -30,7 +30,7 @@ from research.sampling import Branch, Condition, LoopSampler
 from research.sampling.timeline import Stage
 from research.tasks import TextToImage, Unconditional
 
-pytestmark = pytest.mark.spread(3)
+pytestmark = pytest.mark.spread(2)
 
 METHODS = {"PAG": PAG, "SEG": SEG, "SLG": SLG, "SAG": SAG}
 NAMES = {"PAG": "perturbed", "SEG": "smoothed", "SLG": "skipped", "SAG": "degraded"}

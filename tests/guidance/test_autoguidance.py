@@ -22,7 +22,7 @@ from research.sampling import Guided, LoopSampler, Prediction
 from research.sampling.prediction import KINDS
 from research.tasks import TextToImage, Unconditional
 
-pytestmark = pytest.mark.spread(3)
+pytestmark = pytest.mark.spread(2)
 
 
 def sample(model, guidance, seeds=(0,), steps=3, scheduler="ddim"):

@@ -46,7 +46,7 @@ from research.guidance import (
 from research.sampling import Prediction, convert
 from research.tasks import TextToImage, Unconditional
 
-pytestmark = pytest.mark.spread(3)
+pytestmark = pytest.mark.spread(2)
 
 quick = settings(max_examples=12, deadline=None)
 

@@ -61,7 +61,7 @@ from research.guidance.tcfg import along_shared
 from research.sampling import Prediction
 from research.tasks import TextToImage, Unconditional
 
-pytestmark = pytest.mark.spread(3)
+pytestmark = pytest.mark.spread(2)
 
 quick = settings(max_examples=25, deadline=None)
 PLAIN_APG = {"eta": 1, "momentum": 0, "norm_threshold": 0}

@@ -26,7 +26,7 @@ from research.testing.gaussian_conditional import (
     tilted,
 )
 
-pytestmark = pytest.mark.spread(3)
+pytestmark = pytest.mark.spread(2)
 
 COND = Gaussian(torch.tensor([1.0, -0.5, 0.5, 1.5]).reshape(4, 1, 1), torch.tensor([0.5, 1, 0.8, 0.4]).reshape(4, 1, 1))
 UNCOND = Gaussian(torch.tensor([0.0, 0.2, 0.5, -0.5]).reshape(4, 1, 1), torch.tensor([1, 1, 0.6, 0.8]).reshape(4, 1, 1))

@@ -33,7 +33,7 @@ from research.tasks import TextToImage, Unconditional
 from research.testing.gaussian import GaussianModel
 from research.testing.gaussian_error import GaussianTask
 
-pytestmark = pytest.mark.spread(3)
+pytestmark = pytest.mark.spread(2)
 
 SHAPE = (4, 6, 6)
 TARGET = normal(7, SHAPE)

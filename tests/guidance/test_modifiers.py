@@ -47,7 +47,7 @@ from research.hooks import Record
 from research.sampling import Guided, Hook, Prediction
 from research.tasks import TextToImage, Unconditional
 
-pytestmark = pytest.mark.spread(3)
+pytestmark = pytest.mark.spread(2)
 
 quick = settings(max_examples=25, deadline=None)
 BASES = {

@@ -14,7 +14,7 @@ from research.hooks import Differential, MaskComposite
 from research.jobs.identity import canonical
 from research.tasks import ImageToImage, Inpaint, TextToImage, Unconditional
 
-pytestmark = pytest.mark.spread(3)
+pytestmark = pytest.mark.spread(2)
 
 MEMORYLESS = ["ddim", "euler", "heun", "dpm2"]
 

@@ -17,7 +17,7 @@ from research.hooks.dynamic_prompt import keys_of
 from research.hooks.emphasis import token_places
 from research.tasks import ImageToImage, Inpaint, Interpolation, TextToImage
 
-pytestmark = pytest.mark.spread(3)
+pytestmark = pytest.mark.spread(2)
 
 
 def run(model, *hooks, seeds=(1, 2), scheduler="ddim", steps=5, guidance=None, task=None, **arguments):

@@ -20,7 +20,7 @@ from research.sampling import Branch, Guidance, Guided
 from research.tasks import ImageToImage, TextToImage, Unconditional
 from research.testing.gaussian import GaussianModel
 
-pytestmark = pytest.mark.spread(3)
+pytestmark = pytest.mark.spread(2)
 
 SCHEDULERS = ["ddim", "heun", "pndm", "dpmpp_2m", "euler_a", "unipc"]
 

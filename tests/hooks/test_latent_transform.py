@@ -15,7 +15,7 @@ from research.guidance import CFG
 from research.hooks import Blur, Flip, LatentTransform, NoiseReinjection, Shift
 from research.tasks import ImageToImage, TextToImage
 
-pytestmark = pytest.mark.spread(3)
+pytestmark = pytest.mark.spread(2)
 
 SCHEDULERS = ("ddim", "heun", "dpm2", "pndm", "dpmpp_2m", "euler_a")
 

@@ -18,7 +18,7 @@ from research.models.summary import outline
 from research.preview_cli import run as research_preview
 from research.tasks import TextToImage, Unconditional
 
-pytestmark = pytest.mark.spread(3)
+pytestmark = pytest.mark.spread(2)
 
 PLAIN = {"weight": [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]], "bias": [0, 0, 0]}
 

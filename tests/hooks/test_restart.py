@@ -21,7 +21,7 @@ from research.tasks import ImageToImage, Inpaint, Inversion, TextToImage
 from research.testing.gaussian import GaussianModel
 from research.testing.gaussian_error import GaussianTask
 
-pytestmark = pytest.mark.spread(3)
+pytestmark = pytest.mark.spread(2)
 
 MEMORYLESS = ["ddim", "euler", "ddpm", "euler_a"]
 SPREAD = torch.tensor([1.0, 2.0, 4.0, 8.0]).reshape(4, 1, 1)

@@ -55,7 +55,7 @@ def _choice(rng: random.Random, name: str, options: list[str]) -> str:
 
 
 @pytest.mark.parametrize("seed", range(2))
-@pytest.mark.spread(1)
+@pytest.mark.slow
 def test_as_hydra_composes(seed: int, tmp_path: Path) -> None:
     """Random choices of all groups and values of all kinds, one composer for all of them."""
     rng = random.Random(seed)

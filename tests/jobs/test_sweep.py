@@ -129,6 +129,7 @@ def test_on_failure_stop(here: Path, base: list[str], capsys: pytest.CaptureFixt
     assert "left 1 job" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_an_experiment_runs_its_sweep(here: Path, base: list[str]) -> None:
     (here / "mine" / "experiment").mkdir(parents=True)
     (here / "mine" / "experiment" / "small.yaml").write_text(

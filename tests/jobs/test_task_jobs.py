@@ -123,6 +123,7 @@ def test_interpolation_of_a_model_without_text(models, here):
     assert all(entry["prompt"] is None for entry in found["images"])
 
 
+@pytest.mark.slow
 def test_inversion_reports_what_was_lost(models, here):
     lines = ["task=inversion", "task.image=[a.png,b.png]", "guidance=none"]
     few, many = (job(models, "text", *lines, f"steps={steps}") for steps in (4, 40))

@@ -21,7 +21,7 @@ from research.errors import ConfigError, ModelError
 from research.guidance import CFG
 from research.tasks import TextToImage, Unconditional
 
-pytestmark = pytest.mark.spread(3)
+pytestmark = pytest.mark.spread(2)
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 VAE = "vae/diffusion_pytorch_model.safetensors"

@@ -13,7 +13,7 @@ from research.guidance import CFG
 from research.sampling import Guided, Prediction
 from research.tasks import TextToImage
 
-pytestmark = pytest.mark.spread(3)
+pytestmark = pytest.mark.spread(2)
 
 POINTS = ("on_start", "pre_step", "pre_model", "post_model", "post_guidance", "post_step", "on_end")
 

@@ -14,7 +14,7 @@ from research.sampling import NoiseSource
 from research.sampling.noise import ENCODE, HOOK, INITIAL, STEP, stream_seed
 from research.tasks import TextToImage
 
-pytestmark = pytest.mark.spread(3)
+pytestmark = pytest.mark.spread(2)
 
 # One image in a batch of two runs through other kernels than alone. Measured on random weights, which amplify rounding
 # more than trained ones: below 1e-5 of the norm for 5 steps.

@@ -9,7 +9,7 @@ from diffusers import DDIMPipeline, DDPMPipeline, DDPMScheduler
 from research import LoopSampler, load_model
 from research.tasks import Unconditional
 
-pytestmark = pytest.mark.spread(3)
+pytestmark = pytest.mark.spread(2)
 
 
 def generators(seeds: list[int]) -> list[torch.Generator]:

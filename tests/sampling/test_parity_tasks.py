@@ -21,7 +21,7 @@ from research.guidance import CFG
 from research.solvers import resolve, scheduler_names
 from research.tasks import DepthToImage, ImageToImage, Inpaint
 
-pytestmark = pytest.mark.spread(3)
+pytestmark = pytest.mark.spread(2)
 
 NAMES = [name for name in scheduler_names() if not name.startswith("flow")]
 # by task: the fixtures of the model and of the pipeline on the same weights

@@ -235,6 +235,7 @@ def test_scheduler_options(pair, name, options):
     assert torch.equal(expected, sampler.sample(TextToImage("a cat"), seeds=[3], steps=6).latents)
 
 
+@pytest.mark.slow
 def test_an_outdated_scheduler_config_is_mended_as_the_pipeline_does(copied, sd_directory):
     directory = copied(sd_directory)
     edit_json(directory / "scheduler" / "scheduler_config.json", steps_offset=0, clip_sample=True)

@@ -18,7 +18,7 @@ from research.guidance import CFG, Guidance
 from research.sampling import Branch, Guided, Prediction
 from research.tasks import DepthToImage, ImageToImage, Inpaint, TextToImage
 
-pytestmark = pytest.mark.spread(3)
+pytestmark = pytest.mark.spread(2)
 
 STOCHASTIC = ["ddpm", "euler_a", "dpmpp_2m_sde", "dpmpp_sde"]
 

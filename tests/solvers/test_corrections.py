@@ -17,7 +17,7 @@ from research.sampling import Guided, NoiseSource, Prediction
 from research.sampling.timeline import kept_steps
 from research.solvers import SolverFactory
 
-pytestmark = pytest.mark.spread(3)
+pytestmark = pytest.mark.spread(2)
 
 CONFIG = dict(text_scheduler().config)
 SPACINGS = ("leading", "linspace", "trailing")

@@ -51,6 +51,7 @@ def test_there_are_as_many_such_counts_as_reported():
 
 @pytest.mark.parametrize("name", of_each_kind(spaced(scheduler_names())))
 @pytest.mark.parametrize("steps", [61, 998])
+@pytest.mark.spread(8)
 def test_trailing_spacing_has_the_steps_that_were_asked_for(name, steps):
     timeline = SolverFactory(name, TRAILING, SD)().timeline(steps)
     beside = SolverFactory(name, TRAILING, SD)().timeline(steps - 1)

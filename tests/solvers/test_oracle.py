@@ -14,7 +14,7 @@ from research.sampling.prediction import to_x0
 from research.testing.gaussian import GaussianModel
 from research.testing.gaussian_error import GaussianTask, measure
 
-pytestmark = pytest.mark.spread(3)
+pytestmark = pytest.mark.spread(2)
 
 SMOOTH = GaussianModel(MEAN, torch.tensor([1.0, 1.5, 2.0, 3.0]).reshape(4, 1, 1), (4, 8, 8))
 KARRAS = {"use_karras_sigmas": True}

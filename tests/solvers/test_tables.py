@@ -24,7 +24,7 @@ from research.solvers import SolverFactory, resolve, scheduler_names, tabulated
 from research.solvers.tabulated import TabulatedSolver
 from research.tasks import TextToImage
 
-pytestmark = pytest.mark.spread(3)
+pytestmark = pytest.mark.spread(2)
 
 CONFIG = dict(text_scheduler().config)
 V_CONFIG = dict(text_scheduler("v_prediction").config)

@@ -15,7 +15,7 @@ from research.errors import ConfigError
 from research.tasks import Inpaint
 from research.tasks.inpaint import pasted
 
-pytestmark = pytest.mark.spread(3)
+pytestmark = pytest.mark.spread(2)
 
 
 @pytest.fixture(params=["sd", "sd_inpaint"])

@@ -18,7 +18,7 @@ from research.guidance import CFG, PerpNeg
 from research.tasks import Interpolation, TextToImage, Unconditional
 from research.tasks.interpolation import slerp
 
-pytestmark = pytest.mark.spread(3)
+pytestmark = pytest.mark.spread(2)
 
 PARTS = st.floats(0.0, 1.0)
 SEEDS = st.integers(0, 2**32)

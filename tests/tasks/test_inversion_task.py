@@ -13,7 +13,7 @@ from research.hooks import Differential, DynamicPrompt, MaskComposite, Preview, 
 from research.sampling import Prediction
 from research.tasks import Inversion, TextToImage
 
-pytestmark = pytest.mark.spread(3)
+pytestmark = pytest.mark.spread(2)
 
 
 @pytest.fixture(scope="module")

@@ -489,6 +489,7 @@ def test_metrics(slip: str, rule: str | None) -> None:
     assert rule in {finding.rule for finding in report.findings} if rule else report.ok, str(report)
 
 
+@pytest.mark.slow
 def test_schedulers_tasks_and_models() -> None:
     from diffusers import DDIMScheduler
 
@@ -577,6 +578,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_command(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert check(["checked_plugs:Fine", "by=0.9"]) == 0
     assert "Fine (hook): " in capsys.readouterr().out
