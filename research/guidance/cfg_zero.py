@@ -39,9 +39,8 @@ class CFGZero(Pair):
     def __init__(self, scale: float = 7.5, zero_steps: int = 1, space: str = "prediction"):
         super().__init__(scale, space)
         self.zero_steps = check_whole_number("guidance.zero_steps", zero_steps)
-        self._guides: bool | None = (
-            None  # whether the run has a scale with guidance; a schedule may begin at one without
-        )
+        # whether the run has a scale with guidance at all: a schedule may begin at one without
+        self._guides: bool | None = None
 
     def vectorises(self) -> bool:
         return self.scale != 1

@@ -75,9 +75,8 @@ class Guided:
 
     prediction: Prediction
     renoise: Prediction | None = None  # CFG++ steps along the unconditional noise
-    shift: Tensor | None = (
-        None  # DPS adds it to the latents after the step, [N, C, h, w] in the scaling that they then have
-    )
+    # added to the latents after the step (DPS), [N, C, h, w] in the scaling that they then have
+    shift: Tensor | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -172,8 +171,7 @@ class Batch(InForce):
 
     def going_back(self, stage: Stage) -> bool:
         """Whether a stage is on the way from clean latents to noise, as the first half of an inversion is."""
-        turn = getattr(self.solver, "turn", None)
-        return turn is not None and stage.index <= turn
+        return self.solver.turn is not None and stage.index <= self.solver.turn
 
     def warn(self, message: str) -> None:
         """Note something the user should know; it is kept once and goes to the result."""

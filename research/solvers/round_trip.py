@@ -82,7 +82,7 @@ class RoundTripSolver:
     def step(self, guided: Guided, x: Tensor, stage: Stage, noise: NoiseSource) -> StepOutput:
         signal, level = self._after[stage.index]
         if guided.renoise is not None and self.turn is not None and stage.index <= self.turn:
-            guided = Guided(guided.renoise, guided.prediction)
+            guided = dataclasses.replace(guided, prediction=guided.renoise, renoise=guided.prediction)
         prediction, x = step_from(guided, self.kind, x, stage)
         return StepOutput(ddim_step(x, prediction, stage, signal, level))
 

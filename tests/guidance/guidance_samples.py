@@ -74,7 +74,9 @@ def run_of(n_images: int = SHAPE[0], *, guidance: Guidance | None = None, kind: 
         return Condition(embeds=torch.cat([normal(zlib.crc32(text.encode()), (1, 5, 6)).float() for text in sentences]))
 
     model = NoModel()
-    solver: Any = SimpleNamespace(name="none", kind=kind, supports=frozenset({"first-order", f"predicts:{kind}"}))
+    solver: Any = SimpleNamespace(
+        name="none", kind=kind, turn=None, supports=frozenset({"first-order", f"predicts:{kind}"})
+    )
     task: Any = SimpleNamespace(
         name="none",
         prompts="a prompt",
