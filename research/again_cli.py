@@ -10,7 +10,7 @@ from pathlib import Path
 
 from research.errors import UserError
 
-OK, BAD_INPUT = 0, 2
+OK, BAD_INPUT, INTERRUPTED = 0, 2, 130
 _EPILOG = """\
 Everything that decides how an image looks is taken from the record, the settings of the command line and of files alike. Where
 the image is still there, the new one is compared with it.
@@ -20,7 +20,7 @@ if you trust the record (--trust-plugs), or if the configs of --config-dir name 
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns 0, or 2 if nothing can be made of the arguments."""
+    """Returns 0, 2 if nothing can be made of the arguments, 130 if interrupted."""
     parser = argparse.ArgumentParser(
         prog="research again",
         description="Make a job's images, or one picture, once more.",
@@ -41,6 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"research again: {' '.join(str(error).split())}", file=sys.stderr)
         return BAD_INPUT
+    except KeyboardInterrupt:
+        print("\ninterrupted: images that were made are kept", file=sys.stderr)
+        return INTERRUPTED
 
 
 def _again(args: argparse.Namespace) -> int:

@@ -46,13 +46,13 @@ def run(argv: Sequence[str]) -> int:
     _plug_working_folder()
     signatures.forget()
     configure_logging()
-    if argv[:1] == ["again"]:
-        from research.again_cli import main as again
-
-        return again(argv[1:])
     if environment.rank():  # torchrun starts several of us, and one speaks
         logging.getLogger(LOGGER).setLevel(logging.ERROR)
     try:
+        if list(argv[:1]) == ["again"]:
+            from research.again_cli import main as again
+
+            return again(argv[1:])
         return _command(_arguments(argv))
     except StoreError as error:
         return _report(error, FAILED)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -75,6 +76,8 @@ def identity(
     }
     # the short name of a scheduler is a name for its class and options
     kept["scheduler"] = {key: value for key, value in config["scheduler"].items() if key != "name"}
+    if _levels_revised(config):
+        kept["scheduler"]["revision"] = 2
     kept["guidance"] = _in_order(config["guidance"])
     kept["runtime"] = {"parity": config["runtime"].get("parity", False)}
     if _round_trip_revised(config):
@@ -84,6 +87,19 @@ def identity(
     if not cache.get("prompts", [model["path"], config["task"]], lambda: uses_prompts(config)):
         kept.pop("prompts")
     return {key: cache.get(f"canonical {key}", value, partial(_section, key, value)) for key, value in kept.items()}
+
+
+def _levels_revised(config: Mapping[str, Any]) -> bool:
+    """Whether a scheduler has other noise levels than it had under the ids before; see `_REVISIONS`. With parity it has the same.
+
+    That is so of Beta quantiles, and of the counts for which trailing spacing made a step too many.
+    """
+    options, steps = config["scheduler"].get("options") or {}, config["steps"]
+    if config["runtime"].get("parity", False):
+        return False
+    train = options.get("num_train_timesteps", 1000)
+    trailing = options.get("timestep_spacing") == "trailing" and not options.get("use_karras_sigmas")
+    return bool(options.get("use_beta_sigmas")) or (trailing and math.ceil(train / (train / steps)) > steps)
 
 
 def _round_trip_revised(config: Mapping[str, Any]) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from research.jobs.compose import Composer
-from research.jobs.identity import job_id
+from research.jobs.identity import identity, job_id
 from research.jobs.points import points_of
 from research.jobs.validate import validate
 
@@ -198,3 +198,20 @@ def test_a_metrics_reference_is_its_content(
     assert len(set(found.values())) == 1
     (tmp_path / "two" / "clip" / "more.json").write_text("{}")
     assert identify(*named[:-1], f"{named[-1]}two/clip") not in found.values()
+
+
+@pytest.mark.parametrize(
+    ("lines", "revised"),
+    [
+        (["scheduler=ddim_trailing", "steps=61"], True),
+        (["scheduler=ddim_trailing", "steps=60"], False),
+        (["scheduler=ddim_trailing", "steps=61", "runtime.parity=true"], False),
+        (["scheduler=ddim", "steps=61"], False),
+        (["scheduler=euler", "scheduler.options.use_beta_sigmas=true"], True),
+        (["scheduler=euler", "scheduler.options.use_beta_sigmas=true", "runtime.parity=true"], False),
+    ],
+)
+def test_levels_that_are_others_than_they_were_have_other_ids(base, lines, revised) -> None:
+    with Composer() as composer:
+        config = composer.job(composer.master([]), composer.normalise(["tracker=none", "metrics=none", *base, *lines]))
+        assert ("revision" in identity(validate(config))["scheduler"]) is revised
