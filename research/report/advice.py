@@ -176,14 +176,13 @@ def _undecided(
     by = sure[-1]
     best = _best(by, rows)
     if cheapest is not best:
-        by_what = " by " + " or ".join(m.label for m in sure) if len(sure) > 1 else ""
         text = (
-            f"{count(len(possible), 'setting')} of {len(rows)} may be the best{by_what}; the cheapest is "
-            f"{where(sweep, cheapest)}, at {_cost_text(cheapest)}"
+            f"{count(len(possible), 'setting')} of {len(rows)} may be the best, as all pairs are looked at together; the cheapest "
+            f"is {where(sweep, cheapest)}, at {_cost_text(cheapest)}"
         )
         if (gap := pairs_of(sweep, by).difference(best, cheapest)) is not None:
             low, high = sorted((by.better * gap.low, by.better * gap.high))
-            text += f": its {by.label} is worse by {number(low)} to {number(high)}, with 95 % confidence"
+            text += f": its {by.label} is worse by {number(low)} to {number(high)}, with 95 % confidence by itself"
         lines.append(text + ".")
     lines += [_settled(sweep, rows, sure), _margins(sweep, sure)]
     return lines
@@ -233,7 +232,7 @@ def _reasons(
             line += f". {m.label} decides nothing here"
         elif (gap := pairs_of(sweep, m).difference(best, use)) is not None:
             low, high = sorted((m.better * gap.low, m.better * gap.high))
-            line += f". Over the same {_units(rows, gap.n)} it is worse by {number(low)} to {number(high)}, with 95 % confidence"
+            line += f". Over the same {_units(rows, gap.n)} it is worse by {number(low)} to {number(high)}, with 95 % confidence by itself"
         reasons.append(line + ".")
     return reasons
 
