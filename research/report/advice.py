@@ -177,8 +177,8 @@ def _undecided(
     best = _best(by, rows)
     if cheapest is not best:
         text = (
-            f"{count(len(possible), 'setting')} of {len(rows)} may be the best, as all pairs are looked at together; the cheapest "
-            f"is {where(sweep, cheapest)}, at {_cost_text(cheapest)}"
+            f"{count(len(possible), 'setting')} of {len(rows)} may be the best, as all pairs are looked at together; the "
+            f"cheapest is {where(sweep, cheapest)}, at {_cost_text(cheapest)}"
         )
         if (gap := pairs_of(sweep, by).difference(best, cheapest)) is not None:
             low, high = sorted((by.better * gap.low, by.better * gap.high))
@@ -232,7 +232,7 @@ def _reasons(
             line += f". {m.label} decides nothing here"
         elif (gap := pairs_of(sweep, m).difference(best, use)) is not None:
             low, high = sorted((m.better * gap.low, m.better * gap.high))
-            line += f". Over the same {_units(rows, gap.n)} it is worse by {number(low)} to {number(high)}, with 95 % confidence by itself"
+            line += f". Over the same {_units(rows, gap.n)} it is worse by {number(low)} to {number(high)}, with 95 % confidence"
         reasons.append(line + ".")
     return reasons
 
