@@ -22,6 +22,8 @@ class ChangedJob:
 
 def changed_since(jobs: Sequence[Job]) -> list[ChangedJob]:
     """The jobs in the folders of a plan's jobs that have the settings of one of these, and were made with another source."""
+    if not any(job.sources for job in jobs):
+        return []
     wanted = {(job.folder.path.parent, settings_digest(job.config)): job for job in jobs if job.sources}
     ids = {job.folder.path for job in jobs}
     found = []
