@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import statistics
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -21,6 +21,7 @@ from research.jobs.claims import ClaimLost
 from research.jobs.faults import batches_that_fit, check_claim
 from research.jobs.identity import sources_of
 from research.jobs.job import Job
+from research.jobs.progress import StepsMade
 from research.jobs.record import CacheUse, HalvedBatch, ImageRecord, JobResult, MadeSoFar, StoreError, Trace
 from research.jobs.scoring import ask
 from research.jobs.store import IMAGES, PICTURES
@@ -142,6 +143,7 @@ class JobRun:
         self.checkpoint.resume(self)
         task = self.task(sampler.model)
         size = self.batch_size(sampler, task, len(self.seeds))
+        progress = StepsMade(self.observer, len(self.seeds), size, self.settings.steps)
         batches = batches_that_fit(
             sampler,
             task,
@@ -149,12 +151,13 @@ class JobRun:
             steps=self.settings.steps,
             size=size,
             first=len(self.saved),
-            progress=self._progress(size),
+            progress=progress,
             halved=self.note_halved,
         )
         for rows, result in batches:
             self.keep_batch(result, rows)
             self.checkpoint.between_batches(self)
+        progress.complete()
         self.keep_pictures(sampler, task)
 
     def score(self) -> None:
@@ -276,15 +279,6 @@ class JobRun:
         for name, picture in sampler.pictures(task, self.saved).items():
             file = images.save_picture(picture, self.folder.path / PICTURES / name)
             self.result.pictures[name] = file.relative_to(self.folder.path).as_posix()
-
-    def _progress(self, size: int) -> Callable[[int, int, Mapping[str, Any]], None]:
-        n_batches = -(-len(self.seeds) // size)
-
-        def report(done: int, total: int, info: Mapping[str, Any]) -> None:
-            batch = info["rows"][0] // size
-            self.observer(batch * total + done, n_batches * total, f"batch {batch + 1} of {n_batches}")
-
-        return report
 
     def _recipes(self, rows: range) -> Iterator[dict[str, Any]]:
         config = self.job.config

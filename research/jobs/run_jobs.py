@@ -167,7 +167,7 @@ class _Work:
     def _run(self, jobs: Sequence[Job]) -> list[Job]:
         assert self.progress is not None
         try:
-            with self.progress.job(self._label(jobs)) as observer:
+            with self.progress.job(self._label(jobs), len(jobs)) as observer:
                 results = self.runner.run(jobs, observer)
         except claims.ClaimLost as error:
             _log.warning("%s; its result is waited for", error)

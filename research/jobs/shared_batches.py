@@ -13,7 +13,7 @@ import dataclasses
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from research.jobs.build import build, guidance_of
 from research.jobs.claims import ClaimLost
 from research.jobs.faults import batches_that_fit, check
 from research.jobs.job import Job
+from research.jobs.progress import StepsMade
 from research.jobs.record import PARTIAL, JobResult, MadeSoFar, StoreError
 from research.jobs.run_job import JobRun, Observer, OneByOne, run_job
 from research.jobs.signals import Interrupted
@@ -175,9 +176,7 @@ def _complete(runs: Sequence[JobRun]) -> Iterator[tuple[LoopSampler, Task, JobRu
     head.watch.pause()
     start = time.perf_counter()
 
-    def progress(done: int, total: int, info: Mapping[str, Any]) -> None:
-        batch, n_batches = info["places"][0] // size, -(-len(scales) // size)
-        head.observer(batch * total + done, n_batches * total, f"batch {batch + 1} of {n_batches}")
+    progress = StepsMade(head.observer, len(scales), size, head.settings.steps)
 
     def halved(event: dict[str, Any]) -> None:
         for run in runs:

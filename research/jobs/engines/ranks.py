@@ -26,6 +26,7 @@ from research.jobs.faults import batches_that_fit, check
 from research.jobs.images import SavedImages
 from research.jobs.job import Job
 from research.jobs.machine_slots import VISIBLE, visible_devices
+from research.jobs.progress import StepsMade
 from research.jobs.record import Checkpoint, DamagedRecord, JobResult, MadeSoFar, NoRecord, Trace
 from research.jobs.run_job import JobRun, JobRunner, Observer, run_job
 from research.jobs.run_jobs import Outcome
@@ -157,12 +158,11 @@ class _Share(JobRun):
 
     def _batches(self, sampler: LoopSampler, task: Task, size: int, done: set[int]) -> None:
         mine = [first for first in self._mine(size) if first not in done]
-        for place, first in enumerate(mine):
-
-            def progress(step: int, total: int, info: Any, place: int = place) -> None:
-                where = f"batch {place + 1} of {len(mine)} on each of {self.world} ranks"
-                self.observer(place * total + step, len(mine) * total, where)
-
+        own = [min(first + size, len(self.seeds)) - first for first in mine]
+        progress = StepsMade(
+            self.observer, max(sum(own), 1), size, self.settings.steps, f" on each of {self.world} ranks"
+        )
+        for first, count in zip(mine, own, strict=True):
             check(self.folder.path)
             batches = batches_that_fit(
                 sampler,
@@ -170,12 +170,14 @@ class _Share(JobRun):
                 seeds=self.seeds,
                 steps=self.settings.steps,
                 size=size,
-                rows=range(first, min(first + size, len(self.seeds))),
+                rows=range(first, first + count),
                 progress=progress,
                 halved=self.note_halved,
             )
             for places, made in batches:
                 self._keep_noted(made, range(first + places.start, first + places.stop))
+            progress.add(count)
+        progress.complete()
 
     def _keep_noted(self, made: SampleResult, rows: range) -> None:
         """Write a batch's images, and then, that they are there."""
