@@ -162,6 +162,7 @@ def test_every_module_says_what_it_is():
         "research.tasks.checks",
     ],
 )
+@pytest.mark.spread(3)
 def test_importing_is_light(module):
     code = f"import sys, {module}; print(*sorted(set({HEAVY!r}) & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600, check=True)

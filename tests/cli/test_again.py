@@ -59,6 +59,7 @@ def told(capsys: pytest.CaptureFixture[str], *argv: str) -> list[str]:
     ids=lambda lines: lines[0],
 )
 @pytest.mark.spread(1)
+@pytest.mark.slow
 def test_each_image_of_a_job_and_all_of_them(here, tiny_sd, capsys, lines):
     files = made(tiny_sd, *lines)
     assert told(capsys, str(files[0].parents[1])) == ["equal"] * len(files)

@@ -78,6 +78,7 @@ def test_no_negative_prompt_is_the_empty_sentence(sd):
 
 
 @pytest.mark.parametrize("guidance", [CFG(1.0), NoGuidance(), None])
+@pytest.mark.slow
 def test_a_negative_prompt_that_is_not_used_is_said(sd, guidance):
     result = sample(sd, guidance, negative="dog")
     (warning,) = result.warnings

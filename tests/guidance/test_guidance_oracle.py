@@ -175,7 +175,7 @@ def test_impossible_questions():
     ],
 )
 @pytest.mark.parametrize("scale", [0.0, 0.5, 1.0, 3.0])
-@pytest.mark.spread(4)
+@pytest.mark.spread(1)
 def test_cfg_ends_where_the_formula_says(scheduler, options, order, limit, scale):
     found = {}
     for steps in (100, 400):

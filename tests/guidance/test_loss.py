@@ -114,6 +114,7 @@ def test_flow_models_are_led_through_the_model_from_where_there_is_a_signal(sche
     assert (led - TARGET).norm() < 0.8 * (plain - TARGET).norm()
 
 
+@pytest.mark.slow
 def test_ddim_and_euler_give_the_same_picture() -> None:
     """Variance-preserving and -exploding: the same trajectory but for the solvers' errors, which shrink with the steps."""
     model = GaussianModel(normal(1, SHAPE), 0.5, SHAPE)
@@ -207,7 +208,7 @@ def mean_square_each(pixels: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("mode", ["model", "x0"])
 @pytest.mark.parametrize("normalize", [None, "residual", "gradient"])
-@pytest.mark.spread(2)
+@pytest.mark.spread(1)
 def test_an_image_is_led_the_same_alone_and_in_a_batch(sd: BaseModel, mode: str, normalize: str | None) -> None:
     scale = 0.5 if normalize == "gradient" else 30.0
     results = []

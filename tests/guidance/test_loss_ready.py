@@ -133,6 +133,7 @@ def test_the_clip_classifier_knows_what_it_sees() -> None:
 
 @pytest.mark.parametrize("size", [4, 3])
 @pytest.mark.spread(1)
+@pytest.mark.slow
 def test_pictures_and_prompts_go_by_image_in_any_batch(emoji: BaseModel, size: int) -> None:
     """Each image of a job is led to its own picture."""
     names = ["pizza", "cat", "strawberry", "penguin"]
@@ -146,6 +147,7 @@ def test_pictures_and_prompts_go_by_image_in_any_batch(emoji: BaseModel, size: i
     assert distances.argmin(0).tolist() == [0, 1, 2, 3]
 
 
+@pytest.mark.slow
 def test_without_a_prompt_the_jobs_prompts_count(emoji: BaseModel) -> None:
     prompts = ["pizza", "cat face"]
 

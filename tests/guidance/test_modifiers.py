@@ -292,6 +292,7 @@ AROUND = {
 @pytest.mark.parametrize("base", AROUND)
 @pytest.mark.parametrize("modifier", WRAPPED)
 @pytest.mark.spread(3)
+@pytest.mark.slow
 def test_every_modifier_around_every_kind_of_base(sd, sd_v, modifier, base):
     """It changes the base's images, an image is the same alone and in a batch, and nothing stays from run to run."""
     for model, scheduler in ((sd, "dpmpp_2m"), (sd_v, "euler")):

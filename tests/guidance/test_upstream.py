@@ -20,7 +20,7 @@ finally:
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-@pytest.mark.spread(6)
+@pytest.mark.spread(1)
 def test_the_claim_is_still_true(case):
     found = case.run()
     assert found.reproduced, f"{case.where}: {case.claim} {found.numbers}"

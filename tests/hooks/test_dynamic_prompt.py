@@ -58,6 +58,7 @@ class Asked(Hook):
 )
 @pytest.mark.parametrize("scheduler", ["ddim", "heun", "pndm", "dpm2"])
 @pytest.mark.spread(4)
+@pytest.mark.slow
 def test_the_parts_count_the_users_steps(sd, prompts, scheduler):
     asked = Asked()
     run(sd, DynamicPrompt(prompts), asked, scheduler=scheduler)
@@ -76,7 +77,7 @@ def test_it_equals_another_prompt_from_the_start(sd):
 
 
 @pytest.mark.parametrize("scheduler", ["ddim", "heun", "pndm", "dpmpp_2m", "euler_a"])
-@pytest.mark.spread(2)
+@pytest.mark.spread(1)
 def test_idle_ones_are_bit_equal_to_none(sd, scheduler):
     plain = run(sd, scheduler=scheduler)
     for hook in (

@@ -178,6 +178,7 @@ def test_blur_spreads_as_a_gaussian():
     against="the spread and the correlation on Gaussian data",
     within="5 %",
 )
+@pytest.mark.slow
 def test_the_level_stays_whatever_the_amount(oracle, amount, scheduler):
     """On x = a * x0 + b * noise with an exact estimate of x0, the noise keeps its deviation and loses its share of the old."""
     model, run_it = oracle

@@ -82,6 +82,7 @@ def test_at_which_steps(sd, arguments, steps):
 
 
 @pytest.mark.parametrize("scheduler", ["ddim", "heun", "pndm", "dpmpp_2m", "euler_a"])
+@pytest.mark.spread(2)
 def test_it_only_looks(sd, scheduler):
     hooks = [Record(tensors=["x", "x0", "guided", "predictions"]), Record(steps=[])]
     plain, seen = run(sd, scheduler=scheduler), run(sd, *hooks, scheduler=scheduler)

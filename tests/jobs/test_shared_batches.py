@@ -121,6 +121,7 @@ def test_the_time_is_shared_out(here: Path, base: list[str]) -> None:
     assert "models" not in second or second["models"]["misses"] == 0
 
 
+@pytest.mark.slow
 def test_a_kill_between_the_results_of_a_batch(here: Path, base: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """What was sampled with the others stays, so that no image is made in another batch, bit by bit."""
     lines = ["-m", *base, "guidance.scale=2,3,5"]
@@ -149,6 +150,7 @@ def test_a_kill_between_the_results_of_a_batch(here: Path, base: list[str], monk
         assert result["nfe"] == cut[scale]["nfe"]
 
 
+@pytest.mark.slow
 def test_batches_smaller_than_the_unit(here: Path, base: list[str]) -> None:
     together, _ = compare([*base, "guidance.scale=1.5,2,3", "batch_size=4"])
     ids = [together[scale]["job_id"] for scale in (1.5, 2, 3)]
@@ -178,6 +180,7 @@ def test_jobs_that_fail_together_run_alone(here: Path, base: list[str], capsys: 
     assert found[2]["together"] == []
 
 
+@pytest.mark.slow
 def test_the_tasks_pictures_are_of_each_job(here: Path, base: list[str]) -> None:
     lines = [*base, "guidance.scale=2,5", "task=image_to_image", "task.image=zoo:pizza"]
     together, alone = compare(lines)

@@ -142,6 +142,7 @@ def test_kid_equals_torchmetrics_for_sets_of_one_size(n, d, seed):
     assert discrepancy(x, y, kernel).unbiased == pytest.approx(theirs, rel=1e-8, abs=1e-9)
 
 
+@pytest.mark.slow
 def test_blocks_change_nothing_and_the_error_is_the_scatter_of_new_draws():
     x, y = normal(1500, 4, 20), normal(1100, 4, 21, shift=0.5)
     kernel = gaussian(2.0)
@@ -255,6 +256,7 @@ def test_features_that_are_no_numbers_name_the_image():
 
 
 @pytest.mark.parametrize(("count", "dimension"), [(200, 8), (256, 64)])
+@pytest.mark.slow
 def test_the_standard_error_is_the_scatter_over_draws(count: int, dimension: int) -> None:
     generator = torch.Generator().manual_seed(3)
     mix = torch.randn(dimension, dimension, generator=generator, dtype=torch.float64) / dimension**0.5

@@ -289,9 +289,9 @@ def _every_set_metric(features, reference):
 
 
 def test_set_metrics_give_the_same_in_any_order(tiny_clip, other_clip, tiny_dino, tmp_path):
-    real, ours = tmp_path / "real", pictures(40, seed=21, shift=0.2)
+    real, ours = tmp_path / "real", pictures(16, seed=21, shift=0.2)
     real.mkdir()
-    for place, picture in enumerate(pictures(30, seed=20)):
+    for place, picture in enumerate(pictures(14, seed=20)):
         picture.save(real / f"{place:03d}.png")
     made = [m for features in (tiny_clip, other_clip, tiny_dino) for m in _every_set_metric(features, str(real))]
     alone = []

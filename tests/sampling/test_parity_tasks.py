@@ -121,7 +121,7 @@ ROTATED = [(0.3, 7, 1.0, False), (0.47, 9, 3.0, True), (0.55, 5, 7.5, False), (0
 
 
 @pytest.mark.parametrize("name", of_each_kind(NAMES))
-@pytest.mark.spread(6)
+@pytest.mark.spread(3)
 def test_every_scheduler(pair, name):
     """One setting each, another one for each task; `experiments/parity` has them all."""
     place = NAMES.index(name) + 2 * list(PAIRS).index(pair[0])

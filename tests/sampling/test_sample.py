@@ -41,7 +41,7 @@ def stages(name: str, steps: int) -> int:
 
 @pytest.mark.parametrize("parity", [False, True])
 @pytest.mark.parametrize("name", of_each_kind(NAMES))
-@pytest.mark.spread(6)
+@pytest.mark.spread(3)
 def test_evaluations_are_counted_as_they_are_made(sd, name, parity):
     for scale, branches in ((1.0, 1), (3.0, 2), (0.0, 1)):
         sampler = LoopSampler(sd, scheduler=name, guidance=CFG(scale), parity=parity)

@@ -82,6 +82,7 @@ def test_also_where_no_table_is_used(options):
     eta=st.sampled_from([0.0, 0.7]),
 )
 @settings(max_examples=25, deadline=None)
+@pytest.mark.slow
 def test_any_step_of_ddim_leads_to_the_level_of_the_next(steps, strength, spacing, eta):
     solver = solver_of("ddim", timestep_spacing=spacing, eta=eta)
     timeline = solver.timeline(steps, strength=strength)

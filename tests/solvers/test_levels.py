@@ -51,7 +51,7 @@ def test_there_are_as_many_such_counts_as_reported():
 
 @pytest.mark.parametrize("name", of_each_kind(spaced(scheduler_names())))
 @pytest.mark.parametrize("steps", [61, 998])
-@pytest.mark.spread(8)
+@pytest.mark.spread(3)
 def test_trailing_spacing_has_the_steps_that_were_asked_for(name, steps):
     timeline = SolverFactory(name, TRAILING, SD)().timeline(steps)
     beside = SolverFactory(name, TRAILING, SD)().timeline(steps - 1)
@@ -65,18 +65,21 @@ def test_trailing_spacing_has_the_steps_that_were_asked_for(name, steps):
 
 @pytest.mark.parametrize("name", ["ddim", "euler", "heun", "dpm2", "dpmpp_2m", "pndm", "unipc"])
 @pytest.mark.spread(4)
+@pytest.mark.slow
 def test_it_is_as_exact_as_with_a_step_less(name):
     model = GaussianModel(torch.tensor(0.5), torch.tensor(0.3), (1, 4, 4), "epsilon", TRAILING)
     with_surplus, without = (measure(model, name, steps, seeds=range(4)).path for steps in (61, 60))
     assert with_surplus < 1.1 * without + 1e-6
 
 
+@pytest.mark.slow
 def test_in_parity_the_surplus_is_a_step(sd):
     result = LoopSampler(sd, "ddim", TRAILING, parity=True).sample(TextToImage("a"), seeds=[0], steps=61)
     assert [result.nfe, result.trace["stages"][-1]["step"]] == [62, 61]
     assert any("makes 62 of 61 steps" in warning for warning in result.warnings)
 
 
+@pytest.mark.slow
 def test_windows_and_strength_count_the_steps(sd):
     guidance = Interval(CFG(3.0), steps=(0.6, 1.0))
     result = LoopSampler(sd, "euler", TRAILING, guidance=guidance).sample(TextToImage("a"), seeds=[0], steps=61)
@@ -91,7 +94,7 @@ def test_windows_and_strength_count_the_steps(sd):
 
 @pytest.mark.parametrize("name", ["euler", "dpmpp_2m", "unipc", "heun", "dpm2", "deis"])
 @pytest.mark.parametrize("config", [SD, LINEAR, COSINE], ids=["sd", "linear", "cosine"])
-@pytest.mark.spread(5)
+@pytest.mark.spread(2)
 def test_beta_levels_lie_at_the_quantiles_of_the_timesteps(name, config):
     steps = 20
     timeline = SolverFactory(name, {"use_beta_sigmas": True}, config)().timeline(steps)

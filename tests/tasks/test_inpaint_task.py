@@ -97,6 +97,7 @@ def test_one_mask_for_all_or_one_an_image(model):
     assert torch.allclose(one, run(model, Inpaint("a", [picture()] * 2, soft()), [1, 2]).latents, atol=1e-3)
 
 
+@pytest.mark.spread(1)
 def test_kinds_of_one_mask_are_one(model, tmp_path):
     mask = left_half()
     mask.save(tmp_path / "mask.png")

@@ -88,7 +88,7 @@ def test_half_precision_stays_half_precision():
 
 
 @pytest.mark.parametrize("scheduler", ["ddim", "euler", "heun", "dpmpp_2m", "unipc"])
-@pytest.mark.spread(2)
+@pytest.mark.spread(1)
 def test_the_ends_are_the_seeds_own_images(sd, scheduler):
     result = frames(sd, Interpolation(7, 12, 4, "a cat"), scheduler=scheduler)
     for row, seed in ((0, 7), (3, 12)):
@@ -102,6 +102,7 @@ def test_the_ends_are_the_seeds_own_images(sd, scheduler):
     assert close(one_by_one.latents, result.latents)
 
 
+@pytest.mark.slow
 def test_between_prompts(sd):
     result = frames(sd, Interpolation(3, 3, 5, ["a cat", "dog"]), batch_size=1)
     for row, prompt in ((0, "a cat"), (4, "dog")):
