@@ -13,7 +13,6 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +21,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from research import statistics
-from research.drawing import COLOURS, GRID, INK, MARKERS
+from research.drawing import COLOURS, GRID, INK, MARKERS, look, said_better, value_ticks
 from research.errors import UserError
 from research.results.read import Row, read_sweep
 from research.statistics import PROMPTS, Estimate, unit_of
 
-__all__ = ["COLOURS", "GRID", "INK", "MARKERS"]
+__all__ = ["COLOURS", "GRID", "INK", "MARKERS", "look", "said_better"]
 
 Key = tuple[Any, ...]  # the unit, then what tells its images apart
 Array = NDArray[np.float64]
-LARGEST_FIGURE = 200_000  # bytes
 
 
 def jobs(folder: Path) -> list[Row]:
@@ -210,11 +208,11 @@ def canvas(*shape: int, size: tuple[float, float], **more: Any) -> tuple[Any, An
 
 def curve(axes: Any, x: Sequence[float], found: Sequence[Estimate], place: int, label: str) -> None:
     """Estimates along an axis with their intervals as bars; `place` chooses colour and shape."""
-    y = np.array([estimate.value for estimate in found])
+    own, y = look(place), np.array([estimate.value for estimate in found])
     ends = np.array([[estimate.low, estimate.high] for estimate in found]).T
     axes.errorbar(
         x, y, yerr=np.abs(ends - y), label=label, capsize=2, lw=1.4, elinewidth=1, ms=5,
-        color=COLOURS[place % len(COLOURS)], marker=MARKERS[place % len(MARKERS)],
+        color=own.colour, marker=own.marker, ls=own.line,
     )  # fmt: skip
 
 
@@ -227,10 +225,9 @@ def tidy(axes: Any, title: str, x: str, y: str) -> None:
 
 
 def step_ticks(axes: Any, steps: Sequence[float]) -> None:
-    """A logarithmic axis with the values themselves on it."""
-    axes.set_xscale("log")
-    axes.set_xticks(list(steps), [f"{step:g}" for step in steps])
-    axes.minorticks_off()
+    """A logarithmic axis with the values themselves on it, as many as have room."""
+    box = axes.get_position()
+    value_ticks(axes, steps, log=True, width=box.width * axes.figure.get_figwidth() * 72)
 
 
 def show_grid(axes: Any, cells: Sequence[Sequence[NDArray[np.uint8] | None]], gap: int = 2) -> None:
@@ -251,15 +248,12 @@ def show_grid(axes: Any, cells: Sequence[Sequence[NDArray[np.uint8] | None]], ga
 
 
 def save(figure: Any, file: Path) -> None:
-    """Write a figure as a PNG, of 256 colours if it would be large otherwise, and say nothing of when it was."""
+    """Write a figure as a PNG in full colours, without its date. Logarithmic axes say that they are."""
     import matplotlib.pyplot as plt
 
-    held = BytesIO()
-    figure.savefig(held, dpi=110, metadata={"Software": None})
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            if axis.get_scale() == "log" and (label := axis.get_label_text()) and "log axis" not in label:
+                axis.set_label_text(f"{label}, log axis")
+    figure.savefig(file, dpi=110, metadata={"Software": None}, pil_kwargs={"optimize": True})
     plt.close(figure)
-    if held.tell() > LARGEST_FIGURE:
-        with Image.open(held) as picture:
-            small = picture.convert("RGB").quantize(256, dither=Image.Dither.NONE)
-        held = BytesIO()
-        small.save(held, "PNG", optimize=True)
-    file.write_bytes(held.getvalue())

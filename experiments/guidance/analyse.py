@@ -22,6 +22,7 @@ from methods import METHODS, Method, method_of
 from scores import Scored, score
 from sheet import write_sheet
 
+from research.drawing import COLOURS, MARKERS
 from research.results.read import Row, read_sweep
 
 FAMILIES = list(dict.fromkeys(method.family for method in METHODS))
@@ -202,7 +203,7 @@ def figure(views: dict[str, list[Point]], file: Path) -> None:
             others = [m for m in METHODS if m.family == family and m.name not in ("none", REFERENCE)]
             for place, method in enumerate(others):
                 mine = [point for point in found if point.method is method]
-                curve(axes, mine, f"C{place}", "os^Dv<>pX"[place % 9], method.name)
+                curve(axes, mine, COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)], method.name)
             axes.set(xscale="log", xlim=(7, BEYOND[0]), ylim=(BEYOND[1], 98))
             axes.set_xticks([7, 8, 10, 12, 15, 20], ["7", "8", "10", "12", "15", "20"])
             axes.minorticks_off()
@@ -210,7 +211,7 @@ def figure(views: dict[str, list[Point]], file: Path) -> None:
             axes.grid(alpha=0.25, which="both")
             axes.legend(fontsize=7.5, loc="lower left")
     for axes in grid[-1]:
-        axes.set_xlabel("FID (lower is better)")
+        axes.set_xlabel("FID (lower is better), log axis")
     for line in grid:
         line[0].set_ylabel("CLIP score (higher is better)")
     figure.savefig(file, dpi=110)

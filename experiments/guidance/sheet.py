@@ -38,4 +38,4 @@ def write_sheet(jobs: list[Any], file: Path) -> None:
                     with Image.open(job.row.image_path(images[tile])) as picture:
                         small = picture.convert("RGB").resize((SIDE, SIDE), Image.Resampling.LANCZOS)
                     sheet.paste(small, (left + k * (SIDE + GAP), top + HEAD))
-    sheet.quantize(256).save(file, optimize=True)
+    sheet.save(file, optimize=True)

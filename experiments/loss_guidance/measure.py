@@ -76,7 +76,7 @@ def main(folder: Path, sheet: Path) -> None:
     for x, images in enumerate(rows):
         for y, image in enumerate(images):
             page.paste(image.resize((CELL, CELL)), (x * CELL, y * CELL))
-    page.quantize(256).save(sheet, optimize=True)
+    page.save(sheet, optimize=True)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.common import COLOURS, MARKERS, Estimate, canvas, save, step_ticks, tidy
+from experiments.common import COLOURS, MARKERS, Estimate, canvas, said_better, save, step_ticks, tidy
 
 FAMILIES = {
     "first order, or multistep over epsilon": ("ddim", "ddim_trailing", "euler", "lms", "pndm"),
@@ -79,7 +79,8 @@ def figure(lines: list[dict[str, Any]], wrong: list[dict[str, Any]], order: dict
     if with_fid:
         quick.set_yscale("log")
         plain(quick.yaxis, quick.get_ylim(), (5, 7, 10, 20, 50, 100, 200))
-    tidy(quick, "Quality by time, 5, 10 and 20 steps", "seconds an image", "FID" if with_fid else "CLIP score")
+    quality = said_better("FID", -1) if with_fid else said_better("CLIP score", 1)
+    tidy(quick, "Quality by time, 5, 10 and 20 steps", said_better("seconds an image", -1), quality)
     quick.legend(fontsize=7.5, loc="upper right" if with_fid else "lower right")
     kinds = list(dict.fromkeys(line["sweep"] for line in wrong))
     for axes, kind in zip(grid[1][:2], kinds, strict=False):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,7 +41,11 @@ class Parts:
 
 
 def build_report(
-    sweep_dir: Path, *, console: Console | None = None, margins: Mapping[str, Margin] | None = None
+    sweep_dir: Path,
+    *,
+    console: Console | None = None,
+    margins: Mapping[str, Margin] | None = None,
+    figures: Sequence[tuple[str, str]] = (),
 ) -> ReportPaths:
     """Prints the table of a sweep and writes ``results.csv``, ``contact_sheet.png``, ``plots/*.png``, ``report.html``.
 
@@ -50,13 +54,14 @@ def build_report(
     Args:
         console: where the table goes.
         margins: of metrics (`research.results.scales`), in place of those that the sweep was run with.
+        figures: metrics with the keys of axes, ``("kid", "steps")``, to be drawn besides what is drawn by itself.
 
     Raises:
-        UserError: the folder does not exist or holds no job with a record.
+        UserError: the folder does not exist or holds no job with a record, or the sweep has no such metric or axis.
     """
     from research.report.page import write_page
 
-    sweep = with_margins(read_sweep(Path(sweep_dir)), margins)
+    sweep = replace(with_margins(read_sweep(Path(sweep_dir)), margins), figures=figures)
     parts = write_parts(sweep, console=console)
     page = sweep.directory / "report.html"
     write_page(sweep, page, plots=parts.plots, thumbs=parts.thumbs)

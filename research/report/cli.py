@@ -19,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if arguments.watch or arguments.serve is not None:
             return _live(directory, arguments)
-        return _once(directory, _margins(arguments.margin))
+        return _once(directory, _margins(arguments.margin), _figures(arguments.figure))
     except UserError as error:
         print(f"research-report: {error}", file=sys.stderr)
         return 2
@@ -53,7 +53,24 @@ def _parser() -> argparse.ArgumentParser:
         metavar="METRIC=SIZE",
         help="how much worse than the best is as good: clip_score=2, or fid=10%% of the better number (else as it was run)",
     )
+    parser.add_argument(
+        "--figure",
+        action="append",
+        default=[],
+        metavar="METRIC:AXIS",
+        help="draw this metric against this axis too, as in kid:steps or fid:scheduler.name",
+    )
     return parser
+
+
+def _figures(given: Sequence[str]) -> list[tuple[str, str]]:
+    found = []
+    for text in given:
+        name, colon, key = (part.strip() for part in text.partition(":"))
+        if not (colon and name and key):
+            raise UserError(f"--figure: found {text!r}; accepted is METRIC:AXIS, as in kid:steps.")
+        found.append((name, key))
+    return found
 
 
 def _margins(given: Sequence[str]) -> dict[str, Margin]:
@@ -66,10 +83,10 @@ def _margins(given: Sequence[str]) -> dict[str, Margin]:
     return found
 
 
-def _once(directory: Path, margins: Mapping[str, Margin]) -> int:
+def _once(directory: Path, margins: Mapping[str, Margin], figures: Sequence[tuple[str, str]]) -> int:
     from research.report.build import build_report
 
-    paths = build_report(directory, margins=margins)
+    paths = build_report(directory, margins=margins, figures=figures)
     named = {"results": paths.results_csv, "contact sheet": paths.contact_sheet, "report": paths.report_html}
     for label, path in named.items():
         if path is not None:
@@ -86,7 +103,11 @@ def _live(directory: Path, arguments: argparse.Namespace) -> int:
     before = signal.signal(signal.SIGTERM, interrupt)  # ends as Ctrl-C does, with a page that is whole
     try:
         watch(
-            directory, until_finished=arguments.until_finished, port=arguments.serve, margins=_margins(arguments.margin)
+            directory,
+            until_finished=arguments.until_finished,
+            port=arguments.serve,
+            margins=_margins(arguments.margin),
+            figures=_figures(arguments.figure),
         )
     finally:
         signal.signal(signal.SIGTERM, before)

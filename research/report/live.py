@@ -7,7 +7,8 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -29,8 +30,10 @@ _REST = 4  # a build is followed by so many times its own length without one, so
 class LiveReport:
     """The page of a sweep that is going on, brought up to date by `look`."""
 
-    def __init__(self, directory: Path, margins: Mapping[str, Margin] | None = None):
-        self.directory, self.margins = directory, margins
+    def __init__(
+        self, directory: Path, margins: Mapping[str, Margin] | None = None, figures: Sequence[tuple[str, str]] = ()
+    ):
+        self.directory, self.margins, self.figures = directory, margins, figures
         self.page = directory / "report.html"
         self.now = Progress()
         self._seen: dict[str, tuple[int, bool]] = {}
@@ -71,7 +74,7 @@ class LiveReport:
 
         started = time.monotonic()
         try:
-            sweep = with_margins(read_sweep(self.directory), self.margins)
+            sweep = replace(with_margins(read_sweep(self.directory), self.margins), figures=self.figures)
         except UserError:  # no job is done yet
             self._body = render_waiting(self.directory.resolve().name)
         else:
@@ -92,20 +95,21 @@ def watch(
     until_finished: bool = False,
     port: int | None = None,
     margins: Mapping[str, Margin] | None = None,
+    figures: Sequence[tuple[str, str]] = (),
 ) -> None:
     """Keep the page of a sweep up to date until interrupted, or, if asked to, until every job has its record.
 
     Args:
         directory: the sweep's folder; it may not be there yet.
         port: serve the folder at this port of 127.0.0.1 as well; 0 takes any that is free.
-        margins: see `research.report.build_report`.
+        margins, figures: see `research.report.build_report`.
 
     Raises:
         UserError: the port is taken, or `directory` is a file.
     """
     if directory.exists() and not directory.is_dir():
         raise UserError(f"{directory}: found a file; accepted is a sweep's folder, outputs/<sweep_name>.")
-    report = LiveReport(directory, margins)
+    report = LiveReport(directory, margins, figures)
     server = _serve(report, port) if port is not None else None
     where = f"http://{LOOPBACK}:{server.server_port}/report.html" if server else str(report.page)
     print(f"live at {where} (Ctrl-C ends)", flush=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -136,6 +136,7 @@ class Sweep:
         before: jobs that are not among the rows, as a plug of the user's own has changed since they were made.
         changed: a sentence on these for each class, less its full stop.
         margins: of metrics, where they are not the default (`research.results.scales`).
+        figures: metrics and axes that a figure is asked for, besides those that the page has by itself.
         derived: what was worked out of the jobs together before.
     """
 
@@ -146,6 +147,7 @@ class Sweep:
     before: list[Row] = field(default_factory=list)
     changed: list[str] = field(default_factory=list)
     margins: Mapping[str, Margin] = field(default_factory=dict)
+    figures: Sequence[tuple[str, str]] = ()
     derived: dict[tuple[str, str], Any] = field(default_factory=dict, repr=False, compare=False)
 
     @property

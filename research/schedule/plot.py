@@ -6,7 +6,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from research.drawing import COLOURS, INK, LINES, MARKERS, plain_frame
+from research import drawing
+from research.drawing import INK, plain_frame
 from research.schedule.curves import Curve, Level
 from research.schedule.points import Series
 
@@ -70,12 +71,9 @@ def schedule_figure(series: Sequence[Series]) -> Figure:
 
 
 def look(place: int) -> dict[str, Any]:
-    """Colour, line and marker of the n-th scheduler: colours first, then lines, so that neighbours differ most."""
-    return {
-        "color": COLOURS[place % len(COLOURS)],
-        "linestyle": LINES[place // len(COLOURS) % len(LINES)],
-        "marker": MARKERS[place % len(MARKERS)],
-    }
+    """Colour, line and marker of the n-th scheduler."""
+    found = drawing.look(place)
+    return {"color": found.colour, "linestyle": found.line, "marker": found.marker}
 
 
 def shown(value: float) -> float:

@@ -270,7 +270,7 @@ def test_scripts_off(visit, sweep):
         assert part in text
     assert rows(page).count() == 9
     assert page.locator("#sheet img").first.is_visible()
-    assert page.locator("#fig-fid_vs_clip_score svg").is_visible()
+    assert page.locator("#fig-clip_score_vs_fid svg").is_visible()
     assert not page.locator("#filter").is_visible()
     page.locator("a.tile").first.click()  # a link to the picture's own file
     assert page.url.endswith(".png")

@@ -86,8 +86,8 @@ def test_everything_is_written(grid):
     assert paths.contact_sheet is not None
     names = {p.stem for p in paths.plots}
     assert names == {
-        *("fid_vs_steps", "clip_score_vs_guidance", "fid_vs_clip_score"),
-        *(f"{metric}_vs_{cost}" for metric in ("fid", "clip_score") for cost in ("nfe", "seconds")),
+        "clip_score_vs_fid",
+        *(f"{m}_vs_{x}" for m in ("fid", "clip_score") for x in ("nfe", "seconds", "steps", "guidance", "scheduler")),
     }
     page = _Page(paths.report_html.read_text())
     assert len(scripts(page)) == 1
