@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -30,6 +30,9 @@ from research.jobs.progress import LOGGER, configure_logging
 from research.jobs.record import StoreError
 from research.jobs.schema import OF_SWEEPS
 from research.jobs.sweep_settings import settings_of
+
+if TYPE_CHECKING:
+    from research.jobs.sweep_file import ReportSettings
 
 _log = logging.getLogger(__name__)
 OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
@@ -95,15 +98,15 @@ def _single(composer: Composer, master: DictConfig, lines: list[str]) -> int:
     from research.jobs.run_job import OneByOne
     from research.jobs.sweep import plan, prepare, run_jobs
 
-    margin = _report_margin(master)
+    report = _report_settings(master)
     jobs = with_ids_of_their_own(plan(composer, master, [_own(lines)]))
     if environment.world() > 1:
-        return _over_ranks(jobs, margin, single=True)
-    prepare(jobs, margin)
+        return _over_ranks(jobs, report, single=True)
+    prepare(jobs, report)
     return _finish(jobs, lambda: run_jobs(jobs, runner=OneByOne()), single=True)
 
 
-def _over_ranks(jobs: Sequence[Any], margin: dict[str, float | str], *, single: bool = False) -> int:
+def _over_ranks(jobs: Sequence[Any], report: ReportSettings, *, single: bool = False) -> int:
     """The same in each of the processes that torchrun started."""
     from research.jobs.engines import ranks
     from research.jobs.sweep import prepare, run_jobs
@@ -111,7 +114,7 @@ def _over_ranks(jobs: Sequence[Any], margin: dict[str, float | str], *, single: 
     ranks.take_device()
     if environment.rank():
         return ranks.run_other_rank(jobs)
-    prepare(jobs, margin)
+    prepare(jobs, report)
     return _finish(jobs, lambda: ranks.run_rank0(jobs, lambda runner: run_jobs(jobs, runner=runner)), single=single)
 
 
@@ -138,7 +141,7 @@ def _sweep(composer: Composer, master: DictConfig, lines: list[str]) -> int:
             process_cache.close_trackers()
         show_search(Path(master.hydra.sweep.dir))
         return OK
-    margin = _report_margin(master)
+    report = _report_settings(master)
     made = plan_all(composer, master, points_of(composer, master, lines).found)
     note = None
     if settings_of(master).impossible == "skip":
@@ -152,35 +155,43 @@ def _sweep(composer: Composer, master: DictConfig, lines: list[str]) -> int:
         from research.jobs.engines.ranks import check_launcher
 
         check_launcher(master.hydra.launcher._target_, hydra_internals.BASIC_LAUNCHER)
-        return _over_ranks(jobs, margin)
+        return _over_ranks(jobs, report)
     in_process = master.hydra.launcher._target_ == hydra_internals.BASIC_LAUNCHER
     with machine_slot(jobs) if in_process else nullcontext():
-        prepare(jobs, margin)
+        prepare(jobs, report)
         _log.info("sweep of %d jobs", len(jobs))
         if duplicates := duplicates_note(made):
             _log.info("%s", duplicates)
         return _finish(jobs, lambda: run_jobs(jobs) if in_process else launch(jobs, master), note=note)
 
 
-def _report_margin(master: DictConfig) -> dict[str, float | str]:
-    """``report.margin`` as it was written; see `research.results.scales`.
+def _report_settings(master: DictConfig) -> ReportSettings:
+    """The section ``report`` as it was written; see `research.results.scales` and `research.statistics.unit_of`.
 
     Raises:
-        UserError: an unknown key of the section, or a value that is no margin.
+        UserError: an unknown key of the section, or a value that is no margin, or no unit.
     """
+    from research.jobs.sweep_file import ReportSettings
     from research.results.scales import read_margins
+    from research.statistics import read_unit
 
     node = master.get("report")
     given = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node or {}
     if not isinstance(given, dict):
         raise ConfigError(f"report: found {given!r}; accepted are keys inside it, report.NAME=VALUE.")
     for name in map(str, given):
-        if name != "margin":
-            raise ConfigError(f"report.{name}: unknown key.{nearest(name, ['margin'])} Accepted: margin.")
+        if name not in ReportSettings._fields:
+            accepted = ", ".join(ReportSettings._fields)
+            raise ConfigError(
+                f"report.{name}: unknown key.{nearest(name, ReportSettings._fields)} Accepted: {accepted}."
+            )
     written = {str(name): value for name, value in given.items()}
     read_margins("report.margin", written.get("margin"))
     sizes = written.get("margin") or {}
-    return {str(key): value if isinstance(value, int | float) else str(value) for key, value in sizes.items()}
+    return ReportSettings(
+        {str(key): value if isinstance(value, int | float) else str(value) for key, value in sizes.items()},
+        read_unit("report.unit", written.get("unit")) or None,
+    )
 
 
 def _finish(jobs: Sequence[Any], work: Any, *, single: bool = False, note: str | None = None) -> int:

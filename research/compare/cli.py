@@ -21,7 +21,7 @@ _EPILOG = """\
   research-compare outputs/s --axis guidance.scale --baseline 3  values of an axis, over the other axes
   research-compare before=outputs/a after=outputs/b --md table.md
 
-Images are paired by prompt and seed. Means over images have bootstrap intervals of their paired differences; FID, KID and CMMD
+Images are paired by prompt and seed. Means over images have t intervals of their paired differences; FID, KID and CMMD
 are computed again from the features that jobs keep, with images left out in turn (a paired jackknife, corrected for the bias
 that a bootstrap of FID doubles); seconds want repeated runs (--repeats) or several batches a job. Many pairs of one metric are
 adjusted for (Holm)."""
@@ -143,11 +143,14 @@ def _parser() -> argparse.ArgumentParser:
     add("--where", action="append", default=[], metavar="KEY=VALUE", help="only jobs with this setting")
     add("--each", action="store_true", help="every job of every folder is a side (jobs of other seeds alone are one)")
     add(
+        "--unit",
         "--over",
-        choices=("auto", "images", "prompts"),
+        dest="over",
+        choices=("auto", "prompts", "seeds", "images"),
         default="auto",
-        help="what is drawn at random: images, each for itself, or whole prompts with all their images; "
-        "auto is prompts where several prompts have several images",
+        help="what is drawn at random: whole prompts with all their images (so for other prompts of the kind), seeds (for "
+        "others, of these prompts), or images, as if each had a prompt of its own; auto is what the sweep was run with "
+        "(report.unit), else prompts where several prompts have several images",
     )
     add(
         "--repeats",

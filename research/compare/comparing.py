@@ -9,7 +9,7 @@ from typing import Any
 
 from research.compare import features, seconds
 from research.compare.outcome import NOT_APART, TOO_FEW, Comparison, Outcome, Request, SideSummary
-from research.compare.pairing import Shared, left_over, nothing_shared, share
+from research.compare.pairing import AUTO, Shared, left_over, nothing_shared, share
 from research.compare.provenance import differs
 from research.compare.scores import Scores
 from research.compare.sides import Side, Sides, find_pairs, find_sides
@@ -17,7 +17,7 @@ from research.compare.verdicts import fronts, judged, with_estimate
 from research.errors import UserError, nearest
 from research.results.axes import find_axes
 from research.results.directions import direction, is_companion, label
-from research.statistics import IMAGES, JACKKNIFE, PROMPTS
+from research.statistics import IMAGES, JACKKNIFE, PROMPTS, SEEDS
 
 MOST_IN_FAMILY = 64  # jobs
 NFE, SECONDS = "nfe", "seconds_per_image"
@@ -31,6 +31,8 @@ def compare(request: Request) -> Comparison:
         UserError: one line: nothing to compare or to pair, a metric that is missing, numbers of different provenance.
     """
     found = find_sides(request)
+    if request.over == AUTO and found.unit:
+        request = replace(request, over=found.unit)
     pairs = find_pairs(found.sides, request.baseline)
     notes = list(found.notes)
     metrics = _metrics(found.sides, request, notes)
@@ -242,7 +244,17 @@ def _remarks(
     if any(o.unit == PROMPTS and o.p is not None for o in outcomes):
         notes.append(
             "Intervals and tests are over prompts, as images of one prompt are alike: they hold for other prompts of the kind "
-            "(--over images: for these prompts and other seeds, if images of a prompt were independent)."
+            "(--unit seeds: for other seeds of these prompts)."
+        )
+    if any(o.unit == SEEDS and o.p is not None for o in outcomes):
+        notes.append(
+            "Intervals and tests are over the seeds of these prompts: they hold for other seeds, and say nothing of other "
+            "prompts (--unit prompts)."
+        )
+    elif request.over == SEEDS and any(o.p is not None for o in outcomes):
+        notes.append(
+            "Intervals and tests are over images, as no prompt has several, or there is one prompt: with several prompts they "
+            "are wider than over seeds alone."
         )
     if any(o.method == JACKKNIFE for o in outcomes):
         names = ", ".join(dict.fromkeys(o.label for o in outcomes if o.method == JACKKNIFE))
@@ -250,7 +262,7 @@ def _remarks(
             f"{names}: the difference is corrected for bias by the paired jackknife over the shared images, and may differ "
             "from that of the two values, which have the bias of their count (a bootstrap would double it)."
         )
-    if any(not o.paired and o.unit in (IMAGES, PROMPTS) and o.p is not None for o in outcomes):
+    if any(not o.paired and o.unit in (IMAGES, PROMPTS, SEEDS) and o.p is not None for o in outcomes):
         notes.append(
             "Some sides share no prompt and seed: their difference is of independent samples (--unpaired), with wider intervals."
         )

@@ -11,7 +11,7 @@ from research.compare.jobs import ComparedJob
 from research.compare.pairing import Shared
 from research.compare.sides import Side
 from research.results.read import Row
-from research.results.resampling import LEAST, Replicates, group_units, least_units, replicate
+from research.results.resampling import LEAST, Replicates, least_units, replicate_over
 from research.results.set_scores import FRECHET, KeptFeatures, NoFeatures, kind
 
 __all__ = ["LEAST", "NoFeatures", "SetScores", "kind"]
@@ -50,13 +50,11 @@ class SetScores:
             jobs.append(_row(found[0][0], metric))
         count, dimension = min(len(v) for v in vectors), vectors[0].shape[1]
         frechet = kind(jobs[0].info(metric)) == FRECHET
-        groups = group_units(len(places), min(count, dimension) if frechet else 0, self.seed)
-        distances = [
-            self._kept.distance(row, metric, v, groups[units])
-            for row, v, units in zip(jobs, vectors, rows, strict=True)
-        ]
+        distances = [self._kept.distance(row, metric, v) for row, v in zip(jobs, vectors, strict=True)]
         least = least_units(len(places), count, dimension, frechet=frechet)
-        return replace(replicate(distances, rows, groups), least=least)
+        prompts = [unit if isinstance(unit, str) else unit[0] for unit in places]
+        size = min(count, dimension) if frechet else 0
+        return replace(replicate_over(shared.over, prompts, distances, rows, size=size, seed=self.seed), least=least)
 
 
 def _row(job: ComparedJob, metric: str) -> Row:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from research.errors import UserError, nearest
 from research.results.axes import find_axes
-from research.results.read import Row, read_row, read_sweep
+from research.results.read import Row, asked_unit, read_row, read_sweep
 
 Key = tuple[str, int, int]  # prompt, seed, and which of those of the same prompt and seed
 DATA = ("seed", "prompts", "images_per_prompt")  # settings that say which images are made, and not how
@@ -84,7 +84,7 @@ def read_place(place: Path) -> tuple[list[Row], list[str]]:
             raise UserError(
                 f"{place}: found a failed job ({row.error or 'no error recorded'}); accepted are jobs that are done."
             )
-        return [row], []
+        return [replace(row, unit=asked_unit(place.resolve().parent))], []
     if (place / "config.yaml").is_file():
         raise UserError(f"{place}: found a job without result.json, interrupted or half deleted; run it again.")
     sweep = read_sweep(place)

@@ -21,7 +21,8 @@ class Request:
         baseline: the side that all others are set against: its name, a value of the axis, a job's id or its folder.
         metrics: which numbers; all that the sides share by default.
         where: keep only jobs with these settings, ``KEY=VALUE``.
-        over: what is drawn at random, ``images`` or ``prompts``; ``auto`` is prompts where several have several images.
+        over: what is drawn at random, ``prompts``, ``seeds`` (the prompts stay) or ``images``; ``auto`` is what all of the sweeps
+            were run with, else prompts where several have several images.
         each: every job is a side of its own, with those that differ from it in seeds and prompts alone.
         repeats: folders with further runs of the same jobs, for seconds.
         unpaired: compare also sides that share no prompt and seed, as independent samples.

@@ -9,7 +9,7 @@ from functools import cached_property
 from research.compare.jobs import Key
 from research.compare.sides import Cell, Side
 from research.errors import UserError
-from research.statistics import PROMPTS, unit_of
+from research.statistics import PROMPTS, SEEDS, drawn, unit_of
 
 AUTO = "auto"  # the unit that `research.statistics.unit_of` says
 
@@ -20,7 +20,8 @@ class Shared:
 
     Attributes:
         cells: ``{cell: images}``, in one order for all sides.
-        over: what is drawn at random: ``images`` (a prompt with a seed, in all cells at once) or ``prompts``.
+        over: what is drawn at random: ``images`` (a prompt with a seed, in all cells at once), ``prompts``, or ``seeds``
+            (images, while their prompts stay).
     """
 
     cells: dict[Cell, tuple[Key, ...]]
@@ -36,6 +37,10 @@ class Shared:
         """What an image is drawn with: itself in all cells, as its noise is the same there, or all of its prompt."""
         return key[0] if self.over == PROMPTS else key
 
+    def drawn(self, images: Sequence[Key]) -> tuple[Sequence[str] | None, Sequence[str] | None]:
+        """Of some images, ``units`` and ``strata`` of `research.statistics.mean`."""
+        return drawn([str(image[0]) for image in images], self.over)
+
     @cached_property
     def name(self) -> tuple[tuple[Cell, tuple[Key, ...]], ...]:
         """What two of the same images agree in."""
@@ -49,7 +54,7 @@ def share(sides: Sequence[Side], over: str) -> Shared:
     """What all of some sides have.
 
     Args:
-        over: what is drawn at random, ``images``, ``prompts``, or `AUTO`.
+        over: what is drawn at random, ``images``, ``prompts``, ``seeds``, or `AUTO`.
     """
     first, *others = sides
     cells = {}
@@ -57,9 +62,9 @@ def share(sides: Sequence[Side], over: str) -> Shared:
         keys = tuple(key for key in sorted(rows, key=repr) if all(key in side.cells.get(cell, {}) for side in others))
         if keys:
             cells[cell] = keys
-    if over == AUTO:
+    if over in (AUTO, SEEDS):
         # an image is one in all cells: its noise is the same there
-        over = unit_of([key[0] for key in {key for keys in cells.values() for key in keys}])
+        over = unit_of([key[0] for key in {key for keys in cells.values() for key in keys}], over)
     return Shared(cells, over)
 
 

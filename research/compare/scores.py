@@ -14,7 +14,7 @@ from research.compare.jobs import ComparedJob, Key
 from research.compare.outcome import Request
 from research.compare.pairing import Shared, share
 from research.compare.sides import Side
-from research.statistics import Estimate, apart, jackknife, mean, welch
+from research.statistics import Estimate, apart, mean, welch
 
 PER_IMAGE, SET, NEITHER = "per image", "set", "neither"
 TOO_SMALL = "too few images to leave some out"
@@ -64,7 +64,7 @@ class Scores:
             return self._unpaired(a, b, metric, kind)
         if kind == SET:
             x, y = (self.sets.replicates(side, metric, shared) for side in (a, b))
-            estimate = jackknife(y.full - x.full, y.without - x.without, x.left_out, self.request.level)
+            estimate = y.less(x, level=self.request.level)
             return PairScores(x.full, y.full, estimate, "" if estimate else TOO_SMALL, max(x.least, y.least))
         first, second = (_by_image(side, metric, shared) for side in (a, b))
         images = [image for image in first if math.isfinite(first[image]) and math.isfinite(second[image])]
@@ -73,7 +73,8 @@ class Scores:
         if not images:
             return PairScores(None, None, None, "no finite number")
         values = [python_statistics.fmean(of[image] for image in images) for of in (first, second)]
-        estimate = mean([second[i] - first[i] for i in images], _units(images, shared), self.request.level)
+        units, strata = shared.drawn(images)
+        estimate = mean([second[i] - first[i] for i in images], units, self.request.level, strata=strata)
         return PairScores(values[0], values[1], estimate, "" if estimate else f"fewer than two {shared.over}")
 
     def of_side(self, side: Side, metric: str, common: Shared) -> float | None:
@@ -102,17 +103,20 @@ class Scores:
         own_images = [share([side], self.request.over) for side in (a, b)]
         if kind == SET:
             x, y = (self.sets.replicates(side, metric, own) for side, own in zip((a, b), own_images, strict=True))
-            one, other = (jackknife(f.full, f.without, f.left_out, self.request.level) for f in (x, y))
+            one, other = (f.estimate(self.request.level) for f in (x, y))
             estimate = apart(one, other, self.request.level) if one is not None and other is not None else None
             return PairScores(x.full, y.full, estimate, "" if estimate else TOO_SMALL, max(x.least, y.least))
         scores: list[list[float]] = []
-        units: list[list[Key | str]] = []
+        units: list[Sequence[str] | None] = []
+        strata: list[Sequence[str] | None] = []
         for side, own in zip((a, b), own_images, strict=True):
             finite = {image: v for image, v in _by_image(side, metric, own).items() if math.isfinite(v)}
             scores.append(list(finite.values()))
-            units.append(_units(list(finite), own))
+            of, within = own.drawn(list(finite))
+            units.append(of)
+            strata.append(within)
         means = [python_statistics.fmean(s) if s else None for s in scores]
-        estimate = welch(scores[0], scores[1], self.request.level, (units[0], units[1]))
+        estimate = welch(scores[0], scores[1], self.request.level, (units[0], units[1]), (strata[0], strata[1]))
         return PairScores(means[0], means[1], estimate, "" if estimate else f"fewer than two {own.over} on a side")
 
     def _kind(self, sides: Sequence[Side], metric: str) -> str:
@@ -145,7 +149,3 @@ def _by_image(side: Side, metric: str, shared: Shared) -> dict[Key, float]:
             job, _ = side.cells[cell][key]
             found.setdefault(key, []).append(job.scores[metric][key])
     return {key: float(np.mean(values)) for key, values in found.items()}
-
-
-def _units(images: Sequence[Key], shared: Shared) -> list[Key | str]:
-    return [shared.unit(image) for image in images]

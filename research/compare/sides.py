@@ -56,11 +56,13 @@ class Side:
 
 @dataclass(frozen=True)
 class Sides:
-    """All of them, the settings that vary within them, and what to say of the reading."""
+    """All of them, the settings that vary within them, what to say of the reading, and the unit that all their sweeps were
+    run with (`Row.unit`), if it is one."""
 
     sides: list[Side]
     within: list[str]
     notes: list[str]
+    unit: str = ""
 
 
 def find_sides(request: Request) -> Sides:
@@ -95,7 +97,8 @@ def find_sides(request: Request) -> Sides:
     _add_repeats(sides, request.repeats, notes)
     for side in sides:
         notes += _fill(side, within)
-    return Sides(_named(sides), within, notes)
+    units = {row.unit for row in everything}
+    return Sides(_named(sides), within, notes, units.pop() if len(units) == 1 else "")
 
 
 def _place(word: str) -> tuple[str, Path]:

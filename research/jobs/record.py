@@ -325,12 +325,13 @@ class Checkpoint(MadeSoFar, kw_only=True):
 
 class SweepRecord(msgspec.Struct, kw_only=True):
     """``sweep.json``: which version keeps its jobs in the folder, in which form, which were last asked for, and with which
-    margins of metrics (``report.margin``)."""
+    margins of metrics (``report.margin``) and unit of inference (``report.unit``)."""
 
     format: int
     research: str | None = None
     jobs: list[str] = msgspec.field(default_factory=list)
     margin: dict[str, float | str] = msgspec.field(default_factory=dict)
+    unit: str | None = None
 
 
 # --- reading

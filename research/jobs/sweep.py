@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from research.jobs.run_job import OneByOne
 from research.jobs.run_jobs import Outcome as Outcome
 from research.jobs.run_jobs import run_jobs as run_jobs
 from research.jobs.store import make_writable
-from research.jobs.sweep_file import take_sweep_folder
+from research.jobs.sweep_file import AS_DEFAULT, ReportSettings, take_sweep_folder
 from research.jobs.sweep_settings import settings_of
 from research.jobs.validate import validate
 from research.lazy import gc_paused
@@ -77,11 +77,11 @@ def _number(result: JobResult, name: str) -> float:
     return float(numbers[name])
 
 
-def prepare(jobs: Sequence[Job], margin: Mapping[str, float | str] | None = None) -> None:
+def prepare(jobs: Sequence[Job], report: ReportSettings = AS_DEFAULT) -> None:
     """Make the folders that the jobs are kept in, once it is known that all of them can run.
 
     Args:
-        margin: ``report.margin``, for the report.
+        report: kept for the report.
 
     Raises:
         ConfigError: a job's scheduler cannot work, or a folder cannot be written, or it is of a later version of the project.
@@ -93,7 +93,7 @@ def prepare(jobs: Sequence[Job], margin: Mapping[str, float | str] | None = None
         _log.info("%s; they stay where they are, and the report leaves them out", line)
     for folder in folders(jobs):
         make_writable(folder)
-        take_sweep_folder(folder, [job.id for job in jobs if job.folder.path.parent == folder], margin)
+        take_sweep_folder(folder, [job.id for job in jobs if job.folder.path.parent == folder], report)
 
 
 def folders(jobs: Sequence[Job]) -> list[Path]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from research.errors import ConfigError
 from research.files import remove_leftovers
@@ -23,14 +24,29 @@ from research.package import VERSION
 _log = logging.getLogger(__name__)
 
 
-def take_sweep_folder(sweep_dir: Path, ids: Collection[str], margin: Mapping[str, float | str] | None = None) -> None:
+class ReportSettings(NamedTuple):
+    """How the report of a sweep is to judge its jobs, as the config's section ``report`` has it.
+
+    Attributes:
+        margin: by metric, see `research.results.scales`.
+        unit: ``prompts`` or ``seeds``, see `research.statistics.unit_of`.
+    """
+
+    margin: Mapping[str, float | str] = {}
+    unit: str | None = None
+
+
+AS_DEFAULT = ReportSettings()
+
+
+def take_sweep_folder(sweep_dir: Path, ids: Collection[str], report: ReportSettings = AS_DEFAULT) -> None:
     """See that a sweep's folder is one that this version can go on with, note the jobs that are to come, and say whose else
     it is. What killed processes have left of half-written files is removed.
 
     Args:
         sweep_dir: the folder; it is there.
         ids: of the jobs that are going to be kept in it.
-        margin: ``report.margin``, for the report.
+        report: kept for the report.
 
     Raises:
         ConfigError: a later version of the project has written there.
@@ -38,7 +54,7 @@ def take_sweep_folder(sweep_dir: Path, ids: Collection[str], margin: Mapping[str
     """
     for folder in (sweep_dir, sweep_dir / "plots"):
         remove_leftovers(folder)
-    own = SweepRecord(format=FORMAT, research=VERSION, jobs=sorted(ids), margin=dict(margin or {}))
+    own = SweepRecord(format=FORMAT, research=VERSION, jobs=sorted(ids), margin=dict(report.margin), unit=report.unit)
     try:
         found = read_sweep_record(sweep_dir)
     except NoRecord:
@@ -53,7 +69,7 @@ def take_sweep_folder(sweep_dir: Path, ids: Collection[str], margin: Mapping[str
                 f"{VERSION}, which reads format {FORMAT}. Accepted is another output_dir or sweep_name, "
                 "or that version."
             )
-        if (found.jobs, found.margin) != (own.jobs, own.margin):
+        if (found.jobs, found.margin, found.unit) != (own.jobs, own.margin, own.unit):
             write_sweep_record(sweep_dir, own)
     others = sum(folder.name not in ids and (folder / RESULT).is_file() for folder in sweep_dir.iterdir())
     if len(ids) > 1 and others:

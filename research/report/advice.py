@@ -16,11 +16,12 @@ from dataclasses import dataclass, field, replace
 from research.labels import count, number, value_label
 from research.report.columns import NFE, SECONDS, Measure, pairs_of, quality
 from research.results.directions import front
+from research.results.intervals import unit
 from research.results.pairs import LEAST_UNITS, as_good
 from research.results.read import Row, Sweep
 from research.results.scales import Margin, margin
 from research.results.set_scores import kind
-from research.statistics import PROMPTS, unit_of
+from research.statistics import IMAGES, PROMPTS
 
 _SETS = ("fid", "fid_infinity", "fid_inf", "kid", "cmmd")
 
@@ -154,13 +155,13 @@ def _units(rows: Sequence[Row], n: int) -> str:
 
 def _there(rows: Sequence[Row]) -> str:
     n = min(row.n_images for row in rows)
-    if not _by_prompt(rows):
+    if unit(rows[0]) == IMAGES:
         return count(n, "image")
     return f"{len({image.prompt for image in rows[0].images})} prompts with {count(n, 'image')}"
 
 
 def _by_prompt(rows: Sequence[Row]) -> bool:
-    return unit_of([str(image.prompt or "") for image in rows[0].images]) == PROMPTS
+    return unit(rows[0]) == PROMPTS
 
 
 def _undecided(

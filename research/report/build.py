@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from research.jobs.record import SWEEP
 from research.report.table import print_table, write_csv
-from research.results.read import Sweep, read_sweep
+from research.results.read import Sweep, over_unit, read_sweep
 from research.results.scales import Margin
+from research.statistics import read_unit
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -46,6 +47,7 @@ def build_report(
     console: Console | None = None,
     margins: Mapping[str, Margin] | None = None,
     figures: Sequence[tuple[str, str]] = (),
+    unit: str | None = None,
 ) -> ReportPaths:
     """Prints the table of a sweep and writes ``results.csv``, ``contact_sheet.png``, ``plots/*.png``, ``report.html``.
 
@@ -54,6 +56,7 @@ def build_report(
     Args:
         console: where the table goes.
         margins: of metrics (`research.results.scales`), in place of those that the sweep was run with.
+        unit: ``prompts``, ``seeds`` or ``auto`` (`research.statistics.unit_of`), likewise.
         figures: metrics with the keys of axes, ``("kid", "steps")``, to be drawn besides what is drawn by itself.
 
     Raises:
@@ -61,16 +64,18 @@ def build_report(
     """
     from research.report.page import write_page
 
-    sweep = replace(with_margins(read_sweep(Path(sweep_dir)), margins), figures=figures)
+    sweep = replace(judged_by(read_sweep(Path(sweep_dir)), margins, unit), figures=figures)
     parts = write_parts(sweep, console=console)
     page = sweep.directory / "report.html"
     write_page(sweep, page, plots=parts.plots, thumbs=parts.thumbs)
     return ReportPaths(parts.results_csv, parts.contact_sheet, [p.file for p in parts.plots], page)
 
 
-def with_margins(sweep: Sweep, margins: Mapping[str, Margin] | None) -> Sweep:
-    """A sweep judged by other margins, where they say another one."""
-    return replace(sweep, margins={**sweep.margins, **margins}, derived={}) if margins else sweep
+def judged_by(sweep: Sweep, margins: Mapping[str, Margin] | None = None, unit: str | None = None) -> Sweep:
+    """A sweep judged by other margins, and over another unit, where they say one."""
+    if margins:
+        sweep = replace(sweep, margins={**sweep.margins, **margins}, derived={})
+    return sweep if unit is None else over_unit(sweep, read_unit("--unit", unit))
 
 
 def write_parts(sweep: Sweep, known: dict[Any, Thumb] | None = None, *, console: Console | None = None) -> Parts:

@@ -19,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if arguments.watch or arguments.serve is not None:
             return _live(directory, arguments)
-        return _once(directory, _margins(arguments.margin), _figures(arguments.figure))
+        return _once(directory, _margins(arguments.margin), _figures(arguments.figure), arguments.unit)
     except UserError as error:
         print(f"research-report: {error}", file=sys.stderr)
         return 2
@@ -60,6 +60,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="METRIC:AXIS",
         help="draw this metric against this axis too, as in kid:steps or fid:scheduler.name",
     )
+    parser.add_argument(
+        "--unit",
+        choices=("auto", "prompts", "seeds"),
+        help="what intervals are over: other prompts of the kind, or other seeds of these prompts; auto is prompts where several "
+        "prompts have several images (else as it was run)",
+    )
     return parser
 
 
@@ -83,10 +89,10 @@ def _margins(given: Sequence[str]) -> dict[str, Margin]:
     return found
 
 
-def _once(directory: Path, margins: Mapping[str, Margin], figures: Sequence[tuple[str, str]]) -> int:
+def _once(directory: Path, margins: Mapping[str, Margin], figures: Sequence[tuple[str, str]], unit: str | None) -> int:
     from research.report.build import build_report
 
-    paths = build_report(directory, margins=margins, figures=figures)
+    paths = build_report(directory, margins=margins, figures=figures, unit=unit)
     named = {"results": paths.results_csv, "contact sheet": paths.contact_sheet, "report": paths.report_html}
     for label, path in named.items():
         if path is not None:
@@ -108,6 +114,7 @@ def _live(directory: Path, arguments: argparse.Namespace) -> int:
             port=arguments.serve,
             margins=_margins(arguments.margin),
             figures=_figures(arguments.figure),
+            unit=arguments.unit,
         )
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from research.labels import number
 from research.results import comparable
 from research.results.directions import LABELS, direction, is_companion, label
-from research.results.intervals import interval
+from research.results.intervals import interval, unit
 from research.results.pairs import Pairs
 from research.results.read import Row, Sweep
-from research.statistics import Estimate
+from research.statistics import IMAGES, Estimate
 
 
 @dataclass(frozen=True)
@@ -57,13 +57,13 @@ class Measure:
 
 
 def metric(key: str, better: int | None = None) -> Measure:
-    """A metric by its name in ``metrics``; ``<name>_se`` is its standard error."""
+    """A metric by its name in ``metrics``; where it says a standard error (``<name>_se``), one stands beside it."""
     return Measure(
         key,
         label(key),
         direction(key) if better is None else better,
         lambda row: _finite(row.metrics.get(key)),
-        lambda row: _finite(row.metrics.get(f"{key}_se")),
+        lambda row: _error(row, key),
         lambda row: interval(row, key),
         lambda row: comparable.fingerprint(row, key),
     )
@@ -120,6 +120,15 @@ def verdicts(sweep: Sweep, measure: Measure) -> str:
         for b in rows[place + 1 :]
     )
     return found if found.strip("-") else ""
+
+
+def _error(row: Row, key: str) -> float | None:
+    """The standard error of a number that says its own, over what its interval is over."""
+    said = _finite(row.metrics.get(f"{key}_se"))
+    if said is None or unit(row) == IMAGES:
+        return said
+    found = interval(row, key)
+    return None if found is None else _finite(found.se)
 
 
 def _finite(value: object) -> float | None:

@@ -31,9 +31,13 @@ class LiveReport:
     """The page of a sweep that is going on, brought up to date by `look`."""
 
     def __init__(
-        self, directory: Path, margins: Mapping[str, Margin] | None = None, figures: Sequence[tuple[str, str]] = ()
+        self,
+        directory: Path,
+        margins: Mapping[str, Margin] | None = None,
+        figures: Sequence[tuple[str, str]] = (),
+        unit: str | None = None,
     ):
-        self.directory, self.margins, self.figures = directory, margins, figures
+        self.directory, self.margins, self.figures, self.unit = directory, margins, figures, unit
         self.page = directory / "report.html"
         self.now = Progress()
         self._seen: dict[str, tuple[int, bool]] = {}
@@ -70,11 +74,11 @@ class LiveReport:
     def _build(self, now: Progress) -> None:
         from rich.console import Console
 
-        from research.report.build import with_margins, write_parts
+        from research.report.build import judged_by, write_parts
 
         started = time.monotonic()
         try:
-            sweep = replace(with_margins(read_sweep(self.directory), self.margins), figures=self.figures)
+            sweep = replace(judged_by(read_sweep(self.directory), self.margins, self.unit), figures=self.figures)
         except UserError:  # no job is done yet
             self._body = render_waiting(self.directory.resolve().name)
         else:
@@ -96,20 +100,21 @@ def watch(
     port: int | None = None,
     margins: Mapping[str, Margin] | None = None,
     figures: Sequence[tuple[str, str]] = (),
+    unit: str | None = None,
 ) -> None:
     """Keep the page of a sweep up to date until interrupted, or, if asked to, until every job has its record.
 
     Args:
         directory: the sweep's folder; it may not be there yet.
         port: serve the folder at this port of 127.0.0.1 as well; 0 takes any that is free.
-        margins, figures: see `research.report.build_report`.
+        margins, figures, unit: see `research.report.build_report`.
 
     Raises:
         UserError: the port is taken, or `directory` is a file.
     """
     if directory.exists() and not directory.is_dir():
         raise UserError(f"{directory}: found a file; accepted is a sweep's folder, outputs/<sweep_name>.")
-    report = LiveReport(directory, margins, figures)
+    report = LiveReport(directory, margins, figures, unit)
     server = _serve(report, port) if port is not None else None
     where = f"http://{LOOPBACK}:{server.server_port}/report.html" if server else str(report.page)
     print(f"live at {where} (Ctrl-C ends)", flush=True)

@@ -12,6 +12,7 @@ from research.report.columns import Measure, quality
 from research.report.contact_sheet import lay_out
 from research.report.thumbs import Encoded, Thumb
 from research.results.axes import Axis
+from research.results.intervals import unit_in_words
 from research.results.read import Row, Sweep
 
 ARROWS = {1: " ↑", -1: " ↓", 0: ""}
@@ -169,6 +170,7 @@ class JobsTable:
     heads: list[Head]
     lines: list[JobLine]
     several_kinds: bool
+    over: str = ""  # what the intervals are over
 
 
 def jobs_table(sweep: Sweep, columns: Sequence[Measure], on_front: set[str], near_front: set[str]) -> JobsTable:
@@ -189,7 +191,8 @@ def jobs_table(sweep: Sweep, columns: Sequence[Measure], on_front: set[str], nea
         )
         for row in sweep.rows
     ]
-    return JobsTable(heads, lines, any(len(k) > 1 for k in kinds))
+    over = {unit_in_words(row) for row in sweep.done}
+    return JobsTable(heads, lines, any(len(k) > 1 for k in kinds), over.pop() if len(over) == 1 else "")
 
 
 def _marks(sweep: Sweep, measure: Measure) -> dict[str, str]:

@@ -12,6 +12,7 @@ from research.report.advice import principal
 from research.report.columns import NFE, SECONDS, Measure, quality
 from research.results.axes import Axis
 from research.results.directions import front
+from research.results.intervals import unit_in_words
 from research.results.read import Row, Sweep
 
 Value = Callable[[Row], Any]
@@ -145,7 +146,7 @@ def marks_explained(rows: Sequence[Row], panels: Panels) -> str:
     shown = [m for m in (panels.y, panels.x_measure) if m is not None and m is not SECONDS]
     sure = [m.label for m in shown if any(m.interval(r) is not None for r in drawn)]
     without = [m.label for m in shown if m.label not in sure]
-    text += f" Bars: 95 % intervals of {' and '.join(sure)}." if sure else ""
+    text += f" Bars: 95 % intervals of {' and '.join(sure)}, {unit_in_words(drawn[0])}." if sure else ""
     text += f" {' and '.join(without)} has no interval." if without else ""
     if panels.axis is not None and sure:
         text += " Lines stand a little beside each other, so that their bars are seen."

@@ -10,8 +10,9 @@ from typing import Any
 
 from research.results import scales, set_scores
 from research.results.read import Row
-from research.statistics import LEVEL, PROMPTS, Estimate, apart, around, jackknife, mean, unit_of
+from research.statistics import IMAGES, LEVEL, PROMPTS, SEEDS, Estimate, apart, around, drawn, mean, unit_of
 
+MOST_SECONDS = 3.0  # that the interval of one job may take
 _NAMED = ("interval", "ci", "ci95", "confidence_interval", "bootstrap")
 _ENDS = (("low", "high"), ("lo", "hi"), ("lower", "upper"), ("ci_low", "ci_high"), ("ci95_low", "ci95_high"))
 
@@ -19,8 +20,10 @@ _ENDS = (("low", "high"), ("lo", "hi"), ("lower", "upper"), ("ci_low", "ci_high"
 def interval(row: Row, key: str) -> Estimate | None:
     """A metric of a job with its interval at 95 %, or None if nothing in the record says how sure it is.
 
-    Of a mean over images it is that of `research.statistics.mean`, over prompts or images as `unit_of` says; of another number
-    what the metric itself says, or Student's interval of its standard error. It ends at the bounds of the metric.
+    It is over prompts, seeds or images as `unit_of` says: of a mean over images that of `research.statistics.mean`, of a
+    distance of a set whose features were kept that of the jackknife, about the number as it is (what it would be with as many
+    other images). Of another number it is what the metric itself says, or Student's interval of its standard error. It ends at
+    the bounds of the metric.
     """
     if ("interval", key) not in row.derived:
         made = _interval(row, key)
@@ -49,15 +52,37 @@ def _interval(row: Row, key: str) -> Estimate | None:
         )
     if scores := summands(row, key):
         prompts = [prompt for prompt, _ in scores]
-        by_prompt = unit_of(prompts) == PROMPTS
-        found = mean(list(scores.values()), prompts if by_prompt else None, bounds=bounds_of(row, key))
+        units, strata = drawn(prompts, unit_of(prompts, row.unit))
+        found = mean(list(scores.values()), units, bounds=bounds_of(row, key), strata=strata)
         # prompts with unequal numbers of images: the metric is the mean of the images
         moved = 0.0 if found is None else value - found.value
         return None if found is None else replace(found, value=value, low=found.low + moved, high=found.high + moved)
+    if set_scores.kind(row.info(key)) is not None and set_scores.seconds(row, key) <= MOST_SECONDS:
+        try:
+            sets = set_scores.replicates(row, key, set_scores.shared_images(row, row)).estimate()
+        except set_scores.NoFeatures:
+            sets = None
+        if sets is not None:
+            return replace(sets, value=value, low=value + sets.low - sets.value, high=value + sets.high - sets.value)
     error = row.metrics.get(f"{key}_se")
-    if error is None or not math.isfinite(error):
+    # what a metric says itself is over images
+    if error is None or not math.isfinite(error) or unit(row) != IMAGES:
         return None
     return around(value, error, max(2, row.n_images))
+
+
+def unit(row: Row) -> str:
+    """What a job's intervals are over, as `unit_of` says."""
+    return unit_of([image.prompt or "" for image in row.images], row.unit)
+
+
+def unit_in_words(row: Row) -> str:
+    """The same for a reader, with what it holds for."""
+    prompts = len({image.prompt for image in row.images})
+    return {
+        PROMPTS: f"over {prompts} prompts, for other prompts of the kind (report.unit=seeds: for other seeds of these)",
+        SEEDS: f"over the seeds of {prompts} prompts, for other seeds of these prompts and not for other prompts",
+    }.get(unit(row), "over images")
 
 
 def difference(a: Row, b: Row, key: str) -> Estimate | None:
@@ -76,8 +101,8 @@ def contrast(a: Row, b: Row, key: str, times: float = 1.0) -> Estimate | None:
     keys = [image for image in x if image in y]
     if keys:
         prompts = [str(image[0]) for image in keys]
-        units = prompts if unit_of(prompts) == PROMPTS else None
-        return mean([x[image] - times * y[image] for image in keys], units)
+        units, strata = drawn(prompts, unit_of(prompts, a.unit))
+        return mean([x[image] - times * y[image] for image in keys], units, strata=strata)
     one, other = interval(a, key), interval(b, key)
     if one is None or other is None:
         return None
@@ -92,9 +117,9 @@ def _of_sets(a: Row, b: Row, key: str, times: float) -> Estimate | None:
         return None
     x, y = sides
     if images:
-        found = jackknife(x.full - times * y.full, x.without - times * y.without, x.left_out)
+        found = x.less(y, times)
     else:
-        one, other = (jackknife(side.full, side.without, side.left_out) for side in sides)
+        one, other = (side.estimate() for side in sides)
         found = None if one is None or other is None else apart(_scaled(other, times), one)
     return found if found is not None and found.n >= max(x.least, y.least) else None
 

@@ -17,7 +17,18 @@ from research.results.intervals import contrast, difference, summands
 from research.results.read import Row
 from research.results.scales import Margin
 from research.results.set_scores import kind, seconds
-from research.statistics import PROMPTS, Estimate, holm, needed, p_not_below, p_not_below_margin, p_of_means, unit_of
+from research.statistics import (
+    PROMPTS,
+    SEEDS,
+    Estimate,
+    holm,
+    needed,
+    p_not_below,
+    p_not_below_margin,
+    p_of_means,
+    unit_of,
+    within_strata,
+)
 
 Array = NDArray[np.float64]
 ALPHA = 0.05
@@ -43,6 +54,7 @@ class Pairs:
         self.rows, self.key, self.better, self.values = list(rows), key, better, list(values)
         self._places = {row: place for place, row in enumerate(self.rows)}
         self._differences: dict[tuple[Row, Row], Estimate | None] = {}
+        self._freedom: int | None = None  # of `_units`, where it is not one less than they are
 
     @property
     def count(self) -> int:
@@ -91,7 +103,7 @@ class Pairs:
         raw = np.full((n, n), math.nan)
         for i in range(n - 1):
             if self._units is not None:
-                raw[i, i + 1 :] = p_of_means(self._units[i] - self._units[i + 1 :])
+                raw[i, i + 1 :] = p_of_means(self._units[i] - self._units[i + 1 :], self._freedom)
                 continue
             for j in range(i + 1, n):
                 found = self.difference(self.rows[i], self.rows[j])
@@ -110,7 +122,10 @@ class Pairs:
         images = list(scores[0])
         table = np.array([[s[image] for image in images] for s in scores])
         prompts = [str(image[0]) for image in images]
-        if unit_of(prompts) != PROMPTS:
+        over = unit_of(prompts, self.rows[0].unit)
+        if over == SEEDS:
+            table, self._freedom = within_strata(table, prompts)
+        if over != PROMPTS:
             return table
         names: dict[Hashable, int] = {}
         which = np.array([names.setdefault(prompt, len(names)) for prompt in prompts])
@@ -137,7 +152,7 @@ class Pairs:
             return max(self._p_of(row, other, margin) for other in others)
         places = [self._places[other] for other in others]
         losses = self.better * (self._units[places] - self._units[self._places[row]])
-        better = p_not_below(losses)
+        better = p_not_below(losses, self._freedom)
         if losses.shape[1] < LEAST_UNITS:
             return float(better.max())
         sizes = np.array([[self.in_units(margin, self.values[place])] for place in places])
@@ -146,7 +161,9 @@ class Pairs:
             losses = losses - margin.size * signs * self._units[places]
         else:
             losses = losses - sizes
-        as_good = p_not_below(np.hstack([losses, self._failure - sizes]))
+        as_good = p_not_below(
+            np.hstack([losses, self._failure - sizes]), None if self._freedom is None else self._freedom + 1
+        )
         return float(np.minimum(better, as_good).max())
 
     @cached_property

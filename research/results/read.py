@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from research.jobs.record import RESULT, DamagedRecord, ImageRecord, JobResult, 
 from research.labels import is_number
 from research.results.axes import Axis, find_axes, flatten
 from research.results.scales import Margin, read_margins
+from research.statistics import read_unit
 
 # numbers of which one metric makes several, and what it is called
 _TOGETHER = dict.fromkeys(("precision", "recall", "density", "coverage"), "prdc")
@@ -28,12 +29,14 @@ class Row:
         folder: where its files are.
         result: its record.
         settings: the composed config, flat.
+        unit: what its intervals are over, where that was asked for (``report.unit``): see `research.statistics.unit_of`.
         derived: what was worked out from the record before, by what it is and its metric.
     """
 
     folder: Path
     result: JobResult
     settings: Mapping[str, Any]
+    unit: str = ""
     derived: dict[tuple[str, str], Any] = field(default_factory=dict, repr=False)
 
     @property
@@ -200,7 +203,16 @@ def read_sweep(directory: Path) -> Sweep:
     axes = find_axes([r.settings for r in rows])
     # the sort is stable, so jobs that agree on all axes stay in the order they ran
     rows.sort(key=lambda r: [axis.values.index(r.settings.get(axis.key)) for axis in axes])
-    return Sweep(directory, rows, axes, damaged, before, changed_lines(earlier), _margins(directory))
+    found = Sweep(directory, rows, axes, damaged, before, changed_lines(earlier), _margins(directory))
+    return over_unit(found, asked_unit(directory))
+
+
+def over_unit(sweep: Sweep, unit: str) -> Sweep:
+    """A sweep with intervals over a unit, as `Row.unit` has it."""
+    if all(row.unit == unit for row in sweep.rows):
+        return sweep
+    rows, before = ([replace(row, unit=unit, derived={}) for row in of] for of in (sweep.rows, sweep.before))
+    return replace(sweep, rows=rows, before=before, derived={})
 
 
 def _last_asked(directory: Path) -> list[str]:
@@ -216,6 +228,14 @@ def _margins(directory: Path) -> dict[str, Margin]:
         return read_margins("report.margin", read_sweep_record(directory).margin)
     except UserError:
         return {}
+
+
+def asked_unit(directory: Path) -> str:
+    """``report.unit`` of the command that was run last; empty where it says nothing, or ``sweep.json`` is gone or damaged."""
+    try:
+        return read_unit("report.unit", read_sweep_record(directory).unit)
+    except UserError:
+        return ""
 
 
 def _why_empty(directory: Path, damaged: list[str]) -> str:

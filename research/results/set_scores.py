@@ -24,10 +24,9 @@ from research.results.resampling import (
     Frechet,
     Real,
     Replicates,
-    Rows,
     group_units,
     least_units,
-    replicate,
+    replicate_over,
 )
 from research.statistics import PROMPTS, unit_of
 
@@ -72,7 +71,7 @@ class KeptFeatures:
         info = row.info(metric)
         if "subsets" in str(info.get("estimator")):
             return  # the mean over random subsets: the same quantity, another estimate
-        found = self.distance(row, metric, vectors, np.arange(len(vectors))).without(np.empty(0, dtype=np.intp))
+        found = self.distance(row, metric, vectors).without(np.empty(0, dtype=np.intp))
         recorded = row.metrics[metric]
         slack = 0.02 * abs(recorded) + 0.1 * row.metrics.get(f"{metric}_se", 0.0) + 1e-3
         if not math.isfinite(found) or abs(found - recorded) > slack:
@@ -81,8 +80,8 @@ class KeptFeatures:
                 f"score the job again: research-score {row.folder} --again"
             )
 
-    def distance(self, row: Row, metric: str, vectors: Array, groups: Rows) -> Distance:
-        """Of some of a job's vectors [N, D], of which those of one group [N] may be left out together."""
+    def distance(self, row: Row, metric: str, vectors: Array) -> Distance:
+        """Of some of a job's vectors [N, D]."""
         info = row.info(metric)
         which, reference = kind(info), self._reference(row, metric)
         if which == FRECHET:
@@ -93,13 +92,13 @@ class KeptFeatures:
 
         if which == KID:
             kernel = polynomial(vectors.shape[1])
-            return Discrepancy(vectors, self._real(reference, kernel, KID, unit=False), kernel, groups)
+            return Discrepancy(vectors, self._real(reference, kernel, KID, unit=False), kernel)
         told = _BANDWIDTH.search(str(info["definition"]))
         bandwidth = float(told[1]) if told else 10.0
         kernel = gaussian_kernel(bandwidth)
         unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(min=1e-12)
         real = self._real(reference, kernel, f"{CMMD} {bandwidth}", unit=True)
-        return Discrepancy(unit, real, kernel, groups, biased=info.get("estimator") == "biased", times=1000.0)
+        return Discrepancy(unit, real, kernel, biased=info.get("estimator") == "biased", times=1000.0)
 
     def _real(self, reference: Any, kernel: Any, name: str, *, unit: bool) -> Real:
         key = reference.vectors_sha256, name
@@ -202,7 +201,7 @@ def shared_images(a: Row, b: Row) -> list[Image]:
 
 
 def replicates(row: Row, metric: str, images: Sequence[Image]) -> Replicates:
-    """The distance over some of a job's images, and without each group of units: prompts, or images, as `unit_of` says.
+    """The distance over some of a job's images, and without each group of units, as `research.statistics.unit_of` says.
 
     Raises:
         NoFeatures: one line that says what is missing, and how to have it.
@@ -214,6 +213,7 @@ def replicates(row: Row, metric: str, images: Sequence[Image]) -> Replicates:
         str(config.get("features")),
         str(config.get("reference")),
         row.metrics.get(metric),
+        row.unit,
         tuple(images),
     )
     return _made.get(
@@ -224,13 +224,13 @@ def replicates(row: Row, metric: str, images: Sequence[Image]) -> Replicates:
 def _replicates(row: Row, metric: str, images: Sequence[Image]) -> Replicates:
     kept, places = KeptFeatures(), _places(row)
     vectors = kept.of_job(row, metric)[[places[image] for image in images]]
-    by_prompt = unit_of([image[0] for image in images]) == PROMPTS
-    units: list[Any] = [image[0] if by_prompt else image for image in images]
+    over = unit_of([image[0] for image in images], row.unit)
+    units: list[Any] = [image[0] if over == PROMPTS else image for image in images]
     order = {unit: place for place, unit in enumerate(sorted(set(units), key=repr))}
     rows = np.array([order[unit] for unit in units], dtype=np.intp)
     size = min(vectors.shape) if kind(row.info(metric)) == FRECHET else 0
-    groups = group_units(len(order), size, 0)
-    found = replicate([kept.distance(row, metric, vectors, groups[rows])], [rows], groups)
+    prompts = [unit if over == PROMPTS else unit[0] for unit in order]
+    found = replicate_over(over, prompts, [kept.distance(row, metric, vectors)], [rows], size=size)
     return replace(found, least=least_units(len(order), len(vectors), vectors.shape[1], frechet=size > 0))
 
 

@@ -77,6 +77,7 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
     "seed too large": ([f"seed={2**63 - 1}"], ["seed:", str(2**63 - 1)]),
     "on_failure": (["on_failure=stopp"], ["on_failure:", "Did you mean 'stop'?", "continue"]),
     "margin a word": (["report.margin.fid=much"], ["report.margin.fid:", "'much'", "5%"]),
+    "unit of another kind": (["report.unit=images"], ["report.unit:", "'images'", "seeds"]),
     "margin of nothing": (["report.margin=2"], ["report.margin:", "found 2", "clip_score"]),
     "margin swept": (["-m", "report.margin.fid=1,2"], ["report.margin.fid:", "whole sweep"]),
     "report key": (["report.margn=2"], ["report.margn:", "Did you mean 'margin'?"]),

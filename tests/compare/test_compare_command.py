@@ -15,6 +15,8 @@ import pytest
 
 from research.cli import run
 from research.compare.cli import main
+from research.results.intervals import unit_in_words
+from research.results.read import read_sweep
 from research.score_cli import main as score
 
 SWEPT = [
@@ -117,6 +119,24 @@ def test_prompts_are_the_units_where_several_have_several_images(told):
     assert clip == by_prompt
     assert (clip["n"], clip["unit"]) == (2, "prompts")
     assert any("over prompts, as images of one prompt are alike" in note for note in said["notes"])
+
+
+def test_seeds_are_the_units_where_that_is_asked_for(told, made):
+    sides = "outputs/ddim", "outputs/euler"
+    said = told(*sides, "--over", "seeds", "--metrics", "clip_score,kid")
+    assert {o["unit"] for o in said["outcomes"]} == {"seeds"}
+    by_images = outcome(told(*sides), "clip_score")
+    assert outcome(said, "clip_score")["n"] == by_images["n"] == 16
+    assert outcome(said, "clip_score")["difference"] == pytest.approx(by_images["difference"])
+    assert any("over the seeds of these prompts" in note for note in said["notes"])
+    record = json.loads((made / "ddim" / "sweep.json").read_text())
+    for name in ("ddim", "euler"):
+        (made / name / "sweep.json").write_text(json.dumps(record | {"unit": "seeds"}))
+    assert told(*sides, "--over", "auto", "--metrics", "clip_score,kid")["outcomes"] == said["outcomes"]
+    sweep = read_sweep(made / "ddim")
+    assert unit_in_words(sweep.rows[0]).startswith("over the seeds of 2 prompts")
+    for name in ("ddim", "euler"):
+        (made / name / "sweep.json").write_text(json.dumps(record))
 
 
 def test_swapping_the_sides_flips_everything(told):

@@ -46,7 +46,7 @@ SAME = {
     "runtime": ["runtime.threads=1", "runtime.progress=none"],
     "claims and signals": ["runtime.claim_timeout=5", "runtime.grace=1"],
     "which points there are": ["sweep.sample=2", "sweep.seed=3", "sweep.max_points=9", "sweep.exclude='steps=1'"],
-    "how the report judges": ["report.margin.fid=10%"],
+    "how the report judges": ["report.margin.fid=10%", "report.unit=seeds"],
     "memory": ["model.attention_slicing=auto"],
     "trusting pickles": ["model.allow_pickle=true"],
     "no hooks": ["hooks=none"],

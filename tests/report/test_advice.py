@@ -17,10 +17,11 @@ from support.sweep_samples import PROMPTS, write_job, write_sweep
 from research.errors import UserError
 from research.report import build_report, read_row, read_sweep
 from research.report.advice import advise, fronts, near_fronts
+from research.report.build import judged_by
 from research.report.columns import metric, pairs_of, quality, verdicts
 from research.report.script_data import image_command
 from research.results.directions import direction, front
-from research.results.intervals import difference, interval
+from research.results.intervals import difference, interval, unit_in_words
 from research.results.pairs import LEAST_UNITS
 from research.results.scales import read_margins
 
@@ -100,6 +101,32 @@ def test_the_margin_is_the_readers(tmp_path):
     # of the command that was run last, where the report is given none
     (tmp_path / "sweep.json").write_text(json.dumps({"format": 1, "margin": {"clip_score": 4}}))
     assert advise(read_sweep(tmp_path)).use.settings["steps"] == 5
+
+
+def test_the_unit_is_the_readers(tmp_path):
+    """Prompts differ in what a setting gains, seeds of a prompt hardly: over seeds it is known which is better."""
+    gains = np.repeat(np.linspace(-5, 7, 8), 8) + np.random.default_rng(0).normal(0, 0.1, 64)
+    for number, added in enumerate((np.zeros(64), gains)):
+        folder = write_job(
+            tmp_path, steps=(5, 50)[number], number=number, prompts=[f"p{i}" for i in range(8) for _ in range(8)]
+        )
+        edit(folder, lambda record, scores=60 + added: rescored(record, scores))
+    sweep = read_sweep(tmp_path)
+    assert advise(sweep).use is None
+    assert unit_in_words(sweep.rows[0]).startswith("over 8 prompts")
+    assert advise(judged_by(sweep, unit="seeds")).use.settings["steps"] == 50
+    (tmp_path / "sweep.json").write_text(json.dumps({"format": 1, "unit": "seeds"}))
+    asked = read_sweep(tmp_path)
+    assert advise(asked).use.settings["steps"] == 50
+    assert unit_in_words(asked.rows[0]).startswith("over the seeds of 8 prompts")
+    assert advise(judged_by(asked, unit="auto")).use is None
+    build_report(tmp_path, console=Console(file=io.StringIO()))
+    assert "95 % interval over the seeds of 8 prompts" in (tmp_path / "report.html").read_text()
+
+
+def rescored(record, scores):
+    record["metrics"] = {"clip_score": float(np.mean(scores))}
+    record["metrics_info"]["clip_score"]["per_image"] = list(map(float, scores))
 
 
 @pytest.mark.parametrize("value", [0, -1, True, "much", "100%", "", None, float("nan")])
