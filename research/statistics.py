@@ -17,8 +17,8 @@ independent to below 70 %.
 drawn with replacement repeat themselves, so a bootstrapped FID lies above the FID by about its own bias once more, and a
 percentile interval of it misses the truth. Leaving images out repeats none, and takes the bias of order 1/n away. What is left
 out is a whole prompt, or one image of each where the prompts stay. Coverage of FID at 8 prompts with 16 images, of whose
-features 10 to 70 % of the variance is the prompt's (``python benchmarks/coverage.py --sets``): 95 to 98 % over prompts and over
-seeds, of a number and of a paired difference; taken for independent, the images gave 47 to 93 %.
+features 10 to 70 % of the variance is the prompt's (``python benchmarks/coverage.py --sets``): 93 to 98 % over prompts and over
+seeds, of a number and of a paired difference; taken for independent, the images gave 46 to 94 %.
 """
 
 from __future__ import annotations
