@@ -29,7 +29,7 @@ class FID(SetMetric, AdditiveMetric["Sums"]):
 
     Args:
         features: whose features: a zoo name, a directory or a hub id of a CLIPModel or a vision transformer (DINOv2),
-            ``inception`` or ``efficientnet``.
+            ``inception`` (as FID is in papers), ``inception-antialiased`` or ``efficientnet``.
         reference: statistics that ship with the zoo by name, a file of ``research-reference``, or a directory of images.
         batch_size: images at a time; values agree across batch sizes to a relative 1e-3.
         name: how the number is called, for distances in several feature spaces: ``fd_dinov2``.

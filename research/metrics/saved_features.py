@@ -31,16 +31,20 @@ class SavedFeatures:
     Attributes:
         vectors: [N, D], one row an image, in the order of the job's images.
         provenance: of the extractor, see `research.metrics.extractors.base.Provenance`.
+        config_sha256: of what the extractor is besides its weights, see `research.metrics.extractors.base.Features`.
     """
 
     vectors: Tensor
     provenance: Mapping[str, Any]
+    config_sha256: str = ""
 
     @property
     def name(self) -> str:
-        """The extractor's name, fit for a file, with the beginning of its weights' hash."""
+        """The extractor's name, fit for a file, with the beginning of the hash of all that its vectors depend on."""
         plain = re.sub(r"[^\w.-]+", "_", str(self.provenance.get("name", "features"))).strip("._") or "features"
-        return f"{plain[:60]}-{str(self.provenance.get('weights_sha256'))[:8]}"
+        made_by = {name: value for name, value in self.provenance.items() if name != "name"}
+        told = json.dumps([made_by, self.config_sha256], sort_keys=True, default=str).encode()
+        return f"{plain[:60]}-{hashlib.sha256(told).hexdigest()[:8]}"
 
 
 def are_saved(count: int, dimension: int) -> bool:

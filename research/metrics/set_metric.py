@@ -24,7 +24,7 @@ class SetMetric(Metric):
 
     Args:
         features: whose features: a zoo name, a directory or a hub id of a CLIPModel or a vision transformer (DINOv2),
-            ``inception`` or ``efficientnet``.
+            ``inception`` (as FID is in papers), ``inception-antialiased`` or ``efficientnet``.
         reference: statistics that ship with the zoo by name, a file of ``research-reference``, or a directory of images.
         batch_size: images at a time.
         name: how the number is called, where a job has several of a kind.
@@ -74,7 +74,7 @@ class SetMetric(Metric):
         """What the runner is given to save."""
         if vectors is None or not self.keep_features or not are_saved(*vectors.shape):
             return None
-        return SavedFeatures(vectors, features.provenance)
+        return SavedFeatures(vectors, features.provenance, features.config_sha256)
 
     def other_size(self, size: tuple[int, int] | None, reference: Reference) -> list[str]:
         """A warning for images of a size that none of the reference's has, where it says its sizes."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 REGIONS = ("all", "kept", "drawn")
 WINDOW = 11  # pixels of SSIM's window, with a deviation of 1.5
+BORDERS = ("reflect", "crop")
 BEST_PSNR = 99.0  # dB, of equal pictures, as the inversion task has it
 
 
@@ -71,10 +72,15 @@ class InputSimilarity(JobMetric):
         for row, (image, given, mask) in enumerate(zip(images, inputs, masks, strict=True)):
             where = self._where(row, image, mask)
             scores.append(self.score(_pixels(image), _pixels(given), where))
-        settings = {"region": self.region, "input": "resized as the task does (diffusers' VaeImageProcessor)"}
+        settings = {
+            "region": self.region,
+            "input": "resized as the task does (diffusers' VaeImageProcessor)",
+            **self.settings(),
+        }
         info = {
             "definition": self.definition,
             **settings,
+            **self.remarks(),
             "comparable": comparable(self.definition, settings),
             "versions": library_versions("torch", "torchmetrics", "pillow", "diffusers"),
             "warnings": [],
@@ -82,6 +88,14 @@ class InputSimilarity(JobMetric):
         return mean_over_images(self.name, scores, info)
 
     definition = ""
+
+    def settings(self) -> dict[str, str]:
+        """What besides the region makes another number of it."""
+        return {}
+
+    def remarks(self) -> dict[str, str]:
+        """What the record says of it besides."""
+        return {}
 
     def score(self, image: Tensor, given: Tensor, where: Tensor) -> float:
         """Of pixels [3, H, W] in [0, 1], float64, over the pixels [H, W] that count."""
@@ -128,13 +142,34 @@ class SSIM(InputSimilarity):
 
     Args:
         region, name: see `InputSimilarity`.
+        border: ``reflect`` averages the map over all pixels, the picture mirrored at its edges (torchmetrics); ``crop`` over
+            those whose windows lie inside the picture, 5 pixels from its edges on, as the paper's code, scikit-image and piq do.
+
+    Raises:
+        ConfigError: another border; a region without pixels that are so far from the edge.
     """
 
     name = "ssim"
     definition = "SSIM (Wang et al. 2004) of RGB in [0, 1], Gaussian window of 11 with deviation 1.5, mean over images"
 
-    def __init__(self, region: str = "all", name: str = "ssim") -> None:
+    def __init__(self, region: str = "all", name: str = "ssim", border: str = "reflect") -> None:
         super().__init__(region, name)
+        self.border = border
+
+    def check(self, *, n_images: int) -> None:
+        """Raises ConfigError for an unknown region or border, or no images."""
+        super().check(n_images=n_images)
+        check_choice(f"{self.key}.border", self.border, BORDERS)
+
+    def settings(self) -> dict[str, str]:
+        return {"border": "crop"} if self.border == "crop" else {}
+
+    def remarks(self) -> dict[str, str]:
+        told = {
+            "reflect": "all pixels, the picture mirrored at its edges",
+            "crop": f"pixels {WINDOW // 2} and more from the edges",
+        }
+        return {"averaged_over": told[self.border]}
 
     def score(self, image: Tensor, given: Tensor, where: Tensor) -> float:
         import torch
@@ -149,6 +184,16 @@ class SSIM(InputSimilarity):
         mean, similarity = structural_similarity_index_measure(
             seen[None], given[None], data_range=1.0, return_full_image=True, reduction="none"
         )
+        if self.border == "crop":
+            inside = torch.zeros_like(where)
+            edge = WINDOW // 2
+            inside[edge:-edge, edge:-edge] = True
+            where = where & inside
+            if not bool(where.any()):
+                raise ConfigError(
+                    f"{self.key}.border: found 'crop', but region {self.region!r} has no pixels {edge} from the edges; "
+                    "accepted is 'reflect'."
+                )
         if bool(where.all()):
             return float(mean)
         return float(similarity[0][:, where].mean())

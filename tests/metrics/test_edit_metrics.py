@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from scipy.ndimage import gaussian_filter
 from support.metric_samples import pictures
 
 from research.errors import ConfigError
@@ -69,6 +70,35 @@ def test_ssim_equals_torchmetrics(given):
     assert result.values["ssim"] == pytest.approx(float(expected), abs=1e-6)
     assert len(result.info["per_image"]) == 3
     assert SSIM().compute([given], device="cpu", job=job(given)).values["ssim"] == pytest.approx(1)
+
+
+def test_ssim_without_the_border_equals_scikit_image(given, half):
+    """With gaussian_weights, sigma 1.5 and without use_sample_covariance: its formula, by scipy's filter."""
+    image = pictures(1, seed=2, size=SIZE)[0]
+
+    def blurred(x):
+        return gaussian_filter(x, 1.5, truncate=3.5)
+
+    maps = []
+    for channel in range(3):
+        x, y = (np.asarray(picture, np.float64)[..., channel] / 255 for picture in (image, given))
+        mean_x, mean_y = blurred(x), blurred(y)
+        var_x, var_y, both = (blurred(a * b) - blurred(a) * blurred(b) for a, b in ((x, x), (y, y), (x, y)))
+        above = (2 * mean_x * mean_y + 0.01**2) * (2 * both + 0.03**2)
+        maps.append(above / ((mean_x**2 + mean_y**2 + 0.01**2) * (var_x + var_y + 0.03**2)))
+    expected = np.stack(maps)[:, 5:-5, 5:-5]
+    result = SSIM(border="crop").compute([image], device="cpu", job=job(given))
+    assert result.values["ssim"] == pytest.approx(expected.mean(), abs=1e-9)
+    assert result.info["averaged_over"] == "pixels 5 and more from the edges"
+    reflected = SSIM().compute([image], device="cpu", job=job(given))
+    assert reflected.info["comparable"] != result.info["comparable"]
+    assert "mirrored" in reflected.info["averaged_over"]
+    edge = np.zeros((SIZE[1], SIZE[0]), np.uint8)
+    edge[:, :4] = 255
+    with pytest.raises(ConfigError, match=r"metrics\.ssim\.border: found 'crop', but region 'drawn'"):
+        SSIM("drawn", border="crop").compute([image], device="cpu", job=job(given, Image.fromarray(edge)))
+    with pytest.raises(ConfigError, match=r"metrics\.ssim\.border: found 'wrap'"):
+        SSIM(border="wrap").check(n_images=1)
 
 
 @pytest.mark.parametrize("metric", [PSNR, SSIM])

