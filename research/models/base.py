@@ -157,10 +157,10 @@ class BaseModel(Model, ABC):
         check_second(self, path)
 
     def solvers(
-        self, scheduler: Any, options: Mapping[str, Any] | None = None, *, parity: bool = False
+        self, scheduler: Any, options: Mapping[str, Any] | None = None, *, parity: bool = False, sigmas: Any = None
     ) -> Callable[[], Solver]:
         """A factory of fresh solvers; see `SolverFactory`."""
-        return SolverFactory(scheduler, options, self.scheduler_config, parity=parity)
+        return SolverFactory(scheduler, options, self.scheduler_config, parity=parity, sigmas=sigmas)
 
     def set_attention_slicing(self, size: str | int) -> None:
         """Compute attention in slices, as diffusers' ``enable_attention_slicing``.

@@ -380,7 +380,9 @@ class Model(ModelFacts, Protocol):
         """Relative depth [H, W] of each picture, by its own estimator."""
         raise ConfigError(f"model: {self.name} has no depth estimator.")
 
-    def solvers(self, scheduler: Any, options: Mapping[str, Any] | None, *, parity: bool) -> Callable[[], Solver]:
+    def solvers(
+        self, scheduler: Any, options: Mapping[str, Any] | None, *, parity: bool, sigmas: Any = None
+    ) -> Callable[[], Solver]:
         """Check a scheduler by name, class name or object, and return what builds a fresh one for each run."""
         ...
 
@@ -420,7 +422,7 @@ class Solver(Protocol):
     notes: Sequence[str]  # what the user should know about its timeline; the result's warnings hold it
 
     def timeline(
-        self, steps: int, *, strength: float = 1.0, device: torch.device, by_strength: bool = False
+        self, steps: int, *, strength: float = 1.0, device: torch.device | str = "cpu", by_strength: bool = False
     ) -> Timeline:
         """The schedule of ``steps`` steps, or its last part; ``by_strength`` says that the task slices, if only at strength 1."""
         ...

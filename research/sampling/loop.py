@@ -35,11 +35,13 @@ class LoopSampler:
 
     Args:
         model: from `research.load_model`.
-        scheduler: a short name ("ddim"), a diffusers class name ("DDIMScheduler") or a diffusers scheduler object. It is built
-            fresh for each run from a frozen config; an object is read and never changed.
+        scheduler: a short name ("ddim"), a diffusers class name ("DDIMScheduler"), a diffusers scheduler object, a `LinearSolver`
+            or a `Solver`. It is built fresh for each run from a frozen config; an object is read and never changed.
         scheduler_options: arguments of the scheduler's class or of its ``step``.
         guidance: how predictions are combined; none by default, which costs one evaluation a stage.
         hooks: plugs for the named points of the loop.
+        sigmas: the noise levels to visit: an object with ``levels(trained, steps)`` (`research.sigmas`), or None for those that
+            the scheduler has on this model.
         parity: equal the diffusers pipeline of this model and task bit for bit (CPU, fp32), its known faults included.
 
     Raises:
@@ -55,12 +57,14 @@ class LoopSampler:
         hooks: Sequence[Hook] | Hook = (),
         *,
         parity: bool = False,
+        sigmas: Any = None,
     ):
         self.model = model = checked_model(model)
         self.guidance = checked_guidance(guidance)
         self.hooks = checked_hooks(hooks)
         self.parity = parity
-        self._new_solver = model.solvers(scheduler, scheduler_options, parity=parity)
+        levels = {} if sigmas is None else {"sigmas": sigmas}  # a model of somebody else's may know none
+        self._new_solver = model.solvers(scheduler, scheduler_options, parity=parity, **levels)
         check_plugs(self.guidance, self.hooks, model, self._new_solver())
 
     def sample(

@@ -127,7 +127,7 @@ def _series(row: Mapping[str, Any], label: str, model: ModelSchedule, parity: bo
                 found = points(timeline, start, flow=flow)
             except ConfigError:
                 remark = next(f.message for f in findings if f.severity == "error")
-        curve = training_curve(factory().scheduler, flow=flow) if draw else None
+        curve = training_curve(factory.scheduler, flow=flow) if draw else None
     spec = resolve(name, options)
     return Series(
         label, name, factory.cls.__name__, dict(spec.options), steps, strength, found, curve, findings, flow, remark

@@ -6,63 +6,182 @@ import copy
 import importlib
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from research.errors import ConfigError, nearest
+from research.sampling.interfaces import Solver
 from research.sampling.prediction import Kind
 from research.solvers.diffusers_solver import STEP_ARGUMENTS_OF_THE_LOOP, DiffusersSolver
+from research.solvers.levels import Levels
+from research.solvers.linear import LinearSolver
 from research.solvers.names import SchedulerSpec, resolve
-from research.solvers.tabulated import TabulatedSolver
+from research.solvers.native.counterparts import COUNTERPARTS
+from research.solvers.native_solver import NativeSolver, offers_of
+from research.solvers.upstream_levels import levels_of, trained_of
 
 _KINDS: dict[str, Kind] = {"epsilon": "epsilon", "v_prediction": "v", "sample": "x0", "flow_prediction": "flow"}
 
 
 class SolverFactory:
-    """Builds a fresh `DiffusersSolver` at each call, always from the same frozen config.
+    """Builds a fresh `Solver` at each call, always from the same frozen config.
+
+    A class of diffusers that has a native counterpart is replaced by it, at the noise levels that the class would visit; with
+    ``parity``, and where the config asks for what the counterpart does not do (thresholding, say), the class itself is driven.
 
     Args:
-        scheduler: short name, class name, dotted path, `SchedulerSpec`, or a diffusers scheduler object (its class and config are
-            read, the object is left alone).
+        scheduler: short name, class name, dotted path, `SchedulerSpec`, a `LinearSolver` or its class, a diffusers scheduler
+            object (its class and config are read, the object is left alone), or a `Solver` object, which is copied for each run.
         options: arguments of the scheduler's ``__init__`` (they replace the model's own config) or of its ``step`` (``eta``).
         base_config: the scheduler config of the model, as ``from_config`` takes it.
         parity: leave the object as the diffusers pipeline would.
+        sigmas: the noise levels to visit: an object with ``levels(trained, steps)``, or None for the scheduler's own.
+
+    Attributes:
+        native: the native solver, or None where diffusers' class is driven.
+        trained: the noise levels that the model was trained on.
 
     Raises:
         ConfigError: unknown scheduler or option, or a scheduler for another kind of prediction.
     """
 
+    native: LinearSolver | None = None
+
     def __init__(
-        self, scheduler: Any, options: Mapping[str, Any] | None, base_config: Mapping[str, Any], *, parity: bool = False
+        self,
+        scheduler: Any,
+        options: Mapping[str, Any] | None,
+        base_config: Mapping[str, Any],
+        *,
+        parity: bool = False,
+        sigmas: Any = None,
     ):
-        self.parity = parity
+        self.parity, self.sigmas = parity, checked_sigmas(sigmas)
         options = dict(options or {})
+        self._own: Any = None  # a Solver object of the user's
+        self._known: dict[Any, Any] = {}
+        flow = _is_flow(base_config)
         if isinstance(scheduler, str | SchedulerSpec):
             spec = scheduler if isinstance(scheduler, SchedulerSpec) else resolve(scheduler)
             self.name = spec.name
-            self.cls: Any = _scheduler_class(spec.class_name)
+            cls = _scheduler_class(spec.class_name)
             options = {**spec.options, **options}
+            if issubclass(cls, LinearSolver):
+                self._of_native(_construct(cls, options, self.name), base_config)
+                return
+            self.cls: Any = cls
             self._config = dict(base_config)
+        elif isinstance(scheduler, LinearSolver) or (
+            isinstance(scheduler, type) and issubclass(scheduler, LinearSolver)
+        ):
+            cls = scheduler if isinstance(scheduler, type) else type(scheduler)
+            self.name = cls.__name__
+            if options and cls is not scheduler:
+                raise ConfigError(
+                    f"scheduler_options: {self.name} is built already; accepted is its class with options, or none."
+                )
+            self._of_native(_construct(cls, options, self.name) if cls is scheduler else scheduler, base_config)
+            return
         elif _drives(type(scheduler)) and hasattr(scheduler, "config"):
             self.cls = type(scheduler)
             self.name = self.cls.__name__
             self._config = dict(scheduler.config)
+        elif all(hasattr(scheduler, name) for name in ("timeline", "step", "supports", "kind")):
+            if options or sigmas is not None:
+                raise ConfigError(
+                    "scheduler: a Solver object brings its own options and noise levels; accepted are none besides."
+                )
+            self._own, self.name, self.kind = scheduler, scheduler.name, scheduler.kind
+            return
         else:
-            raise ConfigError(f"scheduler: found {scheduler!r}; accepted is a name or a diffusers scheduler object.")
+            raise ConfigError(
+                f"scheduler: found {scheduler!r}; accepted is a name, a diffusers scheduler object, a LinearSolver or a Solver."
+            )
         self._init_options, self.step_options = self._route(options)
+        upstream = self.cls.__module__.startswith("diffusers.")
+        counterpart = COUNTERPARTS.get(self.cls.__name__) if upstream and not parity else None
+        if flow and "FlowMatch" not in self.cls.__name__ and counterpart and not self._asks_for_flow():
+            # the solver on a flow model: its own class knows no such levels, the model's own scheduler does
+            given = {**self.cls.from_config({}, **self._init_options).config}
+            self._of_native(counterpart.from_upstream(given, self.step_options) or counterpart(), base_config)
+            return
         self._untouched = self._build()
         self.kind = self._kind(self._untouched)
         _check_kind(self.name, self.cls, self.kind, base_config)
+        self.trained = trained_of(self._untouched, self._config, flow=self.kind == "flow")
+        if counterpart and is_upstream(self._untouched):
+            self.native = counterpart.from_upstream(dict(self._untouched.config), self.step_options)
+        if self.native:
+            self._offers = self._native_offers()
 
-    def __call__(self) -> DiffusersSolver:
-        solver = TabulatedSolver if not self.parity and is_upstream(self._untouched) else DiffusersSolver
-        return solver(
+    def __call__(self) -> Solver:
+        if self._own is not None:
+            return copy.deepcopy(self._own)
+        if self.native is not None:
+            return NativeSolver(
+                self.native,
+                self.levels,
+                name=self.name,
+                kind=self.kind,
+                offers=self._offers,
+                scheduler=self._untouched,
+                known=self._known,
+            )
+        return DiffusersSolver(
             # a copy of one that was never used: some classes take a tenth of a second to construct
             copy.deepcopy(self._untouched),
             name=self.name,
             kind=self.kind,
             step_options=self.step_options,
             parity=self.parity,
+            levels=None if self.sigmas is None else self.levels,
         )
+
+    @property
+    def scheduler(self) -> Any:
+        """The scheduler object of diffusers, untouched: whose place a native solver takes, or whose levels it visits."""
+        return self._untouched
+
+    def levels(self, steps: int) -> Levels:
+        """The grid of a run of so many steps: that of ``sigmas``, or the scheduler's own.
+
+        Raises:
+            ConfigError: a count that the grid cannot make.
+        """
+        if self.sigmas is not None:
+            found = self.sigmas.levels(self.trained, steps)
+            found.check(type(self.sigmas).__name__.lower())
+            return found
+        return levels_of(self._untouched, self.name, self.trained, steps)
+
+    def _of_native(self, solver: LinearSolver, base_config: Mapping[str, Any]) -> None:
+        """Take a native solver, at the levels of the class that it names, or on a flow model of the model's own scheduler."""
+        if self.parity:
+            raise ConfigError(
+                f"scheduler: {self.name} has no counterpart in diffusers, so there is no parity; accepted is parity=false, or a "
+                "class of diffusers."
+            )
+        flow = _is_flow(base_config)
+        self.native, self.step_options, self._init_options = solver, {}, {}
+        self.cls = _scheduler_class("FlowMatchEulerDiscreteScheduler" if flow else solver.levels_like)
+        self._config = dict(base_config)
+        self._untouched = self._build()
+        self.kind = "flow" if flow else self._kind(self._untouched)
+        self.trained = trained_of(self._untouched, self._config, flow=flow)
+        self._offers = self._native_offers()
+
+    def _native_offers(self) -> frozenset[str]:
+        """What the native solver offers, looked up on a made-up grid."""
+        assert self.native is not None
+        highest = min(self.trained.sigma_max, 10.0)
+        lowest = self.trained.sigma_min
+        count = 7
+        ratio = (lowest / highest) ** (1 / (count - 1))
+        grid = [self.trained.at_sigma(highest * ratio**i) for i in range(count)]
+        return offers_of(self.native, Levels((*grid, self.trained.clean()), self.trained))
+
+    def _asks_for_flow(self) -> bool:
+        """Whether the class is configured for flow models by options of its own (``use_flow_sigmas``)."""
+        return bool(self._init_options.get("use_flow_sigmas") or self._config.get("use_flow_sigmas"))
 
     def _build(self) -> Any:
         try:
@@ -107,11 +226,46 @@ def is_upstream(scheduler: Any) -> bool:
     return all(str(module).partition(".")[0] in ("diffusers", "huggingface_hub", "torch") for module in modules)
 
 
+def checked_sigmas(sigmas: Any) -> Any:
+    """Noise levels as a schedule: an object with ``levels(trained, steps)``, or None.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    if sigmas is None or (hasattr(sigmas, "levels") and not isinstance(sigmas, type)):
+        return sigmas
+    raise ConfigError(
+        f"sigmas: found {sigmas!r}; accepted is an object with levels(trained, steps), or None for the model's own."
+    )
+
+
+def _construct(cls: Any, options: Mapping[str, Any], name: str) -> LinearSolver:
+    """A linear solver of a class, with its options.
+
+    Raises:
+        ConfigError: an option that it does not have, or does not accept.
+    """
+    accepted = [key for key in inspect.signature(cls).parameters if key not in ("args", "kwargs")]
+    for key in options:
+        if key not in accepted:
+            raise ConfigError(
+                f"scheduler.options: {name} has no option {key!r}.{nearest(key, accepted)} Accepted: "
+                f"{', '.join(sorted(accepted)) or 'none'}."
+            )
+    try:
+        return cls(**options)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"scheduler: {name} does not accept its options: {error}") from error
+
+
+def _is_flow(config: Mapping[str, Any]) -> bool:
+    """Whether the model of a scheduler config predicts flow."""
+    return "FlowMatch" in str(config.get("_class_name", "")) or config.get("prediction_type") == "flow_prediction"
+
+
 def _check_kind(name: str, cls: type, kind: Kind, base_config: Mapping[str, Any]) -> None:
     """A flow scheduler walks a path that a noise-predicting model was not trained on, and the other way round."""
-    model_is_flow = "FlowMatch" in str(base_config.get("_class_name", "")) or (
-        base_config.get("prediction_type") == "flow_prediction"
-    )
+    model_is_flow = _is_flow(base_config)
     if (kind == "flow") != model_is_flow:
         trained = "flow" if model_is_flow else base_config.get("prediction_type", "epsilon")
         raise ConfigError(
@@ -127,9 +281,12 @@ def _scheduler_class(class_name: str) -> Any:
             cls = getattr(importlib.import_module(module), name)
         except (ImportError, AttributeError) as error:
             raise ConfigError(f"scheduler: cannot import {class_name!r}: {error}") from error
-        if not (_drives(cls) and hasattr(cls, "from_config")):
+        if not (isinstance(cls, type) and issubclass(cls, LinearSolver)) and not (
+            _drives(cls) and hasattr(cls, "from_config")
+        ):
             raise ConfigError(
-                f"scheduler: {class_name!r} is no scheduler class: it lacks from_config, set_timesteps or step."
+                f"scheduler: {class_name!r} is no scheduler class: it lacks from_config, set_timesteps or step, and is no "
+                "LinearSolver."
             )
         return cls
     import diffusers

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -15,10 +15,13 @@ from torch import Tensor
 from research.errors import ConfigError, SamplingError
 from research.sampling.interfaces import Guided, StepOutput
 from research.sampling.noise import STEP, NoiseSource
-from research.sampling.prediction import Kind, Prediction, convert, of_pair, to_epsilon, to_x0
+from research.sampling.prediction import Kind
 from research.sampling.timeline import Stage, Timeline, build_timeline, kept_steps
 from research.solvers.corrections import Walk, as_upstream, corrected, faults, lay_beta_over_timesteps, without_surplus
+from research.solvers.levels import Levels
 from research.solvers.probing import end_level, is_deterministic, is_memoryless, noised, surplus_stages
+from research.solvers.steps import full_precision, step_from
+from research.solvers.upstream_levels import given_levels, make_timesteps
 
 STEP_ARGUMENTS_OF_THE_LOOP = {
     "self", "model_output", "timestep", "sample", "generator", "return_dict", "args", "kwargs"
@@ -46,6 +49,7 @@ class DiffusersSolver:
         kind: what the model predicts for it.
         step_options: further arguments of its ``step`` (``eta``, ``s_churn``).
         parity: use the object exactly as the diffusers pipeline does.
+        levels: gives the levels of a run of so many steps, where they are not the scheduler's own.
 
     Attributes:
         end_level: ``(signal, noise)`` of the latents after the last step, known once the timeline is made.
@@ -56,11 +60,21 @@ class DiffusersSolver:
     turn: int | None = None
     notes: Sequence[str] = ()
 
-    def __init__(self, scheduler: Any, *, name: str, kind: Kind, step_options: Mapping[str, Any], parity: bool):
+    def __init__(
+        self,
+        scheduler: Any,
+        *,
+        name: str,
+        kind: Kind,
+        step_options: Mapping[str, Any],
+        parity: bool,
+        levels: Callable[[int], Levels] | None = None,
+    ):
         self.scheduler = self._given = scheduler
         self.name = name
         self.kind: Kind = kind
         self.parity = parity
+        self._levels = levels
         self.order = int(getattr(scheduler, "order", 1))
         accepted = inspect.signature(scheduler.step).parameters
         self._takes_generator = "generator" in accepted
@@ -110,7 +124,7 @@ class DiffusersSolver:
             walk = as_upstream(self.scheduler, steps, kept, first)
         except IndexError as error:  # leading spacing with an offset: 1000 steps end beyond the last timestep
             raise ConfigError(
-                f"steps: scheduler {self.name} cannot make {steps} steps: they leave its {self._limit} timesteps."
+                f"steps: scheduler {self.name} cannot make {steps} steps: they leave its timesteps."
             ) from error
         if self.parity:
             self.notes = faults(self.scheduler, walk)
@@ -160,19 +174,14 @@ class DiffusersSolver:
         return getattr(self.scheduler.config, "num_train_timesteps", None)
 
     def _set_timesteps(self, steps: int, device: torch.device | str) -> None:
-        limit = self._limit
-        if limit is not None and steps > limit:
-            raise ConfigError(
-                f"steps: found {steps}; scheduler {self.name} has {limit} timesteps, accepted is 1 to {limit}."
-            )
+        if self._levels is None:
+            make_timesteps(self.scheduler, self.name, steps, device)
+            return
+        given = given_levels(self.scheduler, self.name, self._levels(steps))
         try:
-            self.scheduler.set_timesteps(steps, device=device)
+            self.scheduler.set_timesteps(**given, device=device)
         except (ValueError, LookupError, RuntimeError, TypeError, AttributeError, ZeroDivisionError) as error:
-            raise ConfigError(f"steps: scheduler {self.name} cannot make {steps} steps: {error}") from error
-        if len(self.scheduler.timesteps) < steps:
-            raise ConfigError(
-                f"steps: scheduler {self.name} makes {len(self.scheduler.timesteps)} stages of {steps} steps; accepted are more."
-            )
+            raise ConfigError(f"sigmas: scheduler {self.name} does not take these: {error}") from error
 
     def start(self, noise: NoiseSource) -> None:
         if self._takes_generator:
@@ -249,21 +258,3 @@ class DiffusersSolver:
             f"scheduler: {self.name} leaves its own table of noise levels at stage {stage.index}, step {stage.step + 1} of "
             f"{stage.n_steps} (t = {stage.time:g}): {reason}; another number of steps or other noise levels may do."
         )
-
-
-def full_precision(x: Tensor) -> Tensor:
-    """Half precision as fp32, anything wider as it is: sums of large terms lose the small ones."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-
-
-def step_from(guided: Guided, kind: Kind, x: Tensor, stage: Stage) -> tuple[Prediction, Tensor]:
-    """The prediction, of the kind that the scheduler takes, and the latents to step from: those given, unless guidance names a
-    noise of its own to go along.
-
-    Then these are the latents that x0 and this noise would make: a step without memory is a function of the two alone.
-    """
-    if guided.renoise is None:
-        return convert(guided.prediction, kind, x, stage), x
-    clean, epsilon = to_x0(guided.prediction, x, stage), to_epsilon(guided.renoise, x, stage)
-    new = stage.signal * full_precision(clean) + stage.noise * full_precision(epsilon)
-    return of_pair(clean, epsilon, kind, stage), new.to(x.dtype)

@@ -13,8 +13,8 @@ from research.errors import ConfigError
 from research.sampling.interfaces import Guided, Solver, StepOutput
 from research.sampling.noise import NoiseSource
 from research.sampling.timeline import Stage, Timeline, log_snr_of, noise_level
-from research.solvers.diffusers_solver import step_from
-from research.solvers.steps import ddim_step
+from research.solvers.native.ddim import DDIM
+from research.solvers.steps import ddim_step, step_from
 
 
 class RoundTripSolver:
@@ -39,8 +39,9 @@ class RoundTripSolver:
     """
 
     def __init__(self, solver: Solver, *, back_only: bool = False):
-        scheduler = getattr(solver, "scheduler", None)
-        if type(scheduler).__name__ != "DDIMScheduler" or "deterministic" not in solver.supports:
+        native = isinstance(getattr(solver, "solver", None), DDIM)
+        ddim = native or type(getattr(solver, "scheduler", None)).__name__ == "DDIMScheduler"
+        if not ddim or "deterministic" not in solver.supports:
             raise ConfigError(
                 f"scheduler: {solver.name} cannot be walked back to the noise; accepted for inversion is ddim with eta 0."
             )
@@ -52,7 +53,7 @@ class RoundTripSolver:
         self._after: list[tuple[float, float]] = []  # signal and noise that each stage leads to
 
     def timeline(
-        self, steps: int, *, strength: float = 1.0, device: torch.device, by_strength: bool = False
+        self, steps: int, *, strength: float = 1.0, device: torch.device | str = "cpu", by_strength: bool = False
     ) -> Timeline:
         forth = list(self._solver.timeline(steps, strength=strength, device=device))
         # ends where the scheduler itself does, so that its own walk from the noise gives the same

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-from research.sampling.prediction import Prediction, to_epsilon, to_x0
+from research.sampling.interfaces import Guided
+from research.sampling.prediction import Kind, Prediction, convert, of_pair, to_epsilon, to_x0
 from research.sampling.timeline import Stage
-from research.solvers.diffusers_solver import full_precision
 
 
 def ddim_step(x: Tensor, prediction: Prediction, stage: Stage, signal_next: float, noise_next: float) -> Tensor:
@@ -27,3 +28,21 @@ def ddim_step(x: Tensor, prediction: Prediction, stage: Stage, signal_next: floa
     if noise_next == 0.0:  # from x0 alone: at noise level 0 there is no epsilon to ask for
         return (signal_next * clean).to(x.dtype)
     return (signal_next * clean + noise_next * to_epsilon(wide, here, stage)).to(x.dtype)
+
+
+def full_precision(x: Tensor) -> Tensor:
+    """Half precision as fp32, anything wider as it is: sums of large terms lose the small ones."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def step_from(guided: Guided, kind: Kind, x: Tensor, stage: Stage) -> tuple[Prediction, Tensor]:
+    """The prediction, of the kind that the scheduler takes, and the latents to step from: those given, unless guidance names a
+    noise of its own to go along.
+
+    Then these are the latents that x0 and this noise would make: a step without memory is a function of the two alone.
+    """
+    if guided.renoise is None:
+        return convert(guided.prediction, kind, x, stage), x
+    clean, epsilon = to_x0(guided.prediction, x, stage), to_epsilon(guided.renoise, x, stage)
+    new = stage.signal * full_precision(clean) + stage.noise * full_precision(epsilon)
+    return of_pair(clean, epsilon, kind, stage), new.to(x.dtype)

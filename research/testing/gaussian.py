@@ -100,9 +100,9 @@ class GaussianModel(Model):
         return self._scheduler_config
 
     def solvers(
-        self, scheduler: Any, options: Mapping[str, Any] | None = None, *, parity: bool = False
+        self, scheduler: Any, options: Mapping[str, Any] | None = None, *, parity: bool = False, sigmas: Any = None
     ) -> Callable[[], Solver]:
-        return SolverFactory(scheduler, options, self.scheduler_config, parity=parity)
+        return SolverFactory(scheduler, options, self.scheduler_config, parity=parity, sigmas=sigmas)
 
     def denoiser(self, run: Batch) -> GaussianDenoiser:
         return GaussianDenoiser(self, run.solver.kind)

@@ -31,7 +31,6 @@ OLD_CLASSES = [
     "research.sampling.run.Run",
     "research.sampling.sampler.SampleResult",
     "research.schedulers.build.SolverFactory",
-    "research.schedulers.tabulated.TabulatedSolver",
     "research.tracking.base.Tracker",
 ]
 

@@ -207,5 +207,7 @@ def test_start_latents_are_those_of_diffusers_scaled(sd):
     recorder = Recorder()
     latents(sd, "euler", [42], hooks=[recorder])
     noise = torch.randn((1, 4, 8, 8), generator=torch.Generator("cpu").manual_seed(42))
+    assert torch.allclose(recorder.start, noise, rtol=1e-5)
+    LoopSampler(sd, "euler", hooks=[recorder], parity=True).sample(TextToImage("a cat"), seeds=[42], steps=4)
     sigma = LoopSampler(sd, scheduler="euler")._new_solver().timeline(4)[0].sigma
     assert torch.allclose(recorder.start, noise * (sigma**2 + 1) ** 0.5, rtol=1e-5)

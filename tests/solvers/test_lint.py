@@ -136,7 +136,7 @@ CASES = {
         {}, "karras-on-flow", "warning", ["use_karras_sigmas"], ("flow_euler", {"shift": 3.0}, FLOW, 20),
     ),
     "flow without flow levels": (
-        ("dpmpp_2m", {}, FLOW_PREDICTION, 20), {}, "off-the-flow", "error", ["use_flow_sigmas=true"],
+        ("dpmpp_2m", {}, FLOW_PREDICTION, 20), {"parity": True}, "off-the-flow", "error", ["use_flow_sigmas=true"],
         ("dpmpp_2m", {"use_flow_sigmas": True}, FLOW_PREDICTION, 20),
     ),
     "clipped latents": (

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 
 from research.errors import ConfigError
-from research.sampling.interfaces import Guided
+from research.sampling.interfaces import Guided, Solver
 from research.sampling.noise import NoiseSource
 from research.sampling.prediction import Prediction, convert
 from research.sampling.timeline import Timeline
@@ -70,7 +70,7 @@ class Trajectory:
         return all(math.isfinite(value) for value in (*self.signal, *self.noise))
 
 
-def drive(solver: DiffusersSolver, timeline: Timeline) -> Trajectory:
+def drive(solver: Solver, timeline: Timeline) -> Trajectory:
     """Walk a solver through its timeline with perfect predictions; each of the user's steps starts from the level it should.
 
     The first element of the latents is picture and no noise, the second is noise and no picture; the others are neither,
@@ -91,7 +91,7 @@ def drive(solver: DiffusersSolver, timeline: Timeline) -> Trajectory:
     )
 
 
-def _walk(solver: DiffusersSolver, timeline: Timeline, picture: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+def _walk(solver: Solver, timeline: Timeline, picture: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
     source = NoiseSource([0])
     fix_noise(solver, source)
     ends: list[torch.Tensor] = []
@@ -110,9 +110,11 @@ def _walk(solver: DiffusersSolver, timeline: Timeline, picture: torch.Tensor, no
     return torch.stack(ends)
 
 
-def fix_noise(solver: DiffusersSolver, source: NoiseSource) -> None:
+def fix_noise(solver: Solver, source: NoiseSource) -> None:
     solver.start(source)
-    if hasattr(solver.scheduler, "noise_sampler_seed"):  # two runs are compared, so they have the same tree
+    if isinstance(solver, DiffusersSolver) and hasattr(
+        solver.scheduler, "noise_sampler_seed"
+    ):  # two runs are compared, so they have the same tree
         solver.scheduler.noise_sampler_seed = 0
 
 
@@ -149,7 +151,7 @@ class Case:
         self.parameters = set(inspect.signature(self.cls.__init__).parameters) - {"self"}
         # an object brings a config of its own, and the model's is not asked
         self.asked = dict(scheduler.config) if hasattr(scheduler, "config") else self.base
-        self.fresh = self.factory().scheduler
+        self.fresh = self.factory.scheduler
         self.latent = self.base.get("beta_schedule") == "scaled_linear" if latent is None else latent
 
     @property
@@ -229,7 +231,7 @@ class Case:
             for cached in ("given", "problem", "full", "trajectory", "full_trajectory", "upstream"):
                 less.__dict__.pop(cached, None)
             less.factory = less._factory(parity=self.parity)
-            less.fresh = less.factory().scheduler
+            less.fresh = less.factory.scheduler
         except ConfigError:
             return None
         return less
