@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor
 
 from research.checks import check_number
@@ -48,7 +49,10 @@ class CFG(Guidance):
         if len(needed) == 1 or len(predictions) == 1:
             return Guided(predictions[next(name for name in needed if name in predictions)])
         u, c = predictions["uncond"], predictions["cond"]
-        return Guided(Prediction(u.value + state.scale_of(self) * (c.value - u.value), c.kind))
+        scale = state.scale_of(self)
+        if self._parity or not isinstance(scale, Tensor | float | int):
+            return Guided(Prediction(u.value + scale * (c.value - u.value), c.kind))
+        return Guided(Prediction(torch.lerp(u.value, c.value, scale), c.kind))  # the same in one operation
 
     def _needed(self, state: StepState) -> tuple[str, ...]:
         scale = state.scale_of(self)

@@ -192,6 +192,7 @@ class LoopSampler:
         x, sums, ticks = run.x, [], [time.perf_counter()]
         done, total = 0, sum(stage.last_of_step for stage in run.timeline)
         last: Stage | None = None
+        looked = 0
         for stage in run.timeline:
             if last is not None and not _goes_on(run, last, stage):
                 guidance.forget()
@@ -210,15 +211,16 @@ class LoopSampler:
                 state.x = (state.x + state.guided.shift).to(state.x.dtype)
             hooks.post_step(state)
             x = state.x
-            sums.append(x.sum(dtype=torch.float32))  # read now and then: at each stage it would stall a GPU
-            if len(sums) % _STAGES_BETWEEN_LOOKS == 0:
-                _raise_unless_finite(run, sums)
+            # read now and then: at each stage it would stall a GPU
+            sums.append(x.sum() if x.dtype == torch.float32 else x.sum(dtype=torch.float32))
+            if len(sums) == _STAGES_BETWEEN_LOOKS:
+                looked = _raise_unless_finite(run, sums, looked)
             ticks.append(time.perf_counter())
             done += stage.last_of_step
             if progress is not None and stage.last_of_step:
                 progress(done, total, {"rows": run.rows, "places": run.places, "sigma": stage.sigma})
         run.x = x
-        _raise_unless_finite(run, sums)
+        _raise_unless_finite(run, sums, looked)
         run.trace["stages"] = [
             {"index": s.index, "step": s.step, "t": s.time, "sigma": s.sigma, "log_snr": s.log_snr, "seconds": b - a}
             for s, a, b in zip(run.timeline, ticks, ticks[1:], strict=False)
@@ -286,13 +288,18 @@ def _detached(prediction: Any) -> Any:
     return Prediction(prediction.value.detach(), prediction.kind) if isinstance(prediction, Prediction) else prediction
 
 
-def _raise_unless_finite(run: Run, sums: list[Tensor]) -> None:
-    if not sums:
-        return
-    finite = torch.isfinite(torch.stack(sums)).tolist()
+def _raise_unless_finite(run: Run, sums: list[Tensor], looked: int) -> int:
+    """Look at the sums of latents after the stages walked since ``looked``, and forget them.
+
+    Returns:
+        How many stages are looked at now.
+    """
+    finite = torch.isfinite(torch.stack(sums)).tolist() if sums else []
     if not all(finite):
-        stage = list(run.timeline)[finite.index(False)]
+        stage = list(run.timeline)[looked + finite.index(False)]
         raise SamplingError(
             f"latents: not finite (NaN or infinite) after stage {stage.index}, step {stage.step + 1} of {stage.n_steps}"
             f" (t = {stage.time:g}), scheduler {run.solver.name}, dtype {run.model.dtype}."
         )
+    sums.clear()
+    return looked + len(finite)

@@ -6,7 +6,7 @@ import copy
 import importlib
 import inspect
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 from research.errors import ConfigError, nearest
 from research.sampling.interfaces import Solver
@@ -17,9 +17,14 @@ from research.solvers.linear import LinearSolver
 from research.solvers.names import SchedulerSpec, resolve
 from research.solvers.native.counterparts import COUNTERPARTS
 from research.solvers.native_solver import NativeSolver, offers_of
+from research.solvers.probing import settings_key
 from research.solvers.upstream_levels import levels_of, trained_of
 
 _KINDS: dict[str, Kind] = {"epsilon": "epsilon", "v_prediction": "v", "sample": "x0", "flow_prediction": "flow"}
+
+
+_TABLES: dict[Any, dict[Any, Any]] = {}
+_MOST_TABLES = 256  # solvers and grids whose tables are kept
 
 
 class SolverFactory:
@@ -58,7 +63,7 @@ class SolverFactory:
         self.parity, self.sigmas = parity, checked_sigmas(sigmas)
         options = dict(options or {})
         self._own: Any = None  # a Solver object of the user's
-        self._known: dict[Any, Any] = {}
+        self._known: dict[Any, Any] | None = None
         flow = _is_flow(base_config)
         if isinstance(scheduler, str | SchedulerSpec):
             spec = scheduler if isinstance(scheduler, SchedulerSpec) else resolve(scheduler)
@@ -70,16 +75,17 @@ class SolverFactory:
                 return
             self.cls: Any = cls
             self._config = dict(base_config)
-        elif isinstance(scheduler, LinearSolver) or (
-            isinstance(scheduler, type) and issubclass(scheduler, LinearSolver)
-        ):
-            cls = scheduler if isinstance(scheduler, type) else type(scheduler)
-            self.name = cls.__name__
-            if options and cls is not scheduler:
+        elif isinstance(scheduler, type) and issubclass(scheduler, LinearSolver):
+            self.name = scheduler.__name__
+            self._of_native(_construct(scheduler, options, self.name), base_config)
+            return
+        elif isinstance(scheduler, LinearSolver):
+            self.name = type(scheduler).__name__
+            if options:
                 raise ConfigError(
-                    f"scheduler_options: {self.name} is built already; accepted is its class with options, or none."
+                    f"scheduler_options: {self.name} is built already; accepted are options of its class."
                 )
-            self._of_native(_construct(cls, options, self.name) if cls is scheduler else scheduler, base_config)
+            self._of_native(scheduler, base_config)
             return
         elif _drives(type(scheduler)) and hasattr(scheduler, "config"):
             self.cls = type(scheduler)
@@ -124,7 +130,7 @@ class SolverFactory:
                 kind=self.kind,
                 offers=self._offers,
                 scheduler=self._untouched,
-                known=self._known,
+                known=self._tables(),
             )
         return DiffusersSolver(
             # a copy of one that was never used: some classes take a tenth of a second to construct
@@ -168,6 +174,19 @@ class SolverFactory:
         self.kind = "flow" if flow else self._kind(self._untouched)
         self.trained = trained_of(self._untouched, self._config, flow=flow)
         self._offers = self._native_offers()
+
+    def _tables(self) -> dict[Any, Any]:
+        """Where the tables of this solver and grid are kept: shared by all samplers where both are the project's own, whose
+        settings say all; for plugs of somebody else's, by the runs of this sampler."""
+        if self._known is None:
+            own = [
+                type(plug).__module__.startswith("research.") for plug in (self.native, self.sigmas) if plug is not None
+            ]
+            key = self.name, self.native, self.sigmas, self.kind, settings_key(self._untouched)
+            if len(_TABLES) > _MOST_TABLES:
+                _TABLES.clear()
+            self._known = _TABLES.setdefault(key, {}) if all(own) else {}
+        return self._known
 
     def _native_offers(self) -> frozenset[str]:
         """What the native solver offers, looked up on a made-up grid."""

@@ -197,7 +197,8 @@ def test_errors_made_before_shrink_by_the_known_factor(times):
     again = sorted({i for i in inside if inside.count(i) > 1}) or [0]
     high, low = sigmas[again[0]], sigmas[again[-1] + 1]
     ratio = math.sqrt((std**2 + low**2) / (std**2 + high**2)) if times else 1.0
-    expected = shift * std / math.hypot(std, sigmas[0]) * ratio**times
+    over_signal = shift / watch.run.timeline.stages[0].signal
+    expected = over_signal * std / math.hypot(std, sigmas[0]) * ratio**times
     found = wrong - right
     assert torch.allclose(found, torch.full_like(found, expected), rtol=0.05)
 

@@ -208,8 +208,13 @@ class Case:
 
     @cached_property
     def upstream(self) -> Trajectory:
-        """Where they lead in a diffusers pipeline."""
-        return self.trajectory if self.parity else self._drive(self._factory(parity=True), self.strength)
+        """Where they lead in a diffusers pipeline; the same where no pipeline has such a solver."""
+        if self.parity:
+            return self.trajectory
+        try:
+            return self._drive(self._factory(parity=True), self.strength)
+        except ConfigError:
+            return self.trajectory if self.problem is None else Trajectory(Timeline((), n_steps=self.steps))
 
     @cached_property
     def lowest_trained_sigma(self) -> float:

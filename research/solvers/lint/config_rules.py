@@ -122,9 +122,10 @@ def _step_default(case: Case, key: str) -> Any:
 
 def terminal_snr(case: Case) -> Iterator[Finding]:
     """Zero-terminal-SNR betas exclude epsilon; trailing spacing and v-prediction want them (arXiv:2305.08891)."""
-    if case.flow or case.problem is not None or not len(case.full):
+    timeline = case.full if case.problem is None else case.upstream.timeline
+    if case.flow or not len(timeline):
         return
-    first = case.full[0]
+    first = timeline[0]
     rescaled = bool(case.config("rescale_betas_zero_snr"))
     zero = first.signal < 1e-3 * first.noise
     if rescaled and case.kind == "epsilon":
@@ -189,7 +190,7 @@ def order_beyond_steps(case: Case) -> Iterator[Finding]:
 def cannot_make_steps(case: Case) -> Iterator[Finding]:
     """Step counts that there is no timeline for."""
     problem, limit = case.problem, case.train_timesteps
-    if problem is None:
+    if problem is None or "begins without signal" in str(problem):  # of which `terminal_snr` says more
         return
     if limit is not None and case.steps > limit:
         rule = "steps-beyond-training"
