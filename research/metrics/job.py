@@ -30,6 +30,36 @@ class Resample(Protocol):
 
 
 @dataclass(frozen=True)
+class Grid:
+    """The noise levels (sigma) that so many steps visit.
+
+    Attributes:
+        levels: where each of the user's steps that are taken begins, by its number.
+        end: what the last one leads to; 0 is clean.
+    """
+
+    levels: Mapping[int, float]
+    end: float
+
+    @property
+    def first(self) -> float:
+        return next(iter(self.levels.values()))
+
+    @property
+    def last(self) -> float:
+        return list(self.levels.values())[-1]
+
+
+class Path(Protocol):
+    """Samples as `Resample`, and tells where its steps lead."""
+
+    def __call__(self, steps: int, scheduler: str | None, at: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
+        """The latents at the end [N, C, h, w], and at the beginning of some steps (their numbers) the clean latents that the
+        model predicts, which are where a last step from there would end."""
+        ...
+
+
+@dataclass(frozen=True)
 class ScoredJob:
     """A job as its metrics see it.
 
@@ -37,13 +67,18 @@ class ScoredJob:
         config: the composed config.
         seeds: one an image.
         sample: samples it again; None where only images are there.
-        start: the noise level (sigma) that so many steps of a scheduler, the job's own by default, begin at; None as above.
+        grid: the noise levels of so many steps of a scheduler, the job's own by default; None as above.
+        finer: of a scheduler the number of steps nearest to a wanted one, between a least and a most, that begin at the noise
+            level of so many of the job's own, ``finer(own, scheduler, wanted, least, most)``, and None if none do; None as above.
+        path: samples again and tells where steps lead; None as above.
     """
 
     config: Mapping[str, Any]
     seeds: Sequence[int]
     sample: Resample | None = None
-    start: Callable[[int, str | None], float] | None = None
+    grid: Callable[[int, str | None], Grid] | None = None
+    finer: Callable[[int, str | None, int, int, int], int | None] | None = None
+    path: Path | None = None
 
     def inputs(self, images: Sequence[Image.Image]) -> list[Image.Image]:
         """The picture that each image was started from, resized to the image's size as the task resizes it."""

@@ -159,6 +159,16 @@ class SolverFactory:
             return found
         return levels_of(self._untouched, self.name, self.trained, steps)
 
+    def first_timestep(self, steps: int) -> float:
+        """Where diffusers' class itself begins with so many steps, not yet corrected: quick to ask.
+
+        Raises:
+            Exception: whatever the class raises for a count that it cannot make.
+        """
+        scheduler = copy.copy(self._untouched)
+        scheduler.set_timesteps(steps, device="cpu")
+        return float(scheduler.timesteps[0])
+
     def _of_native(self, solver: LinearSolver, base_config: Mapping[str, Any]) -> None:
         """Take a native solver, at the levels of the class that it names, or on a flow model of the model's own scheduler."""
         if self.parity:

@@ -6,6 +6,7 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,11 @@ from hypothesis import strategies as st
 from support.metric_samples import pictures
 
 from research.errors import ConfigError
+from research.jobs import scoring
+from research.jobs.compose import Composer
+from research.jobs.sweep import plan
 from research.metrics import ScoredJob, SolverError, check_metric, fit_order, per_image
+from research.metrics.job import Grid
 from research.metrics.saved_features import read_features
 
 
@@ -60,16 +65,77 @@ def test_what_has_no_order_is_one_line(steps, errors, pattern):
         fit_order(steps, errors)
 
 
-def test_a_reference_that_begins_below_the_job_is_told():
-    def start(steps, scheduler):
-        return 3.0 if steps == 100 else 10.0
+def test_a_reference_that_begins_below_the_job_gives_no_number():
+    def grid(steps, scheduler):
+        return Grid({0: 3.0 if steps == 100 else 10.0, 1: 0.1}, 0.0)
 
-    for wanted, count in ((None, 1), (99, 0)):
-        one = job(10, 400, Trajectories())
-        one = ScoredJob(one.config, one.seeds, one.sample, start)
-        info = SolverError(steps=wanted).compute(pictures(3, seed=0), device="cpu", job=one).info
-        assert len(info["warnings"]) == count
-        assert all("begins at noise level 3, below the job's own 10" in line for line in info["warnings"])
+    for wanted, count in ((100, 1), (99, 0)):
+        one = replace(job(10, 400, Trajectories()), grid=grid)
+        result = SolverError(steps=wanted).compute(pictures(3, seed=0), device="cpu", job=one)
+        assert len(result.info["warnings"]) == count
+        assert ("solver_error" in result.values) == (count == 0)
+        assert all("begins at noise level 3, below the job's own 10" in line for line in result.info["warnings"])
+    nothing = replace(job(10, 401, Trajectories()), grid=grid, finer=lambda *asked: None)
+    result = SolverError().compute(pictures(3, seed=0), device="cpu", job=nothing)
+    assert result.values == {}
+    assert "no reference of 20 to 1000 steps begins at" in result.info["warnings"][0]
+
+
+def test_what_the_grid_never_reaches_is_told_apart():
+    """The reference's path ends at 0; by one step from the job's last level, 1, it would end at 0.25."""
+    sample = Trajectories()
+    grids = {
+        4: Grid({0: 10.0, 3: 1.0}, 0.0),
+        40: Grid({0: 10.0, 20: 1.0, 39: 0.1}, 0.0),
+        50: Grid({0: 10.0, 20: 4.0, 21: 0.25}, 0.0),
+    }
+
+    def path(steps, scheduler, at):
+        assert at == {40: (20,), 50: (20, 21)}[steps]
+        return sample.ends, [
+            sample.ends + 0.25 if len(at) == 1 else sample.ends + share for share in (0.2, 0.3)[: len(at)]
+        ]
+
+    for count in (40, 50):
+        one = replace(
+            job(4, 500, sample), grid=lambda steps, scheduler: grids[steps], finer=lambda *asked, n=count: n, path=path
+        )
+        values = SolverError().compute(pictures(3, seed=0), device="cpu", job=one).values
+        assert values["solver_error"] == pytest.approx(0.25, rel=1e-5)
+        assert values["solver_error_grid"] == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize(("scheduler", "steps"), [("ddim", 51), ("dpmpp_2m", 10), ("ddim_trailing", 4)])
+def test_the_reference_of_the_embedded_model_begins_where_the_job_does(scheduler, steps):
+    with Composer(None, "config", None) as composer:
+        lines = composer.normalise(
+            ["model=emoji", f"scheduler={scheduler}", f"steps={steps}", "prompts=[pizza]", "metrics=[]", "tracker=none"]
+        )
+        config = plan(composer, composer.master(lines), [lines])[0].config
+    found = scoring._finer(config, steps, None, 10 * steps, (2 * steps, 1000))
+    own, reference = (scoring._grid(config, count, None) for count in (steps, found))
+    assert reference.first == pytest.approx(own.first, rel=1e-3)
+    assert reference.last <= own.last
+    if steps == 4:  # and the metric of it, by the exact model
+        images = pictures(1, seed=0)
+        result = scoring.ask(
+            config | {"metrics": {"solver_error": {}}},
+            "solver_error",
+            SolverError(times=3),
+            images,
+            ["pizza"],
+            [0],
+            "cpu",
+            NoFolder,
+        )
+        assert 0 < result.values["solver_error_grid"] < 10 * result.values["solver_error"]
+        assert result.info["reference_steps"] == 12
+
+
+class NoFolder:
+    """Where a job's folder is asked for, and nothing is kept."""
+
+    path = None
 
 
 class Trajectories:
