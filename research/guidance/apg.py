@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from research.checks import check_number
-from research.guidance.pairs import Pair, guided_in, inner, parallel
+from research.guidance.pairs import Pair, extrapolated, guided_in, inner, parallel
 from research.sampling.interfaces import Batch, Guided, StepState
 from research.sampling.prediction import Prediction
 
@@ -66,7 +66,7 @@ class APG(Pair):
                 state,
                 predictions,
                 "prediction",
-                lambda v: v["uncond"] + state.scale_of(self) * (v["cond"] - v["uncond"]),
+                lambda v: extrapolated(v["uncond"], v["cond"], state.scale_of(self), parity=state.run.parity),
             )
         return super().combine(state, predictions)
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import torch
 from torch import Tensor
 
 from research.checks import check_number
+from research.guidance.pairs import extrapolated
 from research.sampling.interfaces import Batch, Branch, Guidance, Guided, StepState
 from research.sampling.prediction import Prediction
 
@@ -49,10 +49,8 @@ class CFG(Guidance):
         if len(needed) == 1 or len(predictions) == 1:
             return Guided(predictions[next(name for name in needed if name in predictions)])
         u, c = predictions["uncond"], predictions["cond"]
-        scale = state.scale_of(self)
-        if self._parity or not isinstance(scale, Tensor | float | int):
-            return Guided(Prediction(u.value + scale * (c.value - u.value), c.kind))
-        return Guided(Prediction(torch.lerp(u.value, c.value, scale), c.kind))  # the same in one operation
+        value = extrapolated(u.value, c.value, state.scale_of(self), parity=self._parity)
+        return Guided(Prediction(value, c.kind))
 
     def _needed(self, state: StepState) -> tuple[str, ...]:
         scale = state.scale_of(self)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from research.checks import check_number
 from research.errors import ConfigError
-from research.guidance.pairs import names_at
+from research.guidance.pairs import extrapolated, names_at
 from research.sampling.interfaces import Branch, Guidance, Guided, StepState
 from research.sampling.prediction import Prediction
 
@@ -51,5 +51,5 @@ class CFGPlusPlus(Guidance):
             return Guided(next(iter(predictions.values())))
         u, c = predictions["uncond"], predictions["cond"]
         # linear, so what the model predicts is interpolated and not the clean estimates
-        value = u.value + state.scale_of(self) * (c.value - u.value)
+        value = extrapolated(u.value, c.value, state.scale_of(self), parity=state.run.parity)
         return Guided(Prediction(value, u.kind), renoise=u)

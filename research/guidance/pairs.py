@@ -51,6 +51,11 @@ class Pair(Guidance):
         raise NotImplementedError
 
 
+def extrapolated(u: Tensor, c: Tensor, scale: Scale, *, parity: bool = False) -> Tensor:
+    """``u + scale * (c - u)``, to rounding in one operation; with ``parity`` in the three of the pipelines, bit by bit."""
+    return u + scale * (c - u) if parity else torch.lerp(u, c, scale)
+
+
 def names_at(scale: Scale) -> tuple[str, ...]:
     """Which predictions a method needs at a scale that is the conditional one at none."""
     return ("uncond",) if scale == 0 else ("uncond", "cond")
