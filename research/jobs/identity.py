@@ -19,7 +19,7 @@ from research.jobs.plan_cache import NoCache, PlanCache
 from research.jobs.plug_sources import plug_sources, targets_of
 from research.jobs.schema import NOT_IDENTITY
 from research.jobs.targets import without_defaults
-from research.metrics.extractors.find import EFFICIENTNET, INCEPTION, REFERENCES_DIR
+from research.metrics.extractors.find import EFFICIENTNET, INCEPTION, INCEPTION_ANTIALIASED, REFERENCES_DIR
 from research.models.inspect.find_model import find_pipeline
 from research.tasks.checks import PICTURES
 from research.zoo import ZOO_DIR, zoo_path
@@ -155,16 +155,29 @@ def _files_by_content(value: Any, key: str) -> Any:
         return f"sha256:{_file_hash(place).hex()}"
     if not place.is_dir():
         return value
-    files = [(file, file.stat()) for file in place.rglob("*") if file.is_file()]
-    named = sorted((file.relative_to(place).as_posix(), file, stat) for file, stat in files)
-    return f"folder:{_hash_of(tuple((name, file, stat.st_size, stat.st_mtime_ns) for name, file, stat in named))}"
+    # strings and one look a file: a reference may have tens of thousands, and each job of a plan asks
+    found, root = [], os.path.join(place, "")
+    for folder, _, names in os.walk(place):
+        for file in (os.path.join(folder, name) for name in names):
+            if os.path.isfile(file):
+                stat = os.stat(file)
+                found.append((file[len(root) :].replace(os.sep, "/"), file, stat.st_size, stat.st_mtime_ns))
+    return f"folder:{_hash_of(tuple((name, Path(file), size, time) for name, file, size, time in sorted(found)))}"
 
 
 @lru_cache(maxsize=1)
 def _shipped() -> frozenset[str]:
     """Bare names that mean what comes with the project, whatever folders there are."""
     references = (file.stem for file in REFERENCES_DIR.glob("*.safetensors"))
-    return frozenset((INCEPTION, EFFICIENTNET, *references, *(p.name for p in ZOO_DIR.iterdir() if zoo_path(p.name))))
+    return frozenset(
+        (
+            INCEPTION,
+            INCEPTION_ANTIALIASED,
+            EFFICIENTNET,
+            *references,
+            *(p.name for p in ZOO_DIR.iterdir() if zoo_path(p.name)),
+        )
+    )
 
 
 def _in_order(guidance: Mapping[str, Any]) -> dict[str, Any]:
