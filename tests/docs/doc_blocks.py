@@ -32,6 +32,7 @@ DOCS = ROOT / "docs"
 SCRIPTS: dict[str, str] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
 _FENCE = re.compile(r"^( *)```(\w*)([^\n]*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 _PICTURE = re.compile(r"!\[([^\]]*)\]\(([^)]+)\)(?: *<!-- from (\S+) -->)?")
+LARGE = 200_000  # bytes of a picture
 _SHELL = {"cat", "cp", "ls", "mkdir"}
 
 
@@ -90,17 +91,24 @@ def made_by_page(folder: Path, source: str) -> Path:
 
 
 def small(source: Path, target: Path) -> None:
-    """Copy a picture, no wider than a page, on white; smaller and with fewer colours if it is large."""
+    """Copy a picture on white, no wider than a page, or as it is where that is smaller: drawings grow when resampled.
+
+    All its colours are kept, as a palette makes bands of gradients.
+    """
     from PIL import Image
 
     image = Image.open(source).convert("RGBA")
     image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    image.thumbnail((1000, 1600))
+    found = []
+    for width in (image.width, 1000, 800):
+        held = io.BytesIO()
+        image.thumbnail((width, 1600))
+        image.save(held, "PNG", optimize=True)
+        found.append(held.getvalue())
+    whole, page, narrow = found
+    chosen = page if len(page) <= min(LARGE, len(whole)) else min(whole, page, narrow, key=len)
     target.parent.mkdir(exist_ok=True)
-    image.save(target, optimize=True)
-    if target.stat().st_size > 120_000:
-        image.thumbnail((800, 1600))
-        image.quantize(128).save(target, optimize=True)
+    target.write_bytes(chosen)
 
 
 @dataclass
