@@ -84,6 +84,15 @@ class Composer:
             return self._choices.of((*own, *choices)).with_values(values)
 
 
+_ASKED = {  # conf/metrics/ask.yaml
+    "metrics.ask": (
+        "metrics: must be given, as which numbers fit a model of your own is not known: metrics=none (pictures alone), "
+        "metrics=clip_openai (photographs of a text), metrics=[clip_openai,inception] metrics.fid.reference=FOLDER (and FID), or "
+        "others; and so must prompts=[a sentence,another one] or prompt_set=NAME, if it takes text."
+    )
+}
+
+
 @contextmanager
 def explained() -> Iterator[None]:
     """Turn what Hydra, OmegaConf and YAML raise into a `ConfigError` of one line."""
@@ -99,7 +108,8 @@ def explained() -> Iterator[None]:
             # also when another key only refers to the one that is missing
             named = _first_line(error).rpartition(" ")[2]
             key = key if key.rpartition(".")[2] == named else named
-            raise ConfigError(f"{key}: must be given; set it with {key}=VALUE.") from error
+            told = _ASKED.get(key, f"{key}: must be given; set it with {key}=VALUE.")
+            raise ConfigError(told) from error
         raise ConfigError(f"{key}: {_first_line(error)}") from error
     except HydraException as error:
         raise ConfigError(f"config: {_first_line(error)}{_cause(error)}") from error

@@ -11,7 +11,7 @@ from typing import Any
 from research.checks import check_choice, check_number, check_whole_number
 from research.errors import ConfigError, nearest
 from research.jobs import process_cache
-from research.jobs.job_images import check_frames, image_count
+from research.jobs.job_images import check_frames, image_count, uses_prompts
 from research.jobs.plan_cache import NoCache, PlanCache
 from research.jobs.preflight import check_mapping, check_metrics, check_model, check_plug_configs
 from research.jobs.schema import DTYPES, KEYS, OF_SWEEPS, ON_FAILURE, PROGRESS, RETRY, SECTIONS, VECTORISE
@@ -66,6 +66,11 @@ def validate(
 
 def _count(config: Mapping[str, Any], cache: PlanCache) -> int:
     def count() -> int:
+        if not config["prompts"] and uses_prompts(config):
+            raise ConfigError(
+                "prompts: found an empty list; accepted is a list of one or more sentences, 'prompts=[a red fox,a blue bird]', "
+                "or a prompt_set."
+            )
         check_frames(config)
         return image_count(config)
 
@@ -154,8 +159,6 @@ def _prompts(key: str, value: Any) -> list[str]:
         raise ConfigError(
             f"{key}: found {value!r}; accepted is a list of sentences: 'prompts=[a red fox,a blue bird]'."
         )
-    if not value:
-        raise ConfigError(f"{key}: found an empty list; accepted is a list of one or more sentences.")
     for place, prompt in enumerate(value):
         if not isinstance(prompt, str):
             raise ConfigError(

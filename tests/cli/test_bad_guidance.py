@@ -10,7 +10,7 @@ from support.tiny_models import save_tiny_pixel, save_tiny_sd
 
 from research.cli import run
 
-PIXEL = ["model=custom", "model.path=pixel", "task=unconditional"]
+PIXEL = ["model=custom", "model.path=pixel", "task=unconditional", "metrics=none"]
 MODIFIED = "guidance/modifiers"
 
 CASES: dict[str, tuple[list[str], list[str]]] = {

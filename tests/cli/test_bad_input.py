@@ -88,7 +88,15 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
     "device": (["model.device=gpu"], ["model.device:", "'gpu'", "cuda"]),
     "sweep_name with a slash": (["sweep_name=a/b"], ["sweep_name:", "'a/b'"]),
     "model path": (["model.path=/no/such/model"], ["model.path", "/no/such/model", "does not exist"]),
-    "model path missing": (["model=custom"], ["model.path", "must be given"]),
+    "model path missing": (["model=custom", "metrics=none"], ["model.path", "must be given"]),
+    "a model of one's own, without metrics": (
+        ["model=custom", "model.path=emoji"],
+        ["metrics: must be given", "metrics=none", "metrics.fid.reference=", "prompts=", "prompt_set="],
+    ),
+    "a model of one's own, without prompts": (
+        ["model=custom", "model.path=emoji", "metrics=none"],
+        ["prompts: found an empty list", "prompt_set"],
+    ),
     "class missing": (["guidance._target_=nowhere.Mine"], ["guidance._target_", "nowhere"]),
     "class misspelt": (["guidance._target_=research.guidance.CGF"], ["guidance._target_", "Did you mean 'CFG'?"]),
     "height": (["task.height=13"], ["task.height:", "found 13", "multiple of 2"]),
