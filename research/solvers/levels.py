@@ -12,7 +12,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, overload
+from typing import Any, Protocol, overload
 
 from research.errors import ConfigError
 
@@ -219,6 +219,18 @@ class Levels(Sequence[Level]):
                     f"sigmas: {name} visits the noise level {before.sigma:.4g} twice, at steps {i + 1} and {i + 2}, and divides "
                     "by their distance; accepted are fewer steps, or other noise levels."
                 )
+
+
+class Schedule(Protocol):
+    """A way to choose the levels of a run, apart from the solver that walks over them: those of `research.sigmas`, or one's own."""
+
+    def levels(self, trained: TrainedLevels, steps: int) -> Levels:
+        """A grid of ``steps`` steps: that many levels and the end, which is the last.
+
+        Raises:
+            ConfigError: the grid cannot be had for this model or number of steps.
+        """
+        ...
 
 
 def trained_levels(config: Mapping[str, Any], *, flow: bool = False) -> TrainedLevels:
