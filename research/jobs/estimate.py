@@ -6,6 +6,7 @@ are a guess where a class is somebody else's, or where the number depends on noi
 
 from __future__ import annotations
 
+import importlib
 import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -74,16 +75,37 @@ def estimate(config: Mapping[str, Any]) -> Estimate:
     return Estimate(total, exact and walked and branches.exact)
 
 
+_NATIVE = "research.solvers.native."
+
+
+def _planned(class_name: str, options: Mapping[str, Any], run: Sequence[int]) -> tuple[list[int], bool]:
+    """The user's step of each evaluation of a native solver: its plan over made-up levels, which says how many a step has."""
+    from research.solvers.levels import Levels, TrainedLevels
+
+    if not run:
+        return [], True
+    module, _, name = class_name.rpartition(".")
+    solver = getattr(importlib.import_module(module), name)(**options)
+    trained = TrainedLevels(tuple(0.03 * 1.0063**i for i in range(1000)), 1000)
+    ratio = (trained.sigma_min / trained.sigma_max) ** (1 / len(run))
+    grid = [trained.at_sigma(trained.sigma_max * ratio**i) for i in range(len(run))]
+    plan = solver.plan(Levels((*grid, trained.clean()), trained, n_steps=len(run)))
+    return [run[stage.step] for stage in plan], True
+
+
 def _stages(config: Mapping[str, Any]) -> tuple[list[int], bool]:
     """The user's step of each stage that is run, and whether that is certain."""
     steps, task, options = config["steps"], config["task"], config["scheduler"]["options"]
     parity = config["runtime"].get("parity", False)
     strength = strength_of(task)
     kept = steps if strength is None else kept_steps(steps, strength, parity=parity)
-    name = str(config["scheduler"]["class_name"]).rpartition(".")[2]
+    class_name = str(config["scheduler"]["class_name"])
+    name = class_name.rpartition(".")[2]
     if _class(task) == "Inversion":
         return list(range(steps)) * (1 if task.get("reconstruct") is False else 2), True
     run = list(range(steps - kept, steps))
+    if class_name.startswith(_NATIVE):
+        return _planned(class_name, options, run)
     if name in _TWICE:
         twice = [step for step in run for _ in range(2)]
         return twice[:-1], not (parity and kept < steps)

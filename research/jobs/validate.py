@@ -36,6 +36,7 @@ def validate(
         ConfigError: one line with the key, what was found and what is accepted.
     """
     cache = NoCache() if cache is None else cache
+    config = {**config, "scheduler": _scheduler(config.get("scheduler"))}
     _check_keys(config, extra_keys)
     checked = dict(config)
     for section in OF_SWEEPS:
@@ -94,6 +95,23 @@ def _check_keys(config: Mapping[str, Any], extra_keys: Collection[str]) -> None:
         for name in config[section]:
             if name not in names:
                 raise ConfigError(f"{section}.{name}: unknown key.{nearest(name, names)} Accepted: {', '.join(names)}.")
+
+
+def _scheduler(section: Any) -> Any:
+    """The section of a solver of one's own, ``_target_`` with its arguments beside it, in the keys that records have."""
+    if not isinstance(section, Mapping) or "_target_" not in section:
+        return section
+    if section.get("class_name"):
+        raise ConfigError(
+            f"scheduler._target_: found beside class_name={section['class_name']}; accepted is one of the two. A solver of one's "
+            "own is a file conf/scheduler/NAME.yaml with _target_, or scheduler=custom scheduler.class_name=MODULE.CLASS."
+        )
+    target = section["_target_"]
+    arguments = {
+        key: value for key, value in section.items() if key not in ("_target_", "name", "options", "class_name")
+    }
+    options = {**(section.get("options") or {}), **arguments}
+    return {"name": section.get("name") or str(target).rpartition(".")[2], "class_name": target, "options": options}
 
 
 def _no_nan(value: Any, key: str) -> None:
