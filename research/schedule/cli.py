@@ -26,6 +26,7 @@ with --course:
 examples:
   research-schedule scheduler=ddim,euler,dpmpp_2m_karras steps=20 --png out.png
   research-schedule --lint scheduler=ddim scheduler.options.timestep_spacing=leading,trailing,linspace steps=20
+  research-schedule scheduler=unipc steps=8 --table
   research-schedule --course beta_schedule=linear,squaredcos_cap_v2 input_scale=1,0.5,0.25 --png course.png
 """
 
@@ -73,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--lint", action="store_true", help="only look for faults; exit code 1 if something cannot work"
     )
+    parser.add_argument("--table", action="store_true", help="print the solver in numbers: factors of each step")
     parser.add_argument("--course", action="store_true", help="beta schedules and input scales instead of schedulers")
     parser.add_argument("--image", metavar="FILE", help="with --course: a picture to noise (a file, or zoo:NAME)")
     return parser
@@ -81,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
 def _schedules(args: argparse.Namespace) -> int:
     from research.schedule.arguments import read
     from research.schedule.points import DEFAULTS, compose
-    from research.schedule.table import as_csv, as_json, finding_lines, lines
+    from research.schedule.table import as_csv, as_json, coefficient_lines, finding_lines, lines
 
     if args.image:
         raise ConfigError("command line: --image goes with --course.")
@@ -103,7 +105,7 @@ def _schedules(args: argparse.Namespace) -> int:
         print(as_json(series))
     else:
         if not args.lint:
-            print("\n".join(lines(series)))
+            print("\n".join(coefficient_lines(series) if args.table else lines(series)))
         print("\n".join(found) if found else "lint: nothing to say")
     _written(args)
     return FINDINGS if args.lint and errors else OK
@@ -115,6 +117,8 @@ def _course(args: argparse.Namespace) -> int:
 
     if args.lint:
         raise ConfigError("command line: --lint is about schedulers; it does not go with --course.")
+    if args.table:
+        raise ConfigError("command line: --table is about schedulers; it does not go with --course.")
     schedules = compose(read(args.settings, DEFAULTS, prefix=None))
     if args.csv:
         write_atomic(args.csv, as_csv(schedules))

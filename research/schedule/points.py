@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from research.errors import ConfigError, ModelError
 from research.labels import value_label
 from research.models.scheduler_config import ModelSchedule, scheduler_config
 from research.schedule.arguments import OPTIONS, Values, number, one, product, several, text
 from research.schedule.curves import Curve, Point
+
+if TYPE_CHECKING:
+    from research.solvers import StagePlan
 
 # one of its own for flow schedulers beside a model of another kind: how they step can be seen all the same
 _FLOW = {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000}
@@ -35,6 +38,7 @@ class Series:
         findings: of the linter.
         flow: whether sigma is a flow time.
         remark: what a reader has to know besides, or empty.
+        plan: the evaluations of a native solver with what leads from each to the next; empty where diffusers' class is run.
     """
 
     label: str
@@ -48,6 +52,7 @@ class Series:
     findings: Sequence[Any] = field(default_factory=list)
     flow: bool = False
     remark: str = ""
+    plan: Sequence[StagePlan] = ()
 
     @property
     def start(self) -> int:
@@ -100,7 +105,7 @@ def _label(key: str, value: Any) -> str:
 
 def _series(row: Mapping[str, Any], label: str, model: ModelSchedule, parity: bool, draw: bool) -> Series:
     from research.schedule.curves import points, training_curve
-    from research.solvers import SolverFactory, resolve
+    from research.solvers import NativeSolver, SolverFactory, resolve
     from research.solvers.lint.linter import lint, quiet
 
     name = text("scheduler", row["scheduler"])
@@ -116,6 +121,7 @@ def _series(row: Mapping[str, Any], label: str, model: ModelSchedule, parity: bo
         factory = SolverFactory(name, options, base, parity=parity)
         flow = factory.kind == "flow"
         found: list[Point] = []
+        plan: tuple[StagePlan, ...] = ()
         if draw:
             try:
                 solver = factory()
@@ -125,10 +131,23 @@ def _series(row: Mapping[str, Any], label: str, model: ModelSchedule, parity: bo
                 first = sliced[0].step if len(sliced) else steps
                 start = next((i for i, stage in enumerate(timeline) if stage.step >= first), len(timeline))
                 found = points(timeline, start, flow=flow)
+                if isinstance(solver, NativeSolver) and solver.table:
+                    plan = solver.table.plan
             except ConfigError:
                 remark = next(f.message for f in findings if f.severity == "error")
         curve = training_curve(factory.scheduler, flow=flow) if draw else None
     spec = resolve(name, options)
     return Series(
-        label, name, factory.cls.__name__, dict(spec.options), steps, strength, found, curve, findings, flow, remark
+        label,
+        name,
+        factory.cls.__name__,
+        dict(spec.options),
+        steps,
+        strength,
+        found,
+        curve,
+        findings,
+        flow,
+        remark,
+        plan,
     )

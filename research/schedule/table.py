@@ -34,6 +34,43 @@ def lines(series: Iterable[Series]) -> Iterable[str]:
         yield ""
 
 
+def coefficient_lines(series: Iterable[Series]) -> Iterable[str]:
+    """What leads from each evaluation to the next, in numbers: factors of latents x, data predictions D, slopes d and fresh
+    noise z, where [1] is one evaluation back."""
+    for one in series:
+        yield f"{one.label}  ({one.class_name}, steps={one.steps})"
+        if not one.plan:
+            yield "  the class of diffusers is run by its own step; there is no table of it"
+        for place, stage in enumerate(one.plan):
+            update = stage.update
+            parts = (("x", update.latents), ("D", update.data), ("d", update.slopes), ("z", {0: update.noise}))
+            terms = [
+                f"{factor:+.6g} {letter}{f'[{back}]' if back else ''}"
+                for letter, factors in parts
+                for back, factor in sorted(factors.items())
+                if factor
+            ]
+            at = f"t = {stage.level.time:<9.6g} sigma = {stage.level.sigma:<9.5g}"
+            yield f"  {stage.step:>4} {place:>4}  {at} x' = {' '.join(terms)}"
+        yield ""
+
+
+def _plan(one: Series) -> list[dict[str, Any]]:
+    """The same for JSON: factors by how many evaluations back."""
+    return [
+        {
+            "step": stage.step,
+            "t": stage.level.time,
+            "sigma": _finite(stage.level.sigma),
+            "latents": {str(back): factor for back, factor in stage.update.latents.items()},
+            "data": {str(back): factor for back, factor in stage.update.data.items()},
+            "slopes": {str(back): factor for back, factor in stage.update.slopes.items()},
+            "noise": stage.update.noise,
+        }
+        for stage in one.plan
+    ]
+
+
 def _cells(point: Any) -> tuple[str, ...]:
     numbers = (point.t, point.level.alphas_cumprod, point.level.sigma, point.level.log_snr)
     return str(point.step), str(point.stage), *(_shown(number) for number in numbers)
@@ -94,6 +131,7 @@ def as_json(series: Iterable[Series]) -> str:
                 }
                 for p in one.points
             ],
+            "updates": _plan(one),
             "findings": [{"level": f.severity, "rule": f.rule, "message": f.message} for f in one.findings],
         }
         for one in series

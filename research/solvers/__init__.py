@@ -1,4 +1,4 @@
-"""Solvers, by short name, by diffusers' class name or as an object, built fresh for each run; and what one of one's own is made of."""
+"""Solvers by short name, by diffusers' class name or as an object, built fresh for each run; and what one's own is made of."""
 
 from __future__ import annotations
 

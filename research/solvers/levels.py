@@ -222,7 +222,7 @@ class Levels(Sequence[Level]):
 
 
 class Schedule(Protocol):
-    """A way to choose the levels of a run, apart from the solver that walks over them: those of `research.sigmas`, or one's own."""
+    """A way to choose the levels of a run, apart from the solver that walks them: those of `research.sigmas`, or one's own."""
 
     def levels(self, trained: TrainedLevels, steps: int) -> Levels:
         """A grid of ``steps`` steps: that many levels and the end, which is the last.

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from research.errors import ConfigError
 from research.solvers.levels import Level, Levels
 
 _NOTHING: Mapping[int, float] = {}
@@ -89,7 +90,9 @@ class LinearSolver:
 
     def update(self, levels: Levels, i: int) -> Update:
         """What leads from level ``i`` to level ``i + 1`` when ``i`` evaluations were made before, one at each level."""
-        raise NotImplementedError(f"{type(self).__name__} has neither update nor plan.")
+        raise ConfigError(
+            f"scheduler: {type(self).__name__} has neither update nor plan; accepted is a LinearSolver that writes one of the two."
+        )
 
     @classmethod
     def from_upstream(cls, config: Mapping[str, Any], step_options: Mapping[str, Any]) -> LinearSolver | None:
