@@ -91,7 +91,7 @@ class LinearSolver:
     def update(self, levels: Levels, i: int) -> Update:
         """What leads from level ``i`` to level ``i + 1`` when ``i`` evaluations were made before, one at each level."""
         raise ConfigError(
-            f"scheduler: {type(self).__name__} has neither update nor plan; accepted is a LinearSolver that writes one of the two."
+            f"scheduler: {type(self).__name__} has neither update nor plan; accepted is a LinearSolver with one of the two."
         )
 
     @classmethod

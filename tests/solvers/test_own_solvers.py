@@ -68,7 +68,7 @@ def test_a_class_and_an_object_are_taken(sd, scheduler):
 def test_it_is_as_exact_on_every_kind(kind):
     model = GaussianModel(0.3, 0.8, (1, 4, 4), kind)
 
-    mine, euler = (measure(model, solver, 20).path for solver in (TwoStep, "euler"))
+    mine, euler = (measure(model, solver, 80).path for solver in (TwoStep, "euler"))
     assert mine < 0.5 * euler
 
 
