@@ -80,6 +80,27 @@ def schedulers() -> str:
     )
 
 
+def solvers() -> str:
+    """A block for mkdocstrings for every native solver that a scheduler's name stands for, and the names of each."""
+    folder = ROOT / "research" / "solvers" / "native"
+    listed = re.findall(r'"(\w+)": (\w+),', (folder / "counterparts.py").read_text(encoding="utf-8"))
+    found: dict[str, list[str]] = {}
+    for file in _files("scheduler"):
+        named = str(yaml.safe_load(file.read_text(encoding="utf-8")).get("class_name"))
+        name = named.rpartition(".")[2] if named.startswith("research.solvers.native.") else dict(listed).get(named)
+        if name:
+            found.setdefault(name, []).append(file.stem)
+    stands = {}
+    for file in sorted(folder.glob("*.py")):
+        for name in re.findall(r"^class (\w+)\(", file.read_text(encoding="utf-8"), re.MULTILINE):
+            stands[name] = f"research.solvers.native.{file.stem}.{name}"
+    blocks = []
+    for name in sorted(found, key=str.lower):
+        names = ", ".join(f"`{short}`" for short in found[name])
+        blocks.append(f"::: {stands[name]}\n\n`scheduler=` {names}")
+    return "\n\n".join(blocks)
+
+
 # -- plugs
 
 
@@ -217,6 +238,7 @@ MAKERS = {
     "keys": keys_of,
     "choices": choices_of,
     "schedulers": schedulers,
+    "solvers": solvers,
     "plugs": plugs,
     "classes": classes,
     "help": command_help,

@@ -86,7 +86,7 @@ def test_plugs_of_ones_own(plugs: Path, in_process: Callable[[list[str], Path], 
 
 def test_the_examples_are_those_of_the_readme(plugs: Path) -> None:
     files = {file.relative_to(plugs) for file in plugs.rglob("*") if file.is_file()}
-    assert len(files) == 3
+    assert len(files) == 5
     for file in files:
         assert (plugs / file).read_text(encoding="utf-8") == (EXAMPLES / file).read_text(encoding="utf-8")
 

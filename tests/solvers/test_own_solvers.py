@@ -34,7 +34,7 @@ from research.tasks import ImageToImage, TextToImage
 from research.testing.gaussian import GaussianModel
 from research.testing.gaussian_error import measure
 
-SOURCE = Path(__file__).with_name("own_solver.py").read_text(encoding="utf-8")
+SOURCE = (Path(__file__).parents[2] / "examples" / "my_solver.py").read_text(encoding="utf-8")
 
 
 @dataclass(frozen=True)

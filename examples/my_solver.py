@@ -1,5 +1,4 @@
-"""A solver of one's own, as README shows it."""
-
+# my_solver.py
 from dataclasses import dataclass
 
 from research.solvers import Levels, LinearSolver, Update, to_data
