@@ -8,6 +8,9 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from research.errors import ConfigError, nearest
 from research.sampling.interfaces import Solver
 from research.sampling.prediction import Kind
@@ -91,6 +94,7 @@ class SolverFactory:
             self.cls = type(scheduler)
             self.name = self.cls.__name__
             self._config = dict(scheduler.config)
+            _check_untouched(scheduler)
         elif all(hasattr(scheduler, name) for name in ("timeline", "step", "supports", "kind")):
             if options or sigmas is not None:
                 raise ConfigError(
@@ -140,6 +144,7 @@ class SolverFactory:
             step_options=self.step_options,
             parity=self.parity,
             levels=None if self.sigmas is None else self.levels,
+            schedule=self.sigmas,
         )
 
     @property
@@ -266,6 +271,30 @@ def checked_sigmas(sigmas: Any) -> Any:
     raise ConfigError(
         f"sigmas: found {sigmas!r}; accepted is an object with levels(trained, steps), or None for the model's own."
     )
+
+
+def _check_untouched(scheduler: Any) -> None:
+    """Refuse a scheduler object that was given timesteps or sigmas of its own: a fresh one is built for each run, without them.
+
+    Raises:
+        ConfigError: its timesteps are others than it makes itself.
+    """
+    steps, times = getattr(scheduler, "num_inference_steps", None), getattr(scheduler, "timesteps", None)
+    if not steps or not isinstance(times, Tensor):
+        return
+    fresh = type(scheduler).from_config(scheduler.config)
+    try:
+        fresh.set_timesteps(int(steps))
+    except (ValueError, LookupError, RuntimeError, TypeError, AttributeError):
+        return
+    if len(fresh.timesteps) != len(times) or not torch.allclose(
+        fresh.timesteps.double(), times.cpu().double(), atol=1e-3
+    ):
+        shown = ", ".join(f"{float(time):g}" for time in times[:4])
+        raise ConfigError(
+            f"scheduler: this {type(scheduler).__name__} was given timesteps of its own ({shown}, ...), which no run keeps; "
+            "accepted is one without, and sigmas=Given(timesteps=[...]) of research.sigmas."
+        )
 
 
 def _construct(cls: Any, options: Mapping[str, Any], name: str) -> LinearSolver:

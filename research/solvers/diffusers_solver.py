@@ -50,6 +50,7 @@ class DiffusersSolver:
         step_options: further arguments of its ``step`` (``eta``, ``s_churn``).
         parity: use the object exactly as the diffusers pipeline does.
         levels: gives the levels of a run of so many steps, where they are not the scheduler's own.
+        schedule: where those are from.
 
     Attributes:
         end_level: ``(signal, noise)`` of the latents after the last step, known once the timeline is made.
@@ -69,12 +70,13 @@ class DiffusersSolver:
         step_options: Mapping[str, Any],
         parity: bool,
         levels: Callable[[int], Levels] | None = None,
+        schedule: Any = None,
     ):
         self.scheduler = self._given = scheduler
         self.name = name
         self.kind: Kind = kind
         self.parity = parity
-        self._levels = levels
+        self._levels, self._schedule = levels, schedule
         self.order = int(getattr(scheduler, "order", 1))
         accepted = inspect.signature(scheduler.step).parameters
         self._takes_generator = "generator" in accepted
@@ -177,7 +179,7 @@ class DiffusersSolver:
         if self._levels is None:
             make_timesteps(self.scheduler, self.name, steps, device)
             return
-        given = given_levels(self.scheduler, self.name, self._levels(steps))
+        given = given_levels(self.scheduler, self.name, self._levels(steps), self._schedule)
         try:
             self.scheduler.set_timesteps(**given, device=device)
         except (ValueError, LookupError, RuntimeError, TypeError, AttributeError, ZeroDivisionError) as error:

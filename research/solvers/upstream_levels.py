@@ -98,15 +98,26 @@ def _at(trained: TrainedLevels, sigma: float, time: float, *, whole: bool) -> Le
     return Level(level.signal, level.noise, time, trained.flow)
 
 
-def given_levels(scheduler: Any, name: str, levels: Levels) -> dict[str, list[Any]]:
+def given_levels(scheduler: Any, name: str, levels: Levels, schedule: Any = None) -> dict[str, list[Any]]:
     """Levels as the argument of a scheduler's ``set_timesteps`` that pipelines give them by: ``sigmas`` or ``timesteps``.
+
+    Args:
+        schedule: where the levels are from. A list that somebody gave, in its attribute ``sigmas`` or ``timesteps``, is handed on
+            as it is, to the last bit.
 
     Raises:
         ConfigError: the class takes neither.
     """
     accepted = inspect.signature(scheduler.set_timesteps).parameters
+    for key in ("timesteps", "sigmas"):
+        if key in accepted and (values := list(getattr(schedule, key, None) or ())):
+            values = values[: levels.steps]  # a last 0 is the class's own to add ...
+            if key == "sigmas" and type(scheduler).__name__ == "EulerDiscreteScheduler":
+                values.append(0.0)  # ... but for this one, which takes the last for the end
+            return {key: [int(v) if float(v).is_integer() else v for v in values] if key == "timesteps" else values}
     if "sigmas" in accepted:
-        return {"sigmas": [level.sigma for level in levels[:-1]]}
+        values = [level.sigma for level in levels[:-1]]
+        return {"sigmas": [*values, 0.0] if type(scheduler).__name__ == "EulerDiscreteScheduler" else values}
     if "timesteps" in accepted and all(level.time.is_integer() for level in levels[:-1]):
         return {"timesteps": [int(level.time) for level in levels[:-1]]}
     between = " between its timesteps" if "timesteps" in accepted else ""
