@@ -8,6 +8,7 @@ from typing import Any
 _LABELS = {
     "model.path": "model",
     "scheduler.name": "scheduler",
+    "sigmas.name": "sigmas",
     "guidance._target_": "guidance",
     "guidance.scale": "guidance scale",
     "task._target_": "task",

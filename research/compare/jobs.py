@@ -149,6 +149,7 @@ def matching(rows: Sequence[Row], where: Sequence[str]) -> list[Row]:
 
 _SHORT = {
     "scheduler": "scheduler.name",
+    "sigmas": "sigmas.name",
     "guidance": "guidance._target_",
     "model": "model.path",
     "task": "task._target_",

@@ -11,6 +11,7 @@ from research.errors import UserError
 from research.jobs import images, job_images, process_cache
 from research.jobs.build import Origin
 from research.jobs.record import RESULT, DamagedRecord, NoRecord, read_result
+from research.jobs.schema import MODEL_LEVELS
 from research.jobs.scoring import sampler_and_task
 from research.jobs.store import IMAGES
 
@@ -74,6 +75,7 @@ def _of_picture(file: Path) -> Recipe:
     try:
         carried = images.recipe(file)
         settings = {key: carried[key] for key in ("model", "scheduler", "guidance", "task", "hooks", "steps", "seed")}
+        settings["sigmas"] = carried.get("sigmas") or dict(MODEL_LEVELS)
     except (KeyError, TypeError, ValueError, OSError):
         raise UserError(
             f"{file}: carries no recipe of this project; accepted are pictures as a job saved them, or a job's folder."

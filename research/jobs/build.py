@@ -20,6 +20,7 @@ from hydra.utils import get_object, instantiate
 
 from research.errors import ConfigError, UserError
 from research.jobs.moved_names import current_name, with_current_names
+from research.solvers.levels import Schedule
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ ROLES = {
     "hooks": Role("hook", "research.hooks", ("pre_step", "post_step"), ("transform",)),
     "metrics": Role("metric", "research.metrics", ("check", "compute")),
     "task": Role("task", "research.tasks", ("conditions", "timeline")),
+    "sigmas": Role("grid of noise levels", "research.sigmas", ("levels",)),
     "tracker": Role("tracker", "research.tracking", ("log_job", "close")),
     # --
     "loss": Role("loss", "research.guidance.losses", ("__call__",)),
@@ -283,6 +285,17 @@ def _special(value: Any, depth: int) -> bool:
         own = any(str(key).startswith("_") and (depth or key != "_target_") for key in value)
         return own or any(_special(inner, depth + 1) for inner in value.values())
     return isinstance(value, list) and any(_special(inner, depth + 1) for inner in value)
+
+
+def sigmas_of(config: Mapping[str, Any], origin: Origin = COMPOSED) -> Schedule | None:
+    """The grid of noise levels of a job's config; None leaves them to the model and its scheduler.
+
+    Raises:
+        UserError: see `build`.
+    """
+    node = {key: value for key, value in (config.get("sigmas") or {}).items() if key != "name"}
+    found: Schedule | None = build(node, "sigmas", origin) if node else None
+    return found
 
 
 def guidance_of(config: Mapping[str, Any], origin: Origin = COMPOSED) -> Any:

@@ -27,7 +27,7 @@ from research.zoo import ZOO_DIR, zoo_path
 ID_LENGTH = 12  # hex digits: with a million jobs in one sweep, a collision has a chance of 1 in 500
 # what names a file, and not a model or statistics that ship with the project
 _LIKE_A_PATH = re.compile(r"[/\\]|\.[A-Za-z0-9]{2,12}$")
-_OF_PLUGS = ("guidance", "task", "hooks", "metrics")  # sections whose arguments may name files
+_OF_PLUGS = ("sigmas", "guidance", "task", "hooks", "metrics")  # sections whose arguments may name files
 _PATHS = frozenset(("reference", "model", "features", "classifier", "path", "file", "folder", "directory", "images"))
 # classes that make other images of the same settings than they did under the ids before: raised when that happens again
 _REVISIONS = {"CFGZero": 2, "FDG": 2, "RePaint": 2, "Rescale": 2}
@@ -76,6 +76,10 @@ def identity(
     }
     # the short name of a scheduler is a name for its class and options
     kept["scheduler"] = {key: value for key, value in config["scheduler"].items() if key != "name"}
+    if levels := {key: value for key, value in (config.get("sigmas") or {}).items() if key != "name"}:
+        kept["sigmas"] = levels
+    else:  # the model's own are what they were before there was such a key
+        kept.pop("sigmas", None)
     if _levels_revised(config):
         kept["scheduler"]["revision"] = 2
     kept["guidance"] = _in_order(config["guidance"])

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from research import zoo
 from research.errors import ConfigError, ModelError
 from research.jobs import process_cache
+from research.jobs.build import sigmas_of
 from research.jobs.signatures import signature
 from research.models.scheduler_config import ModelSchedule, scheduler_config
 
@@ -79,7 +80,9 @@ def _findings(job: Job, schedule: ModelSchedule | None, known: dict[str, list[Fi
         return []
     scheduler, steps = job.config["scheduler"], job.config["steps"]
     parity = job.config["runtime"]["parity"]
-    key = json.dumps([scheduler, schedule.path, steps, strength, parity], sort_keys=True, default=str)
+    key = json.dumps(
+        [scheduler, job.config.get("sigmas"), schedule.path, steps, strength, parity], sort_keys=True, default=str
+    )
     if key not in known:
         process_cache.libraries()
         from research.solvers import SchedulerSpec
@@ -94,6 +97,7 @@ def _findings(job: Job, schedule: ModelSchedule | None, known: dict[str, list[Fi
             parity=parity,
             latent=schedule.latent,
             notes=False,
+            sigmas=sigmas_of(job.config),
         )
     return known[key]
 

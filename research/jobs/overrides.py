@@ -57,7 +57,35 @@ def normalise(lines: Sequence[str], groups: Groups) -> list[str]:
     A choice must exist in its group. A plain key is set whether or not the YAML files mention it, so that
     ``scheduler.options.eta=1`` needs no ``+``; whether a key means something is then for `validate` to say, in one place.
     """
-    return [_normalised(parse(line), line, groups) for line in lines]
+    return [_normalised(parse(line), line, groups) for line in _with_levels(lines)]
+
+
+def _with_levels(lines: Sequence[str]) -> list[str]:
+    """The short form of a list of noise levels, ``sigmas=[14.6,6.5,1,0]`` or ``timesteps=[999,700]``, as the choice of the group
+    with that list; of a single list the number of steps follows, where it is not given."""
+    found: list[str] = []
+    named = {parse(line).key_or_group for line in lines}
+    for line in lines:
+        override = parse(line)
+        key = override.key_or_group
+        lists = _lists(override) if key in ("sigmas", "timesteps") else []
+        if not lists:
+            found.append(line)
+            continue
+        if {"sigmas", "timesteps"} <= named:
+            raise ConfigError("timesteps: found with sigmas; accepted is one of them.")
+        found += ["sigmas=list", f"sigmas.{key}={line.partition('=')[2]}"]
+        if "steps" not in named and len(lists) == 1:
+            ends = key == "sigmas" and lists[0][-1:] == [0]
+            found.append(f"steps={len(lists[0]) - ends}")
+    return found
+
+
+def _lists(override: Override) -> list[list[Any]]:
+    """The lists that an override gives, one or a sweep of several; none where it gives something else."""
+    value: Any = override._value
+    values: list[Any] = list(value.list) if isinstance(value, ChoiceSweep) else [value]
+    return values if all(isinstance(each, list) for each in values) else []
 
 
 def _normalised(override: Override, line: str, groups: Groups) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 from research.checks import check_number
 from research.errors import ConfigError, ModelError, UserError, nearest, one_line
 from research.jobs import job_images, process_cache, targets
-from research.jobs.build import COMPOSED, Origin, build, guidance_of
+from research.jobs.build import COMPOSED, Origin, build, guidance_of, sigmas_of
 from research.jobs.plan_cache import PlanCache
+from research.jobs.schema import MODEL_LEVELS
 from research.metrics.base import as_metric
 from research.metrics.score import check_metric
 from research.models.inspect.find_model import find_pipeline, read_index
@@ -27,6 +28,7 @@ from research.models.inspect.weights import check_safetensors, weight_files
 
 if TYPE_CHECKING:
     from research.jobs.job import Job
+    from research.solvers.build import SolverFactory
 
 _log = logging.getLogger(__name__)
 _WEIGHTED = ("unet", "vae", "text_encoder", "transformer", "depth_estimator")
@@ -42,6 +44,8 @@ def check_plug_configs(config: dict[str, Any], cache: PlanCache) -> None:
         ConfigError: one line with the key, what was found and what is accepted.
     """
     cache.get("scheduler", config["scheduler"], lambda: targets.check_scheduler(config["scheduler"]))
+    config["sigmas"] = dict(config.get("sigmas") or MODEL_LEVELS)
+    cache.get("sigmas", [config["sigmas"], config["steps"]], lambda: _check_sigmas(config["sigmas"], config["steps"]))
     for key in ("guidance", "task"):
         check_mapping(key, config[key])
         if "_target_" not in config[key]:
@@ -60,6 +64,23 @@ def check_plug_configs(config: dict[str, Any], cache: PlanCache) -> None:
     if config["tracker"] and "_target_" not in config["tracker"]:
         raise ConfigError(f"tracker.{next(iter(config['tracker']))}: unknown key; with tracker=none it has none.")
     cache.get("tracker class", config["tracker"], lambda: targets.check(config["tracker"], "tracker"))
+
+
+def _check_sigmas(sigmas: Any, steps: int) -> None:
+    check_mapping("sigmas", sigmas)
+    node = {key: value for key, value in sigmas.items() if key != "name"}
+    if "_target_" not in node:
+        if node or sigmas.get("name") != MODEL_LEVELS["name"]:
+            first = next(iter(node), "name")
+            raise ConfigError(
+                f"sigmas.{first}: found without sigmas._target_; accepted is a grid, sigmas=CHOICE, or sigmas=model, which has "
+                "no options."
+            )
+        return
+    targets.check(node, "sigmas")
+    own = getattr(build(node, "sigmas"), "steps", None)  # constructors are cheap by contract
+    if isinstance(own, int) and own != steps:
+        raise ConfigError(f"steps: found {steps} with sigmas of {own} steps; accepted is {own}, or another grid.")
 
 
 def _check_guidance(guidance: Mapping[str, Any], modifiers: Any) -> None:
@@ -223,7 +244,18 @@ def _plug_failed(error: Exception) -> str:
 
 def _fit_key(job: Job) -> str:
     """What decides whether plugs fit: jobs that agree in it are looked at once."""
-    keys = ("model", "scheduler", "guidance", "task", "hooks", "prompts", "images_per_prompt", "steps", "runtime")
+    keys = (
+        "model",
+        "scheduler",
+        "sigmas",
+        "guidance",
+        "task",
+        "hooks",
+        "prompts",
+        "images_per_prompt",
+        "steps",
+        "runtime",
+    )
     return json.dumps([job.config[key] for key in keys], sort_keys=True, default=str)
 
 
@@ -241,7 +273,11 @@ def _check_job(job: Job, looked_at: set[type]) -> None:
     model = _outline(config["model"]["path"])
     if model is None:
         return
-    solver = _solvers(json.dumps(config["scheduler"]), config["model"]["path"], config["runtime"]["parity"])()
+    asked = json.dumps([config["scheduler"], config["sigmas"]])
+    factory = _solvers(asked, config["model"]["path"], config["runtime"]["parity"])
+    if factory.sigmas is not None:
+        factory.levels(config["steps"])  # whether the model knows them
+    solver = factory()
     check_plugs(guidance, hooks, model, solver)
     check_offers("task", task, model, solver)
     task.check(model, job_images.image_count(config))
@@ -291,10 +327,11 @@ def _outline(path: str) -> Any:
 
 
 @lru_cache(maxsize=256)
-def _solvers(scheduler: str, path: str, parity: bool) -> Callable[[], Any]:
+def _solvers(asked: str, path: str, parity: bool) -> SolverFactory:
     from research.solvers import SchedulerSpec
     from research.solvers.build import SolverFactory
 
-    node = json.loads(scheduler)
+    node, sigmas = json.loads(asked)
     spec = SchedulerSpec(node["name"], node["class_name"], node["options"])
-    return SolverFactory(spec, None, _outline(path).scheduler_config, parity=parity)
+    base = _outline(path).scheduler_config
+    return SolverFactory(spec, None, base, parity=parity, sigmas=sigmas_of({"sigmas": sigmas}))

@@ -97,6 +97,7 @@ class JobSettings(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     hooks: dict[str, Config] = msgspec.field(default_factory=dict)
     metrics: dict[str, Config] = msgspec.field(default_factory=dict)
     tracker: Config | None = None
+    sigmas: Config = msgspec.field(default_factory=dict)
     runtime: RuntimeSettings = msgspec.field(default_factory=RuntimeSettings)
     images_per_prompt: int = 1
     batch_size: int | str = "auto"

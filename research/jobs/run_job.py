@@ -15,7 +15,7 @@ from research import caches
 from research.errors import ConfigError, one_line
 from research.jobs import environment, images, job_images, process_cache, record
 from research.jobs.batching import best_batch_size
-from research.jobs.build import build, guidance_of
+from research.jobs.build import build, guidance_of, sigmas_of
 from research.jobs.checkpoint import CheckpointFile
 from research.jobs.claims import ClaimLost
 from research.jobs.faults import batches_that_fit, check_claim
@@ -23,6 +23,7 @@ from research.jobs.identity import sources_of
 from research.jobs.job import Job
 from research.jobs.progress import StepsMade
 from research.jobs.record import CacheUse, HalvedBatch, ImageRecord, JobResult, MadeSoFar, StoreError, Trace
+from research.jobs.schema import MODEL_LEVELS
 from research.jobs.scoring import ask
 from research.jobs.store import IMAGES, PICTURES
 from research.jobs.timing import Stopwatch, peak_memory_bytes, reset_peak_memory
@@ -215,6 +216,7 @@ class JobRun:
             guidance=guidance,
             hooks=hooks,
             parity=self.settings.runtime.parity,
+            sigmas=sigmas_of(self.job.config),
         )
         return found
 
@@ -287,6 +289,7 @@ class JobRun:
             "steps": config["steps"],
             "model": {**config["model"], "weights_sha256": self.result.weights_sha256, "dtype": self.result.dtype},
             **{key: config[key] for key in ("scheduler", "guidance", "task", "hooks")},
+            "sigmas": config.get("sigmas") or MODEL_LEVELS,
             "parity": self.settings.runtime.parity,
             "job_id": self.job.id,
             "versions": self.result.versions,

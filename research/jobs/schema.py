@@ -6,6 +6,7 @@ from __future__ import annotations
 GROUPS = (
     "model",
     "scheduler",
+    "sigmas",
     "guidance",
     "guidance/modifiers",
     "task",
@@ -24,6 +25,7 @@ SEVERAL = ("hooks", "metrics", "guidance/modifiers")
 KEYS = (
     "model",
     "scheduler",
+    "sigmas",
     "guidance",
     "task",
     "hooks",
@@ -56,6 +58,9 @@ NOT_IDENTITY = ("output_dir", "sweep_name", "tracker", "batch_size", "on_failure
 
 # sections of a sweep as a whole, which no job keeps: which points it has, and how its report judges them
 OF_SWEEPS = ("sweep", "report")
+
+# the choice of the group sigmas that leaves the levels to the model and its scheduler: what there was before there was a group
+MODEL_LEVELS = {"name": "model"}
 
 DTYPES = ("auto", "float32", "float16", "bfloat16", "fp32", "fp16", "bf16")
 PROGRESS = ("auto", "bars", "lines", "none")

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from research.errors import ConfigError, UserError
 from research.jobs import job_images, process_cache
-from research.jobs.build import COMPOSED, Origin, build, check_scheduler_name, guidance_of
+from research.jobs.build import COMPOSED, Origin, build, check_scheduler_name, guidance_of, sigmas_of
 from research.metrics.job import Grid, ScoredJob
 from research.metrics.score import measure
+from research.sigmas import Between, File, Given, Schedule
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -76,16 +77,20 @@ def _latents(
     origin: Origin,
     hooks: Sequence[Hook] = (),
 ) -> Tensor:
-    sampler, task = sampler_and_task(config, origin, scheduler, hooks)
+    sampler, task = sampler_and_task(config, origin, scheduler, hooks, steps)
     size = config["batch_size"] if isinstance(config["batch_size"], int) else 32
     return sampler.sample(task, seeds=seeds, steps=steps, batch_size=min(size, len(seeds))).latents
 
 
 def sampler_and_task(
-    config: Mapping[str, Any], origin: Origin = COMPOSED, scheduler: str | None = None, more: Sequence[Hook] = ()
+    config: Mapping[str, Any],
+    origin: Origin = COMPOSED,
+    scheduler: str | None = None,
+    more: Sequence[Hook] = (),
+    steps: int | None = None,
 ) -> tuple[LoopSampler, Task]:
-    """What samples a job's images once more, all of its settings included; ``scheduler`` is another than its own, ``more`` are
-    further hooks."""
+    """What samples a job's images once more, all of its settings included; ``scheduler`` and ``steps`` are others than its own,
+    ``more`` are further hooks."""
     sampler_class = process_cache.libraries()
     sampler = sampler_class(
         _model(config, origin),
@@ -93,16 +98,26 @@ def sampler_and_task(
         guidance=guidance_of(config, origin),
         hooks=[build(node, f"hooks.{name}", origin) for name, node in config["hooks"].items()] + list(more),
         parity=config["runtime"]["parity"],
+        sigmas=_sigmas(config, steps, origin),
     )
     task: Task = build(config["task"], "task", origin, **job_images.task_arguments(config))
     return sampler, task
+
+
+def _sigmas(config: Mapping[str, Any], steps: int | None, origin: Origin) -> Schedule | None:
+    """The job's grid for a number of steps: levels that are given for one count alone, with others between them."""
+    found = sigmas_of(config, origin)
+    if steps is not None and isinstance(found, Given | File) and found.steps != steps:
+        return Between(found)
+    return found
 
 
 def _grid(config: Mapping[str, Any], steps: int, scheduler: str | None, origin: Origin = COMPOSED) -> Grid:
     """The noise levels that are visited."""
     model = _model(config, origin)
     task = build(config["task"], "task", origin, **job_images.task_arguments(config))
-    factory = model.solvers(_scheduler(config, scheduler, origin), None, parity=config["runtime"]["parity"])
+    parity, sigmas = config["runtime"]["parity"], _sigmas(config, steps, origin)
+    factory = model.solvers(_scheduler(config, scheduler, origin), None, parity=parity, sigmas=sigmas)
     stages = list(task.timeline(task.solver(factory()), steps, model.device))
     levels: dict[int, float] = {}
     for stage in stages:

@@ -87,7 +87,7 @@ def _check_keys(config: Mapping[str, Any], extra_keys: Collection[str]) -> None:
         if key not in KEYS and key not in extra_keys:
             raise ConfigError(f"{key}: unknown key.{nearest(key, KEYS)} Accepted: {', '.join(KEYS)}.")
     # a deleted ~tracker or ~metrics says none of it
-    optional = ("hooks", "metrics", "tracker", *OF_SWEEPS)
+    optional = ("sigmas", "hooks", "metrics", "tracker", *OF_SWEEPS)
     if missing := [key for key in KEYS if key not in config and key not in optional]:
         raise ConfigError(f"{missing[0]}: is missing from the config; it must be given.")
     for section, names in SECTIONS.items():

@@ -261,6 +261,8 @@ def _identity(job: ScoredJob, scheduler: str | None) -> str:
         "batch_size",
     }
     config = {key: value for key, value in job.config.items() if key not in left_out}
+    if "_target_" not in (config.get("sigmas") or {}):
+        config.pop("sigmas", None)  # the model's own, as before there was the key
     config["runtime"] = {"parity": (config.get("runtime") or {}).get("parity", False)}
     if scheduler is not None:
         config.pop("scheduler", None)

@@ -21,6 +21,7 @@ from research.models.patching import layer_names
 from research.models.summary import check_second
 from research.models.weak_model import WeakModels
 from research.sampling.interfaces import Batch, Denoiser, Model, Solver
+from research.sigmas import as_schedule
 from research.solvers.build import SolverFactory
 
 
@@ -159,8 +160,8 @@ class BaseModel(Model, ABC):
     def solvers(
         self, scheduler: Any, options: Mapping[str, Any] | None = None, *, parity: bool = False, sigmas: Any = None
     ) -> Callable[[], Solver]:
-        """A factory of fresh solvers; see `SolverFactory`."""
-        return SolverFactory(scheduler, options, self.scheduler_config, parity=parity, sigmas=sigmas)
+        """A factory of fresh solvers; see `SolverFactory`. A list, array or tensor of sigmas is the grid of these levels."""
+        return SolverFactory(scheduler, options, self.scheduler_config, parity=parity, sigmas=as_schedule(sigmas))
 
     def set_attention_slicing(self, size: str | int) -> None:
         """Compute attention in slices, as diffusers' ``enable_attention_slicing``.

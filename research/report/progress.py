@@ -110,7 +110,13 @@ def _label(config: dict[str, Any]) -> str:
         found = config.get(group)
         return found.get(key) if isinstance(found, dict) else None
 
-    named = {"": part("scheduler", "name"), "guidance scale": part("guidance", "scale"), "steps": config.get("steps")}
+    levels = part("sigmas", "name")
+    named = {
+        "": part("scheduler", "name"),
+        "sigmas": None if levels == "model" else levels,
+        "guidance scale": part("guidance", "scale"),
+        "steps": config.get("steps"),
+    }
     return ", ".join(f"{name} {value_label(value)}".strip() for name, value in named.items() if value is not None)
 
 

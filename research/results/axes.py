@@ -11,7 +11,15 @@ from research.labels import axis_label, is_number
 # settings that decide neither the images nor their scores
 _IGNORED = ("output_dir", "sweep_name", "on_failure", "resume", "runtime", "tracker", "hydra", "experiment", "metrics")
 # the order in which axes are shown; the others follow by name
-PREFERRED = ("model.path", "task._target_", "scheduler.name", "guidance._target_", "guidance.scale", "steps")
+PREFERRED = (
+    "model.path",
+    "task._target_",
+    "scheduler.name",
+    "sigmas.name",
+    "guidance._target_",
+    "guidance.scale",
+    "steps",
+)
 
 
 @dataclass(frozen=True)

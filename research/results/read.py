@@ -174,7 +174,8 @@ def read_row(folder: Path) -> Row:
         UserError: ``result.json`` is missing or not the record of a job.
     """
     result = read_result(folder)
-    return Row(folder, result, flatten(result.config))
+    # sweeps of before there was the group left the levels to the model
+    return Row(folder, result, {"sigmas.name": "model", **flatten(result.config)})
 
 
 def read_sweep(directory: Path) -> Sweep:

@@ -1,7 +1,7 @@
 """Grids of noise levels, chosen apart from the solver: each takes what a model was trained on and a number of steps."""
 
 from research.sigmas.flow import FlowShift
-from research.sigmas.given import File, Given
+from research.sigmas.given import Between, File, Given, as_schedule
 from research.sigmas.over_sigma import EDM, Exponential, Karras, KLOptimal, LinearQuadratic, Polyexponential
 from research.sigmas.over_snr import Cosine, Laplace, LogSnrUniform
 from research.sigmas.over_timesteps import Beta, DDIMUniform, Normal, SgmUniform, Simple
@@ -12,6 +12,7 @@ __all__ = [
     "AYS",
     "EDM",
     "Beta",
+    "Between",
     "Cosine",
     "DDIMUniform",
     "Exponential",
@@ -28,4 +29,5 @@ __all__ = [
     "Schedule",
     "SgmUniform",
     "Simple",
+    "as_schedule",
 ]

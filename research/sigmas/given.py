@@ -6,11 +6,20 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from research.checks import check_whole_number
 from research.errors import ConfigError
-from research.sigmas.grid import as_levels, check_end, check_sigmas, check_steps, finished
+from research.sigmas.grid import (
+    as_levels,
+    between,
+    check_end,
+    check_sigmas,
+    check_steps,
+    finished,
+    largest_finite,
+    smallest,
+)
 from research.solvers.levels import Levels, TrainedLevels
 
 
@@ -77,7 +86,7 @@ class Given:
         return finished(self.name, [trained.at_time(time) for time in timesteps], trained, self.end)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class File:
     """The levels of a YAML file, as ``research-sigmas`` writes it: ``sigmas:`` or ``timesteps:``, ``end:``, and their origin.
 
@@ -89,12 +98,19 @@ class File:
     """
 
     path: str
+    given: ClassVar[Given]  # the list of the file, as it was when this was made
 
     def __post_init__(self) -> None:
-        self.given()
+        object.__setattr__(self, "given", self._read())
 
-    def given(self) -> Given:
-        """The list of the file."""
+    def __eq__(self, other: object) -> bool:
+        # a file may have been written anew since
+        return isinstance(other, File) and (self.path, self.given) == (other.path, other.given)
+
+    def __hash__(self) -> int:
+        return hash((self.path, self.given))
+
+    def _read(self) -> Given:
         import yaml
 
         try:
@@ -109,16 +125,50 @@ class File:
     @property
     def steps(self) -> int:
         """How many steps the file's list has."""
-        return self.given().steps
+        return self.given.steps
 
     def levels(self, trained: TrainedLevels, steps: int) -> Levels:
         """See `research.solvers.levels.Schedule`."""
-        given = self.given()
-        if check_steps(steps) != given.steps:
-            raise ConfigError(
-                f"steps: found {steps} with {self.path} of {given.steps} steps; accepted is {given.steps}."
-            )
-        return given.levels(trained, steps)
+        if check_steps(steps) != self.steps:
+            raise ConfigError(f"steps: found {steps} with {self.path} of {self.steps} steps; accepted is {self.steps}.")
+        return self.given.levels(trained, steps)
+
+
+@dataclass(frozen=True)
+class Between:
+    """A list of levels at other counts of steps than its own: places spread evenly over the list, linear in log-sigma between two
+    levels, for flow in log-time. It begins and ends where the list does; before an end at zero comes the smallest level.
+
+    Args:
+        given: the list, or the file that holds it.
+    """
+
+    given: Given | File
+
+    def levels(self, trained: TrainedLevels, steps: int) -> Levels:
+        """See `research.solvers.levels.Schedule`."""
+        own = self.given.levels(trained, self.given.steps)
+        found = [level.sigma for level in own]
+        ends_clean = found[-1] == 0
+        if ends_clean:
+            found[-1] = min(smallest(trained), found[-2] * 0.999)
+        from_noise_alone = found[0] == math.inf
+        if from_noise_alone:
+            found[0] = largest_finite(trained)
+        sigmas = between(found, check_steps(steps) + 1)
+        kept, end = (sigmas[:-1], "zero") if ends_clean else (sigmas, "smallest")
+        return as_levels("the list", kept, trained, end, from_noise_alone=from_noise_alone)
+
+
+def as_schedule(sigmas: Any) -> Any:
+    """A list, array or tensor of sigmas as the grid of these levels; anything else as it is.
+
+    Raises:
+        ConfigError: see `Given`.
+    """
+    if isinstance(sigmas, str | bytes | Mapping) or not (isinstance(sigmas, Sequence) or hasattr(sigmas, "tolist")):
+        return sigmas
+    return Given(sigmas)
 
 
 def numbers(key: str, values: Any) -> tuple[float, ...]:

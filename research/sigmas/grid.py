@@ -174,3 +174,14 @@ def check_sigmas(name: str, sigmas: Sequence[float], trained: TrainedLevels) -> 
         if i and sigma >= sigmas[i - 1]:
             how = "comes twice" if sigma == sigmas[i - 1] else f"rises from {sigmas[i - 1]:g}"
             raise ConfigError(f"{where}: found {sigma:g}, which {how}; accepted are levels that fall.")
+
+
+def between(table: Sequence[float], count: int) -> list[float]:
+    """So many levels evenly spread over the places of a table, linear in log-sigma between them."""
+    found = []
+    for i in range(count):
+        place = i * (len(table) - 1) / (count - 1) if count > 1 else 0.0
+        low = min(int(place), len(table) - 2)
+        part = place - low
+        found.append(math.exp((1 - part) * math.log(table[low]) + part * math.log(table[low + 1])))
+    return found

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from research.checks import check_choice
 from research.errors import ConfigError
-from research.sigmas.grid import as_levels, check_end, check_steps, known
+from research.sigmas.grid import as_levels, between, check_end, check_steps, known
 from research.solvers.levels import Levels, TrainedLevels
 
 # the ten-step tables of NVIDIA's page on Align Your Steps, largest level first; after the last comes the end
@@ -60,14 +60,3 @@ class AYS:
         sigmas[-1] = max(sigmas[-1], trained.sigma_min)
         kept = sigmas[:-1] if self.end == "zero" else sigmas
         return as_levels("AYS", kept, trained, self.end, from_noise_alone=from_noise_alone)
-
-
-def between(table: tuple[float, ...], count: int) -> list[float]:
-    """So many levels evenly spread over the places of a table, linear in log-sigma between them."""
-    found = []
-    for i in range(count):
-        place = i * (len(table) - 1) / (count - 1)
-        low = min(int(place), len(table) - 2)
-        part = place - low
-        found.append(math.exp((1 - part) * math.log(table[low]) + part * math.log(table[low + 1])))
-    return found

@@ -34,7 +34,17 @@ _NO_AXIS = (
 )
 _NO_AXES = ("versions/", "metrics_info/", "metrics/", "runtime/")
 # the first axes shown; the others follow by name
-_FIRST = ("sweep_name", "model/path", "task", "scheduler", "guidance", GUIDANCE, "steps", "task/strength")
+_FIRST = (
+    "sweep_name",
+    "model/path",
+    "task",
+    "scheduler",
+    "sigmas/name",
+    "guidance",
+    GUIDANCE,
+    "steps",
+    "task/strength",
+)
 _LOWER_IS_BETTER = ("fid", "kid", "cmmd", "fd", "lpips", "error", "seconds", "nfe")
 
 

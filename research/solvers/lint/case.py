@@ -142,9 +142,10 @@ class Case:
         parity: bool,
         latent: bool | None,
         notes: bool,
+        sigmas: Any = None,
     ):
         self._scheduler, self._options = scheduler, dict(options)
-        self.base = dict(base)
+        self.base, self.sigmas = dict(base), sigmas
         self.steps, self.strength, self.parity, self.notes = steps, strength, parity, notes
         self.factory = self._factory(parity=parity)
         self.name, self.cls, self.kind = self.factory.name, self.factory.cls, self.factory.kind
@@ -258,7 +259,7 @@ class Case:
         return torch.cat(passed).nan_to_num() if passed else None
 
     def _factory(self, *, parity: bool) -> SolverFactory:
-        return SolverFactory(self._scheduler, self._options, self.base, parity=parity)
+        return SolverFactory(self._scheduler, self._options, self.base, parity=parity, sigmas=self.sigmas)
 
     def _drive(self, factory: SolverFactory, strength: float) -> Trajectory:
         solver = factory()

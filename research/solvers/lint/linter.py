@@ -32,6 +32,7 @@ def lint(
     parity: bool = False,
     latent: bool | None = None,
     notes: bool = True,
+    sigmas: Any = None,
 ) -> list[Finding]:
     """What is doubtful about a scheduler with these settings, the worst first.
 
@@ -43,6 +44,7 @@ def lint(
             former that are corrected here are notes otherwise.
         latent: whether the model works on latents, which must not be clipped; None takes it from the betas.
         notes: also look for what is merely good to know.
+        sigmas: the grid of noise levels, as for `SolverFactory`.
 
     Returns:
         Findings, none where nothing is doubtful. "error" is what cannot work, "warning" what does something else than was
@@ -53,7 +55,15 @@ def lint(
         warnings.simplefilter("ignore")
         try:
             case = Case(
-                scheduler, options or {}, base_config, steps, strength, parity=parity, latent=latent, notes=notes
+                scheduler,
+                options or {},
+                base_config,
+                steps,
+                strength,
+                parity=parity,
+                latent=latent,
+                notes=notes,
+                sigmas=sigmas,
             )
         except ConfigError as error:
             return [Finding("error", "cannot-be-built", str(error))]
