@@ -74,7 +74,9 @@ class ClassifierGuidance(GradientGuidance):
         super().start(run)
         if isinstance(self.classifier, Started):
             self.classifier.start(run)
-        self._targets = self._targets_of(run)
+        targets = self._targets_of(run)
+        self._known = targets.tolist()  # read here, once, and not in the loop
+        self._targets = targets.to(run.model.device)
 
     def _targets_of(self, run: Batch) -> Tensor:
         given = self.target
@@ -84,15 +86,15 @@ class ClassifierGuidance(GradientGuidance):
                 raise ConfigError(
                     "guidance.target: found null, and the task names no class; accepted is a class from 0, or one an image."
                 )
-            return labels.to(run.model.device)
+            return labels
         if isinstance(given, int):
-            return torch.full((len(run.rows),), given, device=run.model.device)
+            return torch.full((len(run.rows),), given)
         if len(given) != run.n_images:
             raise ConfigError(
                 f"guidance.target: found {len(given)} classes for {run.n_images} images; accepted is one for all, or one an "
                 "image."
             )
-        return torch.tensor([given[row] for row in run.rows], device=run.model.device)
+        return torch.tensor([given[row] for row in run.rows])
 
     def energy_gradient(self, state: StepState, prediction: Prediction) -> tuple[Tensor, Tensor]:
         if self.sees != "x":
@@ -131,9 +133,9 @@ class ClassifierGuidance(GradientGuidance):
             raise SamplingError(
                 f"{self.key}: returned {found} {at(state)}; accepted are logits [{len(targets)}, classes]."
             )
-        if not bool(((targets >= 0) & (targets < logits.shape[1])).all()):
+        if not all(0 <= target < logits.shape[1] for target in self._known):
             raise SamplingError(
-                f"guidance.target: found {targets.tolist()}; this classifier has the classes 0 to {logits.shape[1] - 1}."
+                f"guidance.target: found {self._known}; this classifier has the classes 0 to {logits.shape[1] - 1}."
             )
         return -logits.log_softmax(1).gather(1, targets[:, None])[:, 0]
 

@@ -103,10 +103,16 @@ class GradientGuidance(Wrapping):
 
     def _norms(self, state: StepState, values: Tensor, like: Tensor, what: str) -> Tensor:
         """The norms of which the energies [N] are the squares, to divide ``like`` by; 1 for 0, where gradients are 0."""
-        if (values < 0).any():
-            raise SamplingError(
-                f"{self.key}: found {float(values.min()):g} {at(state)}; accepted with {what} are squared norms, from 0."
-            )
+        where = at(state)
+
+        def check(values: Tensor) -> None:
+            if (values < 0).any():
+                found = float(values.min())
+                raise SamplingError(
+                    f"{self.key}: found {found:g} {where}; accepted with {what} are squared norms, from 0."
+                )
+
+        state.run.look(values, check)
         norm = values.sqrt()
         return per_image(torch.where(norm > 0, norm, 1.0), like)
 
@@ -180,9 +186,18 @@ def gradient_of(
             f"{key}: returned a tensor without a gradient {at(state)}; accepted is one computed from what it is given, not "
             "detached and not under no_grad."
         )
-    if not torch.isfinite(values).all():
-        found = ", ".join(f"{value:.4g}" for value in values.tolist())
-        raise SamplingError(f"{key}: found {found} {at(state)}; accepted are finite numbers.")
+    where = at(state)
+
+    def check_values(values: Tensor) -> None:
+        if not torch.isfinite(values).all():
+            found = ", ".join(f"{value:.4g}" for value in values.tolist())
+            raise SamplingError(f"{key}: found {found} {where}; accepted are finite numbers.")
+
+    def check_gradient(finite: Tensor) -> None:
+        if not bool(finite):
+            raise SamplingError(f"{key}: its gradient is not finite (NaN or infinite) {where}.")
+
+    state.run.look(values, check_values)
     (gradient,) = torch.autograd.grad(values, leaf, torch.ones_like(values), allow_unused=True)
     if gradient is None:
         raise SamplingError(f"{key}: its result does not depend on what it is given, {at(state)}.")
@@ -192,8 +207,7 @@ def gradient_of(
         unit = gradient / per_image(torch.where(size > 0, size, 1.0), gradient)
         (back,) = torch.autograd.grad(seen, inputs, unit.to(seen.dtype), retain_graph=True)
         gradient = back.to(gradient.dtype) * per_image(size, gradient)
-    if not torch.isfinite(gradient).all():
-        raise SamplingError(f"{key}: its gradient is not finite (NaN or infinite) {at(state)}.")
+    state.run.look(torch.isfinite(gradient).all(), check_gradient)
     return values.detach(), gradient
 
 

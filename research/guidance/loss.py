@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -93,13 +94,18 @@ class LossGuidance(GradientGuidance):
         single = self._one_by_one(seen, state)
         self._alone = True
         total = single.detach().double().sum()
-        near = [torch.isclose(found.detach().double(), each, rtol=1e-3) for each in (total, total / count)]
-        if torch.isfinite(total) and not any(near):
-            raise SamplingError(
-                f"{self.key}: {_name(self.loss)} returned {found.item():.6g} {at(state)}, neither the sum nor the mean of its "
-                f"values for each image alone ({float(total):.6g} in all); accepted from such a loss is a number an image, "
-                f"[{count}]."
-            )
+        where = at(state)
+
+        def check(both: Tensor) -> None:
+            whole, parts = both.tolist()
+            if math.isfinite(parts) and not any(_close(whole, each) for each in (parts, parts / count)):
+                raise SamplingError(
+                    f"{self.key}: {_name(self.loss)} returned {whole:.6g} {where}, neither the sum nor the mean of its "
+                    f"values for each image alone ({parts:.6g} in all); accepted from such a loss is a number an image, "
+                    f"[{count}]."
+                )
+
+        state.run.look(torch.stack((found.detach().double(), total)), check)
         return single
 
     def _one_by_one(self, seen: Tensor, state: StepState) -> Tensor:
@@ -111,6 +117,10 @@ class LossGuidance(GradientGuidance):
         except Exception as error:
             error.add_note(f"raised in guidance.loss {_name(self.loss)} {at(state)}")
             raise
+
+
+def _close(a: float, b: float) -> bool:
+    return abs(a - b) <= 1e-8 + 1e-3 * abs(b)
 
 
 def _name(loss: Callable[..., Any]) -> str:

@@ -56,8 +56,7 @@ class Differential(Composite):
 
     def on_start(self, run: Run) -> None:
         super().on_start(run)
-        if not bool(((self._where >= 0) & (self._where <= 1)).all()):  # NaN fails it as well
-            raise ConfigError("hooks.differential.strength_map: found values outside 0 to 1; accepted are these.")
+        run.look(((self._where >= 0) & (self._where <= 1)).all(), _check_range)  # NaN fails it as well
         # how many of the full schedule's steps each latent takes part in; the margin is that of single precision
         steps = run.timeline.n_steps
         kept = torch.floor(self._where.double() * steps * (1 + 1e-6)).clamp(max=steps)
@@ -70,3 +69,8 @@ class Differential(Composite):
 
     def composed(self, state: StepState) -> Tensor:
         return torch.where(self._begins > state.stage.index, self.known(state), state.x)
+
+
+def _check_range(inside: Tensor) -> None:
+    if not bool(inside):
+        raise ConfigError("hooks.differential.strength_map: found values outside 0 to 1; accepted are these.")

@@ -129,6 +129,7 @@ class BaseModel(Model, ABC):
     def to(self, device: torch.device) -> BaseModel:
         for module in self.modules():
             module.to(device)
+        self.weak_models.to(self.device)
         return self
 
     def layers(self, kind: str) -> list[str]:

@@ -17,6 +17,7 @@ from research.errors import ConfigError, ModelError, SamplingError
 from research.guidance.layers import matching
 from research.sampling.interfaces import Branch, Patch, RecordingPatch
 
+Look = Callable[[Tensor, Callable[[Tensor], None]], None]  # `Batch.look`
 KINDS = ("self-attention", "cross-attention", "block")
 _ORDER = {"down_blocks": 0, "mid_block": 1, "up_blocks": 2}  # as data passes through them
 
@@ -56,12 +57,15 @@ class Patching:
 
     Args:
         network: whose layers are patched.
+        look: has a check read a value, see `Batch.look`; at once by default.
     """
 
-    def __init__(self, network: nn.Module):
+    def __init__(self, network: nn.Module, look: Look | None = None):
         self.network = network
+        self._look = look or _at_once
         self._compared: set[str] = set()  # branches whose patches were seen to change something
-        self._same: dict[str, bool] = {}  # of the others, whether all their layers did as without a patch
+        # of the others, whether each of their layers did as without a patch: flags on the device
+        self._same: dict[str, list[Tensor]] = {}
         self._names: dict[str, list[str]] = {}  # by kind
 
     @contextmanager
@@ -82,7 +86,7 @@ class Patching:
                 for name in matching(patch.layers, self._layers(patch.kind), kind=patch.kind):
                     plan = plans.setdefault(name, [()] * len(branches))
                     plan[place] = (*plan[place], patch)
-        self._same = {b.name: True for b in branches if _alters(b) and b.name not in self._compared}
+        self._same = {b.name: [] for b in branches if _alters(b) and b.name not in self._compared}
         with ExitStack() as undo:
             for name, plan in plans.items():
                 layer = self.network.get_submodule(name)
@@ -93,19 +97,17 @@ class Patching:
         """Check, the first time that a patched branch is evaluated, that its patches changed what they are there to change.
 
         Raises:
-            SamplingError: they left their layers as they are, or the prediction is bit for bit that of the plain branch.
+            SamplingError: they left their layers as they are, or the prediction is bit for bit that of the plain branch; on a
+                device that would have to wait, where the loop looks next.
         """
         for branch, value in zip(branches, values, strict=True):
             if not _alters(branch) or branch.name in self._compared:
                 continue
             self._compared.add(branch.name)
-            twins = [v for b, v in zip(branches, values, strict=True) if _is_plain_twin(b, branch)]
-            if self._same.get(branch.name) or any(torch.equal(value, twin) for twin in twins):
-                told = ", ".join(f"{type(p).__name__} on {' '.join(p.layers)}" for p in branch.patches)
-                raise SamplingError(
-                    f"guidance: the patches of branch '{branch.name}' ({told}) change nothing, so that it equals the plain "
-                    "branch; accepted are patches and layers that make a difference."
-                )
+            idle = [torch.stack(flags).all()] if (flags := self._same[branch.name]) else [torch.tensor(True)]
+            idle += [(value == v).all() for b, v in zip(branches, values, strict=True) if _is_plain_twin(b, branch)]
+            for flag in idle:
+                self._look(flag, partial(_check_idle, branch))
 
     def _layers(self, kind: str) -> list[str]:
         if kind not in self._names:
@@ -128,12 +130,30 @@ class Patching:
                 if part.patches:
                     who = branches[part.rows.start * len(branches) // len(hidden)].name
                     _check_output(output, mine, part.patches, who)
-                    if self._same.get(who):
-                        self._same[who] = torch.equal(output, own(mine, **told))
+                    if who in self._same and not any(map(_known_false, self._same[who])):
+                        self._same[who].append((output == own(mine, **told)).all())
                 outputs.append(output)
             return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
         undo.enter_context(replaced(layer, forward))
+
+
+def _at_once(value: Tensor, check: Callable[[Tensor], None]) -> None:
+    check(value)
+
+
+def _known_false(flag: Tensor) -> bool:
+    """Whether a flag says no, as far as it can be read without waiting."""
+    return flag.device.type == "cpu" and not bool(flag)
+
+
+def _check_idle(branch: Branch, idle: Tensor) -> None:
+    if bool(idle):
+        told = ", ".join(f"{type(p).__name__} on {' '.join(p.layers)}" for p in branch.patches)
+        raise SamplingError(
+            f"guidance: the patches of branch '{branch.name}' ({told}) change nothing, so that it equals the plain "
+            "branch; accepted are patches and layers that make a difference."
+        )
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from research.errors import SamplingError
-from research.models.patching import Patching
+from research.models.patching import Look, Patching
 from research.sampling.interfaces import Branch, Condition
 from research.sampling.prediction import Kind, Prediction
 from research.sampling.timeline import Stage
@@ -24,13 +24,14 @@ class UnetDenoiser:
         unet: `UNet2DConditionModel` or `UNet2DModel`.
         kind: what it predicts.
         text: whether it takes text embeddings.
+        look: has a check read a value, see `Batch.look`; at once by default.
     """
 
-    def __init__(self, unet: torch.nn.Module, *, kind: Kind, text: bool):
+    def __init__(self, unet: torch.nn.Module, *, kind: Kind, text: bool, look: Look | None = None):
         self.unet = unet
         self.kind: Kind = kind
         self.text = text
-        self._patching = Patching(unet)
+        self._patching = Patching(unet, look)
         # joined conditions by the branches they belong to; the last few, as hooks may make new ones for every stage
         self._joined: dict[tuple[int, ...], dict[str, Any]] = {}
 

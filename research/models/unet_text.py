@@ -117,7 +117,7 @@ class UnetTextModel(BaseModel):
         return [self.unet, self.vae, self._text.encoder, *([self.depth.network] if self.depth else [])]
 
     def denoiser(self, run: Batch) -> UnetDenoiser:
-        return UnetDenoiser(self.unet, kind=run.solver.kind, text=True)
+        return UnetDenoiser(self.unet, kind=run.solver.kind, text=True, look=run.look)
 
     def latent_shape(self, height: int | None = None, width: int | None = None) -> tuple[int, int, int]:
         """See `LatentGeometry.latent_shape`."""
@@ -129,24 +129,25 @@ class UnetTextModel(BaseModel):
         Each picture is encoded by itself, as pipelines do with a generator an image, so that it does not depend on what it is
         batched with. With parity there is a row for each row of ``pixels``, drawn in their order.
         """
-        pixels = pixels.to(self.device, self.vae.dtype)
+        given, pixels = pixels, pixels.to(self.device, self.vae.dtype)
         shift = getattr(self.vae.config, "shift_factor", None) or 0.0
         if run.parity:
             posteriors = [self.vae.encode(pixels[i : i + 1]).latent_dist for i in range(len(pixels))]
             drawn = [p.sample(g) for p, g in zip(posteriors, run.noise.generators(stream), strict=False)]
             return self.vae.config.scaling_factor * (torch.cat(drawn) - shift if shift else torch.cat(drawn))
-        mean, std = map(torch.cat, zip(*map(self._posterior, pixels.split(1)), strict=True))
+        mean, std = map(torch.cat, zip(*map(self._posterior, pixels.split(1), given.split(1)), strict=True))
         latents = mean + std * run.noise.draw(stream, mean.shape[1:], mean.dtype)
         # laid out as noise is: the kernels of the network depend on the layout in memory, and so the last bits
         return ((latents - shift) * self.vae.config.scaling_factor).to(self.dtype).contiguous()
 
-    def _posterior(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation [1, C, h, w] of a picture's latents, kept by VAE and picture."""
+    def _posterior(self, pixels: Tensor, given: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation [1, C, h, w] of a picture's latents, kept by VAE and picture; ``given`` are its pixels as
+        they were before they went to the device."""
         if pixels.requires_grad:
             return self._encoded(pixels)
-        picture = hashlib.sha256(pixels.cpu().contiguous().view(torch.uint8).numpy().tobytes()).digest()
+        picture = hashlib.sha256(given.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()).digest()
         # the network itself and not its file: who changes one in a notebook sees the change
-        key = weakref.ref(self.vae), self.device, self.vae.dtype, tuple(pixels.shape), picture
+        key = weakref.ref(self.vae), self.device, self.vae.dtype, tuple(pixels.shape), given.dtype, picture
         return _pictures.get(key, lambda: self._encoded(pixels), lambda made: sum(t.nbytes for t in made))
 
     def _encoded(self, pixels: Tensor) -> tuple[Tensor, Tensor]:

@@ -56,6 +56,14 @@ class WeakModels(Generic[M]):
             self._made[key] = weak
         return self._made[key]
 
+    def to(self, device: torch.device) -> None:
+        """Move the weak models that were made, along with the first."""
+        moved = {}
+        for (path, noise, _, dtype), weak in self._made.items():
+            weak.network.to(device)
+            moved[path, noise, device, dtype] = weak
+        self._made = moved
+
     def _loaded(self, model: M, path: str) -> M:
         if self.load is None:
             raise ConfigError(f"{KEY}: found {path}; {model.name} was not made by load_model, accepted is null.")

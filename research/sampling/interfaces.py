@@ -159,6 +159,7 @@ class Batch(InForce):
     scores: dict[str, list[float]] = field(default_factory=dict)  # by name: a number an image
     warnings: list[str] = field(default_factory=list)
     truncated: list[dict[str, str]] = field(default_factory=list)
+    looks: list[tuple[Tensor, Callable[[Tensor], None]]] = field(default_factory=list)  # put off; see `look`
 
     def __post_init__(self) -> None:
         self.models.setdefault("main", self.model)
@@ -177,6 +178,26 @@ class Batch(InForce):
         """Note something the user should know; it is kept once and goes to the result."""
         if message not in self.warnings:
             self.warnings.append(message)
+
+    def look(self, value: Tensor, check: Callable[[Tensor], None]) -> None:
+        """Have a check read a value: at once if it is on the CPU, and else where the loop reads latents anyway, every so many
+        stages and after the last, as a GPU that is read from at each stage stands still.
+
+        Args:
+            value: small: a flag, or a number an image.
+            check: takes it, on the CPU, and raises what is wrong.
+        """
+        if value.device.type == "cpu":
+            check(value.detach())
+        else:
+            self.looks.append((value.detach(), check))
+
+    def look_now(self) -> None:
+        """Read what was put off, in the order in which it came."""
+        due = list(self.looks)
+        self.looks.clear()
+        for value, check in due:
+            check(value.cpu())
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:

@@ -294,6 +294,7 @@ def _raise_unless_finite(run: Run, sums: list[Tensor], looked: int) -> int:
     Returns:
         How many stages are looked at now.
     """
+    run.look_now()  # first, as it says where what is not finite comes from
     finite = torch.isfinite(torch.stack(sums)).tolist() if sums else []
     if not all(finite):
         stage = list(run.timeline)[looked + finite.index(False)]

@@ -20,6 +20,7 @@ class _Clip:
         self.model, self.key = model, f"{key}.model"
         find_clip(model, self.key)
         self._loaded: Clip | None = None
+        self._texts: dict[tuple[tuple[str, ...], torch.device], Tensor] = {}  # the last, on its device
 
     def on(self, device: torch.device) -> Clip:
         if self._loaded is None or self._loaded.device != str(device):
@@ -34,7 +35,10 @@ class _Clip:
 
     def texts(self, sentences: Sequence[str], device: torch.device) -> Tensor:
         """Embeddings [N, D] of length 1."""
-        return functional.normalize(self.on(device).embed_texts(sentences).to(device), dim=1)
+        key = tuple(sentences), torch.device(device)
+        if key not in self._texts:
+            self._texts = {key: functional.normalize(self.on(device).embed_texts(sentences).to(device), dim=1)}
+        return self._texts[key]
 
 
 class ClipLoss:
@@ -68,6 +72,7 @@ class ClipLoss:
                 "an image."
             )
         self._texts = [given if isinstance(given, str) else given[row] for row in run.rows]
+        self.clip.texts(self._texts, run.model.device)  # read before the loop
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """[N] of pixels [N, 3, H, W] in [-1, 1]."""
@@ -93,6 +98,9 @@ class ClipClassifier:
             )
         self.prompts = list(prompts)
         self.clip = _Clip(model, "guidance.classifier")
+
+    def start(self, run: Batch) -> None:
+        self.clip.texts(self.prompts, run.model.device)  # read before the loop
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """Logits [N, K] of pixels [N, 3, H, W] in [-1, 1]: cosines times the model's own scale."""

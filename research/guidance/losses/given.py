@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,8 @@ from torch import Tensor
 from research import pictures
 from research.errors import ConfigError
 from research.sampling.interfaces import Batch
+
+Check = Callable[[Tensor], None]
 
 
 class GivenPictures:
@@ -21,17 +23,18 @@ class GivenPictures:
         given: what `research.pictures.read` takes.
         mask: read as masks in [0, 1] and not as pixels in [-1, 1].
         what: the pixels that a mask leaves, for the message about one that leaves none.
+        check: looks at what was read, once, on the CPU; raises a ConfigError.
 
     Raises:
         ConfigError: a file is missing or no picture.
     """
 
-    def __init__(self, key: str, given: Any, *, mask: bool = False, what: str = ""):
+    def __init__(self, key: str, given: Any, *, mask: bool = False, what: str = "", check: Check | None = None):
         pictures.check(key, given)
-        self.key, self.given, self.mask, self.what = key, given, mask, what
+        self.key, self.given, self.mask, self.what, self.check = key, given, mask, what, check
         self._rows: Sequence[int] | None = None
         self._count = 0
-        self._made: dict[tuple[int, int], Tensor] = {}
+        self._made: dict[tuple[Any, ...], Tensor] = {}
 
     def start(self, run: Batch) -> None:
         """Learn which images of the job the batch has; without it a batch is all images."""
@@ -46,9 +49,13 @@ class GivenPictures:
         size = (height or pixels.shape[2], width or pixels.shape[3])
         if self._rows is None and self._count != len(pixels):
             self._count, self._made = len(pixels), {}
-        if size not in self._made:
-            self._made[size] = self._read(*size)
-        return self._made[size].to(pixels.device, pixels.dtype)
+        key = *size, pixels.device, pixels.dtype
+        if key not in self._made:
+            read = self._read(*size)
+            if self.check is not None:
+                self.check(read)
+            self._made[key] = read.to(pixels.device, pixels.dtype)
+        return self._made[key]
 
     def size(self) -> tuple[int, int]:
         """Height and width of the first picture as it was given."""

@@ -29,7 +29,7 @@ class Inpainting:
 
     def __init__(self, image: Any, mask: Any):
         self._image = GivenPictures("guidance.loss.image", image)
-        self._mask = GivenPictures("guidance.loss.mask", mask, mask=True)
+        self._mask = GivenPictures("guidance.loss.mask", mask, mask=True, check=self._check_mask)
 
     def start(self, run: Batch) -> None:
         self._image.start(run)
@@ -40,10 +40,11 @@ class Inpainting:
         return self._weighted(pixels, self._known(pixels)).sum((1, 2, 3))
 
     def _known(self, pixels: Tensor) -> Tensor:
-        known = 1 - self._mask.like(pixels)
-        if bool((known.flatten(1).sum(1) == 0).any()):
+        return 1 - self._mask.like(pixels)
+
+    def _check_mask(self, mask: Tensor) -> None:
+        if bool(((1 - mask).flatten(1).sum(1) == 0).any()):
             raise ConfigError("guidance.loss.mask: found a mask that is white all over; accepted leaves a pixel.")
-        return known
 
     def _weighted(self, pixels: Tensor, weight: Tensor) -> Tensor:
         return (weight * (pixels - self._image.like(pixels))).square()
@@ -64,6 +65,10 @@ class MaskLoss(Inpainting):
     def __init__(self, image: Any, mask: Any, keep: str = "outside"):
         super().__init__(image, mask)
         self.keep = check_choice("guidance.loss.keep", keep, ("outside", "inside"))
+
+    def _check_mask(self, mask: Tensor) -> None:
+        if self.keep == "outside":
+            super()._check_mask(mask)
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """[N] of pixels [N, 3, H, W] in [-1, 1]."""
