@@ -18,8 +18,10 @@ from typing import Any
 import yaml
 from hydra.utils import get_object, instantiate
 
-from research.errors import ConfigError, UserError
+from research.errors import ConfigError, UserError, nearest
 from research.jobs.moved_names import current_name, with_current_names
+from research.jobs.targets import check
+from research.package import config_dir
 from research.solvers.levels import Schedule
 
 
@@ -296,6 +298,27 @@ def sigmas_of(config: Mapping[str, Any], origin: Origin = COMPOSED) -> Schedule 
     node = {key: value for key, value in (config.get("sigmas") or {}).items() if key != "name"}
     found: Schedule | None = build(node, "sigmas", origin) if node else None
     return found
+
+
+def sigmas_named(name: Any, options: Mapping[str, Any]) -> Schedule | None:
+    """The grid of a choice of the group ``sigmas``, with options in the place of the choice's own; a list is the grid of these
+    levels.
+
+    Raises:
+        ConfigError: no such choice; else see `build`.
+    """
+    if isinstance(name, list):
+        name, options = "list", {"sigmas": name, **options}
+    files = {file.stem: file for file in sorted((config_dir() / "sigmas").glob("*.yaml"))}
+    if not isinstance(name, str) or name not in files:
+        raise ConfigError(
+            f"sigmas: found {name!r}.{nearest(str(name), files)} Accepted: {', '.join(files)}, or a list of levels."
+        )
+    node = {**yaml.safe_load(files[name].read_text(encoding="utf-8")), **options}
+    check({key: value for key, value in node.items() if key != "name"}, "sigmas")
+    if options and "_target_" not in node:
+        raise ConfigError(f"sigmas.{next(iter(options))}: sigmas={name} has no options.")
+    return sigmas_of({"sigmas": node})
 
 
 def guidance_of(config: Mapping[str, Any], origin: Origin = COMPOSED) -> Any:

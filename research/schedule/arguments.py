@@ -14,16 +14,19 @@ from hydra.errors import HydraException
 from research.errors import ConfigError, nearest
 
 Values = list[Any]
-OPTIONS = "scheduler.options."
+_LISTS = ("sigmas", "sigmas.sigmas", "sigmas.timesteps")
+OPTIONS, LEVELS = "scheduler.options.", "sigmas."
 
 
-def read(words: Sequence[str], defaults: Mapping[str, Values], *, prefix: str | None = OPTIONS) -> dict[str, Values]:
+def read(
+    words: Sequence[str], defaults: Mapping[str, Values], *, prefixes: Sequence[str] = (OPTIONS, LEVELS)
+) -> dict[str, Values]:
     """Keys with their values, in the order of ``defaults``, then of the words.
 
     Args:
         words: ``key=value``, ``key=a,b`` or ``key=[a,b]``.
         defaults: the keys there are, with the values of those that are not given.
-        prefix: keys that begin so are accepted whatever follows.
+        prefixes: keys that begin so are accepted whatever follows.
 
     Raises:
         ConfigError: no such key, or a word that is none.
@@ -31,10 +34,11 @@ def read(words: Sequence[str], defaults: Mapping[str, Values], *, prefix: str | 
     found = dict(defaults)
     for word in words:
         key, values = _parse(word)
-        if key not in defaults and not (prefix and key.startswith(prefix) and key != prefix):
+        if key not in defaults and not any(key.startswith(prefix) and key != prefix for prefix in prefixes):
             raise ConfigError(
                 f"{key}: unknown key.{nearest(key, defaults)} Accepted: {', '.join(defaults)}"
-                + (f", {prefix}NAME." if prefix else ".")
+                + "".join(f", {prefix}NAME" for prefix in prefixes)
+                + "."
             )
         if not values:
             raise ConfigError(f"{key}: found no value; accepted is {key}=VALUE, or {key}=A,B for several.")
@@ -56,11 +60,15 @@ def _parse(word: str) -> tuple[str, Values]:
     elif override.is_sweep_override():
         raise ConfigError(f"{override.key_or_group}: found {word!r}; accepted are values with commas: a,b,c.")
     else:
-        values = list(value) if isinstance(value, list) else [value]
+        # of levels a list is one value
+        whole = override.key_or_group in _LISTS
+        values = list(value) if isinstance(value, list) and not whole else [value]
     return override.key_or_group, [_plain(entry) for entry in values]
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_plain(entry) for entry in value]
     if isinstance(value, QuotedString):
         return value.text
     return value

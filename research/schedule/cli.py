@@ -19,6 +19,8 @@ _EPILOG = """settings (each takes several values: a,b):
   strength=0.6               shows where image-to-image starts
   parity=true                judge the diffusers pipeline and not what this project makes of it
   scheduler.options.X=...    an option of the schedulers
+  sigmas=karras,beta         grids of noise levels (default: model, the schedulers' own), or a list: sigmas=[14.6,6.5,1,0]
+  sigmas.X=...               an option of the grids
 with --course:
   beta_schedule=linear,squaredcos_cap_v2  beta_start=0.0001  beta_end=0.02,0.004  num_train_timesteps=1000
   rescale_betas_zero_snr=false,true       input_scale=1,0.5
@@ -27,6 +29,7 @@ examples:
   research-schedule scheduler=ddim,euler,dpmpp_2m_karras steps=20 --png out.png
   research-schedule --lint scheduler=ddim scheduler.options.timestep_spacing=leading,trailing,linspace steps=20
   research-schedule scheduler=unipc steps=8 --table
+  research-schedule scheduler=euler sigmas=model,karras,ays,beta steps=10 --png grids.png
   research-schedule --course beta_schedule=linear,squaredcos_cap_v2 input_scale=1,0.5,0.25 --png course.png
 """
 
@@ -119,7 +122,7 @@ def _course(args: argparse.Namespace) -> int:
         raise ConfigError("command line: --lint is about schedulers; it does not go with --course.")
     if args.table:
         raise ConfigError("command line: --table is about schedulers; it does not go with --course.")
-    schedules = compose(read(args.settings, DEFAULTS, prefix=None))
+    schedules = compose(read(args.settings, DEFAULTS, prefixes=()))
     if args.csv:
         write_atomic(args.csv, as_csv(schedules))
     if args.png:

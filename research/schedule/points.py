@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from research.errors import ConfigError, ModelError
+from research.jobs.build import sigmas_named
 from research.labels import value_label
 from research.models.scheduler_config import ModelSchedule, scheduler_config
-from research.schedule.arguments import OPTIONS, Values, number, one, product, several, text
+from research.schedule.arguments import LEVELS, OPTIONS, Values, number, one, product, several, text
 from research.schedule.curves import Curve, Point
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 _FLOW = {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000}
 DEFAULTS: Mapping[str, Values] = {
     "scheduler": ["ddim"],
+    "sigmas": ["model"],
     "steps": [25],
     "model": ["emoji"],
     "strength": [1.0],
@@ -64,7 +66,7 @@ def compose(values: Mapping[str, Values], *, draw: bool = True) -> list[Series]:
     """Every combination of the values given on the command line.
 
     Args:
-        values: by key, `DEFAULTS` and ``scheduler.options.NAME``.
+        values: by key, `DEFAULTS`, ``scheduler.options.NAME`` and ``sigmas.NAME``.
         draw: also work out points and curves.
 
     Raises:
@@ -95,7 +97,9 @@ def _model(path: str) -> ModelSchedule:
 
 
 def _label(key: str, value: Any) -> str:
-    name = key.removeprefix(OPTIONS)
+    name = key.removeprefix(OPTIONS).removeprefix(LEVELS)
+    if isinstance(value, list):
+        value = tuple(value)
     if key == "steps":
         return f"{value_label(value)} steps"
     if isinstance(value, bool):
@@ -112,13 +116,18 @@ def _series(row: Mapping[str, Any], label: str, model: ModelSchedule, parity: bo
     steps = number(1, whole=True)("steps", row["steps"])
     strength = float(number(0.0, 1.0)("strength", row["strength"]))
     options = {key.removeprefix(OPTIONS): value for key, value in row.items() if key.startswith(OPTIONS)}
-    findings = lint(name, options, model.config, steps, strength, parity=parity, latent=model.latent)
+    sigmas = sigmas_named(
+        row["sigmas"], {key.removeprefix(LEVELS): value for key, value in row.items() if key.startswith(LEVELS)}
+    )
+    own = getattr(sigmas, "steps", None)  # of a list
+    steps = own if isinstance(own, int) and row["steps"] == DEFAULTS["steps"][0] else steps
+    findings = lint(name, options, model.config, steps, strength, parity=parity, latent=model.latent, sigmas=sigmas)
     base, remark = model.config, ""
     if any(finding.rule == "cannot-be-built" for finding in findings):
         # raises again unless it is all about the kind of model
         base, remark = _FLOW, f"on a flow of its own: {model.path} is no flow model"
     with quiet():
-        factory = SolverFactory(name, options, base, parity=parity)
+        factory = SolverFactory(name, options, base, parity=parity, sigmas=sigmas)
         flow = factory.kind == "flow"
         found: list[Point] = []
         plan: tuple[StagePlan, ...] = ()

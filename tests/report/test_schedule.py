@@ -237,3 +237,17 @@ def test_help_needs_no_torch():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert "scheduler=ddim,euler,dpmpp_2m_karras" in done.stdout
+
+
+def test_grids_of_noise_levels_side_by_side(capsys) -> None:
+    series = as_json(capsys, "scheduler=euler", "sigmas=model,karras,[14.6,6.5,1,0]", "steps=3")
+    assert [one["label"] for one in series] == ["euler, model", "euler, karras", "euler, sigmas 14.6, 6.5, 1, 0"]
+    firsts = [[point["sigma"] for point in one["points"]] for one in series]
+    assert firsts[1][0] == pytest.approx(14.6146, rel=1e-4)
+    assert firsts[2] == pytest.approx([14.6, 6.5, 1.0], rel=1e-6)
+    assert run(["sigmas=karras", "sigmas.rho=3,7", "steps=3"]) == 0
+    assert "rho 3" in capsys.readouterr().out
+    assert run(["sigmas=flow_shift"]) == 2
+    assert "this model predicts noise" in capsys.readouterr().err
+    assert run(["sigmas=karas"]) == 2
+    assert "Did you mean 'karras'?" in capsys.readouterr().err
