@@ -67,7 +67,9 @@ class UnetDenoiser:
             return {branches[0].name: Prediction(output, self.kind)}
         kind, images = self.kind, len(x)
         # as a view with an axis more the parts come apart in half the time
-        parts = output.view(count, images, *output.shape[1:]).unbind() if output.is_contiguous() else output.chunk(count)
+        parts = (
+            output.view(count, images, *output.shape[1:]).unbind() if output.is_contiguous() else output.chunk(count)
+        )
         return {branch.name: Prediction(part, kind) for branch, part in zip(branches, parts, strict=True)}
 
     def _join(self, key: tuple[int, ...], conditions: Sequence[Condition]) -> dict[str, Any]:
