@@ -97,7 +97,7 @@ def compose(words: Sequence[str], images: int, config_dir: str | None = None) ->
                 raise ConfigError(
                     f"{line.partition('=')[0]}: found several values; accepted is one, levels are found for one setting."
                 )
-        config = validate(composer.job(composer.master(lines), []))
+        config = validate(composer.job(composer.master(lines), lines))
     prompts = list(config["prompts"])
     if prompts:
         config["prompts"] = [prompts[i % len(prompts)] for i in range(images)]
