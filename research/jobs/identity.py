@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import re
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from typing import Any
 
 from research import pictures
 from research.errors import ModelError
+from research.jobs import revisions
 from research.jobs.job_images import uses_prompts
 from research.jobs.plan_cache import NoCache, PlanCache
 from research.jobs.plug_sources import plug_sources, targets_of
@@ -29,8 +29,6 @@ ID_LENGTH = 12  # hex digits: with a million jobs in one sweep, a collision has 
 _LIKE_A_PATH = re.compile(r"[/\\]|\.[A-Za-z0-9]{2,12}$")
 _OF_PLUGS = ("sigmas", "guidance", "task", "hooks", "metrics")  # sections whose arguments may name files
 _PATHS = frozenset(("reference", "model", "features", "classifier", "path", "file", "folder", "directory", "images"))
-# classes that make other images of the same settings than they did under the ids before: raised when that happens again
-_REVISIONS = {"CFGZero": 2, "FDG": 2, "RePaint": 2, "Rescale": 2}
 _LONGEST_PATH = 1024  # characters
 _WHOLE = 32 << 20  # files up to this size are hashed whole ...
 _PIECES, _PIECE = 32, 256 << 10  # ... and larger ones in so many pieces of so many bytes, spread evenly
@@ -80,38 +78,22 @@ def identity(
         kept["sigmas"] = levels
     else:  # the model's own are what they were before there was such a key
         kept.pop("sigmas", None)
-    if _levels_revised(config):
+    if revisions.of_levels(config):
         kept["scheduler"]["revision"] = 2
     kept["guidance"] = _in_order(config["guidance"])
     kept["runtime"] = {"parity": config["runtime"].get("parity", False)}
-    if _round_trip_revised(config):
+    if revisions.of_round_trip(config):
         kept["task"] = {**config["task"], "revision": 2}
+    asked = {
+        key: config[key] for key in ("model", "scheduler", "task", "guidance", "hooks", "runtime") if key in config
+    }
+    if more := cache.get("revisions", asked, lambda: revisions.of_runs(config)):
+        kept["revisions"] = more
     if sources:  # jobs of the project's classes alone are what they were before there was such a key
         kept["plug sources"] = dict(sources)
     if not cache.get("prompts", [model["path"], config["task"]], lambda: uses_prompts(config)):
         kept.pop("prompts")
     return {key: cache.get(f"canonical {key}", value, partial(_section, key, value)) for key, value in kept.items()}
-
-
-def _levels_revised(config: Mapping[str, Any]) -> bool:
-    """Whether a scheduler has other noise levels than it had under the ids before; see `_REVISIONS`. With parity it has the same.
-
-    That is so of Beta quantiles, and of the counts for which trailing spacing made a step too many.
-    """
-    options, steps = config["scheduler"].get("options") or {}, config["steps"]
-    if config["runtime"].get("parity", False):
-        return False
-    train = options.get("num_train_timesteps", 1000)
-    trailing = options.get("timestep_spacing") == "trailing" and not options.get("use_karras_sigmas")
-    return bool(options.get("use_beta_sigmas")) or (trailing and math.ceil(train / (train / steps)) > steps)
-
-
-def _round_trip_revised(config: Mapping[str, Any]) -> bool:
-    """Whether a job is an inversion by a guidance that means another thing on its two ways than it did; see `_REVISIONS`."""
-    guidance = config["guidance"]
-    by = str(guidance.get("_target_", "")).rpartition(".")[2]
-    inverts = str(config["task"].get("_target_", "")).rpartition(".")[2] == "Inversion"
-    return inverts and (by == "CFGPlusPlus" or bool(guidance.get("modifiers")))
 
 
 def sources_of(config: Mapping[str, Any], cache: PlanCache | None = None) -> dict[str, str]:
@@ -214,8 +196,8 @@ def canonical(value: Any, where: str = "") -> Any:
     if isinstance(value, Mapping):
         node, inside = without_defaults(dict(value)), f"{where}." if where else ""
         room, _, name = str(node.get("_target_", "")).rpartition(".")
-        if room.startswith("research.") and name in _REVISIONS:
-            node["revision"] = _REVISIONS[name]
+        if room.startswith("research.") and name in revisions.OF_CLASSES:
+            node["revision"] = revisions.OF_CLASSES[name]
         return {
             str(key): (_picture if key in PICTURES else canonical)(inner, f"{inside}{key}")
             for key, inner in sorted(node.items(), key=lambda item: str(item[0]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib
 import inspect
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +20,7 @@ from research.solvers.levels import Levels
 from research.solvers.linear import LinearSolver
 from research.solvers.names import SchedulerSpec, resolve
 from research.solvers.native.counterparts import COUNTERPARTS
+from research.solvers.native.upstream_options import clip_of
 from research.solvers.native_solver import NativeSolver, offers_of
 from research.solvers.probing import settings_key
 from research.solvers.upstream_levels import levels_of, trained_of
@@ -26,6 +28,7 @@ from research.solvers.upstream_levels import levels_of, trained_of
 _KINDS: dict[str, Kind] = {"epsilon": "epsilon", "v_prediction": "v", "sample": "x0", "flow_prediction": "flow"}
 
 
+_CLIP = {"clip_sample", "clip_sample_range"}  # options of every native solver, whether its class has them or not
 _TABLES: dict[Any, dict[Any, Any]] = {}
 _MOST_TABLES = 256  # solvers and grids whose tables are kept
 
@@ -111,17 +114,30 @@ class SolverFactory:
         counterpart = COUNTERPARTS.get(self.cls.__name__) if upstream and not parity else None
         if flow and "FlowMatch" not in self.cls.__name__ and counterpart and not self._asks_for_flow():
             # the solver on a flow model: its own class knows no such levels, the model's own scheduler does
-            given = {**self.cls.from_config({}, **self._init_options).config}
-            self._of_native(counterpart.from_upstream(given, self.step_options) or counterpart(), base_config)
+            given = {
+                **self.cls.from_config({}, **self._init_options).config,
+                "clip_sample": False,
+                **self._clip_options,
+            }
+            solver = counterpart.from_upstream(given, self.step_options) or counterpart()
+            self._of_native(_clipped(solver, given), base_config)
             return
         self._untouched = self._build()
         self.kind = self._kind(self._untouched)
         _check_kind(self.name, self.cls, self.kind, base_config)
         self.trained = trained_of(self._untouched, self._config, flow=self.kind == "flow")
         if counterpart and is_upstream(self._untouched):
-            self.native = counterpart.from_upstream(dict(self._untouched.config), self.step_options)
+            # with the keys of the model's config that the class has no argument for
+            config = {**self._untouched.config, **self._clip_options}
+            found = counterpart.from_upstream(config, self.step_options)
+            self.native = None if found is None else _clipped(found, {} if flow else config)
         if self.native:
             self._offers = self._native_offers()
+        elif self._clip_options:
+            raise ConfigError(
+                f"scheduler.options.{next(iter(self._clip_options))}: {self.cls.__name__} does not clip with its other options "
+                "as they are; accepted is a scheduler whose class does (ddim, ddpm, heun)."
+            )
 
     def __call__(self) -> Solver:
         if self._own is not None:
@@ -182,7 +198,7 @@ class SolverFactory:
                 "class of diffusers."
             )
         flow = _is_flow(base_config)
-        self.native, self.step_options, self._init_options = solver, {}, {}
+        self.native, self.step_options, self._init_options = _clipped(solver, {} if flow else base_config), {}, {}
         self.cls = _scheduler_class("FlowMatchEulerDiscreteScheduler" if flow else solver.levels_like)
         self._config = dict(base_config)
         self._untouched = self._build()
@@ -228,11 +244,15 @@ class SolverFactory:
     def _route(self, options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         init = set(inspect.signature(self.cls.__init__).parameters) - {"self", "kwargs", "args"}
         step = set(inspect.signature(self.cls.step).parameters) - STEP_ARGUMENTS_OF_THE_LOOP
+        native = not self.parity and self.cls.__name__ in COUNTERPARTS and self.cls.__module__.startswith("diffusers.")
+        clip = _CLIP - init if native else set()
+        self._clip_options = {key: value for key, value in options.items() if key in clip}
+        options = {key: value for key, value in options.items() if key not in clip}
         for key in options:
             if key not in init | step:
                 raise ConfigError(
-                    f"scheduler.options: {self.name} has no option {key!r}.{nearest(key, init | step)} "
-                    f"Accepted: {', '.join(sorted(init | step))}."
+                    f"scheduler.options: {self.name} has no option {key!r}.{nearest(key, init | step | clip)} "
+                    f"Accepted: {', '.join(sorted(init | step | clip))}."
                 )
         # a few names stand in both signatures; the constructor's is what the class is configured by
         return {k: v for k, v in options.items() if k in init}, {k: v for k, v in options.items() if k not in init}
@@ -258,6 +278,16 @@ def is_upstream(scheduler: Any) -> bool:
     modules = {cls.__module__ for cls in type(scheduler).__mro__ if cls is not object}
     modules |= {method.__module__ for method in (*methods, *replaced)}
     return all(str(module).partition(".")[0] in ("diffusers", "huggingface_hub", "torch") for module in modules)
+
+
+def _clipped(solver: LinearSolver, config: Mapping[str, Any]) -> LinearSolver:
+    """A solver that cuts data predictions where it says so itself, or else where the config of the model does."""
+    limit = clip_of(config) if solver.clip is None else solver.clip
+    limit = None if limit == math.inf else limit
+    if solver.clip != limit:
+        solver = copy.copy(solver)
+        object.__setattr__(solver, "clip", limit)  # of somebody else's class nobody knows how it is built
+    return solver
 
 
 def checked_sigmas(sigmas: Any) -> Any:

@@ -73,7 +73,8 @@ class LinearSolver:
     Attributes:
         levels_like: the class of diffusers whose timesteps are "the model's own" for this solver.
         divides: whether it divides by the distance of two levels, so that none may come twice.
-        clip: data predictions are cut to [-clip, clip]; None leaves them.
+        clip: data predictions are cut to [-clip, clip], and slopes are those to what is left; None cuts where the config of the
+            model asks for it (``clip_sample`` of pixel models), infinity leaves them whatever it asks.
     """
 
     levels_like: ClassVar[str] = "EulerDiscreteScheduler"

@@ -12,6 +12,7 @@ from torch import Tensor
 from research.errors import ConfigError
 from research.sampling.interfaces import Guided, Solver, StepOutput
 from research.sampling.noise import NoiseSource
+from research.sampling.prediction import convert
 from research.sampling.timeline import Stage, Timeline, log_snr_of, noise_level
 from research.solvers.native.ddim import DDIM
 from research.solvers.steps import ddim_step, step_from
@@ -84,7 +85,17 @@ class RoundTripSolver:
         signal, level = self._after[stage.index]
         if guided.renoise is not None and self.turn is not None and stage.index <= self.turn:
             guided = dataclasses.replace(guided, prediction=guided.renoise, renoise=guided.prediction)
-        prediction, x = step_from(guided, self.kind, x, stage)
+        kind = self.kind
+        if not stage.noise and kind == "x0":
+            # clean latents: the noise is that at the level that the model was told, which is what one of epsilon says
+            told = dataclasses.replace(stage, signal=signal, noise=level)
+            kind = "epsilon"
+            guided = dataclasses.replace(
+                guided,
+                prediction=convert(guided.prediction, kind, x, told),
+                renoise=None if guided.renoise is None else convert(guided.renoise, kind, x, told),
+            )
+        prediction, x = step_from(guided, kind, x, stage)
         return StepOutput(ddim_step(x, prediction, stage, signal, level))
 
 

@@ -215,3 +215,33 @@ def test_levels_that_are_others_than_they_were_have_other_ids(base, lines, revis
     with Composer() as composer:
         config = composer.job(composer.master([]), composer.normalise(["tracker=none", "metrics=none", *base, *lines]))
         assert ("revision" in identity(validate(config))["scheduler"]) is revised
+
+
+INVERSION = ["task=inversion", "task.image=zoo:pizza"]
+PIXELS = ["model=emoji_pixel", "task=unconditional", "guidance=none"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "revised"),
+    [
+        (["scheduler=ddim"], []),
+        (["scheduler=pndm"], ["pndm"]),
+        (["scheduler=pndm", "runtime.parity=true"], []),
+        (["scheduler=euler", "+scheduler.options.s_churn=1"], ["churn"]),
+        (["scheduler=unipc", "hooks=record"], []),
+        (["scheduler=unipc", "hooks=[record,blur]"], ["unipc"]),
+        (["scheduler=dpmpp_2s"], []),
+        (["scheduler=dpmpp_2s", "task=image_to_image", "task.image=zoo:pizza"], ["singlestep"]),
+        (["scheduler=euler", "hooks=restart"], []),
+        (["scheduler=euler", "hooks=restart", "guidance=apg"], ["restart"]),
+        (INVERSION, []),
+        ([*INVERSION, "hooks=blur"], ["inversion"]),
+        ([*PIXELS, "scheduler=ddpm"], []),
+        ([*PIXELS, "scheduler=euler"], ["clipping"]),
+        ([*PIXELS, "scheduler=euler", "runtime.parity=true"], []),
+    ],
+)
+def test_runs_that_make_other_images_than_they_did_have_other_ids(lines, revised) -> None:
+    with Composer() as composer:
+        config = composer.job(composer.master([]), composer.normalise(["tracker=none", "metrics=none", *lines]))
+        assert [name.partition(":")[0] for name in identity(validate(config)).get("revisions", [])] == revised

@@ -186,7 +186,7 @@ def test_options_reach_the_solver(name, options):
 # --- where it stands for the class, and where not
 
 
-@pytest.mark.parametrize("name", ["ddpm", "lcm"])
+@pytest.mark.parametrize("name", ["ddpm", "heun", "lcm"])
 @pytest.mark.parametrize("limit", [None, 20.0])
 @pytest.mark.parametrize("strength", [1.0, 0.3])
 @pytest.mark.spread(6)
@@ -201,11 +201,13 @@ def test_thresholding_is_left_to_the_class(name):
     assert isinstance(compare(name, 6, disturb=True, thresholding=True), DiffusersSolver)
 
 
-def test_clipped_ddim_is_its_own_where_its_noise_is_clipped_too():
-    """Its class clips the picture and goes along the noise of the prediction that was not clipped, unless told otherwise."""
-    assert isinstance(compare("ddim", 8, clip_sample=True), DiffusersSolver)
+def test_clipped_ddim_goes_along_the_clipped_noise():
+    """As solvers of the clipped ODE do; its class goes along that of the prediction that was not clipped, for whoever asks."""
     more = {"use_clipped_model_output": True}
     assert isinstance(compare("ddim", 8, clip_sample=True, step_kwargs=more, **more), NativeSolver)
+    assert isinstance(fresh("ddim", 8, clip_sample=True)[0], NativeSolver)
+    less = {"use_clipped_model_output": False}
+    assert isinstance(compare("ddim", 8, clip_sample=True, step_kwargs=less, **less), DiffusersSolver)
 
 
 def test_what_hooks_changed_is_not_undone_by_the_corrector(sd):

@@ -69,7 +69,8 @@ def ignored_by_class(case: Case) -> Iterator[Finding]:
                 yield found("warning", key, how)
     if missing.get("steps_offset"):
         yield found("note", "steps_offset", "has no offset: with leading spacing its timesteps begin one lower")
-    for key in ("clip_sample", "thresholding"):
+    # native solvers clip, whatever their class does
+    for key in ("thresholding",) if case.factory.native else ("clip_sample", "thresholding"):
         if missing.get(key):
             # of a model of pixels whose data fill the range it is another picture that the steps converge to
             severity = "note" if case.latent else "warning"
@@ -224,7 +225,8 @@ def clips_latents(case: Case) -> Iterator[Finding]:
     if not case.latent:
         return
     for key in ("clip_sample", "thresholding"):
-        if case.config(key):
+        native = case.factory.native
+        if case.config(key) if key == "thresholding" or native is None else native.clip is not None:
             whose = "" if key in {**case.base, **case.given} else ", the class's own default,"
             yield Finding(
                 "warning",

@@ -17,11 +17,12 @@ class DDIM(LinearSolver):
     """Denoising diffusion implicit models (arXiv:2010.02502, eq. 12; the variance is that of eq. 16).
 
     ``x' = signal' D + sqrt(noise'^2 - c^2) e + c z`` with the noise ``e = (x - signal D) / noise`` that the data prediction
-    implies and ``c = eta * (noise' / noise) * sqrt(1 - signal^2 / signal'^2)``. For flow models at eta 0 it is Euler's step.
+    implies, clipped or not (as guided-diffusion's ``ddim_sample``; diffusers' class goes along the unclipped noise), and
+    ``c = eta * (noise' / noise) * sqrt(1 - signal^2 / signal'^2)``. For flow models at eta 0 it is Euler's step.
 
     Args:
         eta: 0 is deterministic, 1 has the variance of DDPM.
-        clip: data predictions are cut to [-clip, clip]; None leaves them.
+        clip: of data predictions, see `LinearSolver`.
     """
 
     eta: float = 0.0
@@ -36,12 +37,10 @@ class DDIM(LinearSolver):
 
     @classmethod
     def from_upstream(cls, config: Mapping[str, Any], step_options: Mapping[str, Any]) -> DDIM | None:
-        # without use_clipped_model_output its class goes along the noise of the prediction that was not clipped
-        whole = not config.get("clip_sample") or step_options.get("use_clipped_model_output")
-        if (
-            not whole
-            or not only_defaults(config, thresholding=False)
-            or set(step_options) - {"eta", "use_clipped_model_output"}
-        ):
+        # its class goes along the noise of the prediction that was not clipped, and so to another picture than any solver of the
+        # clipped ODE: whoever says so gets it
+        asked = step_options.get("use_clipped_model_output", True) or not config.get("clip_sample")
+        own = {"eta", "use_clipped_model_output"}
+        if not asked or not only_defaults(config, thresholding=False) or set(step_options) - own:
             return None
         return cls(eta=float(step_options.get("eta", 0.0)), clip=clip_of(config))

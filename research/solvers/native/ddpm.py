@@ -22,7 +22,7 @@ class DDPM(LinearSolver):
 
     Args:
         variance: "small" or "large".
-        clip: data predictions are cut to [-clip, clip]; None leaves them.
+        clip: of data predictions, see `LinearSolver`.
 
     Raises:
         ConfigError: another variance.

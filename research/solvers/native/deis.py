@@ -27,6 +27,7 @@ class DEIS(LinearSolver):
         order: 1 to 3 slopes; the first steps have less.
         kind: what the polynomial is in: "logrho" (log-sigma, diffusers' choice), "tab" (the timestep) or "rhoab" (sigma).
         lower_order_final: with fewer than 15 steps the last two are of lower order.
+        clip: of data predictions, see `LinearSolver`.
 
     Raises:
         ConfigError: an option is none of these.
@@ -35,6 +36,7 @@ class DEIS(LinearSolver):
     order: int = 2
     kind: Literal["logrho", "tab", "rhoab"] = "logrho"
     lower_order_final: bool = True
+    clip: float | None = None
     levels_like = "DEISMultistepScheduler"
     divides = True
 

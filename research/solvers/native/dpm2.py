@@ -20,10 +20,12 @@ class DPM2(LinearSolver):
     Args:
         eta: how much of the noise is fresh at each step; 0 is deterministic.
         s_noise: factor of the noise that is added.
+        clip: of data predictions, see `LinearSolver`.
     """
 
     eta: float = 0.0
     s_noise: float = 1.0
+    clip: float | None = None
     levels_like = "KDPM2DiscreteScheduler"
 
     def plan(self, levels: Levels) -> Sequence[StagePlan]:
@@ -53,7 +55,7 @@ class DPM2Ancestral(DPM2):
     """`DPM2` to a level below the next, and fresh noise up to it (k-diffusion's ``sample_dpm_2_ancestral``).
 
     Args:
-        eta, s_noise: see `DPM2`.
+        eta, s_noise, clip: see `DPM2`.
     """
 
     eta: float = 1.0

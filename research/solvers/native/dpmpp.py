@@ -31,6 +31,7 @@ class DPMpp(LinearSolver):
         kind: how the second order uses the difference: "midpoint" as above, or "heun", the exponential integrator's own weight.
         lower_order_final: with fewer than 15 steps the last two are of lower order whatever the end.
         euler_at_final: the last step is of first order.
+        clip: of data predictions, see `LinearSolver`.
 
     Raises:
         ConfigError: an option is none of these.
@@ -41,6 +42,7 @@ class DPMpp(LinearSolver):
     kind: Literal["midpoint", "heun"] = "midpoint"
     lower_order_final: bool = True
     euler_at_final: bool = False
+    clip: float | None = None
     levels_like = "DPMSolverMultistepScheduler"
     divides = True
 

@@ -21,10 +21,12 @@ class DPMppSDE(LinearSolver):
     Args:
         eta: how much of the noise is fresh.
         s_noise: factor of the noise that is added.
+        clip: of data predictions, see `LinearSolver`.
     """
 
     eta: float = 1.0
     s_noise: float = 1.0
+    clip: float | None = None
     levels_like = "DPMSolverSDEScheduler"
 
     def plan(self, levels: Levels) -> Sequence[StagePlan]:

@@ -27,6 +27,7 @@ class DPMppSinglestep(LinearSolver):
         kind: "midpoint" or "heun", see `DPMpp`.
         lower_order_final: groups at the end are smaller, so that the last step is of first order.
         final_first_order: the last step is of first order whatever its group (where the end is clean).
+        clip: of data predictions, see `LinearSolver`.
     """
 
     order: int = 2
@@ -34,6 +35,7 @@ class DPMppSinglestep(LinearSolver):
     kind: Literal["midpoint", "heun"] = "midpoint"
     lower_order_final: bool = True
     final_first_order: bool = True
+    clip: float | None = None
     levels_like = "DPMSolverSinglestepScheduler"
     divides = True
 

@@ -23,12 +23,14 @@ class Churn(LinearSolver):
         s_churn: 0 is deterministic.
         s_tmin, s_tmax: sigmas between which noise is raised.
         s_noise: factor of the noise that is added.
+        clip: of data predictions, see `LinearSolver`.
     """
 
     s_churn: float = 0.0
     s_tmin: float = 0.0
     s_tmax: float = math.inf
     s_noise: float = 1.0
+    clip: float | None = None
 
     def churned(self, levels: Levels) -> Levels:
         """The grid with the levels at which the model is asked; the end stays."""
@@ -52,7 +54,7 @@ class Churn(LinearSolver):
     @classmethod
     def from_upstream(cls, config: Mapping[str, Any], step_options: Mapping[str, Any]) -> Churn | None:
         own = {"s_churn", "s_tmin", "s_tmax", "s_noise"}
-        fits = only_defaults(config, clip_sample=False, stochastic_sampling=False)
+        fits = only_defaults(config, stochastic_sampling=False)
         return cls(**{k: float(v) for k, v in step_options.items()}) if fits and set(step_options) <= own else None
 
 
@@ -63,7 +65,7 @@ class Euler(Churn):
     Without churn it is DDIM's step at eta 0; a flow model moves along its velocity.
 
     Args:
-        s_churn, s_tmin, s_tmax, s_noise: see `Churn`.
+        s_churn, s_tmin, s_tmax, s_noise, clip: see `Churn`.
     """
 
     def plan(self, levels: Levels) -> Sequence[StagePlan]:

@@ -9,7 +9,6 @@ from typing import Any
 from research.solvers.levels import Levels
 from research.solvers.linear import LinearSolver, Update, to_data
 from research.solvers.native.ancestral import ancestral
-from research.solvers.native.upstream_options import only_defaults
 
 
 @dataclass(frozen=True)
@@ -21,10 +20,12 @@ class EulerAncestral(LinearSolver):
     Args:
         eta: how much of the noise is fresh; 0 is Euler's method.
         s_noise: factor of the noise that is added.
+        clip: of data predictions, see `LinearSolver`.
     """
 
     eta: float = 1.0
     s_noise: float = 1.0
+    clip: float | None = None
     levels_like = "EulerAncestralDiscreteScheduler"
 
     def update(self, levels: Levels, i: int) -> Update:
@@ -35,4 +36,4 @@ class EulerAncestral(LinearSolver):
 
     @classmethod
     def from_upstream(cls, config: Mapping[str, Any], step_options: Mapping[str, Any]) -> EulerAncestral | None:
-        return None if step_options or not only_defaults(config, clip_sample=False) else cls()
+        return None if step_options else cls()

@@ -17,7 +17,7 @@ class Heun(Churn):
     ``x' = x + (sigma' - sigma) (d + d') / 2`` in latents over their scale, with the slope ``d'`` at the end of Euler's step.
 
     Args:
-        s_churn, s_tmin, s_tmax, s_noise: see `Churn`.
+        s_churn, s_tmin, s_tmax, s_noise, clip: see `Churn`.
     """
 
     levels_like = "HeunDiscreteScheduler"

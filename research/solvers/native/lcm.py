@@ -21,7 +21,7 @@ class LCM(LinearSolver):
 
     Args:
         timestep_scaling, sigma_data: of the boundary conditions.
-        clip: data predictions are cut to [-clip, clip]; None leaves them.
+        clip: of data predictions, see `LinearSolver`.
     """
 
     timestep_scaling: float = 10.0

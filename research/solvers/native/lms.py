@@ -32,12 +32,14 @@ class LMS(LinearSolver):
 
     Args:
         order: 1 to 4; the first steps have less, as there is less to look back at.
+        clip: of data predictions, see `LinearSolver`.
 
     Raises:
         ConfigError: another order.
     """
 
     order: int = 4
+    clip: float | None = None
     levels_like = "LMSDiscreteScheduler"
     divides = True
 

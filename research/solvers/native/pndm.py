@@ -21,9 +21,11 @@ class PNDM(LinearSolver):
     Args:
         runge_kutta: begin with three steps of the pseudo Runge-Kutta method (four evaluations each, section 3.4), where at least
             four steps are taken; else with one step of Heun's kind (two evaluations).
+        clip: of data predictions, see `LinearSolver`.
     """
 
     runge_kutta: bool = False
+    clip: float | None = None
     levels_like = "PNDMScheduler"
 
     def plan(self, levels: Levels) -> Sequence[StagePlan]:

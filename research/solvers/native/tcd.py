@@ -19,7 +19,7 @@ class TCD(LinearSolver):
 
     Args:
         eta: the paper's gamma, 0 to 1: how far below; 0 is deterministic.
-        clip: data predictions are cut to [-clip, clip]; None leaves them.
+        clip: of data predictions, see `LinearSolver`.
     """
 
     eta: float = 0.3
@@ -35,6 +35,6 @@ class TCD(LinearSolver):
 
     @classmethod
     def from_upstream(cls, config: Mapping[str, Any], step_options: Mapping[str, Any]) -> TCD | None:
-        if set(step_options) - {"eta"} or not only_defaults(config, thresholding=False, clip_sample=False):
+        if set(step_options) - {"eta"} or not only_defaults(config, thresholding=False):
             return None
         return cls(float(step_options.get("eta", 0.3)))

@@ -29,6 +29,7 @@ class UniPC(LinearSolver):
         corrector: correct at all.
         skip_corrector: steps that are not corrected, counted in the run.
         lower_order_final: the last steps are of lower order.
+        clip: of data predictions, see `LinearSolver`.
 
     Raises:
         ConfigError: an option is none of these.
@@ -39,6 +40,7 @@ class UniPC(LinearSolver):
     corrector: bool = True
     skip_corrector: tuple[int, ...] = ()
     lower_order_final: bool = True
+    clip: float | None = None
     levels_like = "UniPCMultistepScheduler"
     divides = True
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,5 +13,9 @@ def only_defaults(config: Mapping[str, Any], **expected: Any) -> bool:
 
 
 def clip_of(config: Mapping[str, Any]) -> float | None:
-    """The range that a config cuts data predictions to, or None."""
-    return float(config.get("clip_sample_range") or 1.0) if config.get("clip_sample") else None
+    """The range that a config cuts data predictions to, as `LinearSolver.clip`: infinite where it says that it does not, None
+    where it says nothing."""
+    said = config.get("clip_sample")
+    if said is None:
+        return None
+    return float(config.get("clip_sample_range") or 1.0) if said else math.inf
