@@ -46,8 +46,11 @@ def _of_runs(config: Mapping[str, Any]) -> Iterator[str]:
     hooks = [node for node in (config.get("hooks") or {}).values() if isinstance(node, Mapping)]
     classes = {_class(node) for node in hooks}
     restarts = [node for node in hooks if _class(node) == "Restart"]
-    if _class(config["task"]) == "Inversion" and classes - _OBSERVERS:
-        yield "inversion: each way counts its own steps"
+    if _class(config["task"]) == "Inversion":
+        if classes - _OBSERVERS:
+            yield "inversion: each way counts its own steps"
+        if (_schedule(config) or {}).get("prediction_type") == "sample":
+            yield "inversion: x0 is turned into noise at the level that the model is told"
     if restarts and classes & {"MaskComposite", "Differential"}:
         yield "restart: the known part is noised afresh"
     if restarts and _class(config["guidance"]) == "APG":

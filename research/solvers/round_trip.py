@@ -28,6 +28,8 @@ class RoundTripSolver:
     one prediction and the noise of another, the step up takes the noise of the first and the clean estimate of the second
     (CFG++, arXiv:2406.08070, the inversion of algorithm 2).
 
+    A prediction of x0 is turned into noise at the level that the model is told.
+
     Each way counts the user's steps as sampling does, from the noisiest: the stage between two levels has the same step on
     both ways, ``n - 1`` to 0 going back and 0 to ``n - 1`` coming forth, so that windows and schedules mean the same levels.
 
@@ -83,11 +85,14 @@ class RoundTripSolver:
 
     def step(self, guided: Guided, x: Tensor, stage: Stage, noise: NoiseSource) -> StepOutput:
         signal, level = self._after[stage.index]
-        if guided.renoise is not None and self.turn is not None and stage.index <= self.turn:
+        going_back = self.turn is not None and stage.index <= self.turn
+        if guided.renoise is not None and going_back:
             guided = dataclasses.replace(guided, prediction=guided.renoise, renoise=guided.prediction)
         kind = self.kind
-        if not stage.noise and kind == "x0":
-            # clean latents: the noise is that at the level that the model was told, which is what one of epsilon says
+        if kind == "x0" and going_back and not (self.parity and stage.noise):
+            # the model was told the level that the step leads to: its x0 implies the noise of latents there, which is what the
+            # same model of epsilon says; at the level of the latents themselves it is too large by the ratio of the two, and
+            # infinite where they are clean
             told = dataclasses.replace(stage, signal=signal, noise=level)
             kind = "epsilon"
             guided = dataclasses.replace(
