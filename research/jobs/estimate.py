@@ -52,7 +52,14 @@ _ONCE = {
 }
 _OWN = "research.guidance."
 _MOST_RECORDS = 300  # read for the timings, the latest first: they tell the time of thousands
-_TIMED_BY = ("path", "config", "dtype", "device")  # keys of a model that its timings depend on
+_TIMED_BY = (
+    "path",
+    "config",
+    "dtype",
+    "device",
+    "compile",
+    "channels_last",
+)  # keys of a model that its timings depend on
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,8 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
     allow_pickle: bool = False
     offline: bool | None = None
     attention_slicing: int | str | None = None
+    compile: bool = False
+    channels_last: bool = False
 
 
 class SchedulerSettings(msgspec.Struct, frozen=True, kw_only=True):

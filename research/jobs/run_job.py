@@ -253,6 +253,8 @@ class JobRun:
     def keep_batch(self, result: SampleResult, rows: range) -> None:
         """Write a batch's images, now that it is complete, and add its counts."""
         self.watch.add(result.timings)
+        if compiling := result.timings.get("compile"):
+            _log.info("model.compile: %.0f s of compiling", compiling)
         entries = []
         recipes = self._recipes(rows)
         for place, (row, image, recipe) in enumerate(zip(rows, result.images, recipes, strict=True)):

@@ -48,7 +48,17 @@ KEYS = (
 
 # sections with fixed keys; the others hold the arguments of the class that their _target_ names
 SECTIONS = {
-    "model": ("path", "config", "dtype", "device", "allow_pickle", "offline", "attention_slicing"),
+    "model": (
+        "path",
+        "config",
+        "dtype",
+        "device",
+        "allow_pickle",
+        "offline",
+        "attention_slicing",
+        "compile",
+        "channels_last",
+    ),
     "scheduler": ("name", "class_name", "options"),
     "runtime": ("threads", "progress", "parity", "claim_timeout", "grace", "vectorise", "workers"),
 }

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _LARGEST = 64  # images of all jobs of a unit
 # of a model's settings, what is loaded anew for less than another model: changed faster
-_CHEAPER = ("dtype", "device", "attention_slicing")
+_CHEAPER = ("dtype", "device", "attention_slicing", "compile", "channels_last")
 
 
 class SharedBatches(OneByOne):

@@ -203,6 +203,8 @@ _READERS: dict[str, Callable[[str, Any], Any]] = {
     "model.allow_pickle": _one_of((True, False)),
     "model.offline": _one_of((True, False, None)),
     "model.attention_slicing": _whole(1, "auto", "max", None),
+    "model.compile": _one_of((True, False)),
+    "model.channels_last": _one_of((True, False)),
     "runtime.threads": _whole(1, None),
     "runtime.progress": _one_of(PROGRESS),
     "runtime.parity": _one_of((True, False)),

@@ -7,7 +7,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from PIL import Image
@@ -16,6 +16,7 @@ from torch import Tensor
 from research.errors import ConfigError, ModelError
 from research.hashing import sha256_files
 from research.image_tensors import pixels_to_images
+from research.models.compiled import compile_network
 from research.models.inspect.weights import check_safetensors, weight_files
 from research.models.patching import layer_names
 from research.models.summary import check_second
@@ -34,6 +35,8 @@ class BaseModel(Model, ABC):
         family: "unet-text" or "unet-pixel".
         weights_sha256: of all weight files, names included.
         device, dtype: where and as what the network runs.
+        compiled: whether torch compiles the network, see `load_model`.
+        channels_last: whether its weights lie in memory with the channels last.
         supports: what guidance may require of it.
     """
 
@@ -41,6 +44,8 @@ class BaseModel(Model, ABC):
     supports: frozenset[str] = frozenset()
     scheduler_config: Mapping[str, Any] = {}
     weighted: tuple[str, ...] = ("unet",)  # components that have weights
+    compiled = False
+    channels_last = False
     _dtype: tuple[Any, torch.dtype] | None = None  # with the network that it is of
 
     def __init__(self, *, path: str, weights_sha256: str, scheduler_config: Mapping[str, Any]):
@@ -152,7 +157,7 @@ class BaseModel(Model, ABC):
         Raises:
             ConfigError: it cannot be loaded, or its latents, its conditions or its noise schedule are others.
         """
-        return self.weak_models.get(self, path, noise)
+        return self.weak_models.get(self, path, noise).made_fast()
 
     def check_second(self, path: str | os.PathLike[str] | None) -> None:
         """Raise a ConfigError if a model's small files say that it cannot be a `second` of this one."""
@@ -161,8 +166,27 @@ class BaseModel(Model, ABC):
     def solvers(
         self, scheduler: Any, options: Mapping[str, Any] | None = None, *, parity: bool = False, sigmas: Any = None
     ) -> Callable[[], Solver]:
-        """A factory of fresh solvers; see `SolverFactory`. A list, array or tensor of sigmas is the grid of these levels."""
+        """A factory of fresh solvers; see `SolverFactory`. A list, array or tensor of sigmas is the grid of these levels.
+
+        Raises:
+            ConfigError: also, parity of a network that is compiled or has its channels last, whose last bits are others.
+        """
+        if parity and (self.compiled or self.channels_last):
+            which = "compile" if self.compiled else "channels_last"
+            raise ConfigError(f"model.{which}: found true with parity, which is bit for bit; accepted there is false.")
         return SolverFactory(scheduler, options, self.scheduler_config, parity=parity, sigmas=as_schedule(sigmas))
+
+    def made_fast(self) -> Self:
+        """The same model, its network compiled and laid out as ``compiled`` and ``channels_last`` say.
+
+        Raises:
+            ConfigError: it is to be compiled, and there is no compiler.
+        """
+        if self.channels_last:
+            self.network.to(memory_format=torch.channels_last)
+        if self.compiled:
+            compile_network(self.network, self.device)
+        return self
 
     def set_attention_slicing(self, size: str | int) -> None:
         """Compute attention in slices, as diffusers' ``enable_attention_slicing``.

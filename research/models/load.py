@@ -43,6 +43,8 @@ def load_model(
     offline: bool | None = None,
     attention_slicing: str | int | None = None,
     config: str | os.PathLike[str] | None = None,
+    compile: bool = False,
+    channels_last: bool = False,
 ) -> BaseModel:
     """Load a model.
 
@@ -57,15 +59,22 @@ def load_model(
         attention_slicing: None, "auto", "max" or a slice size: less memory for attention at some cost in speed.
         config: for a single file, the diffusers directory (or zoo name) that gives component configs, tokenizer and
             scheduler; its weights are not read. Without it that of the hub's model of the kind is used, from the cache or online.
+        compile: have torch compile the network (``torch.compile``) when it is first called, and once more for another batch size;
+            the seconds of it stand in ``timings["compile"]``. Where a patch or a hook changes layers, it runs as it is written.
+        channels_last: lay weights out in memory with the channels last, which convolutions on some GPUs prefer.
 
     Raises:
         ModelError: the model cannot be found, is broken, is pickled, or is of a family that is not supported.
-        ConfigError: dtype, device or attention_slicing is not one of the accepted, or config is given with no single file.
+        ConfigError: dtype, device or attention_slicing is not one of the accepted, config is given with no single file, or the
+            network is to be compiled and there is no compiler.
     """
+    for key, flag in (("compile", compile), ("channels_last", channels_last)):
+        if not isinstance(flag, bool):
+            raise ConfigError(f"model.{key}: found {flag!r}; accepted: true, false.")
     torch_dtype, torch_device = resolve_dtype_and_device(dtype, device)
     if not isinstance(path, str | os.PathLike):
         model = _from_pipeline(path, torch_dtype)
-        return _ready(model, torch_device, attention_slicing)
+        return _ready(model, torch_device, attention_slicing, compile, channels_last)
     found = find_pipeline(path)
     if found.file is None and config is not None:
         raise ConfigError(
@@ -76,15 +85,18 @@ def load_model(
     else:
         directory = found.directory or fetch(str(found.hub_id), allow_pickle=allow_pickle, offline=offline)
         model = _from_directory(directory, os.fspath(path), torch_dtype, allow_pickle)
-    return _ready(model, torch_device, attention_slicing)
+    return _ready(model, torch_device, attention_slicing, compile, channels_last)
 
 
-def _ready(model: BaseModel, device: torch.device, attention_slicing: str | int | None) -> BaseModel:
+def _ready(
+    model: BaseModel, device: torch.device, attention_slicing: str | int | None, compile: bool, channels_last: bool
+) -> BaseModel:
     model.to(device)
     model.weak_models.load = _load_weak
     if attention_slicing is not None:
         model.set_attention_slicing(attention_slicing)
-    return model
+    model.compiled, model.channels_last = compile, channels_last
+    return model.made_fast()
 
 
 def _from_pipeline(pipeline: Any, dtype: torch.dtype) -> BaseModel:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from research.errors import SamplingError
+from research.models.compiled import counted, is_compiled
 from research.models.patching import Look, Patching
 from research.sampling.interfaces import Branch, Condition
 from research.sampling.prediction import Kind, Prediction
@@ -25,12 +27,22 @@ class UnetDenoiser:
         kind: what it predicts.
         text: whether it takes text embeddings.
         look: has a check read a value, see `Batch.look`; at once by default.
+        timings: takes the seconds of compiling a network that is compiled.
     """
 
-    def __init__(self, unet: torch.nn.Module, *, kind: Kind, text: bool, look: Look | None = None):
+    def __init__(
+        self,
+        unet: torch.nn.Module,
+        *,
+        kind: Kind,
+        text: bool,
+        look: Look | None = None,
+        timings: dict[str, float] | None = None,
+    ):
         self.unet = unet
         self.kind: Kind = kind
         self.text = text
+        self._timings = {} if timings is None else timings
         self._patching = Patching(unet, look)
         # joined conditions by the branches they belong to; the last few, as hooks may make new ones for every stage
         self._joined: dict[tuple[int, ...], dict[str, Any]] = {}
@@ -59,10 +71,10 @@ class UnetDenoiser:
         times = _times(branches, stage.t, len(x)) if timed else stage.t
         if patched:
             with self._patching.attached(branches, len(x)):
-                output = self.unet(inputs, times, return_dict=False, **joined["arguments"])[0]
+                output = self._called(inputs, times, joined["arguments"])
             self._patching.compare(branches, output.chunk(count))
         else:
-            output = self.unet(inputs, times, return_dict=False, **joined["arguments"])[0]
+            output = self._called(inputs, times, joined["arguments"])
         if count == 1:
             return {branches[0].name: Prediction(output, self.kind)}
         kind, images = self.kind, len(x)
@@ -71,6 +83,12 @@ class UnetDenoiser:
             output.view(count, images, *output.shape[1:]).unbind() if output.is_contiguous() else output.chunk(count)
         )
         return {branch.name: Prediction(part, kind) for branch, part in zip(branches, parts, strict=True)}
+
+    def _called(self, inputs: Tensor, times: Tensor, arguments: dict[str, Any]) -> Tensor:
+        around = counted(self.unet, self._timings) if is_compiled(self.unet) else nullcontext()
+        with around:
+            output: Tensor = self.unet(inputs, times, return_dict=False, **arguments)[0]
+        return output
 
     def _join(self, key: tuple[int, ...], conditions: Sequence[Condition]) -> dict[str, Any]:
         arguments: dict[str, Any] = {}

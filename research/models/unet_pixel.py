@@ -53,7 +53,7 @@ class UnetPixelModel(BaseModel):
         return [self.unet]
 
     def denoiser(self, run: Batch) -> UnetDenoiser:
-        return UnetDenoiser(self.unet, kind=run.solver.kind, text=False, look=run.look)
+        return UnetDenoiser(self.unet, kind=run.solver.kind, text=False, look=run.look, timings=run.timings)
 
     def latent_shape(self, height: int | None = None, width: int | None = None) -> tuple[int, int, int]:
         size = self.unet.config.sample_size

@@ -117,7 +117,7 @@ class UnetTextModel(BaseModel):
         return [self.unet, self.vae, self._text.encoder, *([self.depth.network] if self.depth else [])]
 
     def denoiser(self, run: Batch) -> UnetDenoiser:
-        return UnetDenoiser(self.unet, kind=run.solver.kind, text=True, look=run.look)
+        return UnetDenoiser(self.unet, kind=run.solver.kind, text=True, look=run.look, timings=run.timings)
 
     def latent_shape(self, height: int | None = None, width: int | None = None) -> tuple[int, int, int]:
         """See `LatentGeometry.latent_shape`."""

@@ -48,6 +48,7 @@ SAME = {
     "which points there are": ["sweep.sample=2", "sweep.seed=3", "sweep.max_points=9", "sweep.exclude='steps=1'"],
     "how the report judges": ["report.margin.fid=10%", "report.unit=seeds"],
     "memory": ["model.attention_slicing=auto"],
+    "how fast": ["model.compile=true", "model.channels_last=true"],
     "trusting pickles": ["model.allow_pickle=true"],
     "no hooks": ["hooks=none"],
     "scheduler options, none": ["scheduler.options={}"],
