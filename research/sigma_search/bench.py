@@ -44,6 +44,7 @@ class Bench:
     Args:
         config: of the job, validated; its seeds and metrics do not count.
         fine: steps of converged runs.
+        ends: of converged runs by their seeds; benches of one model, task and guidance may share them.
 
     Raises:
         ConfigError: the scheduler adds noise of its own, so that no run is the converged one; a task without a fixed start.
@@ -51,7 +52,7 @@ class Bench:
 
     config: Mapping[str, Any]
     fine: int = 100
-    _ends: dict[tuple[int, ...], Tensor] = field(default_factory=dict)
+    ends: dict[tuple[int, ...], Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._own, self.task = sampler_and_task(self.config)
@@ -84,9 +85,9 @@ class Bench:
     def converged(self, seeds: Sequence[int]) -> Tensor:
         """The final latents of a converged run, [N, C, h, w]."""
         key = tuple(seeds)
-        if key not in self._ends:
-            self._ends[key] = self._sample(REFERENCE, Karras(), seeds, self.fine)
-        return self._ends[key]
+        if key not in self.ends:
+            self.ends[key] = self._sample(REFERENCE, Karras(), seeds, self.fine)
+        return self.ends[key]
 
     def errors(self, seeds: Sequence[int], sigmas: Any = None) -> Tensor:
         """Of each image, the root mean square distance from the converged run, over the spread of that; [N], 0 is exact."""

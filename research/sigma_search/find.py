@@ -96,7 +96,7 @@ def find(
     say(f"{images} converged runs of {fine} steps")
     sigmas = [level.sigma for level in gits.grid(bench.trajectory(searched), steps, coefficient) if level.noise]
     if method == "search":
-        sigmas = _searched(bench, sigmas, searched, evaluations, say)
+        sigmas = by_descent(bench, sigmas, searched, evaluations, say)
     say(f"judging on seeds {judged[0]} to {judged[-1]}")
     errors = {"found": bench.errors(judged, Given(sigmas=sigmas)).tolist()}
     for name, grid in FIXED.items():
@@ -118,8 +118,12 @@ def find(
     return Found(sigmas, errors, provenance, list(config["prompts"]))
 
 
-def _searched(
-    bench: Bench, sigmas: list[float], seeds: Sequence[int], evaluations: int, say: Callable[[str], None]
+def by_descent(
+    bench: Bench,
+    sigmas: list[float],
+    seeds: Sequence[int],
+    evaluations: int,
+    say: Callable[[str], None] = lambda line: None,
 ) -> list[float]:
     """The best of the known grids, and from there by descent."""
 
