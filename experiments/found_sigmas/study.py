@@ -111,8 +111,8 @@ def main() -> None:
         arguments.out / "study.md",
         "Levels that are found",
         f"""Root mean square distance of the final latents from a converged run of {FINE} steps, over the spread of that; mean
-        of {IMAGES} held-out prompts with other seeds, and 95 % intervals over prompts (paired in differences; below 0 the found grid
-        is better). The best fixed grid is the one with the least error on the prompts that were searched with. Descent had
+        of {IMAGES} held-out prompts with other seeds, and 95 % intervals over prompts (paired in differences; below 0 the found
+        grid is better). The best fixed grid is the one with the least error on the prompts that were searched with. Descent had
         {EVALUATIONS} runs.""",
         markdown(rows),
         "## Found levels",
