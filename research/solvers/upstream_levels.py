@@ -15,6 +15,13 @@ from research.solvers.corrections import lay_beta_over_timesteps, without_surplu
 from research.solvers.levels import Level, Levels, TrainedLevels, trained_levels
 from research.solvers.probing import end_level, user_steps
 
+# their steps begin at Euler's levels; what they work out besides takes them long
+_AS_EULER = {
+    "HeunDiscreteScheduler",
+    "KDPM2DiscreteScheduler",
+    "KDPM2AncestralDiscreteScheduler",
+    "DPMSolverSDEScheduler",
+}
 _ROUNDED_BY = 0.02  # timesteps; below it is rounding of the interpolation itself
 
 
@@ -57,7 +64,12 @@ def levels_of(untouched: Any, name: str, trained: TrainedLevels, steps: int) -> 
     Raises:
         ConfigError: a count that it cannot make, or timesteps beyond its table.
     """
-    scheduler = copy.copy(untouched)  # set_timesteps puts new tables in place of the old ones and changes none
+    if type(untouched).__name__ in _AS_EULER:
+        from diffusers import EulerDiscreteScheduler
+
+        scheduler = EulerDiscreteScheduler.from_config(untouched.config)
+    else:
+        scheduler = copy.copy(untouched)  # set_timesteps puts new tables in place of the old ones and changes none
     lay_beta_over_timesteps(scheduler)
     make_timesteps(scheduler, name, steps)
     without_surplus(scheduler, steps)

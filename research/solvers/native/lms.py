@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
 
 from research.checks import check_whole_number
 from research.solvers.levels import Levels
 from research.solvers.linear import LinearSolver, Update, along
 
+_NODES = (0.5 - math.sqrt(3.0) / 6.0, 0.5 + math.sqrt(3.0) / 6.0)  # Gauss-Legendre: exact up to the third degree
+
 
 def integral_weights(nodes: list[float], start: float, end: float) -> list[float]:
-    """Integrals from ``start`` to ``end`` of the Lagrange polynomials on ``nodes``, divided by ``end - start``; they sum to 1."""
+    """Integrals from ``start`` to ``end`` of the Lagrange polynomials on at most four ``nodes``, divided by ``end - start``; they
+    sum to 1."""
+    places = [(node - start) / (end - start) for node in nodes]
     weights = []
-    length = end - start
-    places = [(node - start) / length for node in nodes]  # well conditioned: from 0 to 1
     for j, own in enumerate(places):
         others = [place for k, place in enumerate(places) if k != j]
-        coefficients = np.poly(others) / np.prod([own - other for other in others]) if others else np.array([1.0])
-        weights.append(float(np.polyval(np.polyint(coefficients), 1.0)))
+        weights.append(sum(math.prod((at - other) / (own - other) for other in others) for at in _NODES) / 2.0)
     return weights
 
 

@@ -96,12 +96,11 @@ class UniPC(LinearSolver):
         nodes = [*ratios, 1.0]
         rows = [[node**k for node in nodes] for k in range(order)]
         if corrects:
-            rhos = [0.5] if order == 1 else list(np.linalg.solve(np.array(rows), np.array(values)))
+            rhos = [0.5] if order == 1 else _solved(rows, values)
         elif order == 2:
             rhos = [0.5]
         else:
-            square = np.array([row[:-1] for row in rows[:-1]])
-            rhos = list(np.linalg.solve(square, np.array(values[:-1]))) if order > 1 else []
+            rhos = _solved([row[:-1] for row in rows[:-1]], values[:-1]) if order > 1 else []
         # x' = kept x - signal' total D - signal' B(h) sum rho (D_k - D) / r_k: over -signal' total, weights sum to 1
         weights = {0: 1.0}
         for back, (rho, ratio) in enumerate(zip(rhos, nodes, strict=False), start=1):
@@ -122,6 +121,17 @@ class UniPC(LinearSolver):
             skip_corrector=tuple(config.get("disable_corrector") or ()),
             lower_order_final=bool(config.get("lower_order_final", True)),
         )
+
+
+def _solved(rows: list[list[float]], values: list[float]) -> list[float]:
+    """The solution of at most three linear equations; numpy takes longer to begin."""
+    if len(rows) == 1:
+        return [values[0] / rows[0][0]]
+    if len(rows) == 2:
+        (a, b), (c, d) = rows
+        size = a * d - b * c
+        return [(values[0] * d - b * values[1]) / size, (a * values[1] - values[0] * c) / size]
+    return [float(value) for value in np.linalg.solve(np.array(rows), np.array(values))]
 
 
 def _from_corrected(step: Update, correction: dict[int, float]) -> Update:
