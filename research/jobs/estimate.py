@@ -115,7 +115,9 @@ def _stages(config: Mapping[str, Any]) -> tuple[list[int], bool]:
         return _planned(class_name, options, run)
     if name in _TWICE:
         twice = [step for step in run for _ in range(2)]
-        return twice[:-1], not (parity and kept < steps)
+        # a step to zero takes one; a grid that ends at a level above it has two in its last step as well
+        ends_clean = (config.get("sigmas") or {}).get("end", "zero") == "zero"
+        return twice[:-1] if ends_clean else twice, ends_clean and not (parity and kept < steps)
     if name == "PNDMScheduler" and kept:
         if not options.get("skip_prk_steps", False):
             return [run[0]] * 9 + run, False

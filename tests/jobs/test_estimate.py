@@ -83,3 +83,16 @@ def test_what_only_the_libraries_know_is_a_guess(lines: list[str]) -> None:
     with Composer() as composer:
         [job] = plan(composer, composer.master([]), [composer.normalise(["tracker=none", "metrics=none", *lines])])
     assert str(estimate(job.config)).startswith("~")
+
+
+def test_a_grid_that_ends_above_zero_has_two_evaluations_in_its_last_step_too() -> None:
+    with Composer() as composer:
+        lines = ["scheduler=heun", "steps=5", "guidance=none", "metrics=none", "tracker=none"]
+        master = composer.master([])
+        counts = [
+            estimate(
+                plan(composer, master, [composer.normalise([*lines, "sigmas=karras", f"sigmas.end={end}"])])[0].config
+            )
+            for end in ("zero", "smallest")
+        ]
+    assert [count.nfe for count in counts] == [9, 10]
