@@ -27,8 +27,10 @@ from research.sampling.prediction import KINDS, Kind
 from research.tasks import Inversion, TextToImage, Unconditional
 from research.testing.networks import PIXELS, tiny_text_model
 from research.testing.plug_rules import Finding, Role, place_of, role_of, static_findings
+from research.testing.solver_check import check_order, check_plan, solver_place
 from research.testing.watched import (
     Faulty,
+    WatchedSolver,
     fresh,
     global_noise_kept,
     global_state,
@@ -53,10 +55,11 @@ class Report:
 
     Attributes:
         plug: the name of its class.
-        role: "guidance", "hook", "metric", "solver", "task" or "model".
+        role: "guidance", "hook", "metric", "solver", "linear solver", "task" or "model".
         findings: the rules that it breaks, errors first; none where all is well.
         checked: the rules that were looked at.
         skipped: what could not be looked at, and why.
+        notes: what was measured and breaks no rule.
     """
 
     plug: str
@@ -64,6 +67,7 @@ class Report:
     findings: list[Finding] = field(default_factory=list)
     checked: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
@@ -72,7 +76,8 @@ class Report:
     def __str__(self) -> str:
         head = f"{self.plug} ({self.role}): "
         head += f"{len(self.checked)} rules hold" if self.ok else f"{len(self.findings)} found"
-        lines = [head, *(f"  {finding}" for finding in self.findings), *(f"  skipped: {line}" for line in self.skipped)]
+        lines = [head, *(f"  {finding}" for finding in self.findings), *(f"  {line}" for line in self.notes)]
+        lines += [f"  skipped: {line}" for line in self.skipped]
         return "\n".join(lines)
 
 
@@ -84,7 +89,8 @@ def check_plug(plug: object, *, role: Role | None = None) -> Report:
     changed in place; whether noise comes from the run; images alone, together and in another order; a second run with the same
     object; each kind of prediction; half precision; a second-order and a multistep scheduler; jumps back; inversion; and of a
     guidance, that the scale which ``neutral`` names is no guidance. A scheduler is an object of its class, with the interface
-    of diffusers; it, a task and a model are looked at in whole runs.
+    of diffusers, a `Solver`, or a `LinearSolver`, whose numbers and order are looked at too; it, a task and a model are looked at
+    in whole runs.
 
     Args:
         plug: an object of the class, built with the arguments that it is to be checked with. It is run; state that it keeps is
@@ -333,17 +339,22 @@ def _picture(size: int = PIXELS, seed: int = 5) -> Image.Image:
 # -- schedulers, tasks and models: whole runs with and without them
 
 
-def _check_runs(role: Role, plug: Any, report: Report) -> None:
-    """What holds of any run: it is finite, the same again, alone and in another order, and draws no global noise."""
-    place = place_of(plug)
+def _check_runs(role: Role, plug: Any, report: Report, owner: Any = None) -> None:
+    """What holds of any run: it is finite, the same again, alone and in another order, and draws no global noise.
+
+    Args:
+        owner: what messages name, where ``plug`` stands around it.
+    """
+    owner = plug if owner is None else owner
+    place = place_of(owner)
+    own_kind = getattr(plug, "kind", None) if role == "solver" else None  # a Solver is for one kind of prediction
+    usual: Kind = own_kind if own_kind in KINDS else "epsilon"
 
     def found(rule: str, problem: str, cure: str, where: str = place) -> None:
         if not any(each.rule == rule for each in report.findings):
             report.findings.append(Finding("error", rule, where, problem, cure))
 
-    def run(
-        rule: str, seeds: Sequence[int], kind: Kind = "epsilon", dtype: torch.dtype = torch.float32
-    ) -> Tensor | None:
+    def run(rule: str, seeds: Sequence[int], kind: Kind = usual, dtype: torch.dtype = torch.float32) -> Tensor | None:
         report.checked.append(rule)
         state = global_state()
         try:
@@ -357,7 +368,8 @@ def _check_runs(role: Role, plug: Any, report: Report) -> None:
             return None
         except Exception as error:
             cure = "See the interface in research/sampling/interfaces.py for shapes and promises."
-            found(rule, f"raises {_first(error)}", cure, _raised_in(plug, error))
+            if not report.findings:
+                found(rule, f"raises {_first(error)}", cure, _raised_in(owner, error))
             return None
         if global_state() != state:
             cure = "Draw from what you are handed: the generators of the images, run.noise.draw(stream, shape, dtype)."
@@ -386,9 +398,30 @@ def _check_runs(role: Role, plug: Any, report: Report) -> None:
             found("batch", f"gives another image {said} than together with others", cure)
     if role != "model":
         for kind in KINDS:
-            if kind != "epsilon":
+            if kind != "epsilon" and own_kind is None:
                 run(f"prediction kind {kind}", SEEDS[:2], kind)
-        run("half precision", SEEDS[:2], "epsilon", torch.bfloat16)
+        run("half precision", SEEDS[:2], usual, torch.bfloat16)
+
+
+def _check_linear(plug: Any, report: Report) -> None:
+    """A linear solver: its numbers, its order, and whole runs."""
+    place = solver_place(plug)
+
+    def found(rule: str, problem: str, cure: str) -> None:
+        report.findings.append(Finding("error", rule, place, problem, cure))
+
+    if check_plan(plug, found, report.checked, report.skipped):
+        check_order(plug, found, report.checked, report.notes)
+    if not report.findings:
+        _check_runs("solver", plug, report)
+
+
+def _check_solver(plug: Any, report: Report) -> None:
+    """A scheduler of diffusers' interface, or a `Solver`, whose step is watched in whole runs."""
+    if not hasattr(plug, "timeline"):
+        _check_runs("solver", plug, report)
+        return
+    _check_runs("solver", WatchedSolver(plug, report.findings.append), report, plug)
 
 
 def _whole_run(role: Role, plug: Any, seeds: Sequence[int], kind: Kind, dtype: torch.dtype) -> SampleResult:
@@ -493,7 +526,8 @@ _CHECKS: dict[Role, Callable[[Any, Report], None]] = {
     "guidance": partial(_check_in_loop, "guidance"),
     "hook": partial(_check_in_loop, "hook"),
     "metric": _check_metric,
-    "solver": partial(_check_runs, "solver"),
+    "solver": _check_solver,
+    "linear solver": _check_linear,
     "task": partial(_check_runs, "task"),
     "model": partial(_check_runs, "model"),
 }

@@ -15,8 +15,9 @@ from typing import Any, Literal
 
 from research.metrics.base import AdditiveMetric, JobMetric, Metric
 from research.sampling.interfaces import Guidance, Hook, Model, Solver, Task
+from research.solvers.linear import LinearSolver
 
-Role = Literal["guidance", "hook", "metric", "task", "model", "solver"]
+Role = Literal["guidance", "hook", "metric", "task", "model", "solver", "linear solver"]
 Severity = Literal["error", "warning"]
 
 # what models and schedulers may offer, and what a plug may require of them
@@ -30,6 +31,7 @@ INTERFACES: dict[Role, type] = {
     "task": Task,
     "model": Model,
     "solver": Solver,
+    "linear solver": LinearSolver,
 }
 # points whose hooks change what they are given; what they return goes nowhere
 ASSIGNING = ("on_start", "pre_step", "post_guidance", "post_step", "on_end")
@@ -63,7 +65,7 @@ class Finding:
 def role_of(plug: object) -> Role | None:
     """What a plug is, by its class, or else by the methods that it has; None where these do not say."""
     cls = plug if isinstance(plug, type) else type(plug)
-    for role, base in (("guidance", Guidance), ("hook", Hook), ("metric", Metric)):
+    for role, base in (("guidance", Guidance), ("hook", Hook), ("metric", Metric), ("linear solver", LinearSolver)):
         if issubclass(cls, base):
             return role  # type: ignore[return-value]
     has = {name for name in dir(cls) if callable(getattr(cls, name, None))}
@@ -243,6 +245,7 @@ _CALLS: dict[Role, dict[str, tuple[int, tuple[str, ...]]]] = {
     },
     "model": {"denoiser": (1, ()), "decode": (2, ()), "latent_shape": (2, ()), "encode": (3, ())},
     "solver": {},
+    "linear solver": {"plan": (1, ()), "update": (2, ()), "orders": (1, ())},
 }
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from research.sampling.interfaces import Guided, Hook, StepState
+from research.sampling.interfaces import Guided, Hook, StepOutput, StepState
 from research.sampling.prediction import KINDS, Prediction
 from research.testing.plug_rules import ASSIGNING, Finding, place_of, returned
 
@@ -142,6 +142,47 @@ def fresh(plug: Any) -> Any:
         return copy.deepcopy(plug)
     except Exception:  # it may hold anything
         return plug
+
+
+class WatchedSolver:
+    """A `Solver` whose step is looked at while it runs; all else is the solver's own."""
+
+    def __init__(self, solver: Any, found: Found):
+        self.watched, self.found = solver, found
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("watched", "found"):  # while it is copied
+            raise AttributeError(name)
+        return getattr(self.watched, name)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> WatchedSolver:
+        return WatchedSolver(copy.deepcopy(self.watched, memo), self.found)
+
+    def step(self, guided: Any, x: Tensor, stage: Any, noise: Any) -> Any:
+        place = place_of(self.watched, "step")
+        prediction = guided.prediction.value
+        before, drawn = (x._version, prediction._version), global_state()
+        result = self.watched.step(guided, x, stage, noise)
+        if (x._version, prediction._version) != before:
+            what = "x" if x._version != before[0] else "guided.prediction"
+            cure = "Compute a new tensor: x = x * 2 and not x *= 2 or x.mul_(2)."
+            self.found(
+                Finding("error", "in place", place, f"changes {what} in place, which others read after it", cure)
+            )
+            raise Faulty
+        if global_state() != drawn:
+            cure = "Draw it from the run: noise.draw('step', x.shape[1:], x.dtype)."
+            self.found(Finding("error", "noise", place, "draws from a global generator", cure))
+            raise Faulty
+        if not isinstance(result, StepOutput):
+            cure = "Return StepOutput(x) with the new latents."
+            self.found(Finding("error", "returned type", place, f"returns {_a(type(result).__name__)}", cure))
+            raise Faulty
+        if not isinstance(result.x, Tensor) or result.x.shape != x.shape or result.x.dtype != x.dtype:
+            cure = f"Latents keep shape and dtype: {_told(x)}."
+            self.found(Finding("error", "latents", place, f"gives {_told(result.x)}", cure))
+            raise Faulty
+        return result
 
 
 # -- what is handed back
