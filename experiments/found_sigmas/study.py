@@ -128,7 +128,7 @@ def draw(
     figure, axes = canvas(1, len(schedulers), size=(5.2 * len(schedulers), 4.2), sharey=True, squeeze=False)
     for panel, scheduler in zip(axes[0], schedulers, strict=True):
         for place, name in enumerate(["search", "gits", *FIXED]):
-            shifted = [step * (1 + 0.008 * (place - 3)) for step in steps]
+            shifted = [step * (1 + 0.008 * (place - 5)) for step in steps]
             curve(panel, shifted, curves[scheduler, name], place, name)
         panel.set_yscale("log")
         tidy(panel, scheduler, "steps", "error (log axis; lower is better)")

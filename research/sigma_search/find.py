@@ -12,12 +12,13 @@ from research.errors import ConfigError
 from research.sigma_search import gits
 from research.sigma_search.bench import Bench
 from research.sigma_search.descent import descend
-from research.sigmas import Beta, Given, Karras, LogSnrUniform, Normal, SgmUniform
+from research.sigmas import AYS, Beta, Exponential, Given, Karras, KLOptimal, LogSnrUniform, Normal, SgmUniform
 from research.statistics import Estimate, drawn, mean, unit_of
 
+# the model's own and those that are said to be good at few steps
 FIXED: Mapping[str, Any] = {
-    "model": None, "karras": Karras(), "log_snr_uniform": LogSnrUniform(), "sgm_uniform": SgmUniform(), "normal": Normal(),
-    "beta": Beta(),
+    "model": None, "karras": Karras(), "exponential": Exponential(), "ays": AYS(), "kl_optimal": KLOptimal(),
+    "log_snr_uniform": LogSnrUniform(), "sgm_uniform": SgmUniform(), "normal": Normal(), "beta": Beta(),
 }  # fmt: skip
 
 
