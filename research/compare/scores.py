@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics as python_statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -14,9 +14,11 @@ from research.compare.jobs import ComparedJob, Key
 from research.compare.outcome import Request
 from research.compare.pairing import Shared, share
 from research.compare.sides import Side
+from research.results import intervals
 from research.statistics import Estimate, apart, mean, welch
 
 PER_IMAGE, SET, NEITHER = "per image", "set", "neither"
+_NOTHING = Estimate(0.0, 0.0, 0.0, 0.0, 1.0, 0, 1.0)
 TOO_SMALL = "too few images to leave some out"
 
 
@@ -59,7 +61,9 @@ class Scores:
         kind = self._kind([a, b], metric)
         if kind == NEITHER:
             why = "one number a job, without numbers of single images or features to resample: it says nothing of its spread"
-            return PairScores(self.recorded(a, metric, shared), self.recorded(b, metric, shared), None, why)
+            found = self._of_records(a, b, metric, shared)
+            values = [self.recorded(side, metric, shared) for side in (a, b)]
+            return PairScores(values[0], values[1], found, "" if found else why)
         if not len(shared):
             return self._unpaired(a, b, metric, kind)
         if kind == SET:
@@ -118,6 +122,29 @@ class Scores:
         means = [python_statistics.fmean(s) if s else None for s in scores]
         estimate = welch(scores[0], scores[1], self.request.level, (units[0], units[1]), (strata[0], strata[1]))
         return PairScores(means[0], means[1], estimate, "" if estimate else f"fewer than two {own.over} on a side")
+
+    def _of_records(self, a: Side, b: Side, metric: str, shared: Shared) -> Estimate | None:
+        """The mean over cells of what two records say of their difference, `intervals.difference`, as the page has it."""
+        found: list[Estimate] = []
+        for cell in list(shared.cells) or [cell for cell in a.cells if cell in b.cells]:
+            jobs = [side.jobs_of(cell) for side in (a, b)]
+            if any(len(of) != 1 for of in jobs):
+                return None  # of several jobs together no record speaks
+            x, y = (of[0].holder(metric) for of in jobs)
+            one = None if x is None or y is None else intervals.difference(y, x, metric)
+            if one is None:
+                return None
+            found.append(one)
+        if not found:
+            return None
+        total = _NOTHING
+        for one in found:
+            total = apart(replace(total, value=-total.value), one, self.request.level)
+        share = 1.0 / len(found)
+        whole = replace(total, value=share * total.value, se=share * total.se)
+        return replace(
+            apart(_NOTHING, whole, self.request.level), n=min(one.n for one in found), method=found[0].method
+        )
 
     def _kind(self, sides: Sequence[Side], metric: str) -> str:
         kinds = {self._kind_of(job, metric) for side in sides for job in side.jobs}

@@ -35,7 +35,8 @@ class MetricResult:
     Attributes:
         values: flat, ready for a table; every value is finite.
         info: plain JSON values; ``warnings`` is a list of lines for the user, empty if all is well. ``per_image`` has one number
-            an image in their order, where the metric's value is the mean of such. ``comparable`` is a short hash: numbers
+            an image in their order, where the metric's value is the mean of such, and ``per_image_of`` those of further values
+            by their names. ``comparable`` is a short hash: numbers
             of a metric may be ranked together only where it is equal, see `comparable`. ``better`` (``higher`` or ``lower``),
             ``bounds`` (``[low, high]``, null for none) and ``margin`` (how much worse is as good: ``0.5``, ``"5%"``) say of a
             metric of one's own what its name does not.
@@ -253,3 +254,9 @@ def _version(name: str) -> str | None:
 def library_versions(*names: str) -> dict[str, str]:
     """Installed versions of distributions; those that are missing are left out."""
     return {name: found for name in names if (found := _version(name)) is not None}
+
+
+def listed_in(metric: str, info: Mapping[str, Any]) -> dict[str, Any]:
+    """What the info of a metric lists of single images, by the name of the value that is their mean."""
+    further = info.get("per_image_of")
+    return {metric: info.get("per_image"), **(further if isinstance(further, Mapping) else {})}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from research.errors import ConfigError
-from research.metrics.base import JobMetric, as_metric
+from research.metrics.base import JobMetric, as_metric, listed_in
 from research.metrics.feature_checkpoint import checkpointing
 from research.metrics.saved_features import save_features
 
@@ -99,7 +99,7 @@ def per_image(record: Mapping[str, Any]) -> dict[str, list[float]]:
         if all(isinstance(scores.get(name), int | float) for scores in by_task):
             found[name] = [float(scores[name]) for scores in by_task]
     for name, info in (record.get("metrics_info") or {}).items():
-        values = info.get("per_image") if isinstance(info, Mapping) else None
-        if isinstance(values, list) and len(values) == len(images):
-            found[name] = [float(value) for value in values]
+        for of, values in listed_in(name, info).items() if isinstance(info, Mapping) else ():
+            if isinstance(values, list) and len(values) == len(images):
+                found[of] = [float(value) for value in values]
     return found

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import statistics
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -172,9 +171,10 @@ class SolverError(JobMetric):
             return result
         ends = clean[0] if len(clean) == 1 else torch.lerp(clean[0].double(), clean[1].double(), share)
         on_grid = _distances(own, ends)
-        told = {"definition": f"{DEFINITION}; {GRID_DEFINITION}", "per_image": [float(f"{e:.6g}") for e in on_grid]}
-        result.info["on_grid"] = told
-        return MetricResult({**result.values, f"{self.name}_grid": statistics.fmean(on_grid)}, result.info)
+        also, grid = mean_over_images(f"{self.name}_grid", on_grid, {}), f"{self.name}_grid"
+        result.info["grid_definition"] = GRID_DEFINITION
+        result.info["per_image_of"] = {grid: also.info["per_image"]}
+        return MetricResult({**result.values, **also.values}, result.info)
 
     def _reference(self, job: ScoredJob, steps: int) -> tuple[int, str]:
         """The reference's steps, and why its number would say nothing, if so."""

@@ -16,7 +16,16 @@ from research.results.read import Row, Sweep
 _LEFT_OUT = ("output_dir", "sweep_name", "tracker", "hydra", "runtime", "on_failure", "resume", "experiment", "metrics")
 _VALUES_AT_MOST = 3
 # of a metric's info: results and files of the one job, and what is too long to list
-_OF_THE_JOB = ("warnings", "per_image", "versions", "preprocess", "bias_estimate", "features_file", "features_sha256")
+_OF_THE_JOB = (
+    "warnings",
+    "per_image",
+    "per_image_of",
+    "versions",
+    "preprocess",
+    "bias_estimate",
+    "features_file",
+    "features_sha256",
+)
 
 
 def fixed_settings(sweep: Sweep) -> list[tuple[str, str]]:

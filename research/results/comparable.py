@@ -15,6 +15,7 @@ _RESULTS = {
     *("features_file", "features_sha256", "bias_estimate", "bias_method"),
     *(
         "per_image",
+        "per_image_of",
         "warnings",
         "versions",
         "truncated_prompts",

@@ -13,6 +13,7 @@ from research.errors import UserError
 from research.jobs.changed_plugs import changed_lines, made_before
 from research.jobs.record import RESULT, DamagedRecord, ImageRecord, JobResult, NoRecord, read_result, read_sweep_record
 from research.labels import is_number
+from research.metrics.base import listed_in
 from research.results.axes import Axis, find_axes, flatten
 from research.results.scales import Margin, read_margins
 from research.statistics import read_unit
@@ -86,15 +87,11 @@ class Row:
         for name in dict.fromkeys(name for image in images for name in image.scores):
             scores = [image.scores.get(name) for image in images]
             found[name] = [math.nan if score is None else score for score in scores]
-        for name, info in self.result.metrics_info.items():
-            listed = info.get("per_image")
-            if (
-                name not in found
-                and isinstance(listed, list)
-                and len(listed) == len(images)
-                and all(map(is_number, listed))
-            ):
-                found[name] = [float(score) for score in listed]
+        for metric, info in self.result.metrics_info.items():
+            for name, listed in listed_in(metric, info).items():
+                right = isinstance(listed, list) and len(listed) == len(images) and all(map(is_number, listed))
+                if right and name not in found:
+                    found[name] = [float(score) for score in listed]
         return found
 
     @cached_property

@@ -15,7 +15,7 @@ import pytest
 
 from research.cli import run
 from research.compare.cli import main
-from research.results.intervals import unit_in_words
+from research.results.intervals import difference, unit_in_words
 from research.results.read import read_sweep
 from research.score_cli import main as score
 
@@ -362,6 +362,42 @@ def test_a_metric_that_some_jobs_lack(here, told, capsys):
     assert "--metrics: kid is missing in jobs of euler" in line(
         capsys, "outputs/ddim", "outputs/euler", "--metrics", "kid"
     )
+
+
+def test_a_number_that_says_its_own_interval_is_judged_as_on_the_page(here, told):
+    def own(record: dict[str, Any]) -> None:
+        better = "euler" in record["config"]["scheduler"]["name"]
+        images = len(record["images"])
+        record["metrics"] |= {
+            "mine": 0.2 if better else 0.8,
+            "bare": 0.5,
+            "whole": 0.5,
+            "whole_grid": 0.2 + 0.1 * better,
+        }
+        record["metrics_info"]["mine"] = {"better": "lower", "interval": [0.1, 0.3] if better else [0.7, 0.9]}
+        # of one metric two numbers, each the mean of those of its images
+        of_images = [0.2 + 0.1 * better] * images
+        record["metrics_info"]["whole"] = {"per_image": [0.5] * images, "per_image_of": {"whole_grid": of_images}}
+
+    for sweep in (here / "ddim", here / "euler"):
+        change(sweep, own)
+    said = told("outputs/ddim", "outputs/euler", "--metrics", "mine,bare,whole_grid")
+    mine, bare, grid = (outcome(said, name) for name in ("mine", "bare", "whole_grid"))
+    assert mine["difference"] == pytest.approx(-0.6)
+    assert mine["low"] < -0.6 < mine["high"] < 0
+    assert bare["low"] is None
+    assert "one number a job" in bare["note"]
+    assert grid["difference"] == pytest.approx(0.1)
+    assert grid["low"] is not None
+    a, b = (
+        "outputs/ddim/" + next(iter(records(here / "ddim"))),
+        "outputs/euler/" + next(iter(records(here / "euler"))),
+    )
+    if len(records(here / "ddim")) == 1:
+        [x], [y] = (read_sweep(here / name).rows for name in ("ddim", "euler"))
+        page = difference(y, x, "mine")
+        one = outcome(told(a, b, "--metrics", "mine"), "mine")
+        assert (one["low"], one["high"]) == pytest.approx((page.low, page.high))
 
 
 def test_pareto_fronts(told):

@@ -103,6 +103,7 @@ def test_what_the_grid_never_reaches_is_told_apart():
         values = SolverError().compute(pictures(3, seed=0), device="cpu", job=one).values
         assert values["solver_error"] == pytest.approx(0.25, rel=1e-5)
         assert values["solver_error_grid"] == pytest.approx(0, abs=1e-6)
+        assert values["solver_error_grid_se"] == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.parametrize(("scheduler", "steps"), [("ddim", 51), ("dpmpp_2m", 10), ("ddim_trailing", 4)])
