@@ -75,7 +75,9 @@ class Estimate:
 
 def estimate(config: Mapping[str, Any]) -> Estimate:
     """The evaluations of a validated config."""
-    stages, exact = _stages(config)
+    surplus = _surplus(config)
+    config = {**config, "steps": config["steps"] + surplus}
+    stages, exact = _stages(config, surplus)
     walk, walked = _revisited(config, stages)
     branches = _Guided(config)
     total = sum(branches.at(step) for step in walk)
@@ -100,12 +102,22 @@ def _planned(class_name: str, options: Mapping[str, Any], run: Sequence[int]) ->
     return [run[stage.step] for stage in plan], True
 
 
-def _stages(config: Mapping[str, Any]) -> tuple[list[int], bool]:
-    """The user's step of each stage that is run, and whether that is certain."""
+def _surplus(config: Mapping[str, Any]) -> int:
+    """The step too many that diffusers makes with trailing spacing at some counts, and that is made with parity alone."""
+    options, steps = config["scheduler"]["options"], config["steps"]
+    if not config["runtime"].get("parity", False) or options.get("timestep_spacing") != "trailing":
+        return 0
+    train = options.get("num_train_timesteps", 1000)
+    return int(math.ceil(train / (train / steps)) > steps)
+
+
+def _stages(config: Mapping[str, Any], surplus: int) -> tuple[list[int], bool]:
+    """The user's step of each stage that is run, and whether that is certain; ``surplus`` of the steps nobody asked for."""
     steps, task, options = config["steps"], config["task"], config["scheduler"]["options"]
     parity = config["runtime"].get("parity", False)
     strength = strength_of(task)
-    kept = steps if strength is None else kept_steps(steps, strength, parity=parity)
+    kept = steps if strength is None else kept_steps(steps - surplus, strength, parity=parity)
+    kept += surplus if kept and strength is not None else 0
     class_name = str(config["scheduler"]["class_name"])
     name = class_name.rpartition(".")[2]
     if _class(task) == "Inversion":

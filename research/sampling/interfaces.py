@@ -278,7 +278,7 @@ class StepState(InForce):
 
         Args:
             branches: each of its own name.
-            x: other latents than the stage's, [N, C, h, w] in the scheduler's scaling.
+            x: other latents than the stage's, [N, C, h, w] in the stage's scaling.
 
         The loop calls it with what guidance asks for; a guidance that needs one prediction to ask for another calls it itself.
         """

@@ -54,7 +54,7 @@ def _in_full_precision(method: _Conversion) -> _Conversion:
 
 @_in_full_precision
 def to_x0(p: Prediction, x: Tensor, stage: Stage) -> Tensor:
-    """The clean latents that ``p`` implies at latents ``x`` (in the scheduler's scaling), shape of ``x``."""
+    """The clean latents that ``p`` implies at latents ``x`` (in the scaling of ``stage``), shape of ``x``."""
     a, b = stage.signal, stage.noise
     if p.kind == "x0":
         return p.value

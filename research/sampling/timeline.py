@@ -17,8 +17,8 @@ __all__ = ["Stage", "Timeline", "build_timeline", "kept_steps"]
 class Stage:
     """One model evaluation. A second-order step has two of them.
 
-    The latents at this stage are ``x = signal * x0 + noise * epsilon`` in the scheduler's own scaling: variance-preserving
-    schedulers (DDIM, DPM++) have ``signal**2 + noise**2 = 1``, variance-exploding ones (Euler, Heun) ``signal = 1``.
+    The latents at this stage are ``x = signal * x0 + noise * epsilon``. With native solvers ``signal**2 + noise**2 = 1``, on flow
+    models ``signal + noise = 1``; some classes of diffusers, driven with ``parity``, have ``signal = 1`` (Euler, Heun).
     """
 
     index: int  # place in the sliced timeline, from 0

@@ -11,7 +11,7 @@ from research.jobs.compose import Composer
 from research.jobs.estimate import estimate
 from research.jobs.planning import plan
 from research.jobs.run_job import run_job
-from research.solvers import scheduler_names
+from research.solvers import SchedulerSpec, SolverFactory, scheduler_names
 
 HALF = ["task=image_to_image", "task.strength=0.6"]
 GUIDANCES = [
@@ -96,3 +96,23 @@ def test_a_grid_that_ends_above_zero_has_two_evaluations_in_its_last_step_too() 
             for end in ("zero", "smallest")
         ]
     assert [count.nfe for count in counts] == [9, 10]
+
+
+@pytest.mark.parametrize("name", ["ddim_trailing", "heun", "dpm2", "dpmpp_2m"])
+@pytest.mark.parametrize("parity", [True, False])
+def test_the_step_too_many_of_trailing_spacing_is_counted_where_it_is_made(name: str, parity: bool) -> None:
+    with Composer() as composer:
+        master, found = composer.master([]), []
+        for steps in (60, 61):
+            lines = [f"scheduler={name}", f"steps={steps}", "guidance=none", "metrics=none", "tracker=none"]
+            spaced = [] if name == "ddim_trailing" else ["+scheduler.options.timestep_spacing=trailing"]
+            [job] = plan(
+                composer, master, [composer.normalise([*lines, *spaced, f"runtime.parity={str(parity).lower()}"])]
+            )
+            scheduler = job.config["scheduler"]
+            spec = SchedulerSpec(name, scheduler["class_name"], scheduler["options"])
+            base = {"num_train_timesteps": 1000, "beta_schedule": "scaled_linear", "clip_sample": False}
+            found.append(
+                (estimate(job.config).nfe, len(SolverFactory(spec, None, base, parity=parity)().timeline(steps)))
+            )
+    assert all(told == made for told, made in found), found
