@@ -41,8 +41,8 @@ def read(key: str, given: object, n_images: int, *, mask: bool = False) -> list[
         mask: one channel is enough, and booleans are accepted.
 
     Returns:
-        Pictures of 8 bits as PIL images (RGB unless they are masks); floats as copies in [0, 1], tensors [3 or 1, H, W] or
-        arrays [H, W, 3].
+        Pictures of 8 bits as PIL images (RGB unless they are masks), greys of 16 bits and of floats brought to 8; floats as
+        copies in [0, 1], tensors [3 or 1, H, W] or arrays [H, W, 3].
 
     Raises:
         ConfigError: no picture, a file that is missing or none, values out of range, or neither one nor ``n_images`` of them.
@@ -169,8 +169,15 @@ def _read_one(key: str, given: object, mask: bool) -> Picture:
 
 
 def _image(key: str, image: Image.Image, mask: bool) -> Image.Image:
+    if image.mode.startswith(("I", "F")):
+        try:
+            image = _deep_grey(image)
+        except ValueError as error:
+            raise ConfigError(f"{key}: found {error}.") from error
     if image.mode not in _MODES:
-        raise ConfigError(f"{key}: found a picture of mode {image.mode}; accepted are those of 8 bits a channel.")
+        raise ConfigError(
+            f"{key}: found a picture of mode {image.mode}; accepted are those of 8 bits a channel, and deep greys."
+        )
     if image.width < 1 or image.height < 1:
         raise ConfigError(f"{key}: found an empty picture, {image.width} x {image.height}.")
     # masks are turned grey after they are resized, as pipelines do

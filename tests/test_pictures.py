@@ -69,10 +69,22 @@ def test_modes(mode):
     assert mask.mode in ("1", "L", "RGB")
 
 
-@pytest.mark.parametrize("mode", ["I", "F", "I;16", "LAB"])
-def test_modes_that_are_not_read(mode):
-    with pytest.raises(ConfigError, match=f"^k: found a picture of mode {mode}; accepted are those of 8 bits"):
-        pictures.read("k", Image.new(mode, (4, 4)), 1)
+def test_modes_that_are_not_read():
+    with pytest.raises(ConfigError, match=r"^k: found a picture of mode LAB; accepted are those of 8 bits"):
+        pictures.read("k", Image.new("LAB", (4, 4)), 1)
+
+
+def test_deep_greys_are_read_as_they_look():
+    grey = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    deep = {"I;16": grey.astype(np.uint16) * 257, "I": grey.astype(np.int32) * 257, "F": grey.astype(np.float32) / 255}
+    for mode, values in deep.items():
+        image = Image.fromarray(values)
+        assert image.mode == mode
+        for mask in (False, True):
+            (found,) = pictures.read("k", image, 1, mask=mask)
+            assert np.array_equal(np.asarray(found.convert("L")), grey)
+    with pytest.raises(ConfigError, match=r"^k: found a grey picture with values from -1 "):
+        pictures.read("k", Image.fromarray(np.full((4, 4), -1.0, dtype=np.float32)), 1)
 
 
 def test_masks_may_be_booleans():
