@@ -21,7 +21,7 @@ import yaml
 from research.errors import ConfigError, UserError, nearest, one_line
 
 OK, FOUND, BAD_INPUT = 0, 1, 2
-_SECTIONS = ("guidance", "hooks", "metrics", "task")
+_SECTIONS = ("guidance", "hooks", "metrics", "task", "scheduler")
 _EPILOG = """examples:
   research-check my_plugs:RampedCFG scale=6
   research-check my_plugs                          every plug of the module that needs no arguments
@@ -51,7 +51,8 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument(
         "target",
         metavar="TARGET",
-        help="MODULE:CLASS or MODULE.CLASS, a module, or a choice of a config group: guidance=, hooks=, metrics=, task=",
+        help="MODULE:CLASS or MODULE.CLASS, a module, or a choice of a config group: guidance=, hooks=, metrics=, task= or "
+        "scheduler=",
     )
     parser.add_argument(
         "settings", nargs="*", metavar="KEY=VALUE", help="arguments of the class; with a config group, overrides"
@@ -101,11 +102,22 @@ def _of_config(args: argparse.Namespace) -> Iterator[Any]:
         config = composer.job(composer.master([]), lines)
     if section == "guidance":
         yield guidance_of(config)
+    elif section == "scheduler":
+        yield _solver_of(config["scheduler"])
     elif section == "task":
         yield build(config["task"], "task", **task_arguments(config))
     else:
         for name, node in (config[section] or {}).items():
             yield build(node, f"{section}.{name}")
+
+
+def _solver_of(asked: Any) -> Any:
+    """The solver of a choice of the group ``scheduler``: a linear one, or the scheduler object of diffusers."""
+    from research.solvers import SchedulerSpec, SolverFactory
+    from research.testing.gaussian import SCHEDULE
+
+    factory = SolverFactory(SchedulerSpec(asked["name"], asked["class_name"], asked["options"]), None, SCHEDULE)
+    return factory.scheduler if factory.native is None else factory.native
 
 
 def _of_module(target: str, settings: Sequence[str]) -> Iterator[Any]:

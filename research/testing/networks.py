@@ -11,12 +11,14 @@ from typing import Any
 
 import torch
 
+from research.models.unet_pixel import UnetPixelModel
 from research.models.unet_text import UnetTextModel
 from research.sampling.prediction import Kind
 from research.testing.gaussian import SCHEDULE, TYPES
 
 PIXELS = 16  # on a side; latents are [4, 8, 8]
 MOST_TOKENS = 77
+CLASSES = 4
 
 
 @lru_cache(maxsize=16)
@@ -34,12 +36,47 @@ def tiny_text_model(prediction: Kind = "epsilon", dtype: torch.dtype = torch.flo
         parts = _parts()
     for name in ("unet", "vae", "text_encoder"):
         torch.nn.Module.to(parts[name], dtype).eval()  # diffusers' own would say that nothing needs float32
+    return UnetTextModel(
+        path=f"tiny-{prediction}",
+        weights_sha256=f"tiny-{prediction}",
+        scheduler_config=_schedule_of(prediction),
+        **parts,
+    )
+
+
+@lru_cache(maxsize=16)
+def tiny_pixel_model(prediction: Kind = "epsilon", dtype: torch.dtype = torch.float32) -> UnetPixelModel:
+    """A class-conditional model on pixels of `CLASSES` classes, pictures of 16 x 16; as `tiny_text_model` else."""
+    from diffusers import UNet2DModel
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        unet = UNet2DModel(
+            sample_size=PIXELS,
+            in_channels=3,
+            out_channels=3,
+            block_out_channels=(8, 16),
+            layers_per_block=1,
+            down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+            up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+            attention_head_dim=4,
+            norm_num_groups=4,
+            num_class_embeds=CLASSES,
+        )
+    network: Any = unet
+    torch.nn.Module.to(network, dtype).eval()
+    return UnetPixelModel(
+        unet=unet,
+        path=f"tiny-pixel-{prediction}",
+        weights_sha256=f"tiny-pixel-{prediction}",
+        scheduler_config=_schedule_of(prediction),
+    )
+
+
+def _schedule_of(prediction: Kind) -> dict[str, Any]:
     flow = {"_class_name": "FlowMatchEulerDiscreteScheduler"}
     start = flow if prediction == "flow" else {**SCHEDULE, "prediction_type": TYPES[prediction]}
-    config = {"num_train_timesteps": 1000, **start}
-    return UnetTextModel(
-        path=f"tiny-{prediction}", weights_sha256=f"tiny-{prediction}", scheduler_config=config, **parts
-    )
+    return {"num_train_timesteps": 1000, **start}
 
 
 def _parts() -> dict[str, Any]:

@@ -22,10 +22,11 @@ from research.guidance import CFG
 from research.guidance.wrapping import Wrapping
 from research.hooks import Restart
 from research.metrics.base import MetricResult, as_metric
+from research.metrics.job import ScoredJob
 from research.sampling import Guidance, Hook, LoopSampler, SampleResult
 from research.sampling.prediction import KINDS, Kind
 from research.tasks import Inversion, TextToImage, Unconditional
-from research.testing.networks import PIXELS, tiny_text_model
+from research.testing.networks import PIXELS, tiny_pixel_model, tiny_text_model
 from research.testing.plug_rules import Finding, Role, place_of, role_of, static_findings
 from research.testing.solver_check import check_order, check_plan, solver_place
 from research.testing.watched import (
@@ -156,12 +157,17 @@ class _Bench:
         unwatched: bool = False,
     ) -> Tensor:
         """The final latents, one a seed; each seed has a prompt of its own."""
-        model = tiny_text_model(kind, dtype)
-        prompts = [PROMPTS[SEEDS.index(seed)] for seed in seeds]
+        on_pixels = _on_pixels(self.plug)
+        model: Any = tiny_pixel_model(kind, dtype) if on_pixels else tiny_text_model(kind, dtype)
+        places = [SEEDS.index(seed) for seed in seeds]
+        prompts = [PROMPTS[place] for place in places]
         scheduler = _FLOW.get(scheduler, scheduler) if kind == "flow" else scheduler
-        guidance, mine = (plug, []) if self.role == "guidance" else (CFG(3.0), [plug])
+        usual = Guidance() if on_pixels else CFG(3.0)
+        guidance, mine = (plug, []) if self.role == "guidance" else (usual, [plug])
         sampler = LoopSampler(model, scheduler, guidance=guidance, hooks=[*hooks, *mine])
-        task: Any = TextToImage(prompts)
+        task: Any = Unconditional(places) if on_pixels else TextToImage(prompts)
+        if inversion and on_pixels:
+            raise ConfigError("models on pixels have no inversion.")
         if inversion:
             task = Inversion(prompts, _picture())
         half = dtype != torch.float32
@@ -196,6 +202,11 @@ class _Bench:
             if len(self.report.findings) == before:
                 self.found(Finding("error", rule, _raised_in(self.plug, error), f"raises {_first(error)}", cure))
             return None
+
+
+def _on_pixels(plug: Any) -> bool:
+    """Whether a plug asks for what models on pixels alone have: pixels, or a class."""
+    return bool({"pixels", "class_label"} & set(getattr(plug, "requires", ())))
 
 
 def _check_in_loop(role: Role, plug: Any, report: Report) -> None:
@@ -427,8 +438,11 @@ def _check_solver(plug: Any, report: Report) -> None:
 def _whole_run(role: Role, plug: Any, seeds: Sequence[int], kind: Kind, dtype: torch.dtype) -> SampleResult:
     model: Any = plug if role == "model" else tiny_text_model(kind, dtype)
     scheduler: Any = plug if role == "solver" else "flow_euler" if kind == "flow" else "ddim"
+    if role == "task" and "unet-text" not in getattr(plug, "families", ("unet-text",)):
+        model = tiny_pixel_model(kind, dtype)
     texts, guided = "text" in model.supports, "uncond" in model.supports
-    task: Any = plug if role == "task" else TextToImage(PROMPTS[0]) if texts else Unconditional()
+    label = None if model.n_classes is None else 0
+    task: Any = plug if role == "task" else TextToImage(PROMPTS[0]) if texts else Unconditional(label)
     sampler = LoopSampler(model, scheduler, guidance=CFG(3.0) if guided else Guidance())
     return sampler.sample(task, seeds=list(seeds), steps=STEPS)
 
@@ -438,9 +452,7 @@ def _whole_run(role: Role, plug: Any, seeds: Sequence[int], kind: Kind, dtype: t
 
 def _check_metric(plug: Any, report: Report) -> None:
     metric = as_metric(plug, "checked")
-    if getattr(metric, "needs_job", False):
-        report.skipped.append("what it computes: it asks for a job, which only a sweep has")
-        return
+    needs_job = bool(getattr(metric, "needs_job", False))
     images = [_picture(32, seed) for seed in range(6)]
     prompts = [PROMPTS[k % len(PROMPTS)] for k in range(len(images))]
     place = place_of(plug, "compute")
@@ -455,7 +467,8 @@ def _check_metric(plug: Any, report: Report) -> None:
         state = global_state()
         try:
             metric.check(n_images=len(given))
-            result = metric.compute(given, said, device="cpu")
+            told = {"job": _scored_job(order)} if needs_job else {}
+            result = metric.compute(given, said, device="cpu", **told)
         except UserError as error:
             report.skipped.append(f"{len(order)} images: refused ({str(error).splitlines()[0].rstrip('.')})")
             return None
@@ -487,6 +500,36 @@ def _check_metric(plug: Any, report: Report) -> None:
     if turned is not None and not _same(turned.values, whole.values, 1e-3):
         found("order", "gives other numbers for the images in another order", "Pair each image with its own prompt.")
     compute([0])
+
+
+def _scored_job(order: Sequence[int]) -> ScoredJob:
+    """A job as a metric is told of it: image-to-image with a mask, each image with its own picture, sampled again by a small
+    network."""
+    prompts = [PROMPTS[k % len(PROMPTS)] for k in order]
+    config = {
+        "model": {"path": "tiny", "dtype": "float32", "device": "cpu"},
+        "scheduler": {"name": "ddim", "class_name": "DDIMScheduler", "options": {}},
+        "guidance": {"_target_": "research.guidance.CFG", "scale": 3.0},
+        "task": {
+            "_target_": "research.tasks.Inpaint",
+            "image": [_picture(32, 100 + k) for k in order],
+            "mask": [_picture(32, 200 + k) for k in order],
+            "strength": 0.8,
+        },
+        "hooks": {},
+        "metrics": {},
+        "prompts": prompts,
+        "steps": STEPS,
+        "seed": 0,
+        "images_per_prompt": 1,
+    }
+
+    def sample(steps: int, scheduler: str | None = None) -> Tensor:
+        sampler = LoopSampler(tiny_text_model(), scheduler or "ddim", guidance=CFG(3.0))
+        task: Any = TextToImage(prompts)
+        return sampler.sample(task, seeds=list(order), steps=steps).latents
+
+    return ScoredJob(config, list(order), sample)
 
 
 def _faults_of(result: MetricResult, n_images: int) -> Iterator[tuple[str, str]]:

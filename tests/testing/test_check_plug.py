@@ -6,6 +6,7 @@ import json
 import math
 import random
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -442,6 +443,41 @@ def test_the_projects_own_pass(choice: str) -> None:
         assert report.ok, str(report)
 
 
+class OfClasses(Guidance):
+    """Guidance between a class and the next one: for models with classes alone."""
+
+    requires = frozenset({"class_label"})
+    neutral = 1.0
+
+    def __init__(self, scale: float = 2.0, slip: bool = False):
+        self.scale, self.slip = scale, slip
+
+    def branches(self, state):
+        cond = state.conditions["cond"]
+        other = replace(cond, class_labels=(cond.class_labels + 1) % 4)
+        return [Branch("other", other), Branch("cond", cond)]
+
+    def combine(self, state, p):
+        value = p["other"].value + state.scale_of(self) * (p["cond"].value - p["other"].value)
+        return guided(value - value.mean(0) if self.slip else value, p)
+
+
+class OnPixels(AlsoSound):
+    requires = frozenset({"pixels"})
+
+
+@pytest.mark.parametrize("plug", [OfClasses(), OnPixels()], ids=lambda plug: type(plug).__name__)
+def test_plugs_for_models_on_pixels(plug: Any) -> None:
+    report = check_plug(plug)
+    assert report.ok, str(report)
+    assert {"batch", "state", "half precision", "jumps back", "prediction kind v"} <= set(report.checked)
+    assert [line for line in report.skipped if line.startswith("inversion: refused")] == report.skipped
+
+
+def test_a_slip_with_classes() -> None:
+    assert {finding.rule for finding in check_plug(OfClasses(slip=True)).findings} == {"batch"}
+
+
 # -- metrics, schedulers, tasks, models
 
 
@@ -487,6 +523,34 @@ class Brightness:
 def test_metrics(slip: str, rule: str | None) -> None:
     report = check_plug(Brightness(slip))
     assert rule in {finding.rule for finding in report.findings} if rule else report.ok, str(report)
+
+
+class FromItsInput:
+    """How far images are from what they were started from, and from what they are sampled as again."""
+
+    name = "from_its_input"
+    needs_job = True
+
+    def __init__(self, slip: str = ""):
+        self.slip = slip
+
+    def compute(self, images, prompts, *, device, job=None):
+        pairs = zip(images, job.inputs(images), job.masks(images), strict=True)
+        values = [
+            float(np.abs(np.asarray(a, float) - np.asarray(b, float))[np.asarray(m) > 128].mean()) for a, b, m in pairs
+        ]
+        assert len(job.sample(2)) == len(images)
+        mean = values[0] if self.slip == "order" else sum(values) / len(values)
+        if self.slip == "in place":
+            images[0].putpixel((0, 0), (1, 2, 3))
+        return MetricResult({"from_its_input": mean}, {"per_image": values})
+
+
+@pytest.mark.parametrize("slip", ["", "order", "in place"])
+def test_metrics_that_are_told_of_the_job(slip: str) -> None:
+    report = check_plug(FromItsInput(slip))
+    assert {finding.rule for finding in report.findings} == ({slip} if slip else set()), str(report)
+    assert not report.skipped
 
 
 @pytest.mark.slow

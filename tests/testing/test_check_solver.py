@@ -225,3 +225,5 @@ def test_by_command(tmp_path, monkeypatch, capsys) -> None:
     assert check(["faulty_solver:Lost"]) == 1
     out = capsys.readouterr().out
     assert "[sum rule] Lost.update (faulty_solver.py:5)" in out
+    assert check(["scheduler=euler"]) == 0
+    assert "Euler (linear solver)" in capsys.readouterr().out
