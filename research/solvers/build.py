@@ -29,6 +29,7 @@ _KINDS: dict[str, Kind] = {"epsilon": "epsilon", "v_prediction": "v", "sample": 
 
 
 _CLIP = {"clip_sample", "clip_sample_range"}  # options of every native solver, whether its class has them or not
+_SPACED = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")  # of diffusers' flow scheduler too
 _TABLES: dict[Any, dict[Any, Any]] = {}
 _MOST_TABLES = 256  # solvers and grids whose tables are kept
 
@@ -120,7 +121,9 @@ class SolverFactory:
                 **self._clip_options,
             }
             solver = counterpart.from_upstream(given, self.step_options) or counterpart()
-            self._of_native(_clipped(solver, given), base_config)
+            # options of the class that its own scheduler has too say the levels
+            spaced = {key: value for key, value in self._init_options.items() if key in _SPACED}
+            self._of_native(_clipped(solver, given), base_config, spaced)
             return
         self._untouched = self._build()
         self.kind = self._kind(self._untouched)
@@ -190,7 +193,9 @@ class SolverFactory:
         scheduler.set_timesteps(steps, device="cpu")
         return float(scheduler.timesteps[0])
 
-    def _of_native(self, solver: LinearSolver, base_config: Mapping[str, Any]) -> None:
+    def _of_native(
+        self, solver: LinearSolver, base_config: Mapping[str, Any], levels: Mapping[str, Any] | None = None
+    ) -> None:
         """Take a native solver, at the levels of the class that it names, or on a flow model of the model's own scheduler."""
         if self.parity:
             raise ConfigError(
@@ -198,7 +203,11 @@ class SolverFactory:
                 "class of diffusers."
             )
         flow = _is_flow(base_config)
-        self.native, self.step_options, self._init_options = _clipped(solver, {} if flow else base_config), {}, {}
+        self.native, self.step_options, self._init_options = (
+            _clipped(solver, {} if flow else base_config),
+            {},
+            dict(levels or {}),
+        )
         self.cls = _scheduler_class("FlowMatchEulerDiscreteScheduler" if flow else solver.levels_like)
         self._config = dict(base_config)
         self._untouched = self._build()

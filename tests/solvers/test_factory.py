@@ -213,3 +213,14 @@ def test_a_spec_is_taken_as_it_is():
     assert solver.solver.eta == 0.3
     assert solver.name == "mine"
     assert solver.scheduler.config.timestep_spacing == "trailing"
+
+
+@pytest.mark.parametrize("name", ["euler", "heun", "dpmpp_2m"])
+def test_levels_that_are_asked_for_are_had_on_a_flow_model_too(name):
+    flow = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}
+    spaced = {"use_beta_sigmas": True}
+    found = [
+        [level.sigma for level in SolverFactory(*of, flow).levels(8)] for of in ((name, spaced), ("flow_euler", spaced))
+    ]
+    assert found[0] == found[1]
+    assert found[0] != [level.sigma for level in SolverFactory(name, {}, flow).levels(8)]
