@@ -75,9 +75,9 @@ def schedulers() -> str:
         config = yaml.safe_load(file.read_text(encoding="utf-8"))
         options = ", ".join(f"`{k}={v}`" for k, v in (config.get("options") or {}).items())
         rows.append(f"| `{file.stem}` | `{config.get('class_name')}` | {options} | {_cell(_comment(file))} |")
-    return "\n".join(["| `scheduler=` | class of diffusers | options | |", "|---|---|---|---|", *rows]).replace(
-        "`None`", ""
-    )
+    return "\n".join(
+        ["| `scheduler=` | class of diffusers or of the project | options | |", "|---|---|---|---|", *rows]
+    ).replace("`None`", "")
 
 
 def solvers() -> str:

@@ -185,16 +185,22 @@ class NativeSolver:
         steps = levels.steps
         kept = kept_steps(steps, strength)
         end = levels[-1].signal, levels[-1].noise
-        sigmas = [level.sigma for level in levels if level.sigma > 0]
+        sigmas = [level.sigma for level in levels if 0 < level.sigma < math.inf]
         if not kept:
-            return Timeline((), n_steps=steps, first_stage=steps), Table((), (), 0), levels.start_scale, end, None
+            return (
+                Timeline((), n_steps=steps, first_stage=len(self.solver.plan(levels))),
+                Table((), (), 0),
+                levels.start_scale,
+                end,
+                None,
+            )
         plan = tuple(self.solver.plan(levels.last(kept)))
         table = tabulate(plan, self._told, self.name)
         first = steps - kept
         skipped = len(self.solver.plan(levels)) - len(plan) if first else 0
         stages = _stages(plan, first, steps, device)
         timeline = Timeline(stages, n_steps=steps, first_stage=skipped)
-        return timeline, table, levels.start_scale, end, (min(sigmas), max(sigmas))
+        return timeline, table, levels.start_scale, end, (min(sigmas, default=0.0), max(sigmas, default=0.0))
 
     def start(self, noise: NoiseSource) -> None:
         self._paths = {}

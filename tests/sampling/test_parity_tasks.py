@@ -12,18 +12,18 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.scheduler_kinds import of_each_kind
+from support.scheduler_kinds import of_each_kind, upstream_names
 from support.task_samples import flat, left_half, one_pixel, picture, soft
 
 from research import LoopSampler
 from research.errors import ConfigError
 from research.guidance import CFG
-from research.solvers import resolve, scheduler_names
+from research.solvers import resolve
 from research.tasks import DepthToImage, ImageToImage, Inpaint
 
 pytestmark = pytest.mark.spread(2)
 
-NAMES = [name for name in scheduler_names() if not name.startswith("flow")]
+NAMES = [name for name in upstream_names() if not name.startswith("flow")]
 # by task: the fixtures of the model and of the pipeline on the same weights
 PAIRS = {
     "image": ("sd", "img2img_pipe"),

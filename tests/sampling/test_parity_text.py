@@ -8,15 +8,15 @@ import diffusers
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
-from support.scheduler_kinds import of_each_kind
+from support.scheduler_kinds import of_each_kind, upstream_names
 from support.tiny_models import edit_json
 
 from research import LoopSampler, load_model
 from research.guidance import CFG, Rescale
-from research.solvers import resolve, scheduler_names
+from research.solvers import resolve
 from research.tasks import TextToImage
 
-NAMES = [name for name in scheduler_names() if not name.startswith("flow")]
+NAMES = [name for name in upstream_names() if not name.startswith("flow")]
 PAIRS = {"epsilon": ("sd", "sd_pipe"), "v": ("sd_v", "sd_v_pipe")}
 
 # prompts, negative prompts, seeds, steps, scale
@@ -84,7 +84,7 @@ def test_every_scheduler_equals_the_pipeline(pair, name: str):
 
 
 def test_every_short_name_is_tested_or_is_for_flow_models():
-    assert set(scheduler_names()) - set(NAMES) == {"flow_euler", "flow_heun"}
+    assert set(upstream_names()) - set(NAMES) == {"flow_euler", "flow_heun"}
     required = "ddpm ddim pndm lms euler euler_a heun dpm2 dpm2_a dpmpp_2m dpmpp_2m_karras dpmpp_2m_sde dpmpp_2s"
     assert {*required.split(), "dpmpp_sde", "unipc", "deis", "lcm"} <= set(NAMES)
 

@@ -32,7 +32,9 @@ V_CONFIG = dict(text_scheduler("v_prediction").config)
 DETERMINISTIC = [
     "ddim", "ddim_trailing", "deis", "dpm2", "dpmpp_2m", "dpmpp_2m_karras", "dpmpp_2s", "euler", "heun", "lms", "pndm", "unipc",
 ]  # fmt: skip
-STOCHASTIC = ["ddpm", "dpm2_a", "dpmpp_2m_sde", "euler_a", "lcm"]
+STOCHASTIC = ["ddpm", "dpm2_a", "dpmpp_2m_sde", "euler_a", "lcm", "sa_solver"]
+CORRECTED = ("unipc", "sa_solver")  # a corrector meets latents that were changed since
+
 SHAPE = (4, 3, 5)
 TOLERANCE = 1e-4
 
@@ -128,14 +130,14 @@ def test_it_gives_what_the_class_gives(name, v):
 
 @pytest.mark.parametrize("name", of_each_kind(DETERMINISTIC + STOCHASTIC))
 def test_also_where_latents_are_changed_between_steps(name):
-    compare(name, 8, disturb=name != "unipc")
+    compare(name, 8, disturb=name not in CORRECTED)
 
 
 # upstream's slices of LMS and PNDM are wrong: test_corrections.py
 @pytest.mark.parametrize("name", of_each_kind(sorted({*DETERMINISTIC, *STOCHASTIC} - {"lms", "pndm"})))
 def test_also_for_a_slice_by_strength(name):
     compare(name, 10, 0.5)
-    compare(name, 10, 0.3, disturb=name != "unipc")
+    compare(name, 10, 0.3, disturb=name not in CORRECTED)
 
 
 @given(
@@ -163,6 +165,9 @@ def test_eta_of_ddim(eta):
         ("dpmpp_2m", {"solver_order": 3}),
         ("dpmpp_2m", {"algorithm_type": "dpmsolver", "final_sigmas_type": "sigma_min"}),
         ("dpmpp_2m", {"solver_type": "heun"}),
+        ("dpmpp_3m", {"use_karras_sigmas": True}),
+        ("sa_solver", {"predictor_order": 3, "corrector_order": 4}),
+        ("sa_solver", {"predictor_order": 1, "corrector_order": 3, "lower_order_final": False}),
         ("dpmpp_2s", {"solver_order": 3}),
         ("dpmpp_2s", {"solver_order": 3, "solver_type": "heun", "lower_order_final": True}),
         ("dpmpp_2m", {"use_karras_sigmas": True, "euler_at_final": True}),
@@ -177,10 +182,10 @@ def test_eta_of_ddim(eta):
         ("lms", {"use_karras_sigmas": True}),
     ],
 )
-@pytest.mark.spread(4)
+@pytest.mark.spread(6)
 def test_options_reach_the_solver(name, options):
     v = "rescale_betas_zero_snr" in options
-    compare(name, 8, v=v, disturb=name != "unipc", **options)
+    compare(name, 8, v=v, disturb=name not in CORRECTED, **options)
 
 
 # --- where it stands for the class, and where not

@@ -5,17 +5,20 @@ from __future__ import annotations
 import diffusers
 import pytest
 import torch
-from support.scheduler_kinds import of_each_kind
+from support.scheduler_kinds import OWN, of_each_kind, upstream_names
 from support.tiny_models import text_scheduler
 
 from research.errors import ConfigError
 from research.sampling import Guided, NoiseSource, Prediction
-from research.solvers import SolverFactory, ddim_step, resolve, scheduler_names
+from research.solvers import SolverFactory, ddim_step, resolve
 
 CONFIG = dict(text_scheduler().config)
 FLOW = {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000}
-STOCHASTIC = {"ddpm", "dpm2_a", "dpmpp_2m_sde", "dpmpp_sde", "euler_a", "lcm"}
-NAMES = scheduler_names()
+STOCHASTIC = {
+    "ddpm", "dpm2_a", "dpmpp_2m_sde", "dpmpp_2s_a", "dpmpp_3m_sde", "dpmpp_sde", "er_sde", "euler_a", "lcm", "restart",
+    "sa_solver", "seeds_2", "seeds_3", "tcd",
+}  # fmt: skip
+NAMES = [name for name in upstream_names() if name != "tcd"]  # pipelines set its eta to 0
 
 
 def solver_of(name: str, parity: bool = False, **options):
@@ -36,6 +39,11 @@ def normal(seed: int, n: int = 2) -> torch.Tensor:
 @pytest.mark.parametrize("name", of_each_kind(NAMES))
 def test_whether_steps_add_noise(name, parity):
     assert ("deterministic" in solver_of(name, parity).supports) == (name not in STOCHASTIC)
+
+
+@pytest.mark.parametrize("name", sorted(OWN))
+def test_which_of_the_project_add_noise(name):
+    assert ("deterministic" in solver_of(name).supports) == (name not in STOCHASTIC)
 
 
 @pytest.mark.parametrize(
@@ -167,7 +175,7 @@ def test_the_closed_form_step_is_ddims(kind):
 
 # --- steps without memory
 
-FORGETFUL = {"ddpm", "ddim", "ddim_trailing", "euler", "euler_a", "lcm", "flow_euler"}
+FORGETFUL = {"tcd", "ddpm", "ddim", "ddim_trailing", "euler", "euler_a", "lcm", "flow_euler"}
 
 
 @pytest.mark.parametrize("parity", [False, True])

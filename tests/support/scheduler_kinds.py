@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from research.solvers import resolve, scheduler_names
+
 # one of each kind, by what a loop can get wrong about it
 REPRESENTATIVES = {
     "ddim": "one evaluation, no memory",
@@ -20,6 +22,15 @@ REPRESENTATIVES = {
     "lcm": "noise of its own, levels of its own",
     "flow_euler": "flow time in the place of noise levels",
 }
+
+
+# names of solvers that no class of diffusers stands behind: no parity, and native at any levels
+OWN = frozenset(name for name in scheduler_names() if "." in resolve(name).class_name)
+
+
+def upstream_names() -> list[str]:
+    """Short names of classes of diffusers."""
+    return [name for name in scheduler_names() if name not in OWN]
 
 
 def of_each_kind(names: Iterable[str]) -> list[Any]:

@@ -16,6 +16,7 @@ from research.solvers.native.heun import Heun
 from research.solvers.native.lcm import LCM
 from research.solvers.native.lms import LMS
 from research.solvers.native.pndm import PNDM
+from research.solvers.native.sa_solver import SASolver
 from research.solvers.native.tcd import TCD
 from research.solvers.native.unipc import UniPC
 
@@ -36,6 +37,7 @@ COUNTERPARTS: dict[str, type[LinearSolver]] = {
     "LCMScheduler": LCM,
     "LMSDiscreteScheduler": LMS,
     "PNDMScheduler": PNDM,
+    "SASolverScheduler": SASolver,
     "TCDScheduler": TCD,
     "UniPCMultistepScheduler": UniPC,
 }

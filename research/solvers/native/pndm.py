@@ -10,7 +10,7 @@ from research.solvers.levels import Level, Levels
 from research.solvers.linear import LinearSolver, StagePlan, along
 
 # Adams-Bashforth on an even grid (arXiv:2202.09778, eq. 12 and table 1)
-_ADAMS_BASHFORTH = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))
+ADAMS_BASHFORTH = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class PNDM(LinearSolver):
                     StagePlan(end, along(start, end, {1: 0.5, 0: 0.5}, back=1), i),
                 ]
             else:
-                weights = _ADAMS_BASHFORTH[min(len(kept), 4) - 1]
+                weights = ADAMS_BASHFORTH[min(len(kept), 4) - 1]
                 behind = {here - place: weight for place, weight in zip(reversed(kept), weights, strict=False)}
                 stages.append(StagePlan(start, along(start, end, behind), i))
         return stages

@@ -61,7 +61,7 @@ class UniPC(LinearSolver):
             order = self.order_at(levels, i)
             step = to_data(start, end, self._weights(levels, i, order, corrects=False))
             if self.corrector and i and i - 1 not in self.skip_corrector:
-                step = _from_corrected(step, self._correction(levels, i))
+                step = from_corrected(step, self._correction(levels, i))
             stages.append(StagePlan(start, step, i))
         return stages
 
@@ -134,7 +134,7 @@ def _solved(rows: list[list[float]], values: list[float]) -> list[float]:
     return [float(value) for value in np.linalg.solve(np.array(rows), np.array(values))]
 
 
-def _from_corrected(step: Update, correction: dict[int, float]) -> Update:
+def from_corrected(step: Update, correction: dict[int, float]) -> Update:
     """A step that begins at the latents plus the correction."""
     kept = step.latents[0]
     data = dict(step.data)
