@@ -97,8 +97,23 @@ def find_sides(request: Request) -> Sides:
     _add_repeats(sides, request.repeats, notes)
     for side in sides:
         notes += _fill(side, within)
+    named = _named(sides)
+    notes += _asked_by_models(named)
     units = {row.unit for row in everything}
-    return Sides(_named(sides), within, notes, units.pop() if len(units) == 1 else "")
+    return Sides(named, within, notes, units.pop() if len(units) == 1 else "")
+
+
+_BY_MODEL = "the model's config turns it on"  # of the linter's warning
+
+
+def _asked_by_models(sides: Sequence[Side]) -> list[str]:
+    """What a model's config turned on for some of the sides and not for others: their schedulers' names mean different things."""
+    said: dict[str, list[str]] = {}
+    for side in sides:
+        found = {text for job in side.jobs for text in job.row.result.warnings if _BY_MODEL in text}
+        for text in sorted(found):
+            said.setdefault(text, []).append(side.name)
+    return [f"{', '.join(names)}: {text}" for text, names in said.items() if len(names) < len(sides)]
 
 
 def _place(word: str) -> tuple[str, Path]:

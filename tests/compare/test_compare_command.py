@@ -485,3 +485,12 @@ def test_numbers_of_single_images_need_no_torch(made):
         "assert not {'torch', 'matplotlib', 'wandb'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], cwd=made.parent, check=True, timeout=600, capture_output=True)
+
+
+def test_what_a_models_config_turned_on_for_one_side_is_said(here, told):
+    warning = "use_karras_sigmas: the model's config turns it on, and euler_a takes it: its noise levels are others"
+    change(here / "euler", lambda record: record["warnings"].append(warning))
+    notes = told("outputs/ddim", "outputs/euler")["notes"]
+    assert any(note.endswith(warning) and note.startswith("euler") for note in notes)
+    change(here / "ddim", lambda record: record["warnings"].append(warning))
+    assert not any(warning in note for note in told("outputs/ddim", "outputs/euler")["notes"])
