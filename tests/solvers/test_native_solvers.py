@@ -172,7 +172,10 @@ def test_eta_of_ddim(eta):
         ("dpmpp_2s", {"solver_order": 3, "solver_type": "heun", "lower_order_final": True}),
         ("dpmpp_2m", {"use_karras_sigmas": True, "euler_at_final": True}),
         ("unipc", {"solver_order": 3}),
-        ("unipc", {"solver_order": 3, "solver_type": "bh1", "disable_corrector": (1,)}),
+        (
+            "unipc",
+            {"solver_order": 3, "solver_type": "bh1", "disable_corrector": (1,), "final_sigmas_type": "sigma_min"},
+        ),
         ("unipc", {"predict_x0": False, "final_sigmas_type": "sigma_min"}),
         ("deis", {"solver_order": 3}),
         ("pndm", {"skip_prk_steps": False}),

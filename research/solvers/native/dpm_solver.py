@@ -35,6 +35,11 @@ class DPMSolver(LinearSolver):
     r2: float | None = None
     levels_like = "DPMSolverSinglestepScheduler"
 
+    @property
+    def claimed_order(self) -> int:
+        """The order of the error over steps without noise."""
+        return self.order
+
     def __post_init__(self) -> None:
         check_whole_number("scheduler.options.order", self.order, least=1, most=3)
         for key, value in (("r1", self.r1), ("r2", self.r2)):

@@ -32,6 +32,7 @@ class DPMpp2SAncestral(LinearSolver):
     eta: float = 1.0
     s_noise: float = 1.0
     levels_like = "KDPM2AncestralDiscreteScheduler"
+    claimed_order = 2  # at eta 0
 
     def __post_init__(self) -> None:
         check_range("eta", self.eta, most=1.0)

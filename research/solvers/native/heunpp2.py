@@ -27,6 +27,7 @@ class HeunPP2(Churn):
     """
 
     levels_like = "HeunDiscreteScheduler"
+    claimed_order = 1
 
     def plan(self, levels: Levels) -> Sequence[StagePlan]:
         asked = self.churned(levels)

@@ -68,6 +68,11 @@ class ResSinglestep(LinearSolver):
     c3: float = 1.0
     levels_like = "DPMSolverSinglestepScheduler"
 
+    @property
+    def claimed_order(self) -> int:
+        """The order of the error over steps without noise."""
+        return self.order
+
     def __post_init__(self) -> None:
         check_whole_number("scheduler.options.order", self.order, least=2, most=3)
         check_part("c2", self.c2)

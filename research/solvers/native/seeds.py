@@ -47,6 +47,11 @@ class SEEDS(LinearSolver):
     noise: Noise = "fresh"
     levels_like = "DPMSolverSinglestepScheduler"
 
+    @property
+    def claimed_order(self) -> int:
+        """The order of the error over steps without noise."""
+        return self.order
+
     def __post_init__(self) -> None:
         check_whole_number("scheduler.options.order", self.order, least=2, most=3)
         check_range("eta", self.eta)
