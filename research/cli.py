@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -95,11 +95,14 @@ def _command(args: argparse.Namespace) -> int:
 
 def _single(composer: Composer, master: DictConfig, lines: list[str]) -> int:
     from research.jobs.job_status import with_ids_of_their_own
+    from research.jobs.planning import keep_to_budget, plan_all
     from research.jobs.run_job import OneByOne
-    from research.jobs.sweep import plan, prepare, run_jobs
+    from research.jobs.sweep import prepare, run_jobs
 
     report = _report_settings(master)
-    jobs = with_ids_of_their_own(plan(composer, master, [_own(lines)]))
+    made = plan_all(composer, master, [_own(lines)])
+    keep_to_budget(made, _budget(master).planned_nfe)
+    jobs = with_ids_of_their_own(made.accepted())
     if environment.world() > 1:
         return _over_ranks(jobs, report, single=True)
     prepare(jobs, report)
@@ -122,8 +125,8 @@ def _sweep(composer: Composer, master: DictConfig, lines: list[str]) -> int:
     from research.jobs.engines.launch import launch
     from research.jobs.job_status import with_ids_of_their_own
     from research.jobs.machine_slots import machine_slot
-    from research.jobs.plan_view import duplicates_note
-    from research.jobs.planning import leave_out, plan_all
+    from research.jobs.plan_view import budget_note, duplicates_note
+    from research.jobs.planning import keep_to_budget, leave_out, plan_all
     from research.jobs.points import points_of
     from research.jobs.sweep import prepare, run_in_worker, run_jobs
 
@@ -134,6 +137,11 @@ def _sweep(composer: Composer, master: DictConfig, lines: list[str]) -> int:
 
         if not settings_of(master).optimise and _SEARCHES.search(master.hydra.sweeper._target_):
             raise ConfigError("sweep.optimise: says nothing; a search needs a number to improve: sweep.optimise=fid.")
+        if limits := _budget(master).limits:
+            raise ConfigError(
+                f"budget.{next(iter(limits))}: is of account for sweeps whose points are planned; accepted for a search are two "
+                "numbers to improve, sweep.optimise=[clip_score,nfe], and research-report --budget afterwards."
+            )
         try:
             with explained():
                 composer.hydra.multirun(composer.config_name, run_in_worker, [*lines, "hydra.mode=MULTIRUN"])
@@ -143,6 +151,7 @@ def _sweep(composer: Composer, master: DictConfig, lines: list[str]) -> int:
         return OK
     report = _report_settings(master)
     made = plan_all(composer, master, points_of(composer, master, lines).found)
+    keep_to_budget(made, _budget(master).planned_nfe)
     note = None
     if settings_of(master).impossible == "skip":
         leave_out(made)
@@ -160,13 +169,13 @@ def _sweep(composer: Composer, master: DictConfig, lines: list[str]) -> int:
     with machine_slot(jobs) if in_process else nullcontext():
         prepare(jobs, report)
         _log.info("sweep of %d jobs", len(jobs))
-        if duplicates := duplicates_note(made):
-            _log.info("%s", duplicates)
+        for said in filter(None, (duplicates_note(made), budget_note(made))):
+            _log.info("%s", said)
         return _finish(jobs, lambda: run_jobs(jobs) if in_process else launch(jobs, master), note=note)
 
 
 def _report_settings(master: DictConfig) -> ReportSettings:
-    """The section ``report`` as it was written; see `research.results.scales` and `research.statistics.unit_of`.
+    """The section ``report`` as it was written, see `research.results.scales` and `research.statistics.unit_of`, and the budget.
 
     Raises:
         UserError: an unknown key of the section, or a value that is no margin, or no unit.
@@ -179,19 +188,43 @@ def _report_settings(master: DictConfig) -> ReportSettings:
     given = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node or {}
     if not isinstance(given, dict):
         raise ConfigError(f"report: found {given!r}; accepted are keys inside it, report.NAME=VALUE.")
+    names = [name for name in ReportSettings._fields if name != "budget"]  # which is a section of its own
     for name in map(str, given):
-        if name not in ReportSettings._fields:
-            accepted = ", ".join(ReportSettings._fields)
-            raise ConfigError(
-                f"report.{name}: unknown key.{nearest(name, ReportSettings._fields)} Accepted: {accepted}."
-            )
+        if name not in names:
+            raise ConfigError(f"report.{name}: unknown key.{nearest(name, names)} Accepted: {', '.join(names)}.")
     written = {str(name): value for name, value in given.items()}
     read_margins("report.margin", written.get("margin"))
     sizes = written.get("margin") or {}
     return ReportSettings(
         {str(key): value if isinstance(value, int | float) else str(value) for key, value in sizes.items()},
         read_unit("report.unit", written.get("unit")) or None,
+        _budget(master).limits,
     )
+
+
+class _Budgeted(NamedTuple):
+    """The section ``budget``: the limits, and the evaluations beyond which no job is run."""
+
+    limits: dict[str, float]
+    planned_nfe: float | None
+
+
+def _budget(master: DictConfig) -> _Budgeted:
+    """The section ``budget`` as it was written; see `research.results.budget`.
+
+    Raises:
+        UserError: an unknown key of the section, or a value that is no limit.
+    """
+    from research.checks import check_choice
+    from research.results.budget import read_budget
+
+    node = master.get("budget")
+    given = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node or {}
+    if not isinstance(given, dict):
+        raise ConfigError(f"budget: found {given!r}; accepted are keys inside it, budget.NAME=LIMIT.")
+    over = check_choice("budget.over", given.get("over", "skip"), ("skip", "run"))
+    limits = read_budget("budget", {name: limit for name, limit in given.items() if name != "over"}).limits
+    return _Budgeted(limits, limits.get("nfe") if over == "skip" else None)
 
 
 def _finish(jobs: Sequence[Any], work: Any, *, single: bool = False, note: str | None = None) -> int:
@@ -223,7 +256,7 @@ def _own(lines: Sequence[str]) -> list[str]:
 def _plan(composer: Composer, master: DictConfig, lines: list[str], args: argparse.Namespace, *, sweep: bool) -> int:
     """Print what would run, and what cannot."""
     from research.jobs.plan_view import as_json, as_text
-    from research.jobs.planning import full_checks, plan_all
+    from research.jobs.planning import full_checks, keep_to_budget, plan_all
     from research.jobs.points import points_of
 
     if sweep and master.hydra.sweeper._target_ != hydra_internals.BASIC_SWEEPER:
@@ -235,6 +268,7 @@ def _plan(composer: Composer, master: DictConfig, lines: list[str], args: argpar
         made.skips = settings_of(master).impossible == "skip"
     else:
         made = plan_all(composer, master, [_own(lines)])
+    keep_to_budget(made, _budget(master).planned_nfe)
     full = args.plan == "full"
     if full:
         full_checks(made)

@@ -58,6 +58,7 @@ def compare(request: Request) -> Comparison:
     common = share(found.sides, request.over)
     sides = tuple(_summary(side, metrics, common, scores, found) for side in found.sides)
     notes += _remarks(outcomes, tested, request, found, len(common))
+    notes += seconds.remarks(found.sides) if SECONDS in metrics else []
     return Comparison(
         request, sides, tuple(outcomes), fronts(sides, outcomes, _qualities(metrics)), tuple(dict.fromkeys(notes))
     )
@@ -216,6 +217,9 @@ def _summary(side: Side, metrics: Mapping[str, int], common: Shared, scores: Sco
         _nfe(side, shared),
         seconds.per_image(side, list(shared.cells)),
         values,
+        seconds.spread(side, list(shared.cells), lambda timed: timed.seconds),
+        seconds.spread(side, list(shared.cells), lambda timed: timed.latency),
+        seconds.out_of_line(side, list(shared.cells)),
     )
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from research.errors import UserError, nearest
+from research.jobs.record import DamagedRecord, NoRecord
 from research.results.axes import find_axes
-from research.results.read import Row, asked_unit, read_row, read_sweep
+from research.results.read import Row, asked_unit, read_row, read_sweep, with_seconds_judged
 
 Key = tuple[str, int, int]  # prompt, seed, and which of those of the same prompt and seed
 DATA = ("seed", "prompts", "images_per_prompt")  # settings that say which images are made, and not how
@@ -84,6 +85,7 @@ def read_place(place: Path) -> tuple[list[Row], list[str]]:
             raise UserError(
                 f"{place}: found a failed job ({row.error or 'no error recorded'}); accepted are jobs that are done."
             )
+        row = _beside_others(place.resolve(), row)
         return [replace(row, unit=asked_unit(place.resolve().parent))], []
     if (place / "config.yaml").is_file():
         raise UserError(f"{place}: found a job without result.json, interrupted or half deleted; run it again.")
@@ -97,6 +99,21 @@ def read_place(place: Path) -> tuple[list[Row], list[str]]:
     if sweep.failed:
         notes.append(f"{sweep.name}: {len(sweep.failed)} failed jobs are left out.")
     return sweep.done, notes
+
+
+_BESIDE = 64  # other jobs of its sweep that the seconds of a single one are held against
+
+
+def _beside_others(place: Path, row: Row) -> Row:
+    """A job, marked if its seconds are out of line with those of others of its sweep."""
+    others = []
+    for file in sorted(place.parent.glob("*/result.json"))[:_BESIDE]:
+        try:
+            if file.parent != place:
+                others.append(read_row(file.parent))
+        except (DamagedRecord, NoRecord):
+            continue
+    return with_seconds_judged([row, *others])[0]
 
 
 def gather(rows: Sequence[Row]) -> list[ComparedJob]:

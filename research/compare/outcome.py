@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from research.results.timing import Spread
+
 BETTER, WORSE, HIGHER, LOWER = "better", "worse", "higher", "lower"
 EQUAL, NOT_APART, NO_INTERVAL, TOO_FEW = "equal", "not told apart", "no interval", "too few images"
 
@@ -106,7 +108,13 @@ class Outcome:
 
 @dataclass(frozen=True)
 class SideSummary:
-    """A side: its settings, its costs, and its numbers over what all sides share."""
+    """A side: its settings, its costs, and its numbers over what all sides share.
+
+    Attributes:
+        seconds: an image, the median with the least and the most of what was timed; averaged over its jobs.
+        latency: the same of one image made alone; None where a job has none.
+        out_of_line: why its seconds say nothing of its settings; empty where they do.
+    """
 
     name: str
     jobs: tuple[str, ...]
@@ -115,6 +123,9 @@ class SideSummary:
     nfe: float | None
     seconds_per_image: float | None
     values: Mapping[str, float]
+    seconds: Spread | None = None
+    latency: Spread | None = None
+    out_of_line: str = ""
 
 
 @dataclass(frozen=True)

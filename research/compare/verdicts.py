@@ -97,7 +97,9 @@ def fronts(
     for metric, better in qualities.items():
         for cost in COSTS:
             points = [(s, s.values[metric], getattr(s, cost)) for s in sides if metric in s.values]
-            points = [p for p in points if p[2] is not None and (cost == "nfe" or (cost, p[0].name) not in by_force)]
+            points = [p for p in points if p[2] is not None]
+            if cost != "nfe":
+                points = [p for p in points if (cost, p[0].name) not in by_force and not p[0].out_of_line]
             if len(points) > 1:
                 made = _points([(s.name, value, price) for s, value, price in points], better, metric, verdicts)
                 found.append(Front(metric, cost, made))

@@ -143,19 +143,25 @@ def side_table(found: Comparison) -> tuple[list[str], list[list[str]]]:
     names, metrics = tags(found), list(dict.fromkeys(m for s in found.sides for m in s.values))
     better = {o.metric: o.better for o in found.outcomes}
     on = {(f.metric, p.side) for f in found.fronts if f.cost == "nfe" for p in f.points if p.on_front}
+    alone = any(s.latency is not None for s in found.sides)
     header = [
         "side",
         "jobs",
         "images",
         "NFE",
         "s / image",
+        "images / s",
+        *(["latency s"] if alone else []),
         *(f"{label(m)}{_ARROWS[better.get(m, 0)]}" for m in metrics),
     ]
     rows = []
     for s in found.sides:
         name = s.name if names[s.name] == s.name else f"{names[s.name]}: {s.name}"
         numbers = [_signed(s.values.get(m)) + (" •" if (m, s.name) in on else "") for m in metrics]
-        rows.append([name, str(len(s.jobs)), str(s.n_images), number(s.nfe), number(s.seconds_per_image), *numbers])
+        out = " !" if s.out_of_line else ""
+        times = [s.seconds, s.seconds.inverse if s.seconds is not None else None, *([s.latency] if alone else [])]
+        shown = [number(None) if spread is None else f"{spread}{out}" for spread in times]
+        rows.append([name, str(len(s.jobs)), str(s.n_images), number(s.nfe), *shown, *numbers])
     return header, rows
 
 

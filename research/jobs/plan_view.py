@@ -17,6 +17,7 @@ from research.jobs.overrides import as_written, parse
 from research.jobs.planning import Plan
 
 _WIDEST = 32  # characters of a cell
+_OVER_SHOWN = 20  # jobs over the budget
 QUICK = "whether the plugs fit the model is checked when the sweep starts; --plan=full checks it now"
 
 
@@ -66,6 +67,7 @@ def as_json(made: Plan, *, full: bool) -> str:
     content = {
         "jobs": [line.as_dict() for line in lines],
         "impossible": [{"overrides": each.overrides, "error": str(each.error)} for each in made.impossible],
+        "over_budget": [{"overrides": each.job.overrides, "nfe": each.nfe} for each in made.over_budget],
         "points": made.points,
         "duplicates": made.duplicates,
         "excluded": made.left_out,
@@ -103,6 +105,13 @@ def as_text(made: Plan, *, full: bool) -> str:
         out += ["", *(f"failed: {line.job.id}: {line.error}" for line in failed)]
     if made.impossible:
         out += ["", *(f"cannot run: {' '.join(each.overrides)}: {each.error}" for each in made.impossible)]
+    if made.over_budget:
+        over = [f"over the budget: {' '.join(each.job.overrides)}: {each.nfe} NFE" for each in made.over_budget]
+        out += [
+            "",
+            *over[:_OVER_SHOWN],
+            *([f"... and {len(over) - _OVER_SHOWN} more"] if len(over) > _OVER_SHOWN else []),
+        ]
     return "\n".join([*out, "", *_summary(made, lines, full=full)])
 
 
@@ -129,6 +138,8 @@ def _summary(made: Plan, lines: Sequence[Line], *, full: bool) -> list[str]:
         said.append(f"sweep.exclude leaves out {made.left_out} points")
     if notes:
         said.append(notes)
+    if note := budget_note(made):
+        said.append(note)
     if made.impossible:
         does = "the sweep does without them" if made.skips and made.jobs else "the sweep does not start with them"
         said.append(f"{len(made.impossible)} of {made.points} points cannot run, and {does}")
@@ -144,6 +155,15 @@ def duplicates_note(made: Plan) -> str | None:
     idle = made.idle_axes()
     blame = f"; {' and '.join(idle)} make{'s' * (len(idle) == 1)} no difference" if idle else ""
     return f"{made.duplicates} of {made.points} points are jobs that others are already{blame}"
+
+
+def budget_note(made: Plan) -> str | None:
+    """What the budget leaves out; None for nothing."""
+    if not made.over_budget:
+        return None
+    n = len(made.over_budget)
+    said = f"{n} job over budget.nfe is" if n == 1 else f"{n} jobs over budget.nfe are"
+    return f"{said} left out (with budget.over=run they are run, and not advised)"
 
 
 def _seconds(lines: Sequence[Line]) -> tuple[float | None, int]:

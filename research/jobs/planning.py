@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from research.errors import ConfigError, UserError
 from research.jobs.compose import Composer
+from research.jobs.estimate import estimate
 from research.jobs.identity import job_digest, sources_of
 from research.jobs.job import Job
 from research.jobs.overrides import as_written, parse
@@ -36,6 +37,14 @@ class Impossible:
 
 
 @dataclass
+class OverBudget:
+    """A job that needs more model evaluations an image than ``budget.nfe``."""
+
+    job: Job
+    nfe: int
+
+
+@dataclass
 class Plan:
     """What became of the points of a sweep."""
 
@@ -45,11 +54,12 @@ class Plan:
     left_out: int = 0  # by sweep.exclude, before they were composed
     skips: bool = False  # sweep.impossible=skip: the points that can run do without the others
     ids: list[tuple[list[str], str]] = field(default_factory=list)  # each point that is a job, with the job's id
+    over_budget: list[OverBudget] = field(default_factory=list)  # jobs that are left out for what they cost
 
     @property
     def duplicates(self) -> int:
         """Points that are a job which another point is already."""
-        return self.points - len(self.jobs) - len(self.impossible)
+        return self.points - len(self.jobs) - len(self.impossible) - len(self.over_budget)
 
     def accepted(self) -> list[Job]:
         """The jobs, if all points can run, or may be left out.
@@ -59,6 +69,12 @@ class Plan:
         """
         if self.impossible and not (self.skips and self.jobs):
             raise refusal(self)
+        if not self.jobs and self.over_budget:
+            least = min(self.over_budget, key=lambda each: each.nfe)
+            raise ConfigError(
+                f"budget.nfe: is less than any of the {len(self.over_budget)} jobs costs; accepted are {least.nfe} "
+                f"({' '.join(least.job.overrides)}) or more, or budget.over=run, which runs them all the same."
+            )
         if not self.jobs:
             raise ConfigError("sweep: has no points; an axis without values was found.")
         return self.jobs
@@ -131,6 +147,24 @@ def leave_out(made: Plan) -> None:
     made.skips = True
     for each in made.impossible:
         _log.warning("left out: %s: %s", " ".join(each.overrides), each.error)
+
+
+def keep_to_budget(made: Plan, nfe: float | None) -> None:
+    """Leave out the jobs of which it is known that they need more model evaluations an image; see ``budget.over``.
+
+    Args:
+        nfe: how many are accepted; None for any number.
+    """
+    if nfe is None:
+        return
+    kept = []
+    for job in made.jobs:
+        cost = estimate(job.config)
+        if cost.exact and cost.nfe > nfe:
+            made.over_budget.append(OverBudget(job, cost.nfe))
+        else:
+            kept.append(job)
+    made.jobs = kept
 
 
 def refusal(made: Plan) -> UserError:

@@ -81,6 +81,8 @@ class RuntimeSettings(msgspec.Struct, frozen=True, kw_only=True):
     grace: float = 20.0  # seconds
     workers: int | str = "auto"
     vectorise: str = "auto"
+    repeats: int = 0
+    latency: int = 0
 
 
 class JobSettings(msgspec.Struct, frozen=True, kw_only=True, dict=True):
@@ -167,6 +169,36 @@ class Scored(msgspec.Struct, kw_only=True, omit_defaults=True):
     copied_from: str | None = msgspec.field(name="from", default=None)
 
 
+class TimedBatch(msgspec.Struct, kw_only=True):
+    """One run of a batch: how many images it has, and its seconds by phase."""
+
+    n_images: int
+    encode: float = 0.0
+    denoise: float = 0.0
+    decode: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Of all phases, for the whole batch."""
+        return self.encode + self.denoise + self.decode
+
+
+class TimedAgain(msgspec.Struct, kw_only=True):
+    """Batches of a job that were run once more for their time alone, after one run each that is not counted.
+
+    Attributes:
+        created: when (UTC).
+        device: on what.
+        batch: runs of the job's first batch.
+        one: runs of its first image alone.
+    """
+
+    created: str
+    device: str | None = None
+    batch: list[TimedBatch] = msgspec.field(default_factory=list)
+    one: list[TimedBatch] = msgspec.field(default_factory=list)
+
+
 class MadeSoFar(msgspec.Struct, kw_only=True):
     """What grows while a job runs, batch by batch. A result, a checkpoint and a rank's note of a batch all hold it.
 
@@ -236,6 +268,7 @@ class JobResult(MadeSoFar, kw_only=True, dict=True):
     caches: dict[str, CacheUse] = msgspec.field(default_factory=dict)
     files: dict[str, tuple[int, int]] = msgspec.field(default_factory=dict)  # bytes and time (ns) of each image's file
     scored: Scored | None = None
+    timed: TimedAgain | None = None
 
     @property
     def done(self) -> bool:
@@ -328,13 +361,14 @@ class Checkpoint(MadeSoFar, kw_only=True):
 
 class SweepRecord(msgspec.Struct, kw_only=True):
     """``sweep.json``: which version keeps its jobs in the folder, in which form, which were last asked for, and with which
-    margins of metrics (``report.margin``) and unit of inference (``report.unit``)."""
+    margins of metrics (``report.margin``), unit of inference (``report.unit``) and budget (``budget``)."""
 
     format: int
     research: str | None = None
     jobs: list[str] = msgspec.field(default_factory=list)
     margin: dict[str, float | str] = msgspec.field(default_factory=dict)
     unit: str | None = None
+    budget: dict[str, float] = msgspec.field(default_factory=dict)
 
 
 # --- reading
@@ -383,6 +417,29 @@ def read_trace(folder: Path) -> Trace:
     tensors = [kept.get("tensors") for kept in (trace.recorded, *trace.batches)]
     _check_paths(file, [kept["file"] for kept in tensors if isinstance(kept, dict) and "file" in kept])
     return trace
+
+
+def read_batch_times(folder: Path) -> list[TimedBatch]:
+    """Seconds of each batch of a job, in the order in which they were made; empty where its trace does not say it of all.
+
+    Of ``trace.json`` nothing else is read: recorders may have left megabytes there.
+
+    Raises:
+        NoRecord, DamagedRecord: see `read_result`.
+    """
+    found = _decoded(folder / TRACE, _Times)
+    times = [found.timings, *(batch.timings for batch in found.batches)]
+    whole = [one for one in times if one is not None and one.n_images > 0 and math.isfinite(one.seconds)]
+    return whole if len(whole) == len(times) else []
+
+
+class _BatchTimes(msgspec.Struct):
+    timings: TimedBatch | None = None
+
+
+class _Times(msgspec.Struct):
+    timings: TimedBatch | None = None
+    batches: list[_BatchTimes] = msgspec.field(default_factory=list)
 
 
 def read_checkpoint(file: Path) -> Checkpoint:
@@ -493,9 +550,7 @@ def write_result(folder: Path, result: JobResult) -> None:
         StoreError: the disk does not take it.
     """
     content = msgspec.structs.asdict(result)
-    if result.scored is None:  # keys that only some results have
-        del content["scored"]
-    for name in ("files", "plug_sources"):
+    for name in ("files", "plug_sources", "scored", "timed"):  # keys that only some results have
         if not content[name]:
             del content[name]
     ordered = {key: content.pop(key) for key in _FIRST} | content

@@ -23,6 +23,7 @@ from research.jobs.identity import sources_of
 from research.jobs.job import Job
 from research.jobs.progress import StepsMade
 from research.jobs.record import CacheUse, HalvedBatch, ImageRecord, JobResult, MadeSoFar, StoreError, Trace
+from research.jobs.repeats import time_again
 from research.jobs.schema import MODEL_LEVELS
 from research.jobs.scoring import ask
 from research.jobs.store import IMAGES, PICTURES
@@ -160,6 +161,7 @@ class JobRun:
             self.checkpoint.between_batches(self)
         progress.complete()
         self.keep_pictures(sampler, task)
+        self.time_again(sampler, task)
 
     def score(self) -> None:
         """Measure the images: what the task measured while it sampled, and each metric of the config."""
@@ -283,6 +285,35 @@ class JobRun:
         for name, picture in sampler.pictures(task, self.saved).items():
             file = images.save_picture(picture, self.folder.path / PICTURES / name)
             self.result.pictures[name] = file.relative_to(self.folder.path).as_posix()
+
+    def time_again(self, sampler: LoopSampler, task: Task) -> None:
+        """Run the first batch, and one image, again for their seconds, where that is asked for. The job's own do not hold it."""
+        asked = self.settings.runtime
+        if not (asked.repeats or asked.latency):
+            return
+
+        def between() -> None:
+            self.observer(0, 0, "timing")
+            self.checkpoint.between_batches(self)
+
+        self.watch.pause()
+        try:
+            self.result.timed = time_again(
+                sampler,
+                task,
+                seeds=self.seeds,
+                steps=self.settings.steps,
+                batch=int(self.trace.timings.get("n_images") or self.result.batch_size or 1),
+                repeats=asked.repeats,
+                latency=asked.latency,
+                between=between,
+            )
+        except (StoreError, ClaimLost):
+            raise
+        except Exception as error:  # the pictures are there, and as good without it
+            self.result.add(MadeSoFar(warnings=[f"runtime.repeats: was not timed again: {one_line(error)}"]))
+        finally:
+            self.watch.resume()
 
     def _recipes(self, rows: range) -> Iterator[dict[str, Any]]:
         config = self.job.config

@@ -44,6 +44,7 @@ KEYS = (
     "retry",
     "sweep",
     "report",
+    "budget",
 )
 
 # sections with fixed keys; the others hold the arguments of the class that their _target_ names
@@ -60,14 +61,35 @@ SECTIONS = {
         "channels_last",
     ),
     "scheduler": ("name", "class_name", "options"),
-    "runtime": ("threads", "progress", "parity", "claim_timeout", "grace", "vectorise", "workers"),
+    "runtime": (
+        "threads",
+        "progress",
+        "parity",
+        "claim_timeout",
+        "grace",
+        "vectorise",
+        "workers",
+        "repeats",
+        "latency",
+    ),
 }
 
 # keys that say where, how fast or how visibly a job runs, and never what its images or scores are
-NOT_IDENTITY = ("output_dir", "sweep_name", "tracker", "batch_size", "on_failure", "resume", "retry", "sweep", "report")
+NOT_IDENTITY = (
+    "output_dir",
+    "sweep_name",
+    "tracker",
+    "batch_size",
+    "on_failure",
+    "resume",
+    "retry",
+    "sweep",
+    "report",
+    "budget",
+)
 
-# sections of a sweep as a whole, which no job keeps: which points it has, and how its report judges them
-OF_SWEEPS = ("sweep", "report")
+# sections of a sweep as a whole, which no job keeps: which points it has, how its report judges them, and what a setting may cost
+OF_SWEEPS = ("sweep", "report", "budget")
 
 # the choice of the group sigmas that leaves the levels to the model and its scheduler: what there was before there was a group
 MODEL_LEVELS = {"name": "model"}

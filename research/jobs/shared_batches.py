@@ -90,6 +90,8 @@ def _likeness(job: Job) -> str | None:
     runtime, scale = config["runtime"], config["guidance"].get("scale")
     if runtime.get("parity") or runtime.get("vectorise", "auto") != "auto":
         return None
+    if runtime.get("repeats") or runtime.get("latency"):  # times are of a job by itself
+        return None
     if isinstance(scale, bool) or not isinstance(scale, int | float):
         return None
     guidance = {key: value for key, value in config["guidance"].items() if key != "scale"}

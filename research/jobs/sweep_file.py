@@ -30,10 +30,12 @@ class ReportSettings(NamedTuple):
     Attributes:
         margin: by metric, see `research.results.scales`.
         unit: ``prompts`` or ``seeds``, see `research.statistics.unit_of`.
+        budget: what a setting may cost, as the section ``budget`` has it; see `research.results.budget`.
     """
 
     margin: Mapping[str, float | str] = {}
     unit: str | None = None
+    budget: Mapping[str, float] = {}
 
 
 AS_DEFAULT = ReportSettings()
@@ -54,7 +56,14 @@ def take_sweep_folder(sweep_dir: Path, ids: Collection[str], report: ReportSetti
     """
     for folder in (sweep_dir, sweep_dir / "plots"):
         remove_leftovers(folder)
-    own = SweepRecord(format=FORMAT, research=VERSION, jobs=sorted(ids), margin=dict(report.margin), unit=report.unit)
+    own = SweepRecord(
+        format=FORMAT,
+        research=VERSION,
+        jobs=sorted(ids),
+        margin=dict(report.margin),
+        unit=report.unit,
+        budget=dict(report.budget),
+    )
     try:
         found = read_sweep_record(sweep_dir)
     except NoRecord:
@@ -69,7 +78,7 @@ def take_sweep_folder(sweep_dir: Path, ids: Collection[str], report: ReportSetti
                 f"{VERSION}, which reads format {FORMAT}. Accepted is another output_dir or sweep_name, "
                 "or that version."
             )
-        if (found.jobs, found.margin, found.unit) != (own.jobs, own.margin, own.unit):
+        if (found.jobs, found.margin, found.unit, found.budget) != (own.jobs, own.margin, own.unit, own.budget):
             write_sweep_record(sweep_dir, own)
     others = sum(folder.name not in ids and (folder / RESULT).is_file() for folder in sweep_dir.iterdir())
     if len(ids) > 1 and others:

@@ -212,4 +212,6 @@ _READERS: dict[str, Callable[[str, Any], Any]] = {
     "runtime.claim_timeout": _seconds(1),
     "runtime.grace": _seconds(0),
     "runtime.workers": _whole(1, "auto"),
+    "runtime.repeats": _whole(0),
+    "runtime.latency": _whole(0),
 }

@@ -4,17 +4,20 @@ The rule: the one that needs the fewest model evaluations of the settings that a
 that has intervals: that another is better by the metric's margin (`research.results.scales`) or more is ruled out, with a chance
 of 5 % at most to advise one of which it is not so, however many settings there are. Where none is shown to be so, the data cannot
 tell; then the advice says which is measured best, and how many images would decide. A metric without intervals decides nothing;
-its values are named, and that they have none.
+its values are named, and that they have none. Of a sweep with a budget (`research.results.budget`) all of this is of the settings
+inside it: those outside are neither advised nor what a setting has to be as good as.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from research.labels import count, number, value_label
-from research.report.columns import NFE, SECONDS, Measure, pairs_of, quality
+from research.report.columns import LATENCY, NFE, SECONDS, Measure, pairs_of, quality
+from research.report.times import command, measured_once
+from research.results.budget import INSIDE, OVER, UNKNOWN
 from research.results.directions import front
 from research.results.intervals import unit
 from research.results.pairs import LEAST_UNITS, as_good
@@ -73,7 +76,7 @@ def principal(rows: Sequence[Row]) -> tuple[Measure | None, Measure | None]:
 
 
 def advise(sweep: Sweep) -> Advice | None:
-    """The advice over a sweep; None if fewer than two settings have a metric that says which is better."""
+    """The advice over a sweep, of the settings inside its budget; None if fewer than two have a metric with a direction."""
     both = [m for m in principal(sweep.done) if m is not None]
     # jobs that were scored apart from each other (metrics=a,b) have one of the two at most
     for found in (both, both[-1:], both[:1]):
@@ -83,6 +86,11 @@ def advise(sweep: Sweep) -> Advice | None:
             break
     else:
         return None
+    return _within_budget(sweep, rows, found) if sweep.budget else _advise(sweep, rows, found)
+
+
+def _advise(sweep: Sweep, rows: list[Row], found: list[Measure]) -> Advice:
+    """The advice over these settings."""
     sure = [m for m in found if _judged(sweep, m, rows)]
     by = next((m for m in reversed(found) if m in sure), found[-1])
     cards = _merged(_cards(found, rows))
@@ -113,6 +121,84 @@ def advise(sweep: Sweep) -> Advice | None:
         return Advice(None, line, pairs, doubts, cards, ladder, by)
     line = f"{_there(rows)} a setting cannot tell which setting to use."
     return Advice(None, line, _undecided(sweep, possible, rows, found, sure), doubts, cards, ladder, by)
+
+
+# -- inside a budget
+
+
+def _against_budget(sweep: Sweep, row: Row) -> dict[str, str]:
+    return sweep.budget.judge(NFE.value(row), row.timing, row.out_of_line)
+
+
+def _within_budget(sweep: Sweep, rows: list[Row], found: list[Measure]) -> Advice:
+    """The advice over those of the settings that are inside the sweep's budget, and what the budget leaves out."""
+    verdicts = {row: _against_budget(sweep, row) for row in rows}
+    inside = [row for row, said in verdicts.items() if set(said.values()) == {INSIDE}]
+    over = [row for row, said in verdicts.items() if OVER in said.values()]
+    unknown = {row: said for row, said in verdicts.items() if row not in inside and row not in over}
+    left_out = [*_over(sweep, inside, over, found), *_unknown(sweep, unknown)]
+    if not inside:
+        line = f"No setting is inside the budget ({sweep.budget})"
+        line += f"; of {count(len(unknown), 'setting')} it is not known." if unknown else "."
+        return Advice(None, line, [*left_out, *_cheapest(sweep, rows)], _doubts(sweep, rows, found, found))
+    if len(inside) == 1:
+        (only,) = inside
+        line = f"Inside the budget ({sweep.budget}) there is {where(sweep, only)} alone."
+        values = [f"Its {m.label} is {_with_interval(m, only)}, at {_cost_text(only)}." for m in found]
+        cards = [("inside the budget", only)]
+        return Advice(only, line, [*values, *left_out], _doubts(sweep, rows, found, found), cards)
+    advice = _advise(sweep, inside, found)
+    return replace(
+        advice, headline=f"Inside the budget ({sweep.budget}): {advice.headline}", reasons=[*advice.reasons, *left_out]
+    )
+
+
+def _over(sweep: Sweep, inside: Sequence[Row], over: Sequence[Row], found: Sequence[Measure]) -> list[str]:
+    """How many settings are over the budget, and what is given up with them."""
+    if not over:
+        return []
+    lines = [f"{count(len(over), 'setting')} cost more than the budget."]
+    for m in found if inside else ():
+        best, own = _best(m, over), _best(m, inside)
+        if m.better * ((m.value(best) or 0.0) - (m.value(own) or 0.0)) > 0:
+            lines.append(
+                f"The {_end(m)} {m.label} beyond it is {_with_interval(m, best)}, of {where(sweep, best)} at {_cost_text(best)}; "
+                f"inside, {_with_interval(m, own)}."
+            )
+    return lines
+
+
+def _unknown(sweep: Sweep, verdicts: Mapping[Row, Mapping[str, str]]) -> list[str]:
+    """Of which settings it is not known whether they are inside the budget, and what command tells."""
+    lines = []
+    for name in sweep.budget.limits:
+        rows = [row for row, said in verdicts.items() if said[name] == UNKNOWN]
+        if not rows:
+            continue
+        what = f"{name} of {count(len(rows), 'setting')} not known (not measured, or out of line), so that they are not advised"
+        if name == "nfe":
+            lines.append(f"{what[0].upper()}{what[1:]}.")
+            continue
+        folders = [row.folder for row in rows] if len(rows) < len(sweep.done) and len(rows) <= 4 else [sweep.directory]
+        trusted = any(row.result.plug_sources for row in rows)
+        lines.append(
+            f"{what[0].upper()}{what[1:]}; to measure: {command([f.as_posix() for f in folders], trusted=trusted)}"
+        )
+    return lines
+
+
+def _cheapest(sweep: Sweep, rows: Sequence[Row]) -> list[str]:
+    """The least that any setting costs, of what the budget limits."""
+    lines = []
+    for name, measure in (("nfe", NFE), ("seconds", SECONDS), ("latency", LATENCY)):
+        known = [r for r in rows if measure.value(r) is not None and not measure.apart(r)]
+        if name in sweep.budget.limits and known:
+            least = min(known, key=lambda r: measure.value(r) or 0.0)
+            lines.append(f"The least {measure.label} is {measure.text(least)}, of {where(sweep, least)}.")
+    return lines
+
+
+# -- as good as the best
 
 
 def _judged(sweep: Sweep, m: Measure, rows: Sequence[Row]) -> bool:
@@ -275,7 +361,7 @@ def _doubts(sweep: Sweep, rows: list[Row], found: list[Measure], sure: list[Meas
         if m in sure:
             continue
         doubts.append(_why_silent(sweep, m, rows))
-    outside = [r for r in sweep.done if r not in rows]
+    outside = [r for r in sweep.done if r not in rows and set(_against_budget(sweep, r).values()) <= {INSIDE}]
     if outside:
         doubts.append(
             f"{count(len(outside), 'done job')} left out here: without one of these numbers, or with one computed otherwise."
@@ -292,6 +378,11 @@ def _doubts(sweep: Sweep, rows: list[Row], found: list[Measure], sure: list[Meas
     for same in alike.values():
         more = f" (so or alike in {len(same)} settings)" if len(set(same)) > 1 else ""
         doubts.append(f"{same[0].rstrip('.')}{more}.")
+    if out := [r for r in rows if r.out_of_line]:
+        doubts.append(f"Seconds of {count(len(out), 'setting')} are out of line, and of no account here.")
+    once = measured_once([r for r in rows if not r.out_of_line])
+    if once and {"seconds", "latency"} & sweep.budget.limits.keys():
+        doubts.append(f"Seconds of {count(len(once), 'setting')} were measured once: nothing is known of their spread.")
     if any(len(r.result.together) > 1 for r in rows):
         doubts.append("Some jobs shared batches: their seconds are their share of the batch, not times measured alone.")
     return doubts[:8]
@@ -365,9 +456,11 @@ def _cost(row: Row, found: Sequence[Measure]) -> tuple[float, ...]:
 
 
 def _cost_text(row: Row) -> str:
-    nfe, seconds = NFE.value(row), SECONDS.value(row)
+    nfe, seconds = NFE.value(row), row.timing.seconds
     parts = [f"{number(nfe)} model evaluations an image"] if nfe is not None else []
-    parts += [f"{number(seconds, 2)} s"] if seconds is not None else []
+    if seconds is not None and not row.out_of_line:
+        spread = f"{number(seconds.low, 2)} to {number(seconds.high, 2)}" if seconds.n > 1 else "measured once"
+        parts.append(f"{number(seconds.median, 2)} s ({spread})")
     return " and ".join(parts) or "a cost that was not recorded"
 
 

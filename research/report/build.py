@@ -48,6 +48,7 @@ def build_report(
     margins: Mapping[str, Margin] | None = None,
     figures: Sequence[tuple[str, str]] = (),
     unit: str | None = None,
+    budget: Mapping[str, float | None] | None = None,
 ) -> ReportPaths:
     """Prints the table of a sweep and writes ``results.csv``, ``contact_sheet.png``, ``plots/*.png``, ``report.html``.
 
@@ -57,6 +58,7 @@ def build_report(
         console: where the table goes.
         margins: of metrics (`research.results.scales`), in place of those that the sweep was run with.
         unit: ``prompts``, ``seeds`` or ``auto`` (`research.statistics.unit_of`), likewise.
+        budget: what a setting may cost to be advised (`research.results.budget.Budget`), by ``nfe``, ``seconds`` and ``latency``.
         figures: metrics with the keys of axes, ``("kid", "steps")``, to be drawn besides what is drawn by itself.
 
     Raises:
@@ -64,15 +66,22 @@ def build_report(
     """
     from research.report.page import write_page
 
-    sweep = replace(judged_by(read_sweep(Path(sweep_dir)), margins, unit), figures=figures)
+    sweep = replace(judged_by(read_sweep(Path(sweep_dir)), margins, unit, budget), figures=figures)
     parts = write_parts(sweep, console=console)
     page = sweep.directory / "report.html"
     write_page(sweep, page, plots=parts.plots, thumbs=parts.thumbs)
     return ReportPaths(parts.results_csv, parts.contact_sheet, [p.file for p in parts.plots], page)
 
 
-def judged_by(sweep: Sweep, margins: Mapping[str, Margin] | None = None, unit: str | None = None) -> Sweep:
-    """A sweep judged by other margins, and over another unit, where they say one."""
+def judged_by(
+    sweep: Sweep,
+    margins: Mapping[str, Margin] | None = None,
+    unit: str | None = None,
+    budget: Mapping[str, float | None] | None = None,
+) -> Sweep:
+    """A sweep judged by other margins, over another unit, and inside another budget, where they say one."""
+    if budget:
+        sweep = replace(sweep, budget=replace(sweep.budget, **budget))
     if margins:
         sweep = replace(sweep, margins={**sweep.margins, **margins}, derived={})
     return sweep if unit is None else over_unit(sweep, read_unit("--unit", unit))

@@ -7,8 +7,10 @@ import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from research.errors import UserError
+from research.results.budget import read_budget
 from research.results.scales import Margin, read_margin
 
 
@@ -19,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if arguments.watch or arguments.serve is not None:
             return _live(directory, arguments)
-        return _once(directory, _margins(arguments.margin), _figures(arguments.figure), arguments.unit)
+        return _once(directory, _judging(arguments))
     except UserError as error:
         print(f"research-report: {error}", file=sys.stderr)
         return 2
@@ -52,6 +54,14 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         metavar="METRIC=SIZE",
         help="how much worse than the best is as good: clip_score=2, or fid=10%% of the better number (else as it was run)",
+    )
+    parser.add_argument(
+        "--budget",
+        action="append",
+        default=[],
+        metavar="NAME=LIMIT",
+        help="what a setting may cost to be advised: nfe=20, seconds=1.5 (an image) or latency=0.8 (of one image made alone); "
+        "NAME=none lifts a limit (else as it was run)",
     )
     parser.add_argument(
         "--figure",
@@ -89,10 +99,33 @@ def _margins(given: Sequence[str]) -> dict[str, Margin]:
     return found
 
 
-def _once(directory: Path, margins: Mapping[str, Margin], figures: Sequence[tuple[str, str]], unit: str | None) -> int:
+def _budget(given: Sequence[str]) -> dict[str, float | None]:
+    found: dict[str, float | None] = {}
+    for text in given:
+        name, equals, limit = (part.strip() for part in text.partition("="))
+        if not (equals and name):
+            raise UserError(
+                f"--budget: found {text!r}; accepted is NAME=LIMIT, as in nfe=20, seconds=1.5 or latency=0.8."
+            )
+        read = read_budget("--budget", {name: None if limit == "none" else limit})
+        found[name] = read.limits.get(name)
+    return found
+
+
+def _judging(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What the command says of how the sweep is judged and shown."""
+    return {
+        "margins": _margins(arguments.margin),
+        "figures": _figures(arguments.figure),
+        "unit": arguments.unit,
+        "budget": _budget(arguments.budget),
+    }
+
+
+def _once(directory: Path, judging: Mapping[str, Any]) -> int:
     from research.report.build import build_report
 
-    paths = build_report(directory, margins=margins, figures=figures, unit=unit)
+    paths = build_report(directory, **judging)
     named = {"results": paths.results_csv, "contact sheet": paths.contact_sheet, "report": paths.report_html}
     for label, path in named.items():
         if path is not None:
@@ -108,14 +141,7 @@ def _live(directory: Path, arguments: argparse.Namespace) -> int:
 
     before = signal.signal(signal.SIGTERM, interrupt)  # ends as Ctrl-C does, with a page that is whole
     try:
-        watch(
-            directory,
-            until_finished=arguments.until_finished,
-            port=arguments.serve,
-            margins=_margins(arguments.margin),
-            figures=_figures(arguments.figure),
-            unit=arguments.unit,
-        )
+        watch(directory, until_finished=arguments.until_finished, port=arguments.serve, **_judging(arguments))
     finally:
         signal.signal(signal.SIGTERM, before)
     return 0

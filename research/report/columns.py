@@ -13,6 +13,7 @@ from research.results.directions import LABELS, direction, is_companion, label
 from research.results.intervals import interval, unit
 from research.results.pairs import Pairs
 from research.results.read import Row, Sweep
+from research.results.timing import Spread
 from research.statistics import IMAGES, Estimate
 
 
@@ -23,6 +24,8 @@ class Measure:
     Attributes:
         better: +1 if higher is better, -1 if lower is, 0 if neither is said.
         provenance: a word for what the number was computed with; only numbers of one provenance are ranked.
+        spread: of a time, what was measured; one that was measured once is ranked by nobody.
+        apart: why a job's number is left out of all ranking; empty where it is not.
     """
 
     key: str
@@ -32,10 +35,14 @@ class Measure:
     error: Callable[[Row], float | None] = lambda row: None
     interval: Callable[[Row], Estimate | None] = lambda row: None
     provenance: Callable[[Row], str] = lambda row: ""
+    spread: Callable[[Row], Spread | None] = lambda row: None
+    apart: Callable[[Row], str] = lambda row: ""
 
     def text(self, row: Row) -> str:
         """The value, with its standard error where there is one; a dash where there is no value."""
         value, error = self.value(row), self.error(row)
+        if (spread := self.spread(row)) is not None:
+            return f"{spread}{' !' if self.apart(row) else ''}"
         return number(value) + (f" ± {number(error, 2)}" if value is not None and error is not None else "")
 
     def best(self, rows: Iterable[Row]) -> Row | None:
@@ -43,11 +50,13 @@ class Measure:
         found = self.alike(rows)
         if not self.better or len(found) < 2:
             return None
-        return max(found, key=lambda row: self.better * (self.value(row) or 0.0))
+        best = max(found, key=lambda row: self.better * (self.value(row) or 0.0))
+        spread = self.spread(best)
+        return best if spread is None or spread.n > 1 else None
 
     def alike(self, rows: Iterable[Row]) -> list[Row]:
         """The jobs that have this number, computed with what most of them were."""
-        found = [r for r in rows if self.value(r) is not None]
+        found = [r for r in rows if self.value(r) is not None and not self.apart(r)]
         words = Counter(self.provenance(r) for r in found)
         return [r for r in found if self.provenance(r) == words.most_common(1)[0][0]]
 
@@ -70,9 +79,33 @@ def metric(key: str, better: int | None = None) -> Measure:
 
 
 NFE = Measure("nfe", "NFE", 0, lambda row: _finite(row.result.nfe))
-SECONDS = Measure(
-    "seconds_per_image", "s / image", -1, lambda row: _finite(row.seconds_per_image), provenance=comparable.device
+
+
+def _time(
+    key: str, label: str, better: int, spread: Callable[[Row], Spread | None], apart: Callable[[Row], str]
+) -> Measure:
+    """A number of seconds, or of something a second: the median of what was measured."""
+
+    def value(row: Row) -> float | None:
+        return None if (found := spread(row)) is None else found.median
+
+    return Measure(key, label, better, value, provenance=comparable.device, spread=spread, apart=apart)
+
+
+def _images_a_second(row: Row) -> Spread | None:
+    return None if row.timing.seconds is None else row.timing.seconds.inverse
+
+
+SECONDS = _time("seconds_per_image", "s / image", -1, lambda row: row.timing.seconds, lambda row: row.out_of_line)
+THROUGHPUT = _time("images_per_second", "images / s", 1, _images_a_second, lambda row: row.out_of_line)
+LATENCY = _time(
+    "latency",
+    "latency s",
+    -1,
+    lambda row: row.timing.latency,
+    lambda row: "" if row.timing.made_alone else row.out_of_line,
 )
+TIMES = (SECONDS, THROUGHPUT, LATENCY)
 TOTAL = Measure("total", "total s", 0, lambda row: _finite(row.timings.get("total")))
 
 
@@ -86,8 +119,10 @@ def quality(rows: Sequence[Row]) -> list[Measure]:
 
 
 def measures(rows: Sequence[Row]) -> list[Measure]:
-    """Metrics, then costs."""
-    costs = [m for m in (NFE, SECONDS, TOTAL) if any(m.value(r) is not None for r in rows)]
+    """Metrics, then costs. Latency has a column where seconds have one: where it is empty, a reader is told how to get it."""
+    costs = [m for m in (NFE, SECONDS, THROUGHPUT, LATENCY, TOTAL) if any(m.value(r) is not None for r in rows)]
+    if SECONDS in costs and LATENCY not in costs:
+        costs.insert(costs.index(THROUGHPUT) + 1, LATENCY)
     return [*quality(rows), *costs]
 
 
@@ -110,7 +145,7 @@ def verdicts(sweep: Sweep, measure: Measure) -> str:
     """For the page's script: of each pair of the done jobs, in order, ``1`` told apart, ``0`` not, ``-`` not known. Empty for too
     many jobs, or where nothing is known."""
     rows = sweep.done
-    if not measure.better or len(rows) > VERDICTS_AT_MOST:
+    if not measure.better or measure in TIMES or len(rows) > VERDICTS_AT_MOST:
         return ""
     pairs = pairs_of(sweep, measure)
     known = set(pairs.rows)

@@ -36,8 +36,10 @@ class LiveReport:
         margins: Mapping[str, Margin] | None = None,
         figures: Sequence[tuple[str, str]] = (),
         unit: str | None = None,
+        budget: Mapping[str, float | None] | None = None,
     ):
-        self.directory, self.margins, self.figures, self.unit = directory, margins, figures, unit
+        self.directory, self.figures = directory, figures
+        self.judging = margins, unit, budget
         self.page = directory / "report.html"
         self.now = Progress()
         self._seen: dict[str, tuple[int, bool]] = {}
@@ -78,7 +80,7 @@ class LiveReport:
 
         started = time.monotonic()
         try:
-            sweep = replace(judged_by(read_sweep(self.directory), self.margins, self.unit), figures=self.figures)
+            sweep = replace(judged_by(read_sweep(self.directory), *self.judging), figures=self.figures)
         except UserError:  # no job is done yet
             self._body = render_waiting(self.directory.resolve().name)
         else:
@@ -101,20 +103,21 @@ def watch(
     margins: Mapping[str, Margin] | None = None,
     figures: Sequence[tuple[str, str]] = (),
     unit: str | None = None,
+    budget: Mapping[str, float | None] | None = None,
 ) -> None:
     """Keep the page of a sweep up to date until interrupted, or, if asked to, until every job has its record.
 
     Args:
         directory: the sweep's folder; it may not be there yet.
         port: serve the folder at this port of 127.0.0.1 as well; 0 takes any that is free.
-        margins, figures, unit: see `research.report.build_report`.
+        margins, figures, unit, budget: see `research.report.build_report`.
 
     Raises:
         UserError: the port is taken, or `directory` is a file.
     """
     if directory.exists() and not directory.is_dir():
         raise UserError(f"{directory}: found a file; accepted is a sweep's folder, outputs/<sweep_name>.")
-    report = LiveReport(directory, margins, figures, unit)
+    report = LiveReport(directory, margins, figures, unit, budget)
     server = _serve(report, port) if port is not None else None
     where = f"http://{LOOPBACK}:{server.server_port}/report.html" if server else str(report.page)
     print(f"live at {where} (Ctrl-C ends)", flush=True)

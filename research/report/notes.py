@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from research.labels import count
+from research.report.times import out_of_line_notes
 from research.results.read import Row, Sweep
 
 _SHOWN = 3
@@ -27,6 +28,8 @@ def notes(sweep: Sweep) -> list[str]:
     if len(sizes) > 1:
         text = ", ".join(f"{w}×{h} in {count(n, 'job')}" for (w, h), n in sizes.most_common(_SHOWN + 1))
         found.append(f"Images are of different sizes ({text}): scores of one size say little about another.")
+    if out := out_of_line_notes(sweep):
+        found.append(" ".join(out))
     unfinished = [folder.name for folder in _without_record(sweep.directory)]
     if unfinished:
         found.append(

@@ -11,6 +11,7 @@ from research.report.advice import level
 from research.report.columns import Measure, quality
 from research.report.contact_sheet import lay_out
 from research.report.thumbs import Encoded, Thumb
+from research.report.times import how_to_time, times_in_words, warm_up
 from research.results.axes import Axis
 from research.results.intervals import unit_in_words
 from research.results.read import Row, Sweep
@@ -139,7 +140,8 @@ class NumberCell:
 
     Attributes:
         exact: what the script sorts by; empty where there is no number.
-        mark: "best", "level" (not told apart from the best), or empty.
+        mark: "best", "level" (not told apart from the best), "apart" (left out of all ranking), or empty.
+        why: of a number that is left out: what it is that speaks against it.
         letter: of its provenance, where the column has several.
     """
 
@@ -148,6 +150,7 @@ class NumberCell:
     mark: str = ""
     letter: str = ""
     interval: str = ""
+    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -171,6 +174,7 @@ class JobsTable:
     lines: list[JobLine]
     several_kinds: bool
     over: str = ""  # what the intervals are over
+    times: str = ""  # what the seconds are of
 
 
 def jobs_table(sweep: Sweep, columns: Sequence[Measure], on_front: set[str], near_front: set[str]) -> JobsTable:
@@ -192,7 +196,9 @@ def jobs_table(sweep: Sweep, columns: Sequence[Measure], on_front: set[str], nea
         for row in sweep.rows
     ]
     over = {unit_in_words(row) for row in sweep.done}
-    return JobsTable(heads, lines, any(len(k) > 1 for k in kinds), over.pop() if len(over) == 1 else "")
+    several = any(len(k) > 1 for k in kinds)
+    times = " ".join(filter(None, (times_in_words(sweep), warm_up(sweep), how_to_time(sweep))))
+    return JobsTable(heads, lines, several, over.pop() if len(over) == 1 else "", times)
 
 
 def _marks(sweep: Sweep, measure: Measure) -> dict[str, str]:
@@ -201,6 +207,12 @@ def _marks(sweep: Sweep, measure: Measure) -> dict[str, str]:
     best = measure.best(found)
     if best is None:
         return {}
+    if (
+        top := measure.spread(best)
+    ) is not None:  # nothing but what was measured: a time whose range meets that of the best
+        spreads = {r.job_id: s for r in found if (s := measure.spread(r)) is not None}
+        near = {job: "level" for job, s in spreads.items() if s.low <= top.high and top.low <= s.high}
+        return {**near, best.job_id: "best"}
     return {**{r.job_id: "level" for r in level(sweep, measure, found)}, best.job_id: "best"}
 
 
@@ -214,11 +226,13 @@ def _number_cell(row: Row, measure: Measure, marks: Mapping[str, str], kinds: Ma
     value = measure.value(row) if row.done else None
     if value is None:
         return NumberCell("–" if row.done else "", "")
-    sure = measure.interval(row)
+    sure, spread, why = measure.interval(row), measure.spread(row), measure.apart(row)
+    interval = f"[{number(sure.low)}, {number(sure.high)}]" if sure is not None else ""
     return NumberCell(
         number(value),
         repr(value),
-        marks.get(row.job_id, ""),
+        "apart" if why else marks.get(row.job_id, ""),
         kinds.get(measure.provenance(row), "") if len(kinds) > 1 else "",
-        f"[{number(sure.low)}, {number(sure.high)}]" if sure is not None else "",
+        f"({spread.range})" if spread is not None else interval,
+        why,
     )

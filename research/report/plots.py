@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from research.errors import UserError
+from research.labels import count
 from research.report.advice import principal
 from research.report.columns import NFE, SECONDS, Measure, quality
 from research.results.axes import Axis
@@ -90,7 +91,7 @@ def figures(sweep: Sweep) -> list[Panels]:
         caption = f"{m.label} against model evaluations an image (NFE)."
         found.append(Panels(f"{m.key}_vs_nfe", caption, NFE.value, "NFE", m, steps, None, -1))
     for m in both:
-        caption = f"{m.label} against seconds of sampling an image, without loading and scoring."
+        caption = f"{m.label} against seconds of sampling an image (medians), without loading and scoring."
         found.append(
             Panels(f"{m.key}_vs_seconds", caption, SECONDS.value, "seconds an image", m, steps, None, -1, SECONDS)
         )
@@ -150,7 +151,10 @@ def marks_explained(rows: Sequence[Row], panels: Panels) -> str:
     text += f" {' and '.join(without)} has no interval." if without else ""
     if panels.axis is not None and sure:
         text += " Lines stand a little beside each other, so that their bars are seen."
-    other = len(drawn) - len(panels.alike(rows))
+    out = sum(1 for row in drawn if panels.x_measure is not None and panels.x_measure.apart(row))
+    if out:
+        text += f" Hollow: {count(out, 'job')} whose seconds are out of line with the others', and on no front."
+    other = len(drawn) - len(panels.alike(rows)) - out
     if other:
         text += (
             f" NOT OF ONE PROVENANCE: the {other} hollow marks were computed with something else than the filled ones"

@@ -100,7 +100,7 @@ def provenance_notes(rows: Sequence[Row], columns: Sequence[Measure]) -> list[st
 def _meant(rows: Sequence[Row], measure: Measure, kinds: dict[str, str], letter: str) -> str:
     """What sets the jobs of a letter apart, in a few words."""
     row = next(r for r in rows if measure.value(r) is not None and kinds[measure.provenance(r)] == letter)
-    if measure.key == "seconds_per_image":
+    if measure.spread(row) is not None:
         return measure.provenance(row) or "device unknown"
     info = row.info(measure.key)
     words = []

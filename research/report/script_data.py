@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Mapping
 from typing import Any
 
 from research.labels import value_label
 from research.report.advice import Advice
-from research.report.columns import Measure, verdicts
+from research.report.columns import TIMES, Measure, verdicts
 from research.results.read import Row, Sweep
 
 SCORES_AT_MOST = 60_000
@@ -38,7 +39,8 @@ def script_data(sweep: Sweep, columns: list[Measure], fronts: set[str], advice: 
                 "s": [axis.values.index(row.settings.get(axis.key)) for axis in sweep.axes],
                 "v": [None if v is None else float(f"{v:.7g}") for v in numbers],
                 "i": [None if i is None else [float(f"{i.low:.5g}"), float(f"{i.high:.5g}")] for i in sure],
-                "k": [k.get(m.provenance(row), "") if len(k) > 1 else "" for m, k in zip(columns, kinds, strict=True)],
+                "k": [_kind(row, m, k) for m, k in zip(columns, kinds, strict=True)],
+                "t": [s.range if row.done and (s := m.spread(row)) is not None else "" for m in columns],
                 "done": row.done,
                 "error": row.error,
                 "set": sets.setdefault(listed, len(sets)),
@@ -55,7 +57,8 @@ def script_data(sweep: Sweep, columns: list[Measure], fronts: set[str], advice: 
             for a in sweep.axes
         ],
         "measures": [
-            {"key": m.key, "label": m.label, "better": m.better, "apart": verdicts(sweep, m)} for m in columns
+            {"key": m.key, "label": m.label, "better": m.better, "time": m in TIMES, "apart": verdicts(sweep, m)}
+            for m in columns
         ],
         "jobs": jobs,
         "sets": [[list(image) for image in found] for found in sets],
@@ -67,6 +70,13 @@ def script_data(sweep: Sweep, columns: list[Measure], fronts: set[str], advice: 
     for sign in "<>&\u2028\u2029":
         text = text.replace(sign, f"\\u{ord(sign):04x}")
     return text
+
+
+def _kind(row: Row, measure: Measure, kinds: Mapping[str, str]) -> str:
+    """The letter of a number's provenance, where there are several; or that it is left out."""
+    if row.done and measure.apart(row):
+        return "out of line"
+    return kinds.get(measure.provenance(row), "") if len(kinds) > 1 else ""
 
 
 def _scores(row: Row) -> dict[str, list[float | None]]:

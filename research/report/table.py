@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from research.files import write_atomic
 from research.labels import value_label
 from research.report.columns import measures
+from research.report.times import out_of_line_notes, times_in_words
 from research.results.axes import PREFERRED
 from research.results.read import Row, Sweep
 
@@ -21,9 +22,19 @@ if TYPE_CHECKING:
 SHOWN_AT_MOST = 120
 PIPE_WIDTH = 200
 # columns that a narrow terminal does without, in this order
-_DISPENSABLE = ("total", "images", "job")
+_DISPENSABLE = ("total", "images", "images_per_second", "job")
 _TIMINGS = ("load", "encode", "denoise", "decode", "metrics", "total")
 _COUNTS = ("nfe", "n_images", "images_per_second", "peak_memory_bytes")
+_TIMES = (
+    *(
+        "seconds_per_image",
+        "seconds_per_image_low",
+        "seconds_per_image_high",
+        "seconds_per_image_n",
+        "seconds_per_image_by",
+    ),
+    *("latency", "latency_low", "latency_high", "latency_n", "seconds_out_of_line"),
+)
 _TEXTS = ("device", "created", "weights_sha256", "error")
 
 
@@ -61,7 +72,7 @@ def print_row(row: Row, *, console: Console | None = None) -> None:
     if not row.done:
         line.append("failed: ", style="bold red").append(row.error or "no error was recorded", style="default")
     else:
-        parts = [f"{m.label} {m.text(row)}" for m in measures([row])]
+        parts = [f"{m.label} {m.text(row)}" for m in measures([row]) if m.value(row) is not None]
         line.append("  ·  ".join([f"{row.n_images} image{'s' * (row.n_images != 1)}", *parts]), style="default")
     console.print(line, soft_wrap=True)
 
@@ -71,7 +82,9 @@ def _table(sweep: Sweep, rows: Sequence[Row], left_out: set[str]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    columns = [m for m in measures(sweep.done) if m.key not in left_out]
+    columns = [
+        m for m in measures(sweep.done) if m.key not in left_out and any(m.value(r) is not None for r in sweep.done)
+    ]
     best = {m.key: m.best(sweep.done) for m in columns}
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
     for axis in sweep.axes:
@@ -105,8 +118,12 @@ def _print_problems(sweep: Sweep, console: Console) -> None:
         line = Text("failed ", style="bold red").append(row.job_id[:10], style="dim")
         line.append(f" {where}: " if where else ": ", style="default").append(row.error or "no error was recorded")
         console.print(line, soft_wrap=True)
-    for said in sweep.changed:
-        console.print(Text(f"{said} and left out here", style="default"), soft_wrap=True)
+    if times := times_in_words(sweep):
+        console.print(Text(times, style="dim"))
+    for note in out_of_line_notes(sweep):
+        console.print(Text("! ", style="bold yellow").append(note, style="default"), soft_wrap=True)
+    for changed in sweep.changed:
+        console.print(Text(f"{changed} and left out here", style="default"), soft_wrap=True)
     for problem in sweep.damaged:
         console.print(Text("damaged ", style="bold yellow").append(problem, style="default"), soft_wrap=True)
 
@@ -133,6 +150,7 @@ def write_csv(sweep: Sweep, path: Path) -> None:
         *_COUNTS,
         *_TEXTS,
         "overrides",
+        *_TIMES,
         *(["changed_since"] if sweep.before else []),
     ]
     text = io.StringIO()
@@ -155,6 +173,16 @@ def _values(row: Row, settings: list[str], metrics: list[str], timings: list[str
         *(getattr(row.result, k) for k in _TEXTS[:-1]),
         row.error,
         tuple(row.result.overrides),
+        *_times(row),
+    ]
+
+
+def _times(row: Row) -> list[Any]:
+    seconds, latency = row.timing.seconds, row.timing.latency
+    return [
+        *((seconds.median, seconds.low, seconds.high, seconds.n, row.timing.by) if seconds else [None] * 5),
+        *((latency.median, latency.low, latency.high, latency.n) if latency else [None] * 4),
+        row.out_of_line,
     ]
 
 

@@ -69,7 +69,7 @@ def _fingerprint(info: Mapping[str, Any]) -> str:
 
 def device(row: Row) -> str:
     """Where seconds were measured."""
-    return row.result.device or ""
+    return row.timing.device
 
 
 def kinds(words: Sequence[str]) -> dict[str, str]:

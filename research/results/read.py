@@ -15,7 +15,9 @@ from research.jobs.record import RESULT, DamagedRecord, ImageRecord, JobResult, 
 from research.labels import is_number
 from research.metrics.base import listed_in
 from research.results.axes import Axis, find_axes, flatten
+from research.results.budget import Budget, read_budget
 from research.results.scales import Margin, read_margins
+from research.results.timing import Timing, out_of_line, timing
 from research.statistics import read_unit
 
 # numbers of which one metric makes several, and what it is called
@@ -31,6 +33,7 @@ class Row:
         result: its record.
         settings: the composed config, flat.
         unit: what its intervals are over, where that was asked for (``report.unit``): see `research.statistics.unit_of`.
+        out_of_line: why its seconds say nothing of its setting (`research.results.timing`); empty where they do.
         derived: what was worked out from the record before, by what it is and its metric.
     """
 
@@ -38,6 +41,7 @@ class Row:
     result: JobResult
     settings: Mapping[str, Any]
     unit: str = ""
+    out_of_line: str = ""
     derived: dict[tuple[str, str], Any] = field(default_factory=dict, repr=False)
 
     @property
@@ -66,11 +70,15 @@ class Row:
     def n_images(self) -> int:
         return self.result.n_images
 
+    @cached_property
+    def timing(self) -> Timing:
+        """Seconds an image, and the latency of one, with their spread."""
+        return timing(self.folder, self.result)
+
     @property
     def seconds_per_image(self) -> float | None:
-        """Seconds of sampling an image: encode, denoise and decode, without loading and scoring."""
-        spent = sum(self.timings.get(part, 0.0) for part in ("encode", "denoise", "decode"))
-        return spent / self.n_images if self.n_images and spent else None
+        """Seconds of sampling an image: encode, denoise and decode, without loading and scoring; the median of `timing`."""
+        return None if self.timing.seconds is None else self.timing.seconds.median
 
     @property
     def images(self) -> list[ImageRecord]:
@@ -136,6 +144,7 @@ class Sweep:
         before: jobs that are not among the rows, as a plug of the user's own has changed since they were made.
         changed: a sentence on these for each class, less its full stop.
         margins: of metrics, where they are not the default (`research.results.scales`).
+        budget: what a setting may cost to be advised.
         figures: metrics and axes that a figure is asked for, besides those that the page has by itself.
         derived: what was worked out of the jobs together before.
     """
@@ -147,6 +156,7 @@ class Sweep:
     before: list[Row] = field(default_factory=list)
     changed: list[str] = field(default_factory=list)
     margins: Mapping[str, Margin] = field(default_factory=dict)
+    budget: Budget = field(default_factory=Budget)
     figures: Sequence[tuple[str, str]] = ()
     derived: dict[tuple[str, str], Any] = field(default_factory=dict, repr=False, compare=False)
 
@@ -201,8 +211,17 @@ def read_sweep(directory: Path) -> Sweep:
     axes = find_axes([r.settings for r in rows])
     # the sort is stable, so jobs that agree on all axes stay in the order they ran
     rows.sort(key=lambda r: [axis.values.index(r.settings.get(axis.key)) for axis in axes])
-    found = Sweep(directory, rows, axes, damaged, before, changed_lines(earlier), _margins(directory))
+    rows = with_seconds_judged(rows)
+    found = Sweep(
+        directory, rows, axes, damaged, before, changed_lines(earlier), _margins(directory), _budget(directory)
+    )
     return over_unit(found, asked_unit(directory))
+
+
+def with_seconds_judged(rows: Sequence[Row]) -> list[Row]:
+    """The jobs, those marked whose seconds are out of line with the others'."""
+    said = out_of_line([(row.result, row.timing) for row in rows])
+    return [replace(row, out_of_line=why) if why else row for row, why in zip(rows, said, strict=True)]
 
 
 def over_unit(sweep: Sweep, unit: str) -> Sweep:
@@ -226,6 +245,14 @@ def _margins(directory: Path) -> dict[str, Margin]:
         return read_margins("report.margin", read_sweep_record(directory).margin)
     except UserError:
         return {}
+
+
+def _budget(directory: Path) -> Budget:
+    """``budget`` of the command that was run last; none where ``sweep.json`` says none, or is gone or damaged."""
+    try:
+        return read_budget("budget", read_sweep_record(directory).budget)
+    except UserError:
+        return Budget()
 
 
 def asked_unit(directory: Path) -> str:

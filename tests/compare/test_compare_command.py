@@ -40,7 +40,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
             assert run([*SWEPT, *more, f"sweep_name={name}"]) == 0
     for name in ("ddim", "euler"):  # a second run, which took a tenth longer
         shutil.copytree(place / "outputs" / name, place / "outputs" / f"{name}2")
-        change(place / "outputs" / f"{name}2", lambda r: r["timings"].update(denoise=1.1 * r["timings"]["denoise"]))
+        for file in (place / "outputs" / f"{name}2").glob("*/trace.json"):
+            trace = json.loads(file.read_text())
+            for timings in (trace["timings"], *(batch["timings"] for batch in trace["batches"])):
+                timings["denoise"] *= 1.1
+            file.write_text(json.dumps(trace))
     return place / "outputs"
 
 
@@ -190,13 +194,52 @@ def test_sets_are_compared_by_their_kept_features(told, made):
 
 def test_seconds_by_batches_and_by_repeated_runs(told):
     alone = outcome(told("outputs/ddim", "outputs/euler"), "seconds_per_image")
-    assert (alone["n"], alone["unit"], alone["paired"]) == (8, "batches", True)
-    assert "of one run each" in alone["note"]
+    assert (alone["n"], alone["unit"], alone["paired"]) == (6, "batches", True)
+    assert "of one run each, pair by pair, the first left out" in alone["note"]
     repeated = told("outputs/ddim", "outputs/euler", "--repeats", "outputs/ddim2", "--repeats", "outputs/euler2")
     seconds = outcome(repeated, "seconds_per_image")
     assert (seconds["n"], seconds["unit"], seconds["method"]) == (2, "runs", "Welch t")
     ddim = [outcome(told("outputs/ddim", "outputs/ddim2"), "seconds_per_image")[k] for k in ("value_a", "value_b")]
     assert seconds["value_a"] == pytest.approx(sum(ddim) / 2)
+
+
+def test_seconds_have_their_spread(here, told):
+    def timed(record: dict[str, Any], seconds: float) -> None:
+        runs = [{"n_images": 4, "denoise": 4 * (seconds + k / 100)} for k in range(4)]
+        one = [{"n_images": 1, "denoise": seconds}]
+        record["timed"] = {"created": "2026-01-01", "device": "cpu", "batch": runs, "one": one}
+
+    for sweep, seconds in (("ddim", 0.5), ("euler", 0.9)):
+        change(here / sweep, lambda record, seconds=seconds: timed(record, seconds))
+    said = told("outputs/ddim", "outputs/euler")
+    seconds = outcome(said, "seconds_per_image")
+    assert (seconds["n"], seconds["unit"], seconds["verdict"]) == (4, "repeats", "worse")
+    assert seconds["difference"] == pytest.approx(0.4)
+    ddim = said["sides"][0]
+    assert [ddim["seconds"][k] for k in ("median", "low", "high", "n")] == pytest.approx([0.515, 0.5, 0.53, 4])
+    assert ddim["latency"]["median"] == 0.5
+    assert any("median (least to most) of 4 runs of a batch of 4" in note for note in said["notes"])
+
+
+def test_seconds_out_of_line_are_not_compared(here, told, capsys):
+    for place, factor in enumerate((1, 1.02, 1, 3)):
+        folder = here / "many" / f"job{place}"
+        shutil.copytree(next((here / "euler").glob("*/result.json")).parent, folder)
+        (folder / "trace.json").unlink()
+        record = json.loads((folder / "result.json").read_text())
+        record.update(job_id=folder.name)
+        record["timings"]["denoise"] = factor
+        (folder / "result.json").write_text(json.dumps(record))
+    said = told("outputs/many/job0", "outputs/many/job3")
+    seconds = outcome(said, "seconds_per_image")
+    assert (seconds["verdict"], seconds["note"]) == (
+        "no interval",
+        "seconds are out of line with their sweep, and are not compared",
+    )
+    assert said["sides"][1]["out_of_line"] == "3.0 times the median seconds an evaluation of the 4 jobs like it"
+    assert any("research again outputs/many/job3 --time 5" in note for note in said["notes"])
+    by_seconds = [f for f in said["pareto"] if f["cost"] == "seconds_per_image"]
+    assert "job3" not in {p["side"] for f in by_seconds for p in f["points"]}
 
 
 def test_shared_batches_give_no_seconds(here, told):
@@ -333,7 +376,7 @@ def test_every_format(made, tmp_path, monkeypatch, capsys):
     assert [r["metric"] for r in rows] == [o["metric"] for o in told["outcomes"]]
     assert float(rows[0]["difference"]) == pytest.approx(told["outcomes"][0]["difference"])
     tables = [row for row in (tmp_path / "x.md").read_text().splitlines() if row.startswith("|")]
-    assert {row.count("|") for row in tables[:4]} == {9}
+    assert {row.count("|") for row in tables[:4]} == {10}
     tex = (tmp_path / "x.tex").read_text()
     assert tex.count("\\begin{tabular}") == tex.count("\\end{tabular}") == 2
     assert all(c not in tex for c in "↑↓−–†•")

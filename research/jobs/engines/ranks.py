@@ -122,6 +122,7 @@ class _Share(JobRun):
             self._merge(notes)
             self.result.batch_size = told["size"]
             self.keep_pictures(sampler, task)
+            self.time_again(sampler, task)
 
     def measure(self, name: str, metric: Metric) -> MetricResult:
         if name in self.sums:

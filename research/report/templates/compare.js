@@ -3,7 +3,7 @@ if ($('cmp-a') && done.length > 1) {
   const [a, b, which, stage, cut] = ['cmp-a', 'cmp-b', 'cmp-i', 'stage', 'cut'].map($);
   for (const select of [a, b]) select.append(...done.map((job) => option(job.id, short(title(job), 90))));
   const use = jobs.get(data.use) ?? done[0];
-  const ranked = data.measures.findIndex((m) => m.better > 0);
+  const ranked = data.measures.findIndex((m) => m.better > 0 && !m.time);
   const other = done.filter((job) => job !== use).reduce((x, y) => (ranked >= 0 && (y.v[ranked] ?? -Infinity) > (x.v[ranked] ?? -Infinity) ? y : x));
   const known = (id) => (jobs.get(id)?.done ? id : null);
   a.value = known(state.get('a')) ?? use.id;
@@ -27,6 +27,7 @@ if ($('cmp-a') && done.length > 1) {
   };
   const verdict = (m, i, one, two, pairs, paired) => {
     if (one.v[i] == null || two.v[i] == null) return '';
+    if ([one.k[i], two.k[i]].includes('out of line')) return 'no verdict: out of line with the sweep';
     if (one.k[i] !== two.k[i]) return 'not comparable: computed with different things';
     if (!m.better) return '';
     const sc = [summands(m, i, one), summands(m, i, two)];
@@ -63,7 +64,7 @@ if ($('cmp-a') && done.length > 1) {
     $('cmp-table').replaceChildren(
       el('thead', {}, el('tr', {}, ...['', 'left', 'right', 'told apart?'].map((text) => el('th', { scope: 'col' }, text)))),
       el('tbody', {}, ...differing.map(([axis, i]) => line(axis.label, axis.values[one.s[i]], axis.values[two.s[i]])),
-        ...data.measures.flatMap((m, i) => (one.v[i] == null && two.v[i] == null ? [] : [line(m.label, number(one.v[i]) + interval(one.i[i]), number(two.v[i]) + interval(two.i[i]), verdict(m, i, one, two, ...matched))])),
+        ...data.measures.flatMap((m, i) => (one.v[i] == null && two.v[i] == null ? [] : [line(m.label, number(one.v[i]) + around(one, i), number(two.v[i]) + around(two, i), verdict(m, i, one, two, ...matched))])),
         matched[1] ? null : line('pictures', '', '', 'no prompt and seed in common: pictures are set against each other by their place')));
     draw();
   };

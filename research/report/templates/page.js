@@ -27,6 +27,8 @@ const number = (value, digits = 3) => {
   if (size < 1e-4 || size >= 1e6) return value.toPrecision(digits);
   return value.toFixed(Math.max(0, digits - 1 - Math.floor(Math.log10(size))));
 };
+// of a job's number: the least and most of a time, the interval of another
+const around = (job, i) => (job.t[i] ? ` (${job.t[i]})` : interval(job.i[i]));
 const interval = (pair) => (pair ? ` [${number(pair[0])}, ${number(pair[1])}]` : '');
 // a picture beside the page, or the thumbnail inside it where that file is not
 const show = (img, job, k) => {

@@ -61,7 +61,7 @@ if (sheet) {
     const td = el('td', own.size === 1 ? { 'data-job': found[0].job.id } : {}, tiles);
     if (own.size === 1 && !(prompts && only.value === '')) {
       const job = found[0].job;
-      const notes = data.measures.flatMap((m, i) => (m.better && job.v[i] != null && m.key !== 'seconds_per_image' ? [el('span', best[i] === job ? { class: 'top' } : {}, `${m.label} ${number(job.v[i])}`)] : [])).slice(0, 3);
+      const notes = data.measures.flatMap((m, i) => (m.better && job.v[i] != null && !m.time ? [el('span', best[i] === job ? { class: 'top' } : {}, `${m.label} ${number(job.v[i])}`)] : [])).slice(0, 3);
       td.append(el('div', { class: 'notes' }, ...notes));
     }
     return td;

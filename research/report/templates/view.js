@@ -31,7 +31,7 @@ const fill = () => {
   pairs($('view-settings'), named);
   const own = k < 0 ? [] : Object.entries(job.sc).filter(([, list]) => list[k] != null);
   pairs($('view-numbers'), [
-    ...data.measures.map((m, i) => [m.label + (job.k[i] ? ` (${job.k[i]})` : ''), job.v[i] == null ? '–' : number(job.v[i]) + interval(job.i[i])]),
+    ...data.measures.map((m, i) => [m.label + (job.k[i] ? ` (${job.k[i]})` : ''), job.v[i] == null ? '–' : number(job.v[i]) + around(job, i)]),
     ...own.map(([key, list]) => [`${data.measures.find((m) => m.key === key)?.label ?? key.replaceAll('_', ' ')}, this picture`, number(list[k])]),
   ]);
   $('view-place').textContent = count ? `${k + 1} of ${count}` : '';
