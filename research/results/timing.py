@@ -34,6 +34,7 @@ FACTOR = 3.5  # median absolute deviations, scaled to a standard deviation
 LEAST_AWAY = 1.25  # times as long, or as short, as the median
 LEAST_ALIKE = 4  # jobs, of which one may be out of line
 _TO_DEVIATION = 1.4826  # of normal numbers
+_OF_MODEL = ("path", "config", "attention_slicing", "compile", "channels_last")
 _PARTS = ("encode", "denoise", "decode")
 REPEATS, BATCHES, ONCE, MEAN = "repeats", "batches after the first", "one batch", "mean over the job"
 
