@@ -57,7 +57,8 @@ def difference(a: Side, b: Side, cells: list[Cell], level: float) -> tuple[Estim
     gaps = list(_by_batch(a, b, cells))
     if len(gaps) >= LEAST_BATCHES:
         note = (
-            "batches of one run each, pair by pair, the first left out: says nothing of how runs differ (--repeats DIR)"
+            "batches of one run each, pair by pair, the first left out; the difference is their mean, the values are medians; it "
+            "says nothing of how runs differ (--repeats DIR)"
         )
         return mean(gaps, level=level), "batches", note
     return (

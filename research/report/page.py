@@ -19,7 +19,7 @@ from markupsafe import Markup
 from research.files import write_atomic
 from research.labels import count, number, value_label
 from research.report.advice import Advice, advise, fronts, near_fronts, where
-from research.report.columns import TOTAL, measures
+from research.report.columns import TIMES, TOTAL, measures
 from research.report.draw import Plot
 from research.report.notes import notes
 from research.report.page_tables import contact_sheet, file_link, jobs_table
@@ -220,7 +220,7 @@ def _why_no_advice(sweep: Sweep) -> str:
 
 def _card(sweep: Sweep, title: str, row: Row) -> Card:
     shown = [m for m in measures(sweep.done) if m is not TOTAL and m.value(row) is not None]
-    numbers = [(m.label, number(m.value(row))) for m in shown]
+    numbers = [(m.label, m.text(row) if m in TIMES else number(m.value(row))) for m in shown]
     return Card(title, row.job_id, file_link(row.folder.name, "result.json"), where(sweep, row), numbers)
 
 
