@@ -25,7 +25,8 @@ def times_in_words(sweep: Sweep) -> str:
     text = f"s / image: median (least–most) of {shown}."
     if any(row.timing.shared for row in rows):
         text += " Some jobs shared batches: theirs are shares (runtime.vectorise=off)."
-    return f"{text} images / s: the same, the other way up. latency s: of one image made alone."
+    text += " images / s: the same, the other way up. latency s: of one image made alone."
+    return f"{text} The range is of what was timed in a row, and says nothing of a machine that was busy all the while."
 
 
 def how_to_time(sweep: Sweep) -> str:
