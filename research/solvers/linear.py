@@ -105,6 +105,12 @@ class LinearSolver:
         """
         return None
 
+    @property
+    def claimed_order(self) -> int | None:
+        """How fast the error falls with the number of steps, as a power, on smooth levels that begin with short steps; None where
+        nothing is claimed, as of what adds noise. `research.testing.orders` measures it."""
+        return None
+
     def orders(self, levels: Levels) -> Sequence[int] | None:
         """The order of each step where it differs from the one asked for, for whoever prints the table; None if it does not."""
         return None

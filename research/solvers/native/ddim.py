@@ -29,6 +29,10 @@ class DDIM(LinearSolver):
     clip: float | None = None
     levels_like = "DDIMScheduler"
 
+    @property
+    def claimed_order(self) -> int | None:
+        return None if self.eta else 1
+
     def update(self, levels: Levels, i: int) -> Update:
         start, end = levels[i], levels[i + 1]
         shrunk = 1.0 - (start.signal / end.signal) ** 2 if self.eta else 0.0

@@ -45,6 +45,10 @@ class DEIS(LinearSolver):
         if self.kind not in ("logrho", "tab", "rhoab"):
             raise ConfigError(f"scheduler.options.kind: found {self.kind!r}; accepted are 'logrho', 'tab' and 'rhoab'.")
 
+    @property
+    def claimed_order(self) -> int | None:
+        return self.order
+
     def update(self, levels: Levels, i: int) -> Update:
         start, end = levels[i], levels[i + 1]
         order, left = min(self.order, i + 1), levels.steps - i

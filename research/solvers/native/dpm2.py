@@ -28,6 +28,10 @@ class DPM2(LinearSolver):
     clip: float | None = None
     levels_like = "KDPM2DiscreteScheduler"
 
+    @property
+    def claimed_order(self) -> int | None:
+        return None if self.eta else 2
+
     def plan(self, levels: Levels) -> Sequence[StagePlan]:
         stages = []
         for i in range(levels.steps):

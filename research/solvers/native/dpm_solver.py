@@ -36,8 +36,7 @@ class DPMSolver(LinearSolver):
     levels_like = "DPMSolverSinglestepScheduler"
 
     @property
-    def claimed_order(self) -> int:
-        """The order of the error over steps without noise."""
+    def claimed_order(self) -> int | None:
         return self.order
 
     def __post_init__(self) -> None:

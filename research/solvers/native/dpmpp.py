@@ -51,6 +51,10 @@ class DPMpp(LinearSolver):
         if self.kind not in ("midpoint", "heun"):
             raise ConfigError(f"scheduler.options.kind: found {self.kind!r}; accepted are 'midpoint' and 'heun'.")
 
+    @property
+    def claimed_order(self) -> int | None:
+        return None if self.sde else min(self.order, 2)  # of the third order half the second difference is taken
+
     def order_at(self, levels: Levels, i: int) -> int:
         """The order of step ``i``: what there is to look back at, and less where the end asks for it."""
         order = min(self.order, i + 1)

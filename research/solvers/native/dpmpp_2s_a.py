@@ -32,7 +32,10 @@ class DPMpp2SAncestral(LinearSolver):
     eta: float = 1.0
     s_noise: float = 1.0
     levels_like = "KDPM2AncestralDiscreteScheduler"
-    claimed_order = 2  # at eta 0
+
+    @property
+    def claimed_order(self) -> int | None:
+        return None if self.eta else 2
 
     def __post_init__(self) -> None:
         check_range("eta", self.eta, most=1.0)

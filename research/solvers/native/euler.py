@@ -68,6 +68,10 @@ class Euler(Churn):
         s_churn, s_tmin, s_tmax, s_noise, clip: see `Churn`.
     """
 
+    @property
+    def claimed_order(self) -> int | None:
+        return None if self.s_churn else 1
+
     def plan(self, levels: Levels) -> Sequence[StagePlan]:
         asked = self.churned(levels)
         stages = []

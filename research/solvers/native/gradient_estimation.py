@@ -25,6 +25,10 @@ class GradientEstimation(LinearSolver):
 
     gamma: float = 2.0
 
+    @property
+    def claimed_order(self) -> int | None:
+        return 1
+
     def __post_init__(self) -> None:
         check_range("gamma", self.gamma, least=1.0)
 

@@ -22,6 +22,10 @@ class Heun(Churn):
 
     levels_like = "HeunDiscreteScheduler"
 
+    @property
+    def claimed_order(self) -> int | None:
+        return None if self.s_churn else 2
+
     def plan(self, levels: Levels) -> Sequence[StagePlan]:
         asked = self.churned(levels)
         stages = []

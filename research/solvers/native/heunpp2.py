@@ -27,7 +27,10 @@ class HeunPP2(Churn):
     """
 
     levels_like = "HeunDiscreteScheduler"
-    claimed_order = 1
+
+    @property
+    def claimed_order(self) -> int | None:
+        return None if self.s_churn else 1
 
     def plan(self, levels: Levels) -> Sequence[StagePlan]:
         asked = self.churned(levels)

@@ -46,6 +46,10 @@ class LMS(LinearSolver):
     def __post_init__(self) -> None:
         check_whole_number("scheduler.options.order", self.order, least=1, most=4)
 
+    @property
+    def claimed_order(self) -> int | None:
+        return self.order
+
     def update(self, levels: Levels, i: int) -> Update:
         start, end = levels[i], levels[i + 1]
         order = min(self.order, i + 1)

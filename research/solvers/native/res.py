@@ -33,6 +33,10 @@ class ResMultistep(LinearSolver):
     levels_like = "DPMSolverMultistepScheduler"
     divides = True
 
+    @property
+    def claimed_order(self) -> int | None:
+        return self.order
+
     def __post_init__(self) -> None:
         check_whole_number("scheduler.options.order", self.order, least=1, most=3)
 
@@ -69,8 +73,7 @@ class ResSinglestep(LinearSolver):
     levels_like = "DPMSolverSinglestepScheduler"
 
     @property
-    def claimed_order(self) -> int:
-        """The order of the error over steps without noise."""
+    def claimed_order(self) -> int | None:
         return self.order
 
     def __post_init__(self) -> None:

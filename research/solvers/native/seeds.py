@@ -48,9 +48,8 @@ class SEEDS(LinearSolver):
     levels_like = "DPMSolverSinglestepScheduler"
 
     @property
-    def claimed_order(self) -> int:
-        """The order of the error over steps without noise."""
-        return self.order
+    def claimed_order(self) -> int | None:
+        return None if self.eta else self.order
 
     def __post_init__(self) -> None:
         check_whole_number("scheduler.options.order", self.order, least=2, most=3)

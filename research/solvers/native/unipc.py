@@ -49,6 +49,10 @@ class UniPC(LinearSolver):
         if self.kind not in ("bh1", "bh2"):
             raise ConfigError(f"scheduler.options.kind: found {self.kind!r}; accepted are 'bh1' and 'bh2'.")
 
+    @property
+    def claimed_order(self) -> int | None:
+        return min(self.order + self.corrector, 2 if self.lower_order_final else 4)  # the last step is of order 1
+
     def order_at(self, levels: Levels, i: int) -> int:
         """The order of step ``i``."""
         order = min(self.order, i + 1)
