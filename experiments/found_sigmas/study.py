@@ -134,7 +134,7 @@ def draw(
         tidy(panel, scheduler, "steps", "error (log axis; lower is better)")
     for panel in axes[0]:
         step_ticks(panel, steps)
-    axes[0][-1].legend(fontsize=8, ncols=2)
+    figure.legend(*axes[0][-1].get_legend_handles_labels(), loc="outside right center", fontsize=8)
     save(figure, file)
 
 

@@ -103,7 +103,7 @@ def _schedule(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
         found = find_pipeline(path)
         if found.file is None and found.directory is None:
             return None
-        schedule = scheduler_config(path)
+        schedule = scheduler_config(path, defaults=False)  # planning imports no library
     except UserError:  # said when it is loaded
         return {}
     return {} if schedule is None else schedule.config

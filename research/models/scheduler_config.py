@@ -33,9 +33,13 @@ class ModelSchedule:
     latent: bool | None
 
 
-def scheduler_config(path: str | os.PathLike[str]) -> ModelSchedule | None:
+def scheduler_config(path: str | os.PathLike[str], *, defaults: bool = True) -> ModelSchedule | None:
     """The schedule of a model: a zoo name, a directory in diffusers layout (of any pipeline), a folder or file with a
     ``scheduler_config.json``, or a hub id in the local cache. The network is never asked.
+
+    Args:
+        defaults: of Stable Diffusion, mend the config as its pipeline does, which imports diffusers; without, it is said that
+            latents are not clipped, and no more.
 
     Returns:
         None for a hub model that is not in the cache, and for a checkpoint file, which has no scheduler config.
@@ -59,7 +63,7 @@ def scheduler_config(path: str | os.PathLike[str]) -> ModelSchedule | None:
     index = directory / "model_index.json"
     pipeline = str(read_json(index).get("_class_name", "")) if index.is_file() else ""
     if pipeline.startswith(_LATENT) and not pipeline.startswith("StableDiffusion3"):
-        return ModelSchedule(name, mended(config), True)
+        return ModelSchedule(name, mended(config) if defaults else {**config, "clip_sample": False}, True)
     latent = (directory / "vae").is_dir() if index.is_file() else None
     return ModelSchedule(name, config, latent)
 
