@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from research.jobs.compose import Composer
-from research.jobs.scoring import _start
+from research.jobs.scoring import _grid
 from research.jobs.validate import validate
 
 
@@ -14,5 +14,6 @@ def test_where_so_many_steps_begin(tiny_sd: Path) -> None:
     with Composer() as composer:
         lines = [f"model.path={tiny_sd}", "tracker=none", "metrics=none", "prompts=[fox]", "scheduler=dpmpp_2m"]
         config = validate(composer.job(composer.master([]), composer.normalise(lines)))
-    assert _start(config, 500, None) < 0.3 * _start(config, 499, None)
-    assert _start(config, 500, "ddim") > 0.9 * _start(config, 499, None)
+    whole = _grid(config, 499, None).first
+    assert _grid(config, 500, None).first < 0.3 * whole
+    assert _grid(config, 500, "ddim").first > 0.9 * whole

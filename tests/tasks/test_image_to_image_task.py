@@ -189,8 +189,6 @@ GREY = np.zeros((16, 16))
         ([picture()] * 4, "4 pictures for 3 images"),
         (np.zeros((2, 16, 16, 3), dtype=np.uint8), "2 pictures for 3 images"),
         ([picture(), "no such file", picture()], "does not exist"),
-        (Image.new("I;16", (16, 16)), "mode I;16"),
-        (Image.new("F", (16, 16)), "mode F"),
         (picture(1, 16), "1 x 16 pixels"),
         (object(), "found object"),
     ],

@@ -35,6 +35,7 @@ class SASolver(LinearSolver):
         tau: between the two timesteps; 0 elsewhere, and 0 is the ODE.
         tau_from, tau_to: timesteps of 1,000, the higher first.
         lower_order_final: the last steps are of lower order.
+        clip: of data predictions, see `LinearSolver`.
 
     Raises:
         ConfigError: an option is none of these.
@@ -46,6 +47,7 @@ class SASolver(LinearSolver):
     tau_from: float = 800.0
     tau_to: float = 200.0
     lower_order_final: bool = True
+    clip: float | None = None
     levels_like = "SASolverScheduler"
     divides = True
 
