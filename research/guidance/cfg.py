@@ -8,7 +8,7 @@ from torch import Tensor
 
 from research.checks import check_number
 from research.guidance.pairs import extrapolated
-from research.sampling.interfaces import Batch, Branch, Guidance, Guided, StepState
+from research.sampling.interfaces import Batch, Branch, Guidance, Guided, Scale, StepState
 from research.sampling.prediction import Prediction
 
 
@@ -42,18 +42,19 @@ class CFG(Guidance):
 
     def branches(self, state: StepState) -> Sequence[Branch]:
         # pipelines put the unconditional rows first in the batch
-        return [Branch(name, state.conditions[name]) for name in self._needed(state)]
+        conditions = state.conditions
+        return [Branch(name, conditions[name]) for name in self._names(state.scale_of(self))]
 
     def combine(self, state: StepState, predictions: Mapping[str, Prediction]) -> Guided:
-        needed = self._needed(state)
+        scale = state.scale_of(self)
+        needed = self._names(scale)
         if len(needed) == 1 or len(predictions) == 1:
             return Guided(predictions[next(name for name in needed if name in predictions)])
         u, c = predictions["uncond"], predictions["cond"]
-        value = extrapolated(u.value, c.value, state.scale_of(self), parity=self._parity)
-        return Guided(Prediction(value, c.kind))
+        return Guided(Prediction(extrapolated(u.value, c.value, scale, parity=self._parity), c.kind))
 
-    def _needed(self, state: StepState) -> tuple[str, ...]:
-        scale = state.scale_of(self)
+    def _names(self, scale: Scale) -> tuple[str, ...]:
+        """The predictions that are needed at a scale."""
         if isinstance(scale, Tensor):  # one an image: some of them need both
             return ("uncond", "cond")
         if scale == 1 or (self._parity and scale < 1):

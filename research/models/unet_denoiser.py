@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -43,6 +42,7 @@ class UnetDenoiser:
         self.kind: Kind = kind
         self.text = text
         self._timings = {} if timings is None else timings
+        self._compiled = is_compiled(unet)
         self._patching = Patching(unet, look)
         # joined conditions by the branches they belong to; the last few, as hooks may make new ones for every stage
         self._joined: dict[tuple[int, ...], dict[str, Any]] = {}
@@ -77,18 +77,15 @@ class UnetDenoiser:
             output = self._called(inputs, times, joined["arguments"])
         if count == 1:
             return {branches[0].name: Prediction(output, self.kind)}
-        kind, images = self.kind, len(x)
-        # as a view with an axis more the parts come apart in half the time
-        parts = (
-            output.view(count, images, *output.shape[1:]).unbind() if output.is_contiguous() else output.chunk(count)
-        )
-        return {branch.name: Prediction(part, kind) for branch, part in zip(branches, parts, strict=True)}
+        kind = self.kind
+        return {branch.name: Prediction(part, kind) for branch, part in zip(branches, output.chunk(count), strict=True)}
 
     def _called(self, inputs: Tensor, times: Tensor, arguments: dict[str, Any]) -> Tensor:
-        around = counted(self.unet, self._timings) if is_compiled(self.unet) else nullcontext()
-        with around:
+        if not self._compiled:
             output: Tensor = self.unet(inputs, times, return_dict=False, **arguments)[0]
-        return output
+            return output
+        with counted(self.unet, self._timings):
+            return self.unet(inputs, times, return_dict=False, **arguments)[0]
 
     def _join(self, key: tuple[int, ...], conditions: Sequence[Condition]) -> dict[str, Any]:
         arguments: dict[str, Any] = {}
