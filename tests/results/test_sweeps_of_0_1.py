@@ -65,6 +65,7 @@ def test_it_is_reported(old) -> None:
     assert "437fe69cd3dc" in page  # the failed one
 
 
+@pytest.mark.slow
 def test_it_is_scored(old, capsys) -> None:
     assert score([str(old), "metrics=clip_score"]) == 1  # one job had failed
     assert "437fe69cd3dc: " in capsys.readouterr().err

@@ -71,6 +71,7 @@ def words(tiny_sd: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("method", ["gits", "search"])
+@pytest.mark.spread(1)
 def test_the_file_is_taken_by_a_run(words, method, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     asked = ["optimise", *words, "scheduler=dpmpp_2m", "steps=3", "--images", "2", "--fine", "12"]

@@ -27,7 +27,7 @@ CASES = [(name, grid) for name in scheduler_names() for grid in GRIDS]
 
 @pytest.mark.parametrize("kind", ["epsilon", "v", "x0", "flow"])
 @pytest.mark.parametrize(("name", "grid"), CASES)
-@pytest.mark.spread(60)
+@pytest.mark.spread(24)
 def test_it_runs_or_says_why_not(name, grid, kind):
     model = GaussianModel(0.3, 0.8, (2, 4, 4), kind)
     sigmas = FLOW_LIST if (grid, kind) == ("list", "flow") else GRIDS[grid]
