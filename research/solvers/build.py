@@ -203,6 +203,8 @@ class SolverFactory:
                 "class of diffusers."
             )
         flow = _is_flow(base_config)
+        if flow:  # the kind is known, and the class of levels has no such setting
+            base_config = {key: value for key, value in base_config.items() if key != "prediction_type"}
         self.native, self.step_options, self._init_options = (
             _clipped(solver, {} if flow else base_config),
             {},

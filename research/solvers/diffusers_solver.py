@@ -171,10 +171,6 @@ class DiffusersSolver:
                     "fewer steps, or other noise levels."
                 )
 
-    @property
-    def _limit(self) -> int | None:
-        return getattr(self.scheduler.config, "num_train_timesteps", None)
-
     def _set_timesteps(self, steps: int, device: torch.device | str) -> None:
         if self._levels is None:
             make_timesteps(self.scheduler, self.name, steps, device)

@@ -111,10 +111,6 @@ class LinearSolver:
         nothing is claimed, as of what adds noise. `research.testing.orders` measures it."""
         return None
 
-    def orders(self, levels: Levels) -> Sequence[int] | None:
-        """The order of each step where it differs from the one asked for, for whoever prints the table; None if it does not."""
-        return None
-
 
 def to_data(
     start: Level, end: Level, weights: Mapping[int, float], *, noise: float = 0.0, back: int = 0, interval: Any = None

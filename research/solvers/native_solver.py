@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +16,7 @@ from research.sampling.noise import STEP, NoiseSource
 from research.sampling.prediction import Kind, to_x0
 from research.sampling.timeline import Stage, Timeline, log_snr_of
 from research.solvers.levels import Level, Levels
-from research.solvers.linear import LinearSolver, StagePlan, Update
+from research.solvers.linear import LinearSolver, StagePlan
 from research.solvers.steps import full_precision, step_from
 from research.strength import kept_steps
 
@@ -155,7 +154,8 @@ class NativeSolver:
         # clipping is not linear: the prediction is made one of x0 and cut, and the table is about that
         self._told: Kind = kind if solver.clip is None else "x0"
         self._start_scale = 1.0
-        self._paths: dict[tuple[float, ...], Any] = {}
+        self._range = (0.0, 0.0)
+        self._paths: dict[tuple[int, ...], Any] = {}
 
     def timeline(
         self, steps: int, *, strength: float = 1.0, device: torch.device | str = "cpu", by_strength: bool = False
@@ -192,7 +192,7 @@ class NativeSolver:
                 Table((), (), 0),
                 levels.start_scale,
                 end,
-                None,
+                (0.0, 0.0),
             )
         plan = tuple(self.solver.plan(levels.last(kept)))
         table = tabulate(plan, self._told, self.name)
@@ -291,15 +291,3 @@ def offers_of(solver: LinearSolver, levels: Levels) -> frozenset[str]:
     return frozenset(
         name for name, held in {"first-order": forgets, "revisits": forgets, "deterministic": quiet}.items() if held
     )
-
-
-def settings_of(solver: LinearSolver) -> Mapping[str, Any]:
-    """The options of a solver, for whoever shows them."""
-    return (
-        {f.name: getattr(solver, f.name) for f in dataclasses.fields(solver)}
-        if dataclasses.is_dataclass(solver)
-        else {}
-    )
-
-
-__all__ = ["NativeSolver", "Row", "Table", "Update", "offers_of", "settings_of", "tabulate"]

@@ -154,6 +154,13 @@ class GaussianModel(Model):
         z = (x.double() - start[0] * self.mean) / self.spread(*start)
         return end[0] * self.mean + self.spread(*end) * z
 
+    def estimates(self, x: Tensor, signal: float, noise: float) -> tuple[Tensor, Tensor]:
+        """The means of data and noise given latents at a level, shape of ``x``."""
+        variance = self.std**2
+        apart = (x - signal * self.mean) / (signal**2 * variance + noise**2)
+        # the noise of itself and not (x - a clean) / b, which at low levels is a difference of equals
+        return self.mean + signal * variance * apart, noise * apart
+
     def timestep_of(self, signal: float, noise: float) -> float:
         """The timestep of a level, fractional where it lies between two."""
         found = np.interp(math.log(noise / signal), self._log_sigmas, np.arange(len(self._log_sigmas)))
@@ -169,10 +176,7 @@ class GaussianDenoiser:
     def predict(self, x: Tensor, stage: Stage, branches: Sequence[Branch]) -> dict[str, Prediction]:
         """Predictions for latents ``x`` as the scheduler scales them for a network: with the spread of the level told."""
         a, b = self.model.level(stage.time)
-        wide, mean, variance = x.double(), self.model.mean, self.model.std**2
-        clean = mean + a * variance / (a**2 * variance + b**2) * (wide - a * mean)
-        # the noise of itself and not (x - a clean) / b, which at low levels is a difference of equals
-        epsilon = b / (a**2 * variance + b**2) * (wide - a * mean)
+        clean, epsilon = self.model.estimates(x.double(), a, b)
         value = {
             "x0": lambda: clean,
             "epsilon": lambda: epsilon,

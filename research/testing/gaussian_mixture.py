@@ -17,10 +17,8 @@ import torch
 from torch import Tensor
 
 from research.errors import ConfigError
-from research.sampling.interfaces import Batch, Branch
-from research.sampling.prediction import Kind, Prediction
-from research.sampling.timeline import Stage
-from research.testing.gaussian import GaussianDenoiser, GaussianModel
+from research.sampling.prediction import Kind
+from research.testing.gaussian import GaussianModel
 
 _HALVINGS = 70  # of an interval of some ten: to the last bit of a float64
 
@@ -63,9 +61,6 @@ class GaussianMixtureModel(GaussianModel):
         std = float((self.weights * (self.stds**2 + self.means**2)).sum() - mean**2) ** 0.5
         super().__init__(mean, std, shape, prediction, scheduler_config, dtype)
 
-    def denoiser(self, run: Batch) -> GaussianMixtureDenoiser:
-        return GaussianMixtureDenoiser(self, run.solver.kind)
-
     def sample_clean(self, noise: Tensor) -> Tensor:
         """Data made of standard normal noise [N, C, h, w]: the element with the same quantile."""
         return self._inverse(torch.special.ndtr(noise.double()), 1.0, 0.0)
@@ -82,6 +77,11 @@ class GaussianMixtureModel(GaussianModel):
         likely = torch.softmax(self.weights.log() - 0.5 * variance.log() - 0.5 * apart**2 / variance, dim=-1)
         return (likely * (self.means + signal * self.stds**2 / variance * apart)).sum(-1)
 
+    def estimates(self, x: Tensor, signal: float, noise: float) -> tuple[Tensor, Tensor]:
+        """The means of data and noise given latents at a level, shape of ``x``."""
+        clean = self.clean(x, signal, noise)
+        return clean, (x - signal * clean) / noise
+
     def _distribution(self, x: Tensor, signal: float, noise: float) -> Tensor:
         spread = (signal**2 * self.stds**2 + noise**2).sqrt()
         return (self.weights * torch.special.ndtr((x.unsqueeze(-1) - signal * self.means) / spread)).sum(-1)
@@ -95,23 +95,3 @@ class GaussianMixtureModel(GaussianModel):
             above = self._distribution(middle, signal, noise) < value
             low, high = torch.where(above, middle, low), torch.where(above, high, middle)
         return (low + high) / 2
-
-
-class GaussianMixtureDenoiser(GaussianDenoiser):
-    """The closed-form denoiser for one run; every branch gets the same prediction."""
-
-    model: GaussianMixtureModel
-
-    def predict(self, x: Tensor, stage: Stage, branches: Sequence[Branch]) -> dict[str, Prediction]:
-        """Predictions for latents ``x`` as the scheduler scales them for a network: with the spread of the level told."""
-        a, b = self.model.level(stage.time)
-        wide = x.double()
-        clean = self.model.clean(wide, a, b)
-        epsilon = (wide - a * clean) / b
-        value = {
-            "x0": lambda: clean,
-            "epsilon": lambda: epsilon,
-            "v": lambda: (a * epsilon - b * clean) / math.hypot(a, b),
-            "flow": lambda: epsilon - clean,
-        }[self.kind]()
-        return {branch.name: Prediction(value.to(x.dtype), self.kind) for branch in branches}

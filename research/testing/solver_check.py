@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from research.errors import UserError
-from research.sampling.loop import LoopSampler
 from research.solvers.levels import Level, Levels, TrainedLevels, trained_levels
 from research.solvers.linear import LinearSolver, StagePlan, Update
 from research.testing.gaussian import SCHEDULE, GaussianModel
-from research.testing.gaussian_error import GaussianTask
+from research.testing.orders import SmoothLevels, errors, slope
 from research.testing.plug_rules import place_of
 from research.testing.watched import global_state
 
@@ -202,19 +201,10 @@ def measured_order(solver: LinearSolver, prediction: Any = "epsilon") -> float |
     import torch
 
     model = GaussianModel(0.3, torch.tensor([0.25, 0.5, 1.5, 2.0]).reshape(1, 2, 2), (1, 2, 2), prediction)
-    grid = Geometric()
-    if any(stage.update.noise for stage in solver.plan(grid.levels(trained_levels(SCHEDULE), 7))):
+    if any(stage.update.noise for stage in solver.plan(SmoothLevels().levels(trained_levels(SCHEDULE), 7))):
         return None
-    errors = []
-    for steps in _ORDER_STEPS:
-        task = GaussianTask()
-        LoopSampler(model, solver, sigmas=grid).sample(task, seeds=[0, 1], steps=steps)
-        first = task.timeline_walked[0]
-        right = model.transport(torch.cat(task.starts), (first.signal, first.noise), task.end_level)
-        errors.append(float((torch.cat(task.ends).double() - right).square().mean().sqrt()))
-    if min(errors) < 1e-12:
-        return None
-    return math.log2(errors[-2] / errors[-1])
+    found = errors(solver, model, _ORDER_STEPS)
+    return None if min(found) < 1e-12 else slope(_ORDER_STEPS, found)
 
 
 def check_order(solver: LinearSolver, found: Found, checked: list[str], notes: list[str]) -> None:

@@ -47,9 +47,7 @@ class DPMpp(LinearSolver):
     divides = True
 
     def __post_init__(self) -> None:
-        check_whole_number("scheduler.options.order", self.order, least=1, most=3)
-        if self.kind not in ("midpoint", "heun"):
-            raise ConfigError(f"scheduler.options.kind: found {self.kind!r}; accepted are 'midpoint' and 'heun'.")
+        check_options(self.order, self.kind)
 
     @property
     def claimed_order(self) -> int | None:
@@ -78,9 +76,8 @@ class DPMpp(LinearSolver):
 
     @classmethod
     def from_upstream(cls, config: Mapping[str, Any], step_options: Mapping[str, Any]) -> DPMpp | None:
-        kinds = {"dpmsolver++": False, "sde-dpmsolver++": True}
-        sde = kinds.get(str(config.get("algorithm_type")))
-        if sde is None or step_options or not only_defaults(config, thresholding=False, variance_type=None):
+        sde = solves_sde(config, step_options)
+        if sde is None:
             return None
         return cls(
             order=int(config.get("solver_order", 2)),
@@ -89,6 +86,19 @@ class DPMpp(LinearSolver):
             lower_order_final=bool(config.get("lower_order_final", True)),
             euler_at_final=bool(config.get("euler_at_final", False)),
         )
+
+
+def check_options(order: int, kind: str) -> None:
+    """Raise a ConfigError for an order or a kind of the second order that DPM-Solver++ does not have."""
+    check_whole_number("scheduler.options.order", order, least=1, most=3)
+    if kind not in ("midpoint", "heun"):
+        raise ConfigError(f"scheduler.options.kind: found {kind!r}; accepted are 'midpoint' and 'heun'.")
+
+
+def solves_sde(config: Mapping[str, Any], step_options: Mapping[str, Any]) -> bool | None:
+    """Whether diffusers' class of this config solves the SDE; None where it does what is not done here."""
+    sde = {"dpmsolver++": False, "sde-dpmsolver++": True}.get(str(config.get("algorithm_type")))
+    return None if step_options or not only_defaults(config, thresholding=False, variance_type=None) else sde
 
 
 def multistep_weights(lambdas: list[float], h: float, factor: float, kind: str) -> dict[int, float]:

@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from research.checks import check_whole_number
 from research.solvers.levels import Levels
 from research.solvers.linear import LinearSolver, Update, to_data
-from research.solvers.native.upstream_options import only_defaults
+from research.solvers.native.dpmpp import check_options, solves_sde
 
 
 @dataclass(frozen=True)
@@ -28,6 +27,9 @@ class DPMppSinglestep(LinearSolver):
         lower_order_final: groups at the end are smaller, so that the last step is of first order.
         final_first_order: the last step is of first order whatever its group (where the end is clean).
         clip: of data predictions, see `LinearSolver`.
+
+    Raises:
+        ConfigError: an option is none of these.
     """
 
     order: int = 2
@@ -40,7 +42,7 @@ class DPMppSinglestep(LinearSolver):
     divides = True
 
     def __post_init__(self) -> None:
-        check_whole_number("scheduler.options.order", self.order, least=1, most=3)
+        check_options(self.order, self.kind)
 
     def orders(self, levels: Levels) -> list[int]:
         """The order of each step."""
@@ -66,9 +68,8 @@ class DPMppSinglestep(LinearSolver):
 
     @classmethod
     def from_upstream(cls, config: Mapping[str, Any], step_options: Mapping[str, Any]) -> DPMppSinglestep | None:
-        kinds = {"dpmsolver++": False, "sde-dpmsolver++": True}
-        sde = kinds.get(str(config.get("algorithm_type")))
-        if sde is None or step_options or not only_defaults(config, thresholding=False, variance_type=None):
+        sde = solves_sde(config, step_options)
+        if sde is None:
             return None
         return cls(
             order=int(config.get("solver_order", 2)),
