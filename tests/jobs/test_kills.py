@@ -1,9 +1,10 @@
-"""Sweeps that are killed at any moment, and sweeps that several processes share."""
+"""Sweeps that are killed at any moment, jobs asked to end by Ctrl-C and SIGTERM, and sweeps that several processes share."""
 
 from __future__ import annotations
 
 import json
 import random
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,8 +16,9 @@ from forks import Forks
 from research.jobs.machine_slots import cpus
 
 PLUGS = """
-import os
+import os, time
 import numpy
+from research.guidance import CFG
 from research.metrics.base import MetricResult
 
 class Brightness:
@@ -26,6 +28,13 @@ class Brightness:
             file.write(f"{os.getpid()}\\n")
         values = [float(numpy.asarray(image).mean()) for image in images]
         return MetricResult({"brightness": sum(values) / len(values)}, {})
+
+class Slow(CFG):
+    def combine(self, state, predictions):
+        if os.path.exists("slow"):
+            open(f"started{state.run.rows[0]}", "w").close()
+            time.sleep(float(open("slow").read()))
+        return super().combine(state, predictions)
 """
 
 
@@ -38,7 +47,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def forks(here: Path, sweep: list[str]) -> Iterator[Forks]:
-    few = {"seed=0,100": "seed=0", "guidance.scale=1,3,5": "guidance.scale=1"}
+    few = {"seed=0,100": "seed=0", "guidance.scale=1,3": "guidance.scale=1"}
     forks = Forks(here, [few.get(line, line) for line in sweep])
     yield forks
     forks.close()
@@ -46,7 +55,7 @@ def forks(here: Path, sweep: list[str]) -> Iterator[Forks]:
 
 @pytest.fixture(scope="module")
 def sweep(tiny_sd: Path) -> list[str]:
-    """Twelve jobs of two batches each."""
+    """Eight jobs of two batches each."""
     return [
         "-m",
         f"model.path={tiny_sd}",
@@ -55,9 +64,9 @@ def sweep(tiny_sd: Path) -> list[str]:
         "+metrics.brightness._target_=kill_plugs.Brightness",
         "prompts=[fox,owl,cat,hen]",
         "batch_size=2",
-        "steps=6",
+        "steps=4",
         "scheduler=ddim,euler_a",
-        "guidance.scale=1,3,5",
+        "guidance.scale=1,3",
         "seed=0,100",
         "runtime.threads=1",
         "runtime.vectorise=off",  # equal bit by bit, whoever runs which job
@@ -86,7 +95,7 @@ def undisturbed(here: Path, forks: Forks, sweep: list[str]) -> tuple[dict[str, A
     assert forks.run([*sweep, "sweep_name=undisturbed"], "undisturbed.log") == 0
     took = time.monotonic() - start
     found = essence(here / "outputs" / "undisturbed")
-    assert len(found) == 12
+    assert len(found) == 8
     assert all(kept[0] == "done" for kept, _, _ in found.values())
     return found, took
 
@@ -136,8 +145,141 @@ def test_four_processes_share_a_sweep(
     print(f"one process {alone:.1f} s, four {together:.1f} s")
     assert essence(here / "outputs" / "shared") == expected
     counted = (here / "counted").read_text().split()
-    assert len(counted) == 12  # no job was done twice
+    assert len(counted) == 8  # no job was done twice
     assert len(set(counted)) > 1 or cpus() == 1
     assert not list((here / "outputs" / "shared").rglob(".*"))
     for k in range(4):  # each of them ends with all results, and shows them
         assert "contact sheet" in (here / f"shared{k}.log").read_text()
+
+
+# -- asked to end
+
+
+@pytest.fixture
+def slow(here: Path) -> Iterator[Path]:
+    """A file that, while it is there, says how long each step of ``kill_plugs.Slow`` takes."""
+    for file in here.glob("started*"):
+        file.unlink()
+    yield here / "slow"
+    (here / "slow").unlink(missing_ok=True)
+
+
+def settings(model: Path) -> list[str]:
+    """One job of three batches."""
+    return [
+        f"model.path={model}",
+        "tracker=none",
+        "metrics=none",
+        "guidance._target_=kill_plugs.Slow",
+        "scheduler=euler_a",
+        "prompts=[fox,owl,cat]",
+        "batch_size=1",
+        "steps=4",
+        "runtime.threads=1",
+    ]
+
+
+@pytest.fixture
+def job(tiny_sd: Path, request: pytest.FixtureRequest) -> list[str]:
+    """The job, in a sweep folder named after the test."""
+    name = request.node.name.replace("[", "-").replace("]", "")
+    return [*settings(tiny_sd), f"sweep_name={name}"]
+
+
+def wait_for(file: Path) -> None:
+    until = time.monotonic() + 60
+    while not file.exists():
+        assert time.monotonic() < until, f"{file} did not appear"
+        time.sleep(0.02)
+
+
+def result_in(folder: Path) -> dict[str, Any] | None:
+    found = list(folder.glob("*/result.json"))
+    return json.loads(found[0].read_text()) if found else None
+
+
+def hashes(result: dict[str, Any] | None) -> list[str]:
+    assert result is not None
+    return [entry["sha256"] for entry in result["images"]]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+@pytest.mark.spread(1)
+def test_asked_once_the_batch_is_finished_and_the_job_goes_on_from_there(
+    forks: Forks, here: Path, slow: Path, job: list[str], number: signal.Signals
+) -> None:
+    folder = here / "outputs" / job[-1].partition("=")[2]
+    slow.write_text("0.2")
+    pid = forks.start(job)
+    wait_for(here / "started1")  # the second batch has begun
+    forks.kill(pid, number)
+    assert forks.wait(pid) == 130
+    said = (here / "log").read_text()
+    assert said.splitlines()[-1].startswith("interrupted:")
+    assert "Traceback" not in said
+    assert result_in(folder) is None
+    assert not (here / "started2").exists()
+    assert len(list(folder.rglob("*.png"))) == 2
+    assert not list(folder.rglob(".*"))  # claims are given back
+    slow.unlink()
+    assert forks.run(job) == 0
+    assert "2 of 3 images were made before" in (here / "log").read_text()
+    resumed = result_in(folder)
+    assert resumed is not None
+    assert forks.run([*job, "output_dir=other"]) == 0
+    undisturbed = result_in(here / "other" / folder.name)
+    assert undisturbed is not None
+    assert hashes(resumed) == hashes(undisturbed)
+    for key in ("nfe", "nfe_by_branch", "seeds", "n_images", "warnings"):
+        assert resumed[key] == undisturbed[key]
+    assert not list(folder.rglob("partial.json"))
+    traces = [
+        json.loads((f / resumed["job_id"] / "trace.json").read_text()) for f in (folder, here / "other" / folder.name)
+    ]
+    assert len(traces[0]["stages"]) == len(traces[1]["stages"])
+
+
+def test_asked_twice_it_ends_at_once(forks: Forks, here: Path, slow: Path, job: list[str]) -> None:
+    slow.write_text("2")
+    pid = forks.start(job)
+    wait_for(here / "started0")
+    forks.kill(pid, signal.SIGINT)
+    time.sleep(0.3)
+    start = time.monotonic()
+    forks.kill(pid, signal.SIGINT)
+    assert forks.wait(pid) == 130
+    assert time.monotonic() - start < 4.0  # the batch would take 8 s
+    assert "once more ends at once" in (here / "log").read_text()
+    assert result_in(here / "outputs" / job[-1].partition("=")[2]) is None
+
+
+@pytest.mark.slow
+def test_sigterm_ends_within_the_grace_time(forks: Forks, here: Path, slow: Path, job: list[str]) -> None:
+    slow.write_text("5")
+    pid = forks.start([*job[:-1], "runtime.grace=1", job[-1]])
+    wait_for(here / "started0")
+    start = time.monotonic()
+    forks.kill(pid, signal.SIGTERM)
+    assert forks.wait(pid) == 130
+    assert 0.8 < time.monotonic() - start < 4.0
+    slow.unlink()
+    assert forks.run(job) == 0  # the claim of the dead process is no hindrance
+    folder = here / "outputs" / job[-1].partition("=")[2]
+    assert (result_in(folder) or {})["status"] == "done"
+    assert not list(folder.rglob(".*"))
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("retry=yes", "retry: found"),
+        ("runtime.grace=-1", "runtime.grace: found -1; accepted is a number of seconds from 0"),
+        ("runtime.claim_timeout=0", "runtime.claim_timeout: found 0; accepted is a number of seconds from 1"),
+    ],
+)
+def test_keys_that_cannot_be(job: list[str], setting: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    from research.cli import run
+
+    job = [line for line in job if "kill_plugs" not in line]
+    assert run([*job, setting]) == 2
+    assert said in capsys.readouterr().err
