@@ -23,7 +23,7 @@ class MyGuidance(Guidance):
 
     requires = frozenset(
         {"uncond"}
-    )  # of model and scheduler: "uncond", "text", "attention", "first-order", "deterministic"
+    )  # of model and scheduler: "uncond", "text", "attention", "first-order", "renoise", "deterministic"
     neutral = 1.0  # the scale that is no guidance, where the Schedule modifier starts
 
     def __init__(self, scale: float = 3.0):

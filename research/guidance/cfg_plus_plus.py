@@ -16,9 +16,10 @@ class CFGPlusPlus(Guidance):
     ``u``'s noise.
 
     The step goes from an interpolated clean estimate along the unconditional noise, and so stays where the model has seen
-    data. Only a step that uses one evaluation and no memory has a noise of its own to go along: DDIM, DDPM, Euler, Euler
-    ancestral, LCM; others (Heun, DPM-Solver++ multistep, PNDM, UniPC, ...) are refused by name. On the way to the noise of an
-    inversion the roles are swapped, as in the paper's inversion: `RoundTripSolver` does it.
+    data. The scheduler keeps its name: DDIM, DDPM, Euler, Euler ancestral, LCM and TCD, whose steps use one evaluation and no
+    memory; and ``dpmpp_2m`` and ``dpmpp_2s_a``, whose CFG++ kinds the authors publish: all but the leading clean estimate is
+    unconditional (`Update.lead`). Others (Heun, UniPC, PNDM, SDE kinds, ...) are refused by name. On the way to the noise
+    of an inversion the roles are swapped, as in the paper's inversion: `RoundTripSolver` does it.
 
     Args:
         scale: from 0, the unconditional prediction for one evaluation a stage, to 1, the conditional clean estimate
@@ -31,7 +32,7 @@ class CFGPlusPlus(Guidance):
 
     neutral = None
     scale_range = (0.0, 1.0)
-    requires = frozenset({"uncond", "first-order"})
+    requires = frozenset({"uncond", "renoise"})
 
     def __init__(self, scale: float = 0.6):
         self.scale = check_number("guidance.scale", scale)

@@ -114,6 +114,7 @@ def check_offers(key: str, plug: Guidance | Task | Hook, model: ModelFacts, solv
 _NEEDS = {
     "deterministic": "a deterministic scheduler, one that adds no noise of its own",
     "first-order": "a first-order scheduler, with one evaluation a step and no memory of the last (ddim, ddpm, euler, euler_a)",
+    "renoise": "a scheduler with a CFG++ kind (ddim, ddpm, euler, euler_a, lcm, tcd; without parity dpmpp_2m, dpmpp_2s_a)",
     "revisits": "a scheduler that can go back to a step, first-order and without parity",
     "attention": "a network with attention",
     "noise-levels": "a scheduler whose noise levels are known",

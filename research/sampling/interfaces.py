@@ -68,7 +68,8 @@ class Branch:
 class Guided:
     """What guidance hands to the scheduler: the combined prediction, and the noise to step along if that is another one.
 
-    With ``renoise`` the step goes from the x0 of ``prediction`` along the noise of ``renoise``; "first-order" schedulers can.
+    With ``renoise`` the step goes from the x0 of ``prediction`` along the noise of ``renoise``; schedulers that offer "renoise"
+    can.
     With ``shift`` the latents are moved once the step is taken. A guidance around another one hands on what it does not change
     (``dataclasses.replace``).
     """

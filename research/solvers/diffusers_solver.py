@@ -87,7 +87,7 @@ class DiffusersSolver:
         self._numbers = type(scheduler).__name__ in _TAKE_NUMBERS
         probed = scheduler, self._kwargs, self._takes_generator
         forgets = is_memoryless(*probed)
-        offers = {"first-order": forgets, "deterministic": is_deterministic(*probed)}
+        offers = {"first-order": forgets, "renoise": forgets, "deterministic": is_deterministic(*probed)}
         # a class with nothing to ask (IPNDM) samples, and what x0 its predictions imply is not known
         offers["noise-levels"] = hasattr(scheduler, "add_noise") or hasattr(scheduler, "scale_noise")
         offers["revisits"] = self._revisits = forgets and not parity

@@ -31,6 +31,10 @@ class Update:
         noise: factor of the fresh noise; 0 draws none.
         interval: two sigmas, the larger first: the noise is the increment of one Brownian path of the image between them, scaled
             to variance 1, so that it does not depend on the number of steps.
+        lead: for guidance with a noise of its own to go along (CFG++, arXiv:2406.08070): all above is then made of the
+            predictions that this noise implies, and the data prediction of the guidance, minus that of the noise, is added this
+            many times. 0 within a step, the signal at its end where it is the step; None has no such kind. A step without memory
+            needs none said: it is a function of the two.
     """
 
     latents: Mapping[int, float]
@@ -38,6 +42,7 @@ class Update:
     slopes: Mapping[int, float] = field(default_factory=lambda: _NOTHING)
     noise: float = 0.0
     interval: tuple[float, float] | None = None
+    lead: float | None = None
 
     @property
     def depth(self) -> int:
@@ -49,7 +54,8 @@ class Update:
         latents, data, slopes = (
             {back: factor * value for back, value in part.items()} for part in (self.latents, self.data, self.slopes)
         )
-        return Update(latents, data, slopes, noise, self.interval)
+        lead = None if self.lead is None else factor * self.lead
+        return Update(latents, data, slopes, noise, self.interval, lead)
 
 
 @dataclass(frozen=True, slots=True)

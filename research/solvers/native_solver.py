@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from research.errors import ConfigError
+from research.errors import ConfigError, SamplingError
 from research.sampling.interfaces import Guided, StepOutput
 from research.sampling.noise import STEP, NoiseSource
-from research.sampling.prediction import Kind, to_x0
+from research.sampling.prediction import Kind, Prediction, convert, to_x0
 from research.sampling.timeline import Stage, Timeline, log_snr_of
 from research.solvers.levels import Level, Levels
 from research.solvers.linear import LinearSolver, StagePlan
-from research.solvers.steps import full_precision, step_from
+from research.solvers.steps import full_precision
 from research.strength import kept_steps
 
 
@@ -29,6 +29,7 @@ class Row:
     outputs: tuple[tuple[int, float], ...]
     noise: float
     interval: tuple[float, float] | None
+    lead: float | None = None  # of what guidance says minus what its own noise does, of the kind that the model says
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +83,21 @@ def tabulate(plan: Sequence[StagePlan], kind: Kind, name: str) -> Table:
         kept = tuple(
             (back, latents[back]) for back in sorted(latents) if back == min(latents) or abs(latents[back]) > 1e-14
         )
-        rows.append(
-            Row(kept, tuple((b, outputs[b]) for b in sorted(outputs) if outputs[b]), update.noise, update.interval)
-        )
+        lead = lead_of(stage)
+        if lead:
+            lead *= _data_of(stage.level, kind, name)[1]
+        told = tuple((b, outputs[b]) for b in sorted(outputs) if outputs[b])
+        rows.append(Row(kept, told, update.noise, update.interval, lead))
     depth = max((back for row in rows for back, _ in (*row.latents, *row.outputs)), default=0)
     return Table(tuple(plan), tuple(rows), depth)
+
+
+def lead_of(stage: StagePlan) -> float | None:
+    """`Update.lead`, of a step without memory read off: it goes from the latents that data prediction and noise would make."""
+    update = stage.update
+    if update.lead is not None or update.depth:
+        return update.lead
+    return update.latents.get(0, 0.0) * stage.level.signal + update.data.get(0, 0.0)
 
 
 def _data_of(level: Level, kind: Kind, name: str) -> tuple[float, float]:
@@ -220,13 +231,13 @@ class NativeSolver:
 
     def step(self, guided: Guided, x: Tensor, stage: Stage, noise: NoiseSource) -> StepOutput:
         assert self.table is not None
-        prediction = guided.prediction
-        if prediction.kind != self.kind or guided.renoise is not None:
-            prediction, x = step_from(guided, self.kind, x, stage)
-        output, place = prediction.value, stage.index
-        if self.solver.clip is not None:
-            output = to_x0(prediction, x, stage).clamp(-self.solver.clip, self.solver.clip)
+        place = stage.index
         row = self.table.rows[place]
+        # with a noise to go along that is its own, the solver walks by what this noise says: so does its history
+        prediction = guided.prediction if guided.renoise is None else guided.renoise
+        output = prediction.value
+        if prediction.kind != self.kind or self.solver.clip is not None:
+            output = self._output(prediction, x, stage)
         # newest first; summed in fp32 whatever the dtype, as half-precision sums of large terms lose the small ones
         back, _ = row.latents[0]
         first = full_precision(x if not back else self._latents[back - 1])
@@ -235,6 +246,14 @@ class NativeSolver:
             new.add_(self._latents[back - 1] if back else x, alpha=factor)
         for back, factor in row.outputs:
             new.add_(self._outputs[back - 1] if back else output, alpha=factor)
+        if guided.renoise is not None:
+            if row.lead is None:
+                raise SamplingError(
+                    f"guidance: {self.name} cannot go along a noise of the guidance's own; accepted are schedulers that offer "
+                    "'renoise'."
+                )
+            more = full_precision(self._output(guided.prediction, x, stage)) - full_precision(output)
+            new.add_(more, alpha=row.lead)
         if row.noise:
             drawn = (
                 noise.draw(STEP, x.shape[1:], x.dtype) if row.interval is None else self._path(row.interval, x, noise)
@@ -244,6 +263,12 @@ class NativeSolver:
             self._outputs = [output, *self._outputs[: depth - 1]]
             self._latents = [x, *self._latents[: depth - 1]]
         return StepOutput(new if new.dtype == x.dtype else new.to(x.dtype))
+
+    def _output(self, prediction: Prediction, x: Tensor, stage: Stage) -> Tensor:
+        """A prediction as the table takes it, shape of ``x``."""
+        if self.solver.clip is not None:
+            return to_x0(prediction, x, stage).clamp(-self.solver.clip, self.solver.clip)
+        return prediction.value if prediction.kind == self.kind else convert(prediction, self.kind, x, stage).value
 
     def _path(self, interval: tuple[float, float], x: Tensor, noise: NoiseSource) -> Tensor:
         """The increment of each image's Brownian path between two sigmas, with variance 1, shape of ``x``."""
@@ -284,10 +309,11 @@ def _stages(plan: Sequence[StagePlan], first: int, steps: int, device: torch.dev
 
 
 def offers_of(solver: LinearSolver, levels: Levels) -> frozenset[str]:
-    """What a solver offers plugs, read from its plan over a grid: whether it forgets, and whether it adds no noise."""
+    """What a solver offers plugs, read from its plan over a grid: whether it forgets, whether it can go along a noise of the
+    guidance's own, and whether it adds no noise."""
     plan = solver.plan(levels)
     forgets = all(stage.update.depth == 0 for stage in plan) and len(plan) == levels.steps
     quiet = all(not stage.update.noise for stage in plan)
-    return frozenset(
-        name for name, held in {"first-order": forgets, "revisits": forgets, "deterministic": quiet}.items() if held
-    )
+    leads = forgets or all(stage.update.lead is not None for stage in plan)
+    held = {"first-order": forgets, "revisits": forgets, "renoise": leads, "deterministic": quiet}
+    return frozenset(name for name, is_held in held.items() if is_held)

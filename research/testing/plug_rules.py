@@ -22,7 +22,7 @@ Severity = Literal["error", "warning"]
 
 # what models and schedulers may offer, and what a plug may require of them
 _OF_MODELS = ("text", "uncond", "latents", "pixels", "class_label", "attention", "network")
-_OF_SCHEDULERS = ("deterministic", "first-order", "noise-levels", "revisits")
+_OF_SCHEDULERS = ("deterministic", "first-order", "noise-levels", "renoise", "revisits")
 REQUIREMENTS = frozenset((*_OF_MODELS, *_OF_SCHEDULERS))
 INTERFACES: dict[Role, type] = {
     "guidance": Guidance,

@@ -20,8 +20,8 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
     "negative push": (["guidance=pag", "guidance.scale=-1"], ["guidance.scale", "-1", "from 0"]),
     "CFG++ above 1": (["guidance=cfg_plus_plus", "guidance.scale=7"], ["guidance.scale", "0 to 1"]),
     "CFG++ with memory": (
-        ["guidance=cfg_plus_plus", "scheduler=dpmpp_2m"],
-        ["CFGPlusPlus", "first-order", "ddim", "dpmpp_2m"],
+        ["guidance=cfg_plus_plus", "scheduler=dpmpp_3m"],
+        ["CFGPlusPlus", "a scheduler with a CFG++ kind", "ddim", "dpmpp_3m"],
     ),
     "CFG++ with two evaluations": (["guidance=cfg_plus_plus", "scheduler=heun"], ["CFGPlusPlus", "heun"]),
     "x0 where no level is known": (

@@ -187,6 +187,18 @@ def test_which_forget_their_past(name, parity):
     assert "noise-levels" in supports
 
 
+@pytest.mark.parametrize("name", of_each_kind(NAMES))
+def test_which_go_along_a_noise_of_the_guidances_own(name):
+    kinds = FORGETFUL | {"dpmpp_2m", "dpmpp_2m_karras", "dpmpp_2s_a"}
+    assert ("renoise" in solver_of(name).supports) == (name in kinds)
+    assert ("renoise" in solver_of(name, parity=True).supports) == (name in FORGETFUL)
+
+
+@pytest.mark.parametrize("name", sorted(OWN))
+def test_which_of_the_project_do(name):
+    assert ("renoise" in solver_of(name).supports) == (name == "dpmpp_2s_a")
+
+
 def test_memory_is_a_matter_of_options_too():
     assert "first-order" in solver_of("dpmpp_2m", solver_order=1).supports
     assert "noise-levels" not in solver_of("IPNDMScheduler").supports

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from research.checks import check_whole_number
@@ -24,6 +24,13 @@ class DPMpp(LinearSolver):
 
     and the third order adds the second difference (DPM-Solver, arXiv:2206.00927, appendix B.2). The SDE kinds take ``1 -
     e^-2h``, keep ``e^-h`` less of the latents and add noise of standard deviation ``noise' sqrt(1 - e^-2h)``.
+
+    With CFG++, of whose two data predictions D is the guided one and U the unconditional one, up to order 2 of the ODE,
+
+        x' = signal' D + (noise' / noise) (x - signal U) + signal' (1 - e^-h) (U - U_1) / (2 r)
+
+    (arXiv:2406.08070, official code for SDXL, where all but the leading term is unconditional; ComfyUI's
+    ``sample_dpmpp_2m_cfg_pp`` has ``D - U_1``, which does not vanish with the step).
 
     Args:
         order: 1 to 3; lowered for the first steps and, where the end is clean, for the last.
@@ -72,7 +79,8 @@ class DPMpp(LinearSolver):
             self.kind,
         )
         noise = end.noise * math.sqrt(-math.expm1(-2.0 * h)) if self.sde else 0.0
-        return to_data(start, end, weights, noise=noise)
+        step = to_data(start, end, weights, noise=noise)
+        return step if self.sde or self.order > 2 else replace(step, lead=end.signal)
 
     @classmethod
     def from_upstream(cls, config: Mapping[str, Any], step_options: Mapping[str, Any]) -> DPMpp | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from research.solvers.levels import Levels
 from research.solvers.linear import LinearSolver, StagePlan, to_data
@@ -20,6 +20,10 @@ class DPMpp2SAncestral(LinearSolver):
     With lambda the half log-SNR and ``h = lambda_down - lambda``, ``u`` is led to ``lambda + h / 2`` by the data prediction, and
     ``x_down = (noise_down / noise) x + signal_down (1 - e^-h) D(u)``. From noise alone, where there is no half way, the step is
     of first order.
+
+    With CFG++, of whose two data predictions D is the guided one and U the unconditional one, U alone leads to ``u``, and
+    ``x_down = signal_down D(u) + (noise_down / noise) (x - signal U(u))`` (arXiv:2406.08070, official code). ComfyUI's
+    ``sample_dpmpp_2s_ancestral_cfg_pp`` mixes the two.
 
     Args:
         eta: how much of the noise is fresh at each step; 0 is deterministic.
@@ -51,9 +55,9 @@ class DPMpp2SAncestral(LinearSolver):
             h = down.half_log_snr - start.half_log_snr
             if 0.0 < h < math.inf:
                 middle = levels.trained.at_half_log_snr(start.half_log_snr + h / 2.0)
-                stages.append(StagePlan(start, to_data(start, middle, {0: 1.0}), i))
+                stages.append(StagePlan(start, replace(to_data(start, middle, {0: 1.0}), lead=0.0), i))
                 start, back = middle, 1
-            last = to_data(levels[i], down, {0: 1.0}, back=back)
+            last = replace(to_data(levels[i], down, {0: 1.0}, back=back), lead=down.signal)
             if noise:
                 last = last.scaled(end.signal / down.signal, self.s_noise * noise)
             stages.append(StagePlan(start, last, i))
