@@ -191,6 +191,36 @@ def test_options_reach_the_solver(name, options):
     compare(name, 8, v=v, disturb=name not in CORRECTED, **options)
 
 
+@pytest.mark.parametrize("v", [False, True], ids=["epsilon", "v"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"predictor_order": 3, "corrector_order": 4},
+        {"predictor_order": 1, "corrector_order": 3, "lower_order_final": False},
+        {"predictor_order": 2, "corrector_order": 1, "use_karras_sigmas": True},
+    ],
+)
+def test_sa_solver_is_its_class_in_float64(monkeypatch, options, v):
+    """The class computes its weights in the precision of its levels; in fp32 their differences cancel."""
+    for steps in (5, 50):
+        source = NoiseSource((1, 2))
+        monkeypatch.setattr(
+            "diffusers.schedulers.scheduling_sasolver.randn_tensor",
+            lambda shape, generator=None, device=None, dtype=None, source=source: source.draw(STEP, shape[1:], dtype),
+        )
+        solver, timeline = fresh("sa_solver", steps, v=v, **options)
+        scheduler, times = own_steps("sa_solver", steps, v=v, **options)
+        scheduler.sigmas = scheduler.sigmas.double()
+        solver.start(noise := NoiseSource((1, 2)))
+        ours = theirs = normal(99).double() * float(scheduler.init_noise_sigma)
+        for stage, t in zip(timeline, times, strict=True):
+            output = normal(stage.index).double() + 0.1 * theirs
+            ours = solver.step(Guided(Prediction(output, solver.kind)), ours, stage, noise).x
+            theirs = scheduler.step(output, t, theirs, return_dict=False)[0]
+            assert distance(ours, theirs) < 1e-9
+
+
 # --- where it stands for the class, and where not
 
 
