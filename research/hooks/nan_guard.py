@@ -11,7 +11,7 @@ from research.sampling.interfaces import Hook, StepState
 class NanGuard(Hook):
     """Ends the run at the stage where a prediction or the latents stop being finite.
 
-    The loop itself looks at the latents every 32 stages and after the last, and names the first bad one. This looks at every
+    The loop itself looks at the latents every 16 stages and after the last, and names the first bad one. This looks at every
     stage, and says whose number it was, at the price of waiting for the GPU each time.
 
     Raises:

@@ -53,7 +53,7 @@ class RecordingPatch(Patch, Protocol):
     alters: bool  # False: it only looks, and hands on what the layer returns
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Branch:
     """One prediction that a guidance asks for."""
 

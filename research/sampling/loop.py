@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -189,10 +190,10 @@ class LoopSampler:
         """The loop."""
         guidance, solver = self.guidance, run.solver
         guided_by = plug_name("combine", guidance.combine)
-        x, sums, ticks = run.x, [], [time.perf_counter()]
+        x, ticks = run.x, [time.perf_counter()]
         done, total = 0, sum(stage.last_of_step for stage in run.timeline)
         last: Stage | None = None
-        looked = 0
+        recent: list[tuple[Stage, Tensor]] = []
         for stage in run.timeline:
             if last is not None and not _goes_on(run, last, stage):
                 guidance.forget()
@@ -211,16 +212,15 @@ class LoopSampler:
                 state.x = (state.x + state.guided.shift).to(state.x.dtype)
             hooks.post_step(state)
             x = state.x
-            # read now and then: at each stage it would stall a GPU
-            sums.append(x.sum() if x.dtype == torch.float32 else x.sum(dtype=torch.float32))
-            if len(sums) == _STAGES_BETWEEN_LOOKS:
-                looked = _raise_unless_finite(run, sums, looked)
+            recent.append((stage, x))
+            if len(recent) == _STAGES_BETWEEN_LOOKS:  # now and then: at each stage it would stall a GPU
+                _raise_unless_finite(run, recent)
             ticks.append(time.perf_counter())
             done += stage.last_of_step
             if progress is not None and stage.last_of_step:
                 progress(done, total, {"rows": run.rows, "places": run.places, "sigma": stage.sigma})
         run.x = x
-        _raise_unless_finite(run, sums, looked)
+        _raise_unless_finite(run, recent)
         run.trace["stages"] = [
             {"index": s.index, "step": s.step, "t": s.time, "sigma": s.sigma, "log_snr": s.log_snr, "seconds": b - a}
             for s, a, b in zip(run.timeline, ticks, ticks[1:], strict=False)
@@ -229,7 +229,7 @@ class LoopSampler:
 
 def _goes_on(run: Run, last: Stage, stage: Stage) -> bool:
     """Whether a stage has the latents that the last one led to, on the same way."""
-    return stage.index == last.index + 1 and run.going_back(stage) == run.going_back(last)
+    return stage.index == last.index + 1 and last.index != run.solver.turn
 
 
 class ByModel:
@@ -263,7 +263,7 @@ def _gradients(guidance: Guidance, state: StepState) -> AbstractContextManager[N
 
 
 _WITHOUT: AbstractContextManager[None] = nullcontext()
-_STAGES_BETWEEN_LOOKS = 32  # at latents that are no numbers: a run of a thousand stages ends soon after they appear
+_STAGES_BETWEEN_LOOKS = 16  # at latents that are no numbers: a run of a thousand stages ends soon after they appear
 
 
 @contextmanager
@@ -288,19 +288,19 @@ def _detached(prediction: Any) -> Any:
     return Prediction(prediction.value.detach(), prediction.kind) if isinstance(prediction, Prediction) else prediction
 
 
-def _raise_unless_finite(run: Run, sums: list[Tensor], looked: int) -> int:
-    """Look at the sums of latents after the stages walked since ``looked``, and forget them.
-
-    Returns:
-        How many stages are looked at now.
-    """
+def _raise_unless_finite(run: Run, recent: list[tuple[Stage, Tensor]]) -> None:
+    """Look at the latents after the last stages walked, and forget them. What is no number makes all after it none: the newest
+    are read, and the ones before only to name the first that is bad."""
     run.look_now()  # first, as it says where what is not finite comes from
-    finite = torch.isfinite(torch.stack(sums)).tolist() if sums else []
-    if not all(finite):
-        stage = list(run.timeline)[looked + finite.index(False)]
+    if recent and not _finite(recent[-1][1]):
+        stage = next(stage for stage, x in recent if not _finite(x))
         raise SamplingError(
             f"latents: not finite (NaN or infinite) after stage {stage.index}, step {stage.step + 1} of {stage.n_steps}"
             f" (t = {stage.time:g}), scheduler {run.solver.name}, dtype {run.model.dtype}."
         )
-    sums.clear()
-    return looked + len(finite)
+    recent.clear()
+
+
+def _finite(x: Tensor) -> bool:
+    """Whether latents are numbers; waits for a GPU."""
+    return math.isfinite(x.sum(dtype=torch.float32))
