@@ -79,7 +79,8 @@ class ICG(Guidance):
 def independent(condition: Condition, run: Batch) -> Condition:
     """A condition like the given one that says nothing of the image, drawn from a stream of its own."""
     if condition.embeds is not None:
-        return dataclasses.replace(condition, embeds=like_noise(condition.embeds, run))
+        pooled = None if condition.pooled is None else like_noise(condition.pooled, run)
+        return dataclasses.replace(condition, embeds=like_noise(condition.embeds, run), pooled=pooled)
     if condition.class_labels is not None:
         labels = condition.class_labels
         count = run.model.n_classes or 0
@@ -90,8 +91,8 @@ def independent(condition: Condition, run: Batch) -> Condition:
 
 
 def like_noise(embeds: Tensor, run: Batch) -> Tensor:
-    """Gaussian noise with the mean and standard deviation of each image's embedding [N, tokens, dim]."""
+    """Gaussian noise with the mean and standard deviation of each image's embedding [N, tokens, dim] or pooled text [N, dim]."""
     wide = embeds.float()
-    std, mean = torch.std_mean(wide, dim=(1, 2), keepdim=True)
+    std, mean = torch.std_mean(wide, dim=tuple(range(1, wide.ndim)), keepdim=True)
     noise = run.noise.draw(STREAM, embeds.shape[1:], torch.float32)
     return (mean + std * noise).to(embeds.dtype)

@@ -115,7 +115,7 @@ class _Once:
         self._conditions: dict[int, tuple[Condition, Condition]] = {}  # held, so that no other comes to have the id
 
     def predict(self, x: Tensor, stage: Stage, branches: Sequence[Branch]) -> dict[str, Prediction]:
-        if not self.alike or any(branch.condition.extra for branch in branches):
+        if not self.alike:
             return self.denoiser.predict(x, stage, branches)
         found = self.denoiser.predict(x[self._first], stage, [self._of_few(branch) for branch in branches])
         return {name: Prediction(p.value[self._copies], p.kind) for name, p in found.items()}
@@ -123,12 +123,7 @@ class _Once:
     def _of_few(self, branch: Branch) -> Branch:
         condition = branch.condition
         if id(condition) not in self._conditions:
-            embeds, labels, channels = (
-                None if value is None else value[self._first]
-                for value in (condition.embeds, condition.class_labels, condition.channels)
-            )
-            few = Condition(embeds, labels, channels)
-            self._conditions[id(condition)] = condition, few
+            self._conditions[id(condition)] = condition, condition.mapped(lambda rows: rows[self._first])
         time = branch.time
         if time is not None and time.ndim:
             time = time[self._first]

@@ -150,7 +150,7 @@ class _Course:
         if not active or plain.embeds is None:
             self._made[key] = plain
             return plain
-        empty = self.run.task.condition(self.run, "").embeds
+        empty = self._of_task("").embeds
         assert empty is not None
         texts, encoder = self._texts(sentence), self.run.model.text
         self._made[key] = replace(plain, embeds=emphasised(plain.embeds, empty, texts, active, encoder))
@@ -160,8 +160,14 @@ class _Course:
         if sentence == self.own:
             return self.run.conditions[self.name]
         if PROMPT in sentence or NEGATIVE in sentence:
-            return self.run.task.condition(self.run, self._texts(sentence, all_rows=True))
-        return self.run.task.condition(self.run, sentence)
+            return self._of_task(self._texts(sentence, all_rows=True))
+        return self._of_task(sentence)
+
+    def _of_task(self, texts: str | list[str]) -> Condition:
+        negative = (
+            {"negative": True} if self.name == "uncond" else {}
+        )  # a task of somebody else's may know no such argument
+        return self.run.task.condition(self.run, texts, **negative)
 
     def _texts(self, sentence: str, *, all_rows: bool = False) -> list[str]:
         """A sentence with the job's own prompts in it: one an image of the batch, or of the job."""
@@ -264,9 +270,6 @@ def _sentence(key: str, text: Any) -> str:
 
 
 def _between(pair: Sequence[Condition], share: float) -> Condition:
-    """The first condition with its embeddings moved linearly towards the second's."""
+    """The first condition with its text moved linearly towards the second's."""
     first, second = pair
-    if first.embeds is None or second.embeds is None:
-        return first
-    a, b = first.embeds.float(), second.embeds.float()
-    return replace(first, embeds=(a + share * (b - a)).to(first.embeds.dtype))
+    return first.mixed(second, lambda a, b: a + share * (b - a))

@@ -7,7 +7,8 @@ from typing import Any
 
 from research.errors import ConfigError
 from research.jobs import targets
-from research.models.inspect.find_model import FAMILIES, find_pipeline, pipeline_class
+from research.models.inspect.families import PIPELINES
+from research.models.inspect.find_model import find_pipeline, pipeline_class
 
 
 def uses_prompts(config: Mapping[str, Any]) -> bool:
@@ -17,7 +18,7 @@ def uses_prompts(config: Mapping[str, Any]) -> bool:
     directory = find_pipeline(config["model"]["path"]).directory
     if directory is None or targets.needs(config["task"], "prompt"):
         return True
-    return "pixel" not in FAMILIES[pipeline_class(directory)]
+    return PIPELINES[pipeline_class(directory)] != "unet-pixel"
 
 
 def makes_frames(config: Mapping[str, Any]) -> bool:

@@ -333,5 +333,7 @@ def _solvers(asked: str, path: str, parity: bool) -> SolverFactory:
 
     node, sigmas = json.loads(asked)
     spec = SchedulerSpec(node["name"], node["class_name"], node["options"])
-    base = _outline(path).scheduler_config
-    return SolverFactory(spec, None, base, parity=parity, sigmas=sigmas_of({"sigmas": sigmas}))
+    known = _outline(path)
+    return SolverFactory(
+        spec, None, known.scheduler_config, parity=parity, sigmas=sigmas_of({"sigmas": sigmas}), schedule=known.schedule
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -24,6 +24,7 @@ from research.models.weak_model import WeakModels
 from research.sampling.interfaces import Batch, Denoiser, Model, Solver
 from research.sigmas import as_schedule
 from research.solvers.build import SolverFactory
+from research.solvers.upstream_levels import Shape
 
 
 class BaseModel(Model, ABC):
@@ -43,6 +44,7 @@ class BaseModel(Model, ABC):
     family: str
     supports: frozenset[str] = frozenset()
     scheduler_config: Mapping[str, Any] = {}
+    network_part = "unet"  # the component that the loop evaluates
     weighted: tuple[str, ...] = ("unet",)  # components that have weights
     compiled = False
     channels_last = False
@@ -60,7 +62,7 @@ class BaseModel(Model, ABC):
         """Check every weight file, then load. See `load_model` for the errors."""
         files, safe = [], True
         scheduler_config = _scheduler_config(directory)
-        for component in cls.weighted:
+        for component in cls.weighted_in(directory):
             found, is_safe = weight_files(directory / component, allow_pickle=allow_pickle)
             files += found
             safe &= is_safe
@@ -80,6 +82,22 @@ class BaseModel(Model, ABC):
         return cls(
             path=path, weights_sha256=sha256_files(files, root=directory), scheduler_config=scheduler_config, **parts
         )
+
+    @classmethod
+    def weighted_in(cls, directory: Path) -> Sequence[str]:
+        """The components with weights that a directory of this family has."""
+        return cls.weighted
+
+    @classmethod
+    def facts_of(cls, configs: Mapping[str, Mapping[str, Any]], index: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What is known of a model of this family from its small files, as attributes of `research.models.summary.Outline`:
+        "supports", and "geometry" or "own_shape".
+
+        Args:
+            configs: by component.
+            index: ``model_index.json``.
+        """
+        return {"supports": cls.supports}
 
     @classmethod
     @abstractmethod
@@ -174,7 +192,21 @@ class BaseModel(Model, ABC):
         if parity and (self.compiled or self.channels_last):
             which = "compile" if self.compiled else "channels_last"
             raise ConfigError(f"model.{which}: found true with parity, which is bit for bit; accepted there is false.")
-        return SolverFactory(scheduler, options, self.scheduler_config, parity=parity, sigmas=as_schedule(sigmas))
+        return SolverFactory(
+            scheduler, options, self.scheduler_config, parity=parity, sigmas=as_schedule(sigmas), schedule=self.schedule
+        )
+
+    def schedule(self, scheduler: Any, steps: int, shape: Shape | None, parity: bool) -> Mapping[str, Any]:
+        """What a scheduler is told besides the number of steps, as arguments of its ``set_timesteps``; see
+        `research.solvers.upstream_levels.Told`."""
+        return self.schedule_of(self.network_config, scheduler, steps, shape or self.latent_shape(None, None), parity)
+
+    @classmethod
+    def schedule_of(
+        cls, network: Mapping[str, Any], scheduler: Any, steps: int, shape: Shape, parity: bool
+    ) -> Mapping[str, Any]:
+        """The same, told from the network's config."""
+        return {}
 
     def made_fast(self) -> Self:
         """The same model, its network compiled and laid out as ``compiled`` and ``channels_last`` say.

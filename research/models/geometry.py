@@ -19,12 +19,14 @@ class LatentGeometry:
         latent_channels: of the VAE.
         sample_size: height and width of the latents it was made for.
         vae_factor: pixels a latent, on a side.
+        patch: latents a token of the network, on a side; 1 for a UNet.
     """
 
     in_channels: int
     latent_channels: int
     sample_size: tuple[int, int]
     vae_factor: int
+    patch: int = 1
 
     @classmethod
     def of(cls, unet: Mapping[str, Any], vae: Mapping[str, Any]) -> LatentGeometry:
@@ -68,9 +70,15 @@ class LatentGeometry:
                 number = None if isinstance(pixels, bool) else operator.index(pixels)
             except TypeError:
                 number = None
-            if number is None or number < 1 or number % self.vae_factor:
+            multiple = self.vae_factor * self.patch
+            if number is None or number < 1 or number % multiple:
+                what = (
+                    "the factor of the VAE"
+                    if self.patch == 1
+                    else f"the factor of the VAE times patches of {self.patch}"
+                )
                 raise ConfigError(
-                    f"task.{key}: found {pixels!r}; accepted is a positive multiple of {self.vae_factor}, the factor of the VAE."
+                    f"task.{key}: found {pixels!r}; accepted is a positive multiple of {multiple}, {what}."
                 )
             sides.append(number // self.vae_factor)
         return self.latent_channels, sides[0], sides[1]

@@ -14,7 +14,8 @@ import torch
 from research.errors import ConfigError, ModelError, nearest
 from research.hashing import sha256_files
 from research.models.base import BaseModel
-from research.models.inspect.find_model import FAMILIES, find_pipeline, pipeline_class
+from research.models.inspect.families import PIPELINES, family_of
+from research.models.inspect.find_model import find_pipeline, pipeline_class
 from research.models.inspect.fit import checked_parts
 from research.models.inspect.hub import fetch
 from research.models.inspect.weights import plain_view
@@ -106,9 +107,9 @@ def _from_pipeline(pipeline: Any, dtype: torch.dtype) -> BaseModel:
             f"model.path: found {pipeline!r:.100}; accepted are a name, a directory, a file, a hub id or a diffusers pipeline."
         )
     name = type(pipeline).__name__
-    if name not in FAMILIES:
+    if name not in PIPELINES:
         raise ModelError(
-            f"model.path: found a {name}, which is not supported yet. Accepted: {', '.join(sorted(FAMILIES))}."
+            f"model.path: found a {name}, which is not supported. Accepted: {', '.join(sorted(PIPELINES))}."
         )
     if any(getattr(part, "peft_config", None) for part in pipeline.components.values()):
         raise ModelError(
@@ -135,7 +136,9 @@ def _load_weak(path: str, dtype: torch.dtype, device: torch.device) -> BaseModel
 
 
 def _from_directory(directory: Path, path: str, dtype: torch.dtype, allow_pickle: bool) -> BaseModel:
-    module, _, name = FAMILIES[pipeline_class(directory)].partition(":")
+    known = family_of(pipeline_class(directory))
+    assert known is not None
+    module, _, name = known.driver.partition(":")
     family: type[BaseModel] = getattr(importlib.import_module(module), name)
     parts = checked_parts(directory, allow_pickle=allow_pickle)
     with plain_view(directory, next((part.variant for part in parts if part.variant), "")) as view:

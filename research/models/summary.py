@@ -8,16 +8,33 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from research.errors import ConfigError, ModelError
 from research.models.geometry import LatentGeometry, pixel_shape
-from research.models.inspect.find_model import FAMILIES, find_pipeline, pipeline_class
+from research.models.inspect.families import family_of
+from research.models.inspect.find_model import find_pipeline, pipeline_class, read_index
 from research.models.inspect.safe_files import read_json
-from research.models.patching import has_attention, outlined_layers
+from research.models.patching import outlined_layers
 from research.models.scheduler_config import scheduler_config
 from research.models.weak_model import KEY, check_fit
 from research.sampling.interfaces import ModelFacts
+from research.solvers.upstream_levels import Shape
+
+
+class Family(Protocol):
+    """What the class of a model family says of its models before they load."""
+
+    family: str
+    network_part: str
+
+    @classmethod
+    def facts_of(cls, configs: Mapping[str, Mapping[str, Any]], index: Mapping[str, Any]) -> Mapping[str, Any]: ...
+
+    @classmethod
+    def schedule_of(
+        cls, network: Mapping[str, Any], scheduler: Any, steps: int, shape: Shape, parity: bool
+    ) -> Mapping[str, Any]: ...
 
 
 @dataclass(eq=False)
@@ -29,15 +46,23 @@ class Outline:
     family: str | None
     supports: frozenset[str]
     scheduler_config: Mapping[str, Any]
+    of: type[Family]  # the family's class
+    network_config: Mapping[str, Any] = field(default_factory=dict)
     geometry: LatentGeometry | None = None
     own_shape: tuple[int, int, int] | None = None  # of a model on pixels
     n_classes: int | None = None
+    null_class: int | None = None
     has_depth: bool = False
-    network_config: Mapping[str, Any] = field(default_factory=dict)
+    resizes_pictures: bool = False
+    encodes_once: bool = False
 
     @property
     def vae_factor(self) -> int:
         return self.geometry.vae_factor if self.geometry else 1
+
+    @property
+    def size_multiple(self) -> int:
+        return self.geometry.vae_factor * self.geometry.patch if self.geometry else 1
 
     @property
     def role(self) -> str:
@@ -48,6 +73,11 @@ class Outline:
             return self.geometry.latent_shape(height, width)
         assert self.own_shape is not None
         return pixel_shape(self.own_shape, height, width)
+
+    def schedule(self, scheduler: Any, steps: int, shape: Shape | None, parity: bool) -> Mapping[str, Any]:
+        """As on the loaded model."""
+        known = shape or self.latent_shape()
+        return self.of.schedule_of(self.network_config, scheduler, steps, known, parity)
 
     def layers(self, kind: str) -> list[str]:
         """As on the loaded model; the network is built once without its weights.
@@ -73,34 +103,25 @@ def outline(path: str) -> Outline | None:
     directory = find_pipeline(path).directory
     if directory is None:
         return None
-    module, _, name = FAMILIES[pipeline_class(directory)].partition(":")
-    family = getattr(importlib.import_module(module), name)
+    known = family_of(pipeline_class(directory))
+    assert known is not None
+    module, _, name = known.driver.partition(":")
+    family: type[Family] = getattr(importlib.import_module(module), name)
     schedule = scheduler_config(path)
-    unet = read_json(directory / "unet" / "config.json")
-    common = {
-        "name": Path(path).name,
-        "path": path,
-        "family": family.family,
-        "scheduler_config": schedule.config if schedule else {},
-        "network_config": unet,
+    index = read_index(directory)
+    configs = {
+        name: read_json(file)
+        for name in index
+        if not name.startswith("_") and (file := directory / name / "config.json").is_file()
     }
-    text = family.family == "unet-text"
-    attention = {"attention"} if has_attention(unet, text=text) else set()
-    if text:
-        index = read_json(directory / "model_index.json")
-        return Outline(
-            **common,
-            supports=family.supports | attention,
-            geometry=LatentGeometry.of(unet, read_json(directory / "vae" / "config.json")),
-            has_depth=(index.get("depth_estimator") or [None])[0] is not None,
-        )
-    size, classes = unet.get("sample_size"), unet.get("num_class_embeds")
-    sides = (size, size) if isinstance(size, int) else tuple(size or ())
     return Outline(
-        **common,
-        supports=family.supports | attention | ({"class_label"} if classes else set()),
-        own_shape=(unet.get("in_channels", 3), *sides) if len(sides) == 2 else None,
-        n_classes=classes,
+        name=Path(path).name,
+        path=path,
+        family=family.family,
+        scheduler_config=schedule.config if schedule else {},
+        of=family,
+        network_config=configs.get(family.network_part) or read_json(directory / family.network_part / "config.json"),
+        **family.facts_of(configs, index),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,11 @@ import torch
 from torch import Tensor
 
 from research.models.base import BaseModel
+from research.models.denoiser import NetworkDenoiser
 from research.models.geometry import pixel_shape
 from research.models.inspect.weights import loaded_module
 from research.models.patching import has_attention
-from research.models.unet_denoiser import UnetDenoiser
-from research.sampling.interfaces import Batch
+from research.sampling.interfaces import Batch, Condition
 
 
 class UnetPixelModel(BaseModel):
@@ -30,6 +31,18 @@ class UnetPixelModel(BaseModel):
             self.supports = self.supports | {"class_label"}
         if has_attention(unet.config, text=False):
             self.supports = self.supports | {"attention"}
+
+    @classmethod
+    def facts_of(cls, configs: Mapping[str, Mapping[str, Any]], index: Mapping[str, Any]) -> Mapping[str, Any]:
+        unet = configs.get("unet", {})
+        size, classes = unet.get("sample_size"), unet.get("num_class_embeds")
+        sides = (size, size) if isinstance(size, int) else tuple(size or ())
+        attention = {"attention"} if has_attention(unet, text=False) else set()
+        return {
+            "supports": cls.supports | attention | ({"class_label"} if classes else set()),
+            "own_shape": (unet.get("in_channels", 3), *sides) if len(sides) == 2 else None,
+            "n_classes": classes,
+        }
 
     @classmethod
     def load_parts(cls, directory: Path, *, dtype: torch.dtype, safe: bool | None) -> dict[str, Any]:
@@ -52,8 +65,14 @@ class UnetPixelModel(BaseModel):
     def modules(self) -> list[torch.nn.Module]:
         return [self.unet]
 
-    def denoiser(self, run: Batch) -> UnetDenoiser:
-        return UnetDenoiser(self.unet, kind=run.solver.kind, text=False, look=run.look, timings=run.timings)
+    def denoiser(self, run: Batch) -> NetworkDenoiser:
+        return NetworkDenoiser(self.unet, self.evaluate, kind=run.solver.kind, look=run.look, timings=run.timings)
+
+    def evaluate(self, x: Tensor, t: Tensor, told: Condition) -> Tensor:
+        """What the network predicts; see `NetworkDenoiser`."""
+        if told.class_labels is None:
+            return self.unet(x, t, return_dict=False)[0]
+        return self.unet(x, t, class_labels=told.class_labels, return_dict=False)[0]
 
     def latent_shape(self, height: int | None = None, width: int | None = None) -> tuple[int, int, int]:
         size = self.unet.config.sample_size

@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
-import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from research.caches import MIB, Cache
 from research.errors import ModelError
-from research.models.base import BaseModel
+from research.models.denoiser import NetworkDenoiser
 from research.models.depth import DepthEstimator
 from research.models.geometry import LatentGeometry
 from research.models.inspect.weights import loaded_module
+from research.models.latent_model import LatentModel
 from research.models.patching import has_attention
 from research.models.scheduler_config import mended
 from research.models.text import TextEncoder
-from research.models.unet_denoiser import UnetDenoiser
-from research.sampling.interfaces import Batch
-
-_pictures = Cache("pictures", 256 * MIB)  # encoded; one of 512 x 512 takes 0.1 MB
+from research.sampling.interfaces import Batch, Condition
 
 
-class UnetTextModel(BaseModel):
+class UnetTextModel(LatentModel):
     """UNet, VAE and text encoder of a Stable Diffusion checkpoint, with a depth estimator if the directory has one.
 
     Attributes:
@@ -62,6 +57,15 @@ class UnetTextModel(BaseModel):
             )
 
     @classmethod
+    def facts_of(cls, configs: Mapping[str, Mapping[str, Any]], index: Mapping[str, Any]) -> Mapping[str, Any]:
+        attention = {"attention"} if has_attention(configs.get("unet", {}), text=True) else set()
+        return {
+            "supports": cls.supports | attention,
+            "geometry": LatentGeometry.of(configs.get("unet", {}), configs.get("vae", {})),
+            "has_depth": (index.get("depth_estimator") or [None])[0] is not None,
+        }
+
+    @classmethod
     def load_parts(cls, directory: Path, *, dtype: torch.dtype, safe: bool | None) -> dict[str, Any]:
         from diffusers import AutoencoderKL, UNet2DConditionModel
         from transformers import CLIPTextModel, CLIPTokenizer
@@ -95,10 +99,6 @@ class UnetTextModel(BaseModel):
         return self._role
 
     @property
-    def vae_factor(self) -> int:
-        return self.geometry.vae_factor
-
-    @property
     def text(self) -> TextEncoder:
         return self._text
 
@@ -116,48 +116,12 @@ class UnetTextModel(BaseModel):
     def modules(self) -> list[torch.nn.Module]:
         return [self.unet, self.vae, self._text.encoder, *([self.depth.network] if self.depth else [])]
 
-    def denoiser(self, run: Batch) -> UnetDenoiser:
-        return UnetDenoiser(self.unet, kind=run.solver.kind, text=True, look=run.look, timings=run.timings)
+    def denoiser(self, run: Batch) -> NetworkDenoiser:
+        return NetworkDenoiser(self.unet, self.evaluate, kind=run.solver.kind, look=run.look, timings=run.timings)
 
-    def latent_shape(self, height: int | None = None, width: int | None = None) -> tuple[int, int, int]:
-        """See `LatentGeometry.latent_shape`."""
-        return self.geometry.latent_shape(height, width)
-
-    def encode(self, run: Batch, pixels: Tensor, stream: str) -> Tensor:
-        """Latents [N, C, h, w] of pixels [N or 1, 3, H, W] in [-1, 1], drawn from the VAE's posterior.
-
-        Each picture is encoded by itself, as pipelines do with a generator an image, so that it does not depend on what it is
-        batched with. With parity there is a row for each row of ``pixels``, drawn in their order.
-        """
-        given, pixels = pixels, pixels.to(self.device, self.vae.dtype)
-        shift = getattr(self.vae.config, "shift_factor", None) or 0.0
-        if run.parity:
-            posteriors = [self.vae.encode(pixels[i : i + 1]).latent_dist for i in range(len(pixels))]
-            drawn = [p.sample(g) for p, g in zip(posteriors, run.noise.generators(stream), strict=False)]
-            return self.vae.config.scaling_factor * (torch.cat(drawn) - shift if shift else torch.cat(drawn))
-        mean, std = map(torch.cat, zip(*map(self._posterior, pixels.split(1), given.split(1)), strict=True))
-        latents = mean + std * run.noise.draw(stream, mean.shape[1:], mean.dtype)
-        # laid out as noise is: the kernels of the network depend on the layout in memory, and so the last bits
-        return ((latents - shift) * self.vae.config.scaling_factor).to(self.dtype).contiguous()
-
-    def _posterior(self, pixels: Tensor, given: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation [1, C, h, w] of a picture's latents, kept by VAE and picture; ``given`` are its pixels as
-        they were before they went to the device."""
-        if pixels.requires_grad:
-            return self._encoded(pixels)
-        picture = hashlib.sha256(given.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()).digest()
-        # the network itself and not its file: who changes one in a notebook sees the change
-        key = weakref.ref(self.vae), self.device, self.vae.dtype, tuple(pixels.shape), given.dtype, picture
-        return _pictures.get(key, lambda: self._encoded(pixels), lambda made: sum(t.nbytes for t in made))
-
-    def _encoded(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        posterior = self.vae.encode(pixels).latent_dist
-        return posterior.mean, posterior.std
-
-    def decode_pixels(self, latents: Tensor) -> Tensor:
-        shift = getattr(self.vae.config, "shift_factor", None) or 0.0
-        scaled = latents / self.vae.config.scaling_factor + shift
-        return self.vae.decode(scaled.to(self.vae.dtype), return_dict=False)[0]
+    def evaluate(self, x: Tensor, t: Tensor, told: Condition) -> Tensor:
+        """What the network predicts; see `NetworkDenoiser`."""
+        return self.unet(x, t, encoder_hidden_states=told.embeds, return_dict=False)[0]
 
 
 def _check_tokenizer(folder: Path) -> None:

@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
@@ -31,7 +31,81 @@ class Condition:
     embeds: Tensor | None = None  # text embeddings [N, tokens, dim]
     class_labels: Tensor | None = None  # [N], integers
     channels: Tensor | None = None  # [N, k, h, w], put after the latents as further input channels
-    extra: Mapping[str, Any] = field(default_factory=dict)  # for model families to come (pooled text, image size, ...)
+    pooled: Tensor | None = None  # one vector for the whole text [N, dim]
+    mask: Tensor | None = None  # [N, tokens], 1 at the embeddings that the network attends to; None for all
+    # of single families, by name: tensors [N, ...] (picture sizes, ...), or what all rows share
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @staticmethod
+    def joined(conditions: Sequence[Condition]) -> Condition:
+        """The rows of all of them, one after another. Where texts differ in length, zeros that the mask leaves out fill up."""
+        if len(conditions) == 1:
+            return conditions[0]
+        first = conditions[0]
+        embeds, mask = _joined_texts(conditions)
+        return Condition(
+            embeds=embeds,
+            class_labels=_joined([each.class_labels for each in conditions]),
+            channels=_joined([each.channels for each in conditions]),
+            pooled=_joined([each.pooled for each in conditions]),
+            mask=mask,
+            extra={
+                name: torch.cat([each.extra[name] for each in conditions]) if isinstance(value, Tensor) else value
+                for name, value in first.extra.items()
+            },
+        )
+
+    def repeated(self, count: int) -> Condition:
+        """Each row ``count`` times, side by side."""
+        return self.mapped(lambda rows: rows.repeat_interleave(count, dim=0))
+
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> Condition:
+        """The same with every tensor changed."""
+        known = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "extra"}
+        changed = {name: None if value is None else change(value) for name, value in known.items()}
+        extra = {name: change(value) if isinstance(value, Tensor) else value for name, value in self.extra.items()}
+        return Condition(**changed, extra=extra)
+
+    def mixed(self, other: Condition, mix: Callable[[Tensor, Tensor], Tensor]) -> Condition:
+        """This one's rows with the text of another mixed in, the pooled one too; what is no text is this one's own.
+
+        Args:
+            other: of the same family; the shorter of two texts is filled up with zeros.
+            mix: makes one tensor [N, ..., dim] of two, in float32.
+        """
+        if self.embeds is None or other.embeds is None:
+            return self
+        texts, masks = _joined_texts([self, other])
+        assert texts is not None
+        count = len(self.embeds)
+        one, two = texts[:count].float(), texts[count:].float()
+        # what either of them attends to
+        mask = None if masks is None else torch.maximum(masks[:count], masks[count:])
+        pooled = self.pooled
+        if pooled is not None and other.pooled is not None:
+            pooled = mix(pooled.float(), other.pooled.float()).to(pooled.dtype)
+        return replace(self, embeds=mix(one, two).to(self.embeds.dtype), pooled=pooled, mask=mask)
+
+
+def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
+    tensors = [part for part in parts if part is not None]
+    return torch.cat(tensors) if tensors else None
+
+
+def _joined_texts(conditions: Sequence[Condition]) -> tuple[Tensor | None, Tensor | None]:
+    """Embeddings and masks of the rows of all conditions."""
+    embeds = [each.embeds for each in conditions if each.embeds is not None]
+    longest = max((each.shape[1] for each in embeds), default=0)
+    even = all(each.shape[1] == longest for each in embeds)
+    if even and all(each.mask is None for each in conditions):
+        return _joined(embeds), None
+    masks = []
+    for each in conditions:
+        assert each.embeds is not None
+        mask = each.embeds.new_ones(each.embeds.shape[:2], dtype=torch.long) if each.mask is None else each.mask
+        masks.append(torch.nn.functional.pad(mask, (0, longest - mask.shape[1])))
+    padded = [torch.nn.functional.pad(each, (0, 0, 0, longest - each.shape[1])) for each in embeds]
+    return torch.cat(padded), torch.cat(masks)
 
 
 class Patch(Protocol):
@@ -333,8 +407,14 @@ class ModelFacts(Protocol):
     name: str
     path: str
     supports: frozenset[str]  # what guidance, tasks and hooks may require of it
-    family: str | None = None  # "unet-text", "unet-pixel"; None for a model that any task may use
+    family: str | None = None  # "unet-text", "sd3", ...; None for a model that any task may use
     n_classes: int | None = None  # of a class-conditional model
+    null_class: int | None = None  # the label that stands for no class, of a model trained with one
+    # what the image-to-image pipeline of its family does with pictures
+    resizes_pictures: bool = False  # to the model's own size, where no other is asked for
+    encodes_once: bool = (
+        False  # with parity: one picture for several seeds is encoded once, with the first seed's noise
+    )
 
     @property
     def role(self) -> str:
@@ -345,6 +425,11 @@ class ModelFacts(Protocol):
     def vae_factor(self) -> int:
         """Pixels a latent, on a side; 1 for a model on pixels."""
         return 1
+
+    @property
+    def size_multiple(self) -> int:
+        """Pixels that height and width must be a multiple of."""
+        return self.vae_factor
 
     @property
     def scheduler_config(self) -> Mapping[str, Any]:
@@ -389,6 +474,11 @@ class Model(ModelFacts, Protocol):
     def dtype(self) -> torch.dtype: ...
 
     @property
+    def noise_dtype(self) -> torch.dtype:
+        """In which start noise is drawn and latents are kept between stages."""
+        return self.dtype
+
+    @property
     def network(self) -> torch.nn.Module:
         """What the loop evaluates."""
         raise ConfigError(f"model: {self.name} has no network.")
@@ -397,6 +487,27 @@ class Model(ModelFacts, Protocol):
     def text(self) -> TextEncoding:
         """Its text encoder; a model that has one supports "text"."""
         raise ConfigError(f"model: {self.name} takes no text.")
+
+    def condition(
+        self,
+        texts: Sequence[str],
+        *,
+        negative: bool = False,
+        given: bool = True,
+        size: tuple[int, int] | None = None,
+        together: bool = False,
+    ) -> Condition:
+        """What the network is told of sentences: a row a sentence, each encoded by itself.
+
+        Args:
+            texts: the sentences.
+            negative: they are what guidance leads away from; some families put an instruction before the others.
+            given: False where nobody named a negative prompt and the empty sentence stands for it.
+            size: height and width of the pictures in pixels, for families that are told.
+            together: encode all in one batch, as a diffusers pipeline does with a list of prompts.
+        """
+        text = self.text
+        return Condition(embeds=text.encode_together(texts) if together else text.encode(texts))
 
     def depth_maps(self, images: Sequence[Any]) -> Sequence[Tensor]:
         """Relative depth [H, W] of each picture, by its own estimator."""
@@ -442,6 +553,9 @@ class Solver(Protocol):
     end_level: tuple[float, float]  # signal and noise of the latents after the last stage, once the timeline is made
     turn: int | None  # the stage after which a walk to the noise and back turns round; None for one that only denoises
     notes: Sequence[str]  # what the user should know about its timeline; the result's warnings hold it
+
+    def fit(self, shape: tuple[int, int, int]) -> None:
+        """Before the timeline is made: the latents' channels, height and width, which the levels of some models depend on."""
 
     def timeline(
         self, steps: int, *, strength: float = 1.0, device: torch.device | str = "cpu", by_strength: bool = False
@@ -491,6 +605,10 @@ class Task(Protocol):
         """Once a call of the sampler, after `check` and before the first batch: read what batches share (pictures, say)."""
         ...
 
+    def latent_shape(self, model: ModelFacts) -> tuple[int, int, int]:
+        """Channels, height and width of the latents, once `prepare` has been called."""
+        ...
+
     def solver(self, solver: Solver) -> Solver:
         """What the loop steps with: the scheduler's solver, or one wrapped around it."""
         ...
@@ -503,8 +621,8 @@ class Task(Protocol):
         """Conditions by name ("cond", "uncond", ...), each made when it is first asked for."""
         ...
 
-    def condition(self, run: Batch, texts: str | Sequence[str]) -> Condition:
-        """A condition like "cond" of another sentence, or of one an image of the job."""
+    def condition(self, run: Batch, texts: str | Sequence[str], *, negative: bool = False) -> Condition:
+        """A condition like "cond" of another sentence, or of one an image of the job; ``negative``: like "uncond"."""
         ...
 
     def start(self, run: Batch) -> Tensor:

@@ -24,7 +24,19 @@ from research.sampling.fit import (
     checked_task,
 )
 from research.sampling.hook_points import HookSet, check_guided, guarded, in_order, plug_name
-from research.sampling.interfaces import Batch, Branch, Denoiser, Guidance, Guided, Hook, Model, Run, StepState, Task
+from research.sampling.interfaces import (
+    Batch,
+    Branch,
+    Denoiser,
+    Guidance,
+    Guided,
+    Hook,
+    Model,
+    Run,
+    Solver,
+    StepState,
+    Task,
+)
 from research.sampling.noise import NoiseSource
 from research.sampling.prediction import Prediction
 from research.sampling.result import Progress, SampleResult, gather, result_of
@@ -36,8 +48,9 @@ class LoopSampler:
 
     Args:
         model: from `research.load_model`.
-        scheduler: a short name ("ddim"), a diffusers class name ("DDIMScheduler"), a diffusers scheduler object, a `LinearSolver`
-            or a `Solver`. It is built fresh for each run from a frozen config; an object is read and never changed.
+        scheduler: "model" for the checkpoint's own, a short name ("ddim"), a diffusers class name ("DDIMScheduler"), a diffusers
+            scheduler object, a `LinearSolver` or a `Solver`. It is built fresh for each run from a frozen config; an object is
+            read and never changed.
         scheduler_options: arguments of the scheduler's class or of its ``step``.
         guidance: how predictions are combined; none by default, which costs one evaluation a stage.
         hooks: plugs for the named points of the loop.
@@ -52,7 +65,7 @@ class LoopSampler:
     def __init__(
         self,
         model: Model,
-        scheduler: Any = "ddim",
+        scheduler: Any = "model",
         scheduler_options: Mapping[str, Any] | None = None,
         guidance: Guidance | None = None,
         hooks: Sequence[Hook] | Hook = (),
@@ -144,7 +157,7 @@ class LoopSampler:
             yield result_of(run, images)
 
     def _batch(self, task: Task, seeds: Sequence[int], rows: tuple[int, ...], steps: int, first: int = 0) -> Batch:
-        solver, device = task.solver(self._new_solver()), self.model.device
+        solver, device = task.solver(self._solver_for(task)), self.model.device
         mine = tuple(seeds[row] for row in rows)
         timeline = task.timeline(solver, steps, device)
         for hook in in_order(self.hooks):
@@ -162,6 +175,16 @@ class LoopSampler:
             timeline=timeline,
             parity=self.parity,
         )
+
+    def _solver_for(self, task: Task) -> Solver:
+        """A fresh solver for the size of a task's latents."""
+        solver = self._new_solver()
+        if hasattr(solver, "fit"):  # a solver, or a task, of somebody else's may not ask
+            known = (
+                task.latent_shape(self.model) if hasattr(task, "latent_shape") else self.model.latent_shape(None, None)
+            )
+            solver.fit(known)
+        return solver
 
     @torch.no_grad()
     def _run(self, batch: Batch, progress: Progress | None) -> Run:

@@ -18,12 +18,12 @@ from research.sampling.prediction import Kind
 from research.solvers.diffusers_solver import STEP_ARGUMENTS_OF_THE_LOOP, DiffusersSolver
 from research.solvers.levels import Levels
 from research.solvers.linear import LinearSolver
-from research.solvers.names import SchedulerSpec, resolve
+from research.solvers.names import OF_MODEL, SchedulerSpec, resolve
 from research.solvers.native.counterparts import COUNTERPARTS
 from research.solvers.native.upstream_options import clip_of
 from research.solvers.native_solver import NativeSolver, offers_of
 from research.solvers.probing import settings_key
-from research.solvers.upstream_levels import levels_of, trained_of
+from research.solvers.upstream_levels import Shape, Told, levels_of, make_timesteps, nothing_told, shifted, trained_of
 
 _KINDS: dict[str, Kind] = {"epsilon": "epsilon", "v_prediction": "v", "sample": "x0", "flow_prediction": "flow"}
 
@@ -47,6 +47,7 @@ class SolverFactory:
         base_config: the scheduler config of the model, as ``from_config`` takes it.
         parity: leave the object as the diffusers pipeline would.
         sigmas: the noise levels to visit: an object with ``levels(trained, steps)``, or None for the scheduler's own.
+        schedule: what the model has a scheduler told besides the number of steps; see `research.solvers.upstream_levels.Told`.
 
     Attributes:
         native: the native solver, or None where diffusers' class is driven.
@@ -66,8 +67,10 @@ class SolverFactory:
         *,
         parity: bool = False,
         sigmas: Any = None,
+        schedule: Told | None = None,
     ):
         self.parity, self.sigmas = parity, checked_sigmas(sigmas)
+        self._schedule = nothing_told if schedule is None else schedule
         options = dict(options or {})
         self._own: Any = None  # a Solver object of the user's
         self._known: dict[Any, Any] | None = None
@@ -75,7 +78,7 @@ class SolverFactory:
         if isinstance(scheduler, str | SchedulerSpec):
             spec = scheduler if isinstance(scheduler, SchedulerSpec) else resolve(scheduler)
             self.name = spec.name
-            cls = _scheduler_class(spec.class_name)
+            cls = _scheduler_class(_of_model(base_config) if spec.class_name == OF_MODEL else spec.class_name)
             options = {**spec.options, **options}
             if issubclass(cls, LinearSolver):
                 self._of_native(_construct(cls, options, self.name), base_config)
@@ -163,7 +166,8 @@ class SolverFactory:
             step_options=self.step_options,
             parity=self.parity,
             levels=None if self.sigmas is None else self.levels,
-            schedule=self.sigmas,
+            grid=self.sigmas,
+            told=self._told,
         )
 
     @property
@@ -171,17 +175,25 @@ class SolverFactory:
         """The scheduler object of diffusers, untouched: whose place a native solver takes, or whose levels it visits."""
         return self._untouched
 
-    def levels(self, steps: int) -> Levels:
+    def levels(self, steps: int, shape: Shape | None = None) -> Levels:
         """The grid of a run of so many steps: that of ``sigmas``, or the scheduler's own.
+
+        Args:
+            shape: of the latents, which the levels of some models depend on; by default that of the model's own size.
 
         Raises:
             ConfigError: a count that the grid cannot make.
         """
+        told = self._told(self._untouched, steps, shape)
+        trained = self.trained if self.trained.flow is False else shifted(self.trained, self._untouched, told)
         if self.sigmas is not None:
-            found = self.sigmas.levels(self.trained, steps)
+            found = self.sigmas.levels(trained, steps)
             found.check(type(self.sigmas).__name__.lower())
             return found
-        return levels_of(self._untouched, self.name, self.trained, steps)
+        return levels_of(self._untouched, self.name, trained, steps, told)
+
+    def _told(self, scheduler: Any, steps: int, shape: Shape | None) -> Mapping[str, Any]:
+        return self._schedule(scheduler, steps, shape, self.parity)
 
     def first_timestep(self, steps: int) -> float:
         """Where diffusers' class itself begins with so many steps, not yet corrected: quick to ask.
@@ -190,7 +202,7 @@ class SolverFactory:
             Exception: whatever the class raises for a count that it cannot make.
         """
         scheduler = copy.copy(self._untouched)
-        scheduler.set_timesteps(steps, device="cpu")
+        make_timesteps(scheduler, self.name, steps, told=self._told(scheduler, steps, None))
         return float(scheduler.timesteps[0])
 
     def _of_native(
@@ -205,6 +217,7 @@ class SolverFactory:
         flow = _is_flow(base_config)
         if flow:  # the kind is known, and the class of levels has no such setting
             base_config = {key: value for key, value in base_config.items() if key != "prediction_type"}
+            base_config.setdefault("shift", base_config.get("flow_shift", 1.0))  # as multistep classes call it
         self.native, self.step_options, self._init_options = (
             _clipped(solver, {} if flow else base_config),
             {},
@@ -355,6 +368,14 @@ def _construct(cls: Any, options: Mapping[str, Any], name: str) -> LinearSolver:
         return cls(**options)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"scheduler: {name} does not accept its options: {error}") from error
+
+
+def _of_model(config: Mapping[str, Any]) -> str:
+    """The class of a model's own scheduler; where its config names none, that of DDIM, or of Euler's method for flow."""
+    name = config.get("_class_name")
+    if isinstance(name, str):
+        return name
+    return "FlowMatchEulerDiscreteScheduler" if _is_flow(config) else "DDIMScheduler"
 
 
 def _is_flow(config: Mapping[str, Any]) -> bool:

@@ -21,7 +21,7 @@ from research.solvers.corrections import Walk, as_upstream, corrected, faults, l
 from research.solvers.levels import Levels
 from research.solvers.probing import end_level, is_deterministic, is_memoryless, noised, surplus_stages
 from research.solvers.steps import full_precision, step_from
-from research.solvers.upstream_levels import given_levels, make_timesteps
+from research.solvers.upstream_levels import Shape, given_levels, make_timesteps
 
 STEP_ARGUMENTS_OF_THE_LOOP = {
     "self", "model_output", "timestep", "sample", "generator", "return_dict", "args", "kwargs"
@@ -50,7 +50,8 @@ class DiffusersSolver:
         step_options: further arguments of its ``step`` (``eta``, ``s_churn``).
         parity: use the object exactly as the diffusers pipeline does.
         levels: gives the levels of a run of so many steps, where they are not the scheduler's own.
-        schedule: where those are from.
+        grid: where those are from.
+        told: what ``set_timesteps`` is told besides the steps, for the latents' shape.
 
     Attributes:
         end_level: ``(signal, noise)`` of the latents after the last step, known once the timeline is made.
@@ -69,14 +70,16 @@ class DiffusersSolver:
         kind: Kind,
         step_options: Mapping[str, Any],
         parity: bool,
-        levels: Callable[[int], Levels] | None = None,
-        schedule: Any = None,
+        levels: Callable[[int, Shape | None], Levels] | None = None,
+        grid: Any = None,
+        told: Callable[[Any, int, Shape | None], Mapping[str, Any]] | None = None,
     ):
         self.scheduler = self._given = scheduler
         self.name = name
         self.kind: Kind = kind
         self.parity = parity
-        self._levels, self._schedule = levels, schedule
+        self._levels, self._grid, self._told = levels, grid, told
+        self._shape: Shape | None = None
         self.order = int(getattr(scheduler, "order", 1))
         accepted = inspect.signature(scheduler.step).parameters
         self._takes_generator = "generator" in accepted
@@ -93,6 +96,9 @@ class DiffusersSolver:
         offers["revisits"] = self._revisits = forgets and not parity
         self.supports = frozenset({f"predicts:{kind}", *(name for name, held in offers.items() if held)})
 
+    def fit(self, shape: Shape) -> None:
+        self._shape = shape
+
     def timeline(
         self, steps: int, *, strength: float = 1.0, device: torch.device | str = "cpu", by_strength: bool = False
     ) -> Timeline:
@@ -108,7 +114,7 @@ class DiffusersSolver:
         Raises:
             ConfigError: more steps than the scheduler was trained with, or a count it cannot make.
         """
-        kept = kept_steps(steps, strength, parity=self.parity)
+        kept = kept_steps(steps, strength, parity=self.parity, flow=self.kind == "flow")
         self.scheduler = self._given  # and not one that was corrected for another timeline
         if not self.parity:
             lay_beta_over_timesteps(self.scheduler)
@@ -172,10 +178,12 @@ class DiffusersSolver:
                 )
 
     def _set_timesteps(self, steps: int, device: torch.device | str) -> None:
+        told = self._told(self.scheduler, steps, self._shape) if self._told else {}
         if self._levels is None:
-            make_timesteps(self.scheduler, self.name, steps, device)
+            make_timesteps(self.scheduler, self.name, steps, device, told=told)
             return
-        given = given_levels(self.scheduler, self.name, self._levels(steps), self._schedule)
+        given = given_levels(self.scheduler, self.name, self._levels(steps, self._shape), self._grid)
+        given |= {key: value for key, value in told.items() if key != "sigmas"}
         try:
             self.scheduler.set_timesteps(**given, device=device)
         except (ValueError, LookupError, RuntimeError, TypeError, AttributeError, ZeroDivisionError) as error:

@@ -13,6 +13,8 @@ import yaml
 from research.errors import ConfigError, nearest
 from research.package import config_dir
 
+OF_MODEL = "model"  # in the place of a class: that of the model's own scheduler
+
 
 @dataclass(frozen=True)
 class SchedulerSpec:

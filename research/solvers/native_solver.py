@@ -18,6 +18,7 @@ from research.sampling.timeline import Stage, Timeline, log_snr_of
 from research.solvers.levels import Level, Levels
 from research.solvers.linear import LinearSolver, StagePlan
 from research.solvers.steps import full_precision
+from research.solvers.upstream_levels import Shape
 from research.strength import kept_steps
 
 
@@ -131,7 +132,7 @@ class NativeSolver:
 
     Args:
         solver: what the updates are.
-        grid: gives the levels of a full schedule of so many steps.
+        grid: gives the levels of a full schedule of so many steps, for latents of a shape (None: the model's own).
         name: how messages call it.
         kind: what the model predicts.
         scheduler: diffusers' object whose place it takes, untouched, or None.
@@ -150,7 +151,7 @@ class NativeSolver:
     def __init__(
         self,
         solver: LinearSolver,
-        grid: Callable[[int], Levels],
+        grid: Callable[[int, Shape | None], Levels],
         *,
         name: str,
         kind: Kind,
@@ -161,12 +162,16 @@ class NativeSolver:
         self.solver, self.name, self.kind, self.scheduler = solver, name, kind, scheduler
         self.supports = frozenset({f"predicts:{kind}", "noise-levels", *offers})
         self._grid = grid
+        self._shape: Shape | None = None
         self._known = {} if known is None else known
         # clipping is not linear: the prediction is made one of x0 and cut, and the table is about that
         self._told: Kind = kind if solver.clip is None else "x0"
         self._start_scale = 1.0
         self._range = (0.0, 0.0)
         self._paths: dict[tuple[int, ...], Any] = {}
+
+    def fit(self, shape: Shape) -> None:
+        self._shape = shape
 
     def timeline(
         self, steps: int, *, strength: float = 1.0, device: torch.device | str = "cpu", by_strength: bool = False
@@ -182,7 +187,7 @@ class NativeSolver:
         Raises:
             ConfigError: levels that the solver cannot walk, or a count that the grid cannot make.
         """
-        key = steps, strength, str(device)
+        key = steps, strength, str(device), self._shape
         if key not in self._known:
             self._known[key] = self._make(steps, strength, device)
         timeline, self.table, self._start_scale, self.end_level, self._range = self._known[key]
@@ -191,7 +196,7 @@ class NativeSolver:
         return timeline
 
     def _make(self, steps: int, strength: float, device: torch.device | str) -> tuple[Timeline, Table, float, Any, Any]:
-        levels = self._grid(steps)
+        levels = self._grid(steps, self._shape)
         levels.check(self.name, divides=self.solver.divides)
         steps = levels.steps
         kept = kept_steps(steps, strength)

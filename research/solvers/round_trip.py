@@ -55,6 +55,9 @@ class RoundTripSolver:
         self.notes: Sequence[str] = ()
         self._after: list[tuple[float, float]] = []  # signal and noise that each stage leads to
 
+    def fit(self, shape: tuple[int, int, int]) -> None:
+        self._solver.fit(shape)
+
     def timeline(
         self, steps: int, *, strength: float = 1.0, device: torch.device | str = "cpu", by_strength: bool = False
     ) -> Timeline:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -17,16 +18,41 @@ from research.solvers.probing import end_level, user_steps
 
 # their steps begin at Euler's levels; what they work out besides takes them long
 _AS_EULER = {
-    "HeunDiscreteScheduler",
-    "KDPM2DiscreteScheduler",
-    "KDPM2AncestralDiscreteScheduler",
-    "DPMSolverSDEScheduler",
+    "HeunDiscreteScheduler": "EulerDiscreteScheduler",
+    "KDPM2DiscreteScheduler": "EulerDiscreteScheduler",
+    "KDPM2AncestralDiscreteScheduler": "EulerDiscreteScheduler",
+    "DPMSolverSDEScheduler": "EulerDiscreteScheduler",
+    "FlowMatchHeunDiscreteScheduler": "FlowMatchEulerDiscreteScheduler",
 }
 _ROUNDED_BY = 0.02  # timesteps; below it is rounding of the interpolation itself
 
 
-def make_timesteps(scheduler: Any, name: str, steps: int, device: Any = "cpu") -> None:
+Shape = tuple[int, int, int]  # of latents: channels, height, width
+# What a model has a scheduler told besides the number of steps, as arguments of ``set_timesteps`` ("sigmas", "mu"): called with
+# the scheduler, the steps, the shape of the latents (None: the model's own) and whether it is to be as the pipeline does it.
+Told = Callable[[Any, int, Shape | None, bool], Mapping[str, Any]]
+
+
+def nothing_told(scheduler: Any, steps: int, shape: Shape | None, parity: bool) -> Mapping[str, Any]:
+    """Most models: the number of steps says all."""
+    return {}
+
+
+def shifted(trained: TrainedLevels, scheduler: Any, told: Mapping[str, Any]) -> TrainedLevels:
+    """What a flow model was trained on, with the shift for the latents' size where it has one (``mu`` of a dynamic shift)."""
+    if "mu" not in told or not getattr(scheduler.config, "use_dynamic_shifting", False):
+        return trained
+    linear = getattr(scheduler.config, "time_shift_type", "exponential") == "linear"
+    return dataclasses.replace(trained, shift=told["mu"] if linear else math.exp(told["mu"]))
+
+
+def make_timesteps(
+    scheduler: Any, name: str, steps: int, device: Any = "cpu", *, told: Mapping[str, Any] | None = None
+) -> None:
     """Set a scheduler's timesteps.
+
+    Args:
+        told: further arguments of its ``set_timesteps``; with "sigmas" among them the number of steps is not said.
 
     Raises:
         ConfigError: more steps than it was trained with, or a count that it cannot make.
@@ -34,9 +60,13 @@ def make_timesteps(scheduler: Any, name: str, steps: int, device: Any = "cpu") -
     limit = getattr(scheduler.config, "num_train_timesteps", None)
     if limit is not None and steps > limit:
         raise ConfigError(f"steps: found {steps}; scheduler {name} has {limit} timesteps, accepted is 1 to {limit}.")
+    told = told or {}
+    count = {} if told.get("sigmas") is not None else {"num_inference_steps": steps}
     try:
-        scheduler.set_timesteps(steps, device=device)
-    except (ValueError, LookupError, RuntimeError, TypeError, AttributeError, ZeroDivisionError) as error:
+        scheduler.set_timesteps(**count, device=device, **told)
+    except (
+        ValueError, LookupError, RuntimeError, TypeError, AttributeError, ZeroDivisionError, AssertionError
+    ) as error:  # fmt: skip
         raise ConfigError(f"steps: scheduler {name} cannot make {steps} steps: {error}") from error
     if len(scheduler.timesteps) < steps:
         raise ConfigError(
@@ -53,25 +83,28 @@ def trained_of(scheduler: Any, config: Mapping[str, Any], *, flow: bool) -> Trai
     return TrainedLevels(sigmas, len(sigmas))
 
 
-def levels_of(untouched: Any, name: str, trained: TrainedLevels, steps: int) -> Levels:
+def levels_of(
+    untouched: Any, name: str, trained: TrainedLevels, steps: int, told: Mapping[str, Any] | None = None
+) -> Levels:
     """The grid that a class of diffusers visits in so many steps, its surplus steps and rounded timesteps put right.
 
     Args:
         untouched: a scheduler object whose timesteps were never set; it is left alone.
         name: for messages.
         trained: what lies between the levels.
+        told: see `make_timesteps`.
 
     Raises:
         ConfigError: a count that it cannot make, or timesteps beyond its table.
     """
-    if type(untouched).__name__ in _AS_EULER:
-        from diffusers import EulerDiscreteScheduler
+    import diffusers
 
-        scheduler = EulerDiscreteScheduler.from_config(untouched.config)
+    if like := _AS_EULER.get(type(untouched).__name__):
+        scheduler = getattr(diffusers, like).from_config(untouched.config)
     else:
         scheduler = copy.copy(untouched)  # set_timesteps puts new tables in place of the old ones and changes none
     lay_beta_over_timesteps(scheduler)
-    make_timesteps(scheduler, name, steps)
+    make_timesteps(scheduler, name, steps, told=told)
     without_surplus(scheduler, steps)
     times = scheduler.timesteps.double().tolist()
     step_of = user_steps(scheduler, steps, len(times))

@@ -58,7 +58,6 @@ class BaseTask:
     """Starts from noise at full strength, and decodes what the loop ends with."""
 
     name = "task"
-    families: tuple[str, ...] = ()  # the model families it is for
     roles: tuple[str, ...] = ("text",)  # what a latent UNet may take besides the latents, see `_ROLES`
     strength = 1.0
     requires: frozenset[str] = frozenset()
@@ -77,10 +76,6 @@ class BaseTask:
         return False
 
     def check(self, model: ModelFacts, n_images: int) -> None:
-        if model.family is not None and model.family not in self.families:
-            raise ConfigError(
-                f"task: {self.name} is for models of the family {' or '.join(self.families)}; {model.name} is {model.family}."
-            )
         role = model.role
         if model.family is not None and role not in self.roles:
             raise ConfigError(
@@ -95,7 +90,7 @@ class BaseTask:
     def claims(self, model: ModelFacts) -> frozenset[str]:
         return frozenset()
 
-    def condition(self, run: Batch, texts: str | Sequence[str]) -> Condition:
+    def condition(self, run: Batch, texts: str | Sequence[str], *, negative: bool = False) -> Condition:
         """A condition of other sentences; see `research.sampling.interfaces.Task`.
 
         Raises:
@@ -116,9 +111,14 @@ class BaseTask:
         """Channels, height and width of the latents, once `prepare` has been called."""
         return model.latent_shape(self.height, self.width)
 
+    def picture_size(self, model: ModelFacts) -> tuple[int, int]:
+        """Height and width of the pictures in pixels, once `prepare` has been called."""
+        _, height, width = self.latent_shape(model)
+        return height * model.vae_factor, width * model.vae_factor
+
     def start(self, run: Batch) -> Tensor:
         shape = self.latent_shape(run.model)
-        run.start_noise = run.noise.draw(INITIAL, shape, run.model.dtype)
+        run.start_noise = run.noise.draw(INITIAL, shape, run.model.noise_dtype)
         return run.solver.scale_noise(run.start_noise)
 
     def hooks(self, run: Batch) -> Sequence[Hook]:

@@ -44,13 +44,13 @@ def check_strength(strength: Any, on_no_steps: Any) -> float:
     return strength
 
 
-def check_steps(strength: float, steps: int, on_no_steps: str, *, parity: bool = False) -> None:
+def check_steps(strength: float, steps: int, on_no_steps: str, *, parity: bool = False, flow: bool = False) -> None:
     """Check that a strength leaves a step to run. Strength 0 asks for none and is no mistake; with parity pipelines fail on it.
 
     Raises:
         ConfigError: it leaves none, and the policy is "error".
     """
-    if kept_steps(steps, strength, parity=parity) or (on_no_steps == "identity" and not parity):
+    if kept_steps(steps, strength, parity=parity, flow=flow) or (on_no_steps == "identity" and not parity):
         return
     if strength == 0:
         if parity:

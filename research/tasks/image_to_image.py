@@ -65,14 +65,14 @@ class ImageToImage(TextToImage):
         return True
 
     def timeline(self, solver: Solver, steps: int, device: torch.device) -> Timeline:
-        check_steps(self.strength, steps, self.on_no_steps, parity=solver.parity)
+        check_steps(self.strength, steps, self.on_no_steps, parity=solver.parity, flow=solver.kind == "flow")
         return solver.timeline(steps, strength=self.strength, device=device, by_strength=True)
 
     def start(self, run: Batch) -> Tensor:
         self._say_resized(run)
         clean = self.clean_latents(run)
         shape = clean.shape[1:] if clean is not None else self.latent_shape(run.model)
-        run.start_noise = noise = run.noise.draw(INITIAL, shape, run.model.dtype)
+        run.start_noise = noise = run.noise.draw(INITIAL, shape, run.model.noise_dtype)
         if clean is None:
             return run.solver.scale_noise(noise)
         return run.solver.add_noise(clean, noise, run.timeline[0]) if len(run.timeline) else clean
@@ -105,7 +105,8 @@ class ImageToImage(TextToImage):
         if len(values) > 1:
             return values
         # copied and not expanded: the kernels of a convolution depend on the layout in memory
-        return torch.cat([values] * len(run.rows)) if run.parity and len(run.rows) > 1 else values
+        several = run.parity and len(run.rows) > 1 and not run.model.encodes_once
+        return torch.cat([values] * len(run.rows)) if several else values
 
     def latent_shape(self, model: ModelFacts) -> tuple[int, int, int]:
         return model.latent_shape(*self._pixels.shape[2:])
@@ -118,11 +119,14 @@ class ImageToImage(TextToImage):
     def _read(self, model: ModelFacts, n_images: int) -> tuple[list[Any], Tensor]:
         """The pictures as given, and as pixels [K, 3, H, W] in [-1, 1] of the size at which they are used."""
         images = pictures.read("task.image", self.image, n_images)
-        return images, pictures.to_pixels("task.image", images, model.vae_factor, *self._size(model))
+        return images, pictures.to_pixels("task.image", images, model.size_multiple, *self._size(model))
 
     def _size(self, model: ModelFacts) -> tuple[int | None, int | None]:
         """Height and width in pixels; None for the picture's own."""
-        return self.height, self.width
+        if not model.resizes_pictures:
+            return self.height, self.width
+        _, height, width = model.latent_shape(self.height, self.width)
+        return height * model.vae_factor, width * model.vae_factor
 
 
 def of_batch(values: Tensor, run: Batch) -> Tensor:

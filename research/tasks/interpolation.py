@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from research.sampling.interfaces import Batch, Condition, ModelFacts
 from research.sampling.noise import INITIAL, NoiseSource
 from research.tasks.base import BaseTask, Conditions
 from research.tasks.sheets import enlarged, side_by_side
-from research.tasks.text_to_image import condition_of, encode_texts, note_dropped, sentences
+from research.tasks.text_to_image import encode_texts, note_dropped, one_or_each, sentences
 
 
 class Interpolation(BaseTask):
@@ -36,7 +37,6 @@ class Interpolation(BaseTask):
     """
 
     name = "interpolation"
-    families = ("unet-text", "unet-pixel")
     requires = frozenset({"deterministic"})
 
     def __init__(
@@ -92,21 +92,25 @@ class Interpolation(BaseTask):
     def conditions(self, run: Batch) -> Mapping[str, Condition]:
         if "text" not in run.model.supports:
             return Conditions({"cond": Condition})
+        size = self.picture_size(run.model)
         return Conditions(
             {
-                "cond": lambda: Condition(embeds=self._embeds(run)),
-                "uncond": lambda: encode_texts(run, self.negative_prompt, together=False),
+                "cond": lambda: self._along(run, size),
+                "uncond": lambda: encode_texts(run, self.negative_prompt, together=False, negative=True, size=size),
             }
         )
 
-    def condition(self, run: Batch, texts: str | Sequence[str]) -> Condition:
-        return condition_of(run, texts) if "text" in run.model.supports else super().condition(run, texts)
+    def condition(self, run: Batch, texts: str | Sequence[str], *, negative: bool = False) -> Condition:
+        if "text" not in run.model.supports:
+            return super().condition(run, texts)
+        given, size = one_or_each(run, texts), self.picture_size(run.model)
+        return encode_texts(run, given, together=isinstance(given, list), negative=negative, size=size)
 
     def start(self, run: Batch) -> Tensor:
         shape = run.model.latent_shape(self.height, self.width)
         # both ends as any other task would draw them
         ends = NoiseSource(self.ends, run.model.device, parity=run.parity)
-        first, last = ends.draw(INITIAL, shape, run.model.dtype)
+        first, last = ends.draw(INITIAL, shape, run.model.noise_dtype)
         run.start_noise = torch.stack([slerp(first, last, row / (self.frames - 1)) for row in run.rows])
         return run.solver.scale_noise(run.start_noise)
 
@@ -119,16 +123,18 @@ class Interpolation(BaseTask):
         """Where a frame stands among the prompts: 0 at the first, 1 at the second."""
         return frame / (self.frames - 1) * (len(self.keys) - 1)
 
-    def _embeds(self, run: Batch) -> Tensor:
+    def _along(self, run: Batch, size: tuple[int, int]) -> Condition:
+        """Each frame's place on the arcs between the prompts."""
         note_dropped(run, self.keys)
-        encoded = run.model.text.encode(self.keys)
+        encoded = [run.model.condition([text], size=size) for text in self.keys]
         rows = []
         for row in run.rows:
             place = self._key(row)
             before = min(int(place), max(len(self.keys) - 2, 0))
             after = min(before + 1, len(self.keys) - 1)
-            rows.append(slerp(encoded[before], encoded[after], place - before, each=-1))
-        return torch.stack(rows)
+            mix = partial(slerp, part=place - before, each=-1)
+            rows.append(encoded[before].mixed(encoded[after], mix))
+        return Condition.joined(rows)
 
 
 def slerp(first: Tensor, last: Tensor, part: float, *, each: int | None = None) -> Tensor:

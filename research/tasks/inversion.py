@@ -37,7 +37,7 @@ class Inversion(ImageToImage):
 
     name = "inversion"
     roles = ("text",)
-    requires = frozenset({"deterministic"})
+    requires = frozenset({"text", "deterministic"})
 
     def __init__(
         self,

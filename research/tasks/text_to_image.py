@@ -24,7 +24,7 @@ class TextToImage(BaseTask):
     """
 
     name = "text_to_image"
-    families = ("unet-text",)
+    requires = frozenset({"text"})
 
     def __init__(
         self,
@@ -65,22 +65,30 @@ class TextToImage(BaseTask):
         if self.latents is None:
             return super().start(run)
         rows = self.latents[list(run.rows)] if len(self.latents) > 1 else self.latents
-        run.start_noise = rows.to(run.model.device, run.model.dtype).expand(len(run.rows), -1, -1, -1)
+        run.start_noise = rows.to(run.model.device, run.model.noise_dtype).expand(len(run.rows), -1, -1, -1)
         return run.solver.scale_noise(run.start_noise)
 
     def conditions(self, run: Batch) -> Mapping[str, Condition]:
+        given = self.negative_prompt is not None
         negative = "" if self.negative_prompt is None else self.negative_prompt
         # pipelines encode the negative prompts in as many rows as the prompts
         together = isinstance(self.prompts, list)
         return Conditions(
             {
-                "cond": lambda: encode_texts(run, self.prompts, together=together),
-                "uncond": lambda: encode_texts(run, negative, together=together),
+                "cond": lambda: self._told(run, self.prompts, together=together),
+                "uncond": lambda: self._told(run, negative, together=together, negative=True, given=given),
             }
         )
 
-    def condition(self, run: Batch, texts: str | Sequence[str]) -> Condition:
-        return condition_of(run, texts)
+    def condition(self, run: Batch, texts: str | Sequence[str], *, negative: bool = False) -> Condition:
+        given = one_or_each(run, texts)
+        return self._told(run, given, together=isinstance(given, list), negative=negative)
+
+    def _told(
+        self, run: Batch, texts: str | Sequence[str], *, together: bool, negative: bool = False, given: bool = True
+    ) -> Condition:
+        size = self.picture_size(run.model)
+        return encode_texts(run, texts, together=together, negative=negative, given=given, size=size)
 
     def finish(self, run: Batch, latents: Tensor) -> list[Any]:
         if self.negative_prompt and isinstance(run.conditions, Conditions) and not run.conditions.made("uncond"):
@@ -89,8 +97,8 @@ class TextToImage(BaseTask):
         return super().finish(run, latents)
 
 
-def condition_of(run: Batch, texts: str | Sequence[str]) -> Condition:
-    """The condition of one sentence for all images, or of one an image of the job.
+def one_or_each(run: Batch, texts: str | Sequence[str]) -> str | list[str]:
+    """One sentence for all images, or one an image of the job.
 
     Raises:
         ConfigError: there is another number of sentences.
@@ -100,24 +108,32 @@ def condition_of(run: Batch, texts: str | Sequence[str]) -> Condition:
         raise ConfigError(
             f"prompt: found {len(given)} sentences for {run.n_images} images; accepted is one for all, or one an image."
         )
-    return encode_texts(run, given, together=isinstance(given, list))
+    return given
 
 
-def encode_texts(run: Batch, texts: str | Sequence[str], *, together: bool) -> Condition:
+def encode_texts(
+    run: Batch,
+    texts: str | Sequence[str],
+    *,
+    together: bool,
+    negative: bool = False,
+    given: bool = True,
+    size: tuple[int, int] | None = None,
+) -> Condition:
     """The condition of one text for all images of the run or of one text an image.
 
     Args:
         together: with parity, encode a text in each of the batch's rows as the pipeline does for a list of prompts, and not once.
+        negative, given, size: see `research.sampling.interfaces.Model.condition`.
     """
-    text = run.model.text
+    told: dict[str, Any] = {"negative": negative, "given": given, "size": size}
     mine = [texts] * len(run.seeds) if isinstance(texts, str) else [texts[row] for row in run.rows]
     note_dropped(run, mine)
     if not run.parity:
-        return Condition(embeds=text.encode(mine))
+        return run.model.condition(mine, **told)
     if together or not isinstance(texts, str):
-        return Condition(embeds=text.encode_together(mine))
-    one = text.encode_together([texts])
-    return Condition(embeds=one.repeat(1, len(mine), 1).view(len(mine), one.shape[1], -1))
+        return run.model.condition(mine, **told, together=True)
+    return run.model.condition([texts], **told, together=True).repeated(len(mine))
 
 
 def note_dropped(run: Batch, texts: Sequence[str]) -> None:

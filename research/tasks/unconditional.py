@@ -14,14 +14,13 @@ from research.tasks.base import BaseTask, Conditions
 
 
 class Unconditional(BaseTask):
-    """Images of a pixel model without a prompt.
+    """Images without a prompt: of a pixel model, or of classes.
 
     Args:
         class_label: for class-conditional models: one label for all seeds, or a list with one a seed, each from 0.
     """
 
     name = "unconditional"
-    families = ("unet-pixel",)
 
     def __init__(self, class_label: int | Sequence[int] | None = None):
         self.class_label = class_label
@@ -31,6 +30,10 @@ class Unconditional(BaseTask):
 
     def check(self, model: ModelFacts, n_images: int) -> None:
         super().check(model, n_images)
+        if "text" in model.supports:
+            raise ConfigError(
+                f"task: {self.name} is for models without a prompt; {model.name} takes text: use task text_to_image."
+            )
         n_classes = model.n_classes
         if self.class_label is None:
             if n_classes:
@@ -46,13 +49,17 @@ class Unconditional(BaseTask):
             )
 
     def conditions(self, run: Batch) -> Mapping[str, Condition]:
-        def condition() -> Condition:
-            if self.class_label is None:
-                return Condition()
-            labels = self._labels(run.n_images)
-            return Condition(class_labels=torch.tensor([labels[row] for row in run.rows], device=run.model.device))
+        if self.class_label is None:
+            return Conditions({"cond": Condition})
+        labels, null = self._labels(run.n_images), run.model.null_class
 
-        return Conditions({"cond": condition})
+        def of(mine: list[int]) -> Condition:
+            return Condition(class_labels=torch.tensor(mine, device=run.model.device))
+
+        makers = {"cond": lambda: of([labels[row] for row in run.rows])}
+        if null is not None:
+            makers["uncond"] = lambda: of([null] * len(run.rows))
+        return Conditions(makers)
 
     def _labels(self, n_images: int) -> list[Any]:
         """One label an image; what is no whole number is left as it was found."""

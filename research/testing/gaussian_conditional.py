@@ -217,7 +217,7 @@ class ConditionalGaussianTask(GaussianTask):
         model: Any = run.model
         return {name: Condition(extra={"gaussian": name}) for name in model.gaussians}
 
-    def condition(self, run: Batch, texts: str | Sequence[str]) -> Condition:
+    def condition(self, run: Batch, texts: str | Sequence[str], *, negative: bool = False) -> Condition:
         """The condition whose name is the sentence."""
         if not isinstance(texts, str) or texts not in run.conditions:
             raise ConfigError(f"prompt: found {texts!r}; accepted: {', '.join(run.conditions)}.")

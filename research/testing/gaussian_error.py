@@ -73,7 +73,10 @@ class GaussianTask:
     def claims(self, model: Any) -> frozenset[str]:
         return frozenset()
 
-    def condition(self, run: Batch, texts: str | Sequence[str]) -> Condition:
+    def latent_shape(self, model: Any) -> tuple[int, int, int]:
+        return model.latent_shape(None, None)
+
+    def condition(self, run: Batch, texts: str | Sequence[str], *, negative: bool = False) -> Condition:
         raise ConfigError(f"task: {self.name} is not conditioned on sentences; found {texts!r}.")
 
     def hooks(self, run: Batch) -> Sequence[Hook]:

@@ -24,8 +24,8 @@ from research.guidance.pag import IdentityAttention
 from research.guidance.sag import AttentionReceived
 from research.guidance.seg import BlurredQueries
 from research.guidance.slg import Skip
+from research.models.denoiser import NetworkDenoiser
 from research.models.summary import outline
-from research.models.unet_denoiser import UnetDenoiser
 from research.sampling import Branch, Condition, LoopSampler
 from research.sampling.timeline import Stage
 from research.tasks import TextToImage, Unconditional
@@ -132,7 +132,7 @@ def unet_output(unet, embeds, x) -> torch.Tensor:
 
 def patched_output(model, patch, embeds, x) -> torch.Tensor:
     stage = Stage(0, 0, 1, torch.tensor(500), 500.0, 1.0, 0.5, 0.0, 0.7, 0.7, True)
-    denoiser = UnetDenoiser(model.network, kind="epsilon", text=True)
+    denoiser = NetworkDenoiser(model.network, model.evaluate, kind="epsilon")
     with torch.no_grad():
         branch = Branch("p", Condition(embeds=embeds), patches=(patch,))
         return denoiser.predict(x, stage, [branch])["p"].value

@@ -202,7 +202,7 @@ def test_a_single_file(tmp_path):
         ("{}", "_class_name"),
         ('{"_class_name": 3}', "_class_name"),
         ('{"_class_name": "FluxPipeline"}', "FluxPipeline"),
-        ('{"_class_name": "StableDifusionPipeline"}', "Did you mean 'StableDiffusionPipeline'"),
+        ('{"_class_name": "StableDifusionPipeline"}', "a StableDifusionPipeline, which is not supported. Accepted: "),
     ],
 )
 def test_an_index_that_is_no_good(tmp_path, content, says):

@@ -14,9 +14,9 @@ from research.errors import ConfigError, SamplingError
 from research.guidance import Guidance
 from research.guidance.layers import checked_layers, matching
 from research.guidance.perturbed import LayerPatch
+from research.models.denoiser import NetworkDenoiser
 from research.models.patching import KINDS, has_attention, layer_names
 from research.models.summary import outline
-from research.models.unet_denoiser import UnetDenoiser
 from research.sampling import Branch, Condition, LoopSampler
 from research.sampling.timeline import Stage
 from research.tasks import TextToImage, Unconditional
@@ -138,7 +138,7 @@ def latents(model, n=2) -> torch.Tensor:
 
 
 def predicted(model, branches) -> dict[str, torch.Tensor]:
-    denoiser = UnetDenoiser(model.network, kind="epsilon", text="text" in model.supports)
+    denoiser = NetworkDenoiser(model.network, model.evaluate, kind="epsilon")
     with torch.no_grad():
         return {k: p.value for k, p in denoiser.predict(latents(model), stage(), branches).items()}
 
@@ -256,7 +256,11 @@ def test_a_patched_branch_that_equals_the_plain_one_is_an_error_that_names_the_p
 def test_a_patch_without_effect_on_the_prediction_is_an_error(sd) -> None:
     network, (c, _) = copy.deepcopy(sd.network), conditions(sd)
     nn.init.zeros_(network.conv_out.weight)
-    denoiser = UnetDenoiser(network, kind="epsilon", text=True)
+
+    def evaluate(x, t, told):
+        return network(x, t, encoder_hidden_states=told.embeds, return_dict=False)[0]
+
+    denoiser = NetworkDenoiser(network, evaluate, kind="epsilon")
     branches = [Branch("cond", c), Branch("p", c, patches=(Spoil(),))]
     with pytest.raises(SamplingError, match=r"'p' .*change nothing"), torch.no_grad():
         denoiser.predict(latents(sd), stage(), branches)

@@ -237,7 +237,7 @@ def test_models_for_other_tasks(sd_inpaint, sd_depth, pixel):
         run(sd_inpaint, ImageToImage("a", picture()))
     with pytest.raises(ConfigError, match="use task depth_to_image"):
         run(sd_depth, ImageToImage("a", picture()))
-    with pytest.raises(ConfigError, match="image_to_image is for models of the family unet-text"):
+    with pytest.raises(ConfigError, match="ImageToImage needs a model that takes text"):
         LoopSampler(pixel, scheduler="ddpm").sample(ImageToImage("a", picture()), seeds=[0], steps=4)
 
 

@@ -198,7 +198,7 @@ def test_masks_that_are_none(model, mask, found):
 def test_models_for_other_tasks(sd_depth, pixel):
     with pytest.raises(ConfigError, match=r"inpaint needs a UNet .*use task depth_to_image"):
         run(sd_depth, Inpaint("a", picture(), left_half()))
-    with pytest.raises(ConfigError, match="inpaint is for models of the family unet-text"):
+    with pytest.raises(ConfigError, match="Inpaint needs a model that takes text"):
         run(pixel, Inpaint("a", picture(), left_half()), scheduler="ddpm", scale=1.0)
 
 

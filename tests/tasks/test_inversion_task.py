@@ -104,7 +104,7 @@ def test_models_for_other_tasks(sd_inpaint, sd_depth, pixel):
     for model, expected in ((sd_inpaint, "use task inpaint"), (sd_depth, "use task depth_to_image")):
         with pytest.raises(ConfigError, match=expected):
             run(model, Inversion("a", picture()))
-    with pytest.raises(ConfigError, match="inversion is for models of the family unet-text"):
+    with pytest.raises(ConfigError, match="Inversion needs a model that takes text"):
         LoopSampler(pixel, scheduler="ddim").sample(Inversion("a", picture()), seeds=[0], steps=2)
 
 

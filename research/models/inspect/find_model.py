@@ -10,20 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from research.errors import ModelError, nearest
+from research.models.inspect.families import PIPELINES
 from research.models.inspect.kinds import kind_of_folder
 from research.models.inspect.safe_files import read_json, shown, unreadable
 from research.zoo import zoo_names, zoo_path
 
-# pipeline class in model_index.json -> the family that drives it, as "module:class"
-FAMILIES = {
-    "StableDiffusionPipeline": "research.models.unet_text:UnetTextModel",
-    "StableDiffusionImg2ImgPipeline": "research.models.unet_text:UnetTextModel",
-    "StableDiffusionInpaintPipeline": "research.models.unet_text:UnetTextModel",
-    "StableDiffusionDepth2ImgPipeline": "research.models.unet_text:UnetTextModel",
-    "DDPMPipeline": "research.models.unet_pixel:UnetPixelModel",
-    "DDIMPipeline": "research.models.unet_pixel:UnetPixelModel",
-    "PNDMPipeline": "research.models.unet_pixel:UnetPixelModel",
-}
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.\-]*/[A-Za-z0-9][\w.\-]*$")
 
 
@@ -149,9 +140,8 @@ def pipeline_class(directory: Path) -> str:
         ModelError: no model, or one of a family that is not supported.
     """
     name = read_index(directory)["_class_name"]
-    if name not in FAMILIES:
+    if name not in PIPELINES:
         raise ModelError(
-            f"model.path: {directory} is a {shown(name)}, which is not supported yet.{nearest(name, FAMILIES)} "
-            f"Accepted: {', '.join(sorted(FAMILIES))}."
+            f"model.path: {directory} is a {shown(name)}, which is not supported. Accepted: {', '.join(sorted(PIPELINES))}."
         )
     return name

@@ -24,6 +24,7 @@ from research.models.inspect.weights import TensorInfo, misfit, plain_view
 
 CONFIGURED = ("unet", "vae", "text_encoder")  # parts of a Stable Diffusion checkpoint whose configs give their shapes
 MOST_TIMESTEPS = 100_000
+_PIECES = ("spiece.model", "tokenizer.model")  # of SentencePiece
 _CHOICES = {
     "prediction_type": ("epsilon", "v_prediction", "sample", "flow_prediction"),
     "timestep_spacing": ("leading", "trailing", "linspace"),
@@ -58,7 +59,7 @@ def checked_parts(directory: Path, *, allow_pickle: bool) -> list[Component]:
 def fit_problems(parts: Sequence[Component]) -> list[str]:
     """What keeps parts, each whole by itself, from working: shapes, names, classes, and one part with another."""
     by_name = {part.name: part for part in parts if part.used}
-    problems, text = [], by_name.get("text_encoder")
+    problems = []
     for part in by_name.values():
         if part.problems:
             continue
@@ -66,8 +67,10 @@ def fit_problems(parts: Sequence[Component]) -> list[str]:
             found = _module_problem(part)
         elif part.name == "scheduler":
             found = scheduler_problem(part.folder)
-        elif part.name == "tokenizer":
-            found = tokenizer_problem(part.folder, text.config.get("vocab_size") if text else None)
+        elif part.name.startswith("tokenizer"):
+            encoder = by_name.get(part.name.replace("tokenizer", "text_encoder"))
+            rows = encoder.config.get("vocab_size") if encoder else None
+            found = tokenizer_problem(part.folder, rows, str(part.class_name))
         elif part.name == "feature_extractor":
             found = _processor_problem(part.folder)
         else:
@@ -83,7 +86,7 @@ def fit_problems(parts: Sequence[Component]) -> list[str]:
 def channel_problems(configs: Mapping[str, Mapping[str, Any]], directory: Path) -> list[str]:
     """Where UNet, VAE and text encoder were not made for one another."""
     unet, vae, text = (configs.get(name, {}) for name in ("unet", "vae", "text_encoder"))
-    if not vae:
+    if not vae or "unet" not in configs:
         return []
     latent, entry, out = vae.get("latent_channels"), unet.get("in_channels"), unet.get("out_channels")
     accepted = {latent: "text", 2 * latent + 1: "inpaint", latent + 1: "depth"} if isinstance(latent, int) else {}
@@ -190,7 +193,8 @@ def _module_problem(part: Component) -> str | None:
         found = ", ".join(part.dtypes)
         return f"model.path: the weights in {part.folder} are whole numbers ({found}), as if quantised; accepted are floats."
     kind = part.config.get("model_type")
-    if part.name == "text_encoder" and kind is not None and not str(kind).startswith("clip"):
+    of_clip = any(name.startswith("CLIP") for name in part.accepted)
+    if of_clip and kind is not None and not str(kind).startswith("clip"):
         return (
             f"model.path: {part.folder / 'config.json'} is of a {shown(kind)} model; accepted is a CLIP text encoder."
         )
@@ -287,25 +291,27 @@ def _loader(part: Component) -> Any:
     import diffusers
     import transformers
 
-    name = "CLIPTextModel" if part.name == "text_encoder" else str(part.class_name)
+    name = "CLIPTextModel" if "CLIPTextModel" in part.accepted else str(part.class_name)
     return getattr(transformers if part.library == "transformers" else diffusers, name)
 
 
-def tokenizer_problem(folder: Path, rows: object) -> str | None:
+def tokenizer_problem(folder: Path, rows: object, class_name: str = "CLIPTokenizer") -> str | None:
     """Why a folder has no tokenizer for a text encoder of so many rows (of any number if that is no int)."""
     file = folder / "tokenizer.json"
     has_words = unreadable(folder / "vocab.json") is None
-    if unreadable(file) is not None and not has_words:
+    has_pieces = any(unreadable(folder / name) is None for name in _PIECES)
+    if unreadable(file) is not None and not has_words and not has_pieces:
         return f"model.path: {folder} has no tokenizer; accepted is a tokenizer.json, or a vocab.json with merges.txt."
     try:
         for each in sorted(folder.glob("*.json")):
             read_json(each)
-        if unreadable(file) is not None and (why := unreadable(folder / "merges.txt")):
+        if unreadable(file) is not None and not has_pieces and (why := unreadable(folder / "merges.txt")):
             return f"model.path: {folder / 'merges.txt'} {why}."
-        from transformers import CLIPTokenizer
+        import transformers
 
         with quietly():
-            tokenizer = CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
+            loader = getattr(transformers, class_name)
+            tokenizer = loader.from_pretrained(str(folder), local_files_only=True)
             largest = max(tokenizer.get_vocab().values(), default=-1)
     except ModelError as error:
         return str(error)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from research.errors import ModelError
+from research.models.inspect.families import FAMILIES, PARTS
 from research.models.inspect.find_model import read_index
 from research.models.inspect.kinds import Kind
 from research.models.inspect.parts import (
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from huggingface_hub.utils import SafetensorsFileMetadata
 
 Answer = TypeVar("Answer")
-PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler", "feature_extractor", "depth_estimator")
 _SMALL = ("json", "txt", "model")
 # where the configs are of what a single file does not say of itself: (2.x, input channels) -> hub id
 _CONFIGS = {
@@ -71,7 +71,7 @@ def fetch(hub_id: str, *, allow_pickle: bool, offline: bool | None) -> Path:
 
 
 def _has_weights(folder: Path) -> bool:
-    parts = [folder / part for part in ("unet", "vae", "text_encoder") if (folder / part).is_dir()]
+    parts = [folder / part for part in WEIGHTED if (folder / part).is_dir()]
     return bool(parts) and all(variants(part) or variants(part, pickled=True) for part in parts)
 
 
@@ -148,7 +148,8 @@ def cached_snapshot(hub_id: str) -> Path | None:
     if not isinstance(index, str):
         return None
     folder = Path(index).parent
-    return folder if any(folder.glob("unet/*.safetensors")) or any(folder.glob("unet/*.bin")) else None
+    networks = [folder / family.network for family in FAMILIES.values()]
+    return folder if any(variants(part) or variants(part, pickled=True) for part in networks) else None
 
 
 def remote_parts(hub_id: str, *, offline: bool | None) -> tuple[Path, list[Component]]:

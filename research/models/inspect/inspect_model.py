@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from research.errors import ModelError, nearest
-from research.models.inspect.find_model import FAMILIES, Located, config_directory, find_model, read_index
+from research.errors import ModelError
+from research.models.inspect.families import PIPELINES
+from research.models.inspect.find_model import Located, config_directory, find_model, read_index
 from research.models.inspect.fit import check_config, examine, make_scheduler, size_problem
 from research.models.inspect.hub import cached_snapshot, remote_parts
 from research.models.inspect.inspection import ComponentEntry, Inspection, count
@@ -99,16 +100,13 @@ def _pipeline(
     """Everything that can be said of a pipeline whose parts have been looked at; ``deep=None`` if its weights are not here."""
     by_name = {part.name: part for part in parts}
     refusals = [part.pickle_refusal for part in parts if part.pickle_refusal]
-    supported = found.pipeline in FAMILIES
+    supported = found.pipeline in PIPELINES
     found.components = [_component_entry(part) for part in parts]
     for part in parts:
         _list_pickles(found, part.pickles, read=[] if part.safe else part.files)
     found.pickles.sort(key=lambda each: not each["read"])
     if not supported:
-        found.refuse(
-            f"{found.pipeline} is not supported.{nearest(str(found.pipeline), FAMILIES)} "
-            f"Accepted: {', '.join(sorted(FAMILIES))}."
-        )
+        found.refuse(f"{found.pipeline} is not supported. Accepted: {', '.join(sorted(PIPELINES))}.")
     for problem in problems:
         found.refuse(problem)
     for refusal in refusals:
@@ -120,7 +118,7 @@ def _pipeline(
     if supported:
         used = [part for part in parts if part.used]
         _estimate_memory(found, used)
-        found.family = FAMILIES[str(found.pipeline)].rpartition(":")[0].rpartition(".")[2].replace("_", "-")
+        found.family = PIPELINES[str(found.pipeline)]
         found.role = _role_of({name: part.config for name, part in by_name.items()})
         _fill_fitting(found)
         if deep is not None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from research.errors import ModelError
-from research.models.inspect.find_model import FAMILIES
+from research.models.inspect.families import FAMILIES, family_of
 from research.models.inspect.pickles import check_pickle
 from research.models.inspect.safe_files import read_json, shown, unreadable
 from research.models.inspect.weights import (
@@ -24,18 +24,9 @@ from research.models.inspect.weights import (
     weight_files,
 )
 
-# what a family reads, and the classes that it can make of it
-TEXT_PARTS = {
-    "scheduler": (),
-    "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
-    "text_encoder": ("CLIPTextModel", "CLIPTextModelWithProjection"),
-    "unet": ("UNet2DConditionModel",),
-    "vae": ("AutoencoderKL",),
-}
-DEPTH_PARTS = {"depth_estimator": ("DPTForDepthEstimation",), "feature_extractor": ()}
-PIXEL_PARTS = {"scheduler": (), "unet": ("UNet2DModel",)}
-_OF_DIFFUSERS = ("scheduler", "unet", "vae")
-WEIGHTED = ("unet", "vae", "text_encoder", "depth_estimator")
+TEXT_PARTS = {name: c for name, c in FAMILIES["unet-text"].parts.items() if name not in FAMILIES["unet-text"].optional}
+_OF_DIFFUSERS = ("scheduler", "unet", "transformer", "vae")
+WEIGHTED = ("unet", "transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3", "depth_estimator")
 _MOST_LAYERS = 1000  # a config that says more would keep a library building for hours
 _LARGEST = 10**9
 
@@ -46,6 +37,7 @@ class Component:
 
     Attributes:
         used: whether this project reads it.
+        accepted: the classes that its family makes of it.
         files: its weight files, as they would be read, of one variant ("" for plain names); ``safe`` if they are safetensors.
         pickles: pickled files in its folder, read or not; tensors: of all its safetensors.
         problems: what keeps it from being loaded, one line each.
@@ -57,6 +49,7 @@ class Component:
     class_name: str | None
     folder: Path
     used: bool
+    accepted: tuple[str, ...] = ()
     files: list[Path] = field(default_factory=list)
     safe: bool = True
     variant: str = ""
@@ -87,13 +80,8 @@ class Component:
 
 def wanted_parts(index: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
     """The parts that the family of a pipeline reads, with the classes accepted; empty for a pipeline of no family."""
-    family = FAMILIES.get(index["_class_name"], "")
-    if family.endswith("UnetPixelModel"):
-        return PIXEL_PARTS
-    if not family:
-        return {}
-    depth = entry_of(index.get("depth_estimator"))[1] is not None
-    return {**TEXT_PARTS, **(DEPTH_PARTS if depth else {})}
+    family = family_of(index["_class_name"])
+    return {} if family is None else family.wanted(index)
 
 
 def choose_variant(directory: Path, parts: list[str]) -> str:
@@ -131,7 +119,7 @@ def components_of(directory: Path, index: Mapping[str, Any], *, allow_pickle: bo
     order = {name: place for place, name in enumerate(WEIGHTED)}
     for name in sorted({*names, *wanted}, key=lambda n: (order.get(n, len(order)), n)):
         library, class_name = entry_of(index.get(name))
-        part = Component(name, library, class_name, directory / name, name in wanted)
+        part = Component(name, library, class_name, directory / name, name in wanted, wanted.get(name, ()))
         found.append(part)
         if name in wanted:
             part.problems += index_problems(directory, name, index.get(name), wanted[name])

@@ -9,7 +9,7 @@ import torch
 
 from research.errors import SamplingError
 from research.guidance import Guidance
-from research.models.unet_denoiser import UnetDenoiser
+from research.models.denoiser import NetworkDenoiser
 from research.sampling import Branch, LoopSampler
 from research.sampling.interfaces import Condition
 from research.sampling.timeline import Stage
@@ -45,7 +45,7 @@ def test_a_branch_may_be_told_a_time_of_its_own(kind, request) -> None:
         if kind == "sd"
         else Condition(class_labels=torch.tensor([1, 3]))
     )
-    denoiser = UnetDenoiser(model.network, kind="epsilon", text=kind == "sd")
+    denoiser = NetworkDenoiser(model.network, model.evaluate, kind="epsilon")
 
     @torch.no_grad()
     def predict(t, *branches):
@@ -80,7 +80,7 @@ def test_a_time_equal_to_the_stages_changes_nothing(sd) -> None:
 
 
 def test_joined_conditions_of_a_run_do_not_pile_up(sd) -> None:
-    denoiser = UnetDenoiser(sd.network, kind="epsilon", text=True)
+    denoiser = NetworkDenoiser(sd.network, sd.evaluate, kind="epsilon")
     x = torch.zeros(1, *sd.latent_shape(None, None))
     kept = []
     with torch.no_grad():
