@@ -147,8 +147,24 @@ def plain_frame(axes: Axes) -> None:
     axes.tick_params(which="both", colors=INK, labelsize=8, length=0)
 
 
+def lay_out(figure: Figure, *, dpi: int) -> None:
+    """Let a figure's layout engine do its work and leave: `savefig`, which draws twice for one that stays, draws once.
+
+    Args:
+        figure: changed in place; one without an engine stays as it is.
+        dpi: dots an inch of the picture that is saved; letters are measured in these.
+    """
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        before, figure.dpi = figure.dpi, dpi
+        engine.execute(figure)
+        figure.set_layout_engine(None)
+        figure.dpi = before
+
+
 def png_bytes(figure: Figure, *, dpi: int) -> bytes:
     """The figure as PNG on white, for papers and slides."""
     buffer = io.BytesIO()
+    lay_out(figure, dpi=dpi)
     figure.savefig(buffer, format="png", dpi=dpi, facecolor="white")
     return buffer.getvalue()

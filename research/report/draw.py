@@ -20,6 +20,7 @@ from research.drawing import (
     PAPER,
     Look,
     flattened,
+    lay_out,
     log_values,
     look,
     looks,
@@ -146,7 +147,6 @@ def png(figure: Figure) -> bytes:
 
 def svg(figure: Figure, sweep: Sweep, panels: Panels) -> str:
     """To stand in the page: colours are the page's variables, letters its own, and each point says whose it is."""
-    figure.set_layout_engine("none")  # laid out once is enough
     text = _save(figure, "svg").decode()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
@@ -337,5 +337,6 @@ def _save(figure: Figure, kind: str) -> bytes:
         if kind == "svg":
             figure.savefig(buffer, format="svg", metadata={"Date": None})
         else:
+            lay_out(figure, dpi=160)
             figure.savefig(buffer, format="png", dpi=160, facecolor="white")
     return buffer.getvalue()
