@@ -43,13 +43,13 @@ class NetworkDenoiser:
         look: Look | None = None,
         timings: dict[str, float] | None = None,
     ):
-        self.network, self.evaluate, self.together = network, evaluate, together
+        self.network, self.together = network, together
+        self.evaluate = self._counting(evaluate) if is_compiled(network) else evaluate
         self.kind: Kind = kind
         self._timings = {} if timings is None else timings
-        self._compiled = is_compiled(network)
         self._patching = Patching(network, look)
         # joined conditions by those they were made of; the last few, as hooks may make new ones for every stage
-        self._joined: dict[tuple[int, ...], tuple[Condition, Sequence[Condition]]] = {}
+        self._joined: dict[tuple[Condition, ...], Condition] = {}
 
     def predict(self, x: Tensor, stage: Stage, branches: Sequence[Branch]) -> dict[str, Prediction]:
         """See `research.sampling.interfaces.Denoiser`.
@@ -58,10 +58,7 @@ class NetworkDenoiser:
             SamplingError: no branch, two of one name, or a patch that changes nothing.
             ConfigError: a patch is for layers that the network has not.
         """
-        names, patched = set(), False
-        for branch in branches:
-            names.add(branch.name)
-            patched = patched or bool(branch.patches)
+        names = {branch.name for branch in branches}
         if len(names) != len(branches) or not names:
             raise _unfit(branches)
         if self.together == "all" or len(branches) == 1:
@@ -73,7 +70,7 @@ class NetworkDenoiser:
                 for branch, output in zip(group, self._of_one_batch(x, stage, group), strict=True)
             }
             outputs = [found[branch.name] for branch in branches]
-        if patched:
+        if self._patching.to_compare:
             self._patching.compare(branches, outputs)
         kind = self.kind
         return {branch.name: Prediction(part, kind) for branch, part in zip(branches, outputs, strict=True)}
@@ -92,35 +89,35 @@ class NetworkDenoiser:
             patched = patched or bool(branch.patches)
             timed = timed or branch.time is not None
         count = len(branches)
-        told = self._told(conditions)
+        told = self._told(tuple(conditions))
         inputs = torch.cat([x] * count) if count > 1 else x
         if told.channels is not None:
             inputs = torch.cat([inputs, told.channels], dim=1)
         times = _times(branches, stage.t, len(x)) if timed else stage.t
         if patched:
             with self._patching.attached(branches, len(x)):
-                output = self._called(inputs, times, told)
+                output = self.evaluate(inputs, times, told)
         else:
-            output = self._called(inputs, times, told)
-        return (output,) if count == 1 else output.chunk(count)
+            output = self.evaluate(inputs, times, told)
+        return output.split_with_sizes([x.shape[0]] * count) if count > 1 else (output,)
 
-    def _called(self, inputs: Tensor, times: Tensor, told: Condition) -> Tensor:
-        if not self._compiled:
-            return self.evaluate(inputs, times, told)
-        with counted(self.network, self._timings):
-            return self.evaluate(inputs, times, told)
+    def _counting(self, evaluate: Evaluate) -> Evaluate:
+        """Calls of a network that is compiled, with what compiling costs told apart."""
 
-    def _told(self, conditions: Sequence[Condition]) -> Condition:
+        def call(x: Tensor, t: Tensor, told: Condition) -> Tensor:
+            with counted(self.network, self._timings):
+                return evaluate(x, t, told)
+
+        return call
+
+    def _told(self, conditions: tuple[Condition, ...]) -> Condition:
         """The conditions of a batch as one."""
-        if len(conditions) == 1:
-            return conditions[0]
-        key = tuple(map(id, conditions))
-        if key not in self._joined:
+        told = self._joined.get(conditions)
+        if told is None:
             while len(self._joined) >= _JOINED:
                 del self._joined[next(iter(self._joined))]
-            # the conditions are kept, so that no other can come to have the same id
-            self._joined[key] = Condition.joined(conditions), tuple(conditions)
-        return self._joined[key][0]
+            told = self._joined[conditions] = Condition.joined(conditions)
+        return told
 
 
 def _unfit(branches: Sequence[Branch]) -> SamplingError:

@@ -64,8 +64,8 @@ class Patching:
         self.network = network
         self._look = look or _at_once
         self._compared: set[str] = set()  # branches whose patches were seen to change something
-        # of the others, whether each of their layers did as without a patch: flags on the device
-        self._same: dict[str, list[Tensor]] = {}
+        # of those that are still to compare, whether each of their layers did as without a patch: flags on the device
+        self.to_compare: dict[str, list[Tensor]] = {}
         self._names: dict[str, list[str]] = {}  # by kind
 
     @contextmanager
@@ -86,7 +86,7 @@ class Patching:
                 for name in matching(patch.layers, self._layers(patch.kind), kind=patch.kind):
                     plan = plans.setdefault(name, [()] * len(branches))
                     plan[place] = (*plan[place], patch)
-        self._same = {b.name: [] for b in branches if _alters(b) and b.name not in self._compared}
+        self.to_compare |= {b.name: [] for b in branches if _alters(b) and b.name not in self._compared}
         with ExitStack() as undo:
             for name, plan in plans.items():
                 layer = self.network.get_submodule(name)
@@ -104,7 +104,8 @@ class Patching:
             if not _alters(branch) or branch.name in self._compared:
                 continue
             self._compared.add(branch.name)
-            idle = [torch.stack(flags).all()] if (flags := self._same[branch.name]) else [torch.tensor(True)]
+            flags = self.to_compare.pop(branch.name)
+            idle = [torch.stack(flags).all()] if flags else [torch.tensor(True)]
             idle += [(value == v).all() for b, v in zip(branches, values, strict=True) if _is_plain_twin(b, branch)]
             for flag in idle:
                 self._look(flag, partial(_check_idle, branch))
@@ -130,8 +131,9 @@ class Patching:
                 if part.patches:
                     who = branches[part.rows.start * len(branches) // len(hidden)].name
                     _check_output(output, mine, part.patches, who)
-                    if who in self._same and not any(map(_known_false, self._same[who])):
-                        self._same[who].append((output == own(mine, **told)).all())
+                    flags = self.to_compare.get(who)
+                    if flags is not None and not any(map(_known_false, flags)):
+                        flags.append((output == own(mine, **told)).all())
                 outputs.append(output)
             return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
