@@ -91,21 +91,29 @@ def test_there_is_one_loop_over_timesteps():
     assert len(loops[str(Path("sampling/loop.py"))]) == 1
 
 
-def test_only_the_denoisers_call_the_unet_at_a_timestep():
-    """Two positional arguments and more: latents and a time. The zoo's training calls it too; it does not sample."""
+def network_calls(tree: ast.AST) -> list[ast.Call]:
+    """Two positional arguments and more: latents and a time."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and len(node.args) >= 2:
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            if name in NETWORKS - {"denoiser"}:
+                found.append(node)
+    return found
+
+
+def test_only_evaluate_calls_the_network_at_a_timestep():
+    """In a model its method `evaluate`, and else what hands on what it is asked for. The zoo's training does not sample."""
     callers = set()
     for path, tree in TREES.items():
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Call) and len(node.args) >= 2:
-                name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-                if name in NETWORKS - {"denoiser"}:
-                    callers.add(str(path))
-    callers = {caller for caller in callers if not caller.startswith("zoo")}
+        evaluating = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) and n.name == "evaluate"]
+        allowed = {call for node in evaluating for call in network_calls(node)}
+        if any(call not in allowed for call in network_calls(tree)) and not str(path).startswith("zoo"):
+            callers.add(str(path))
     assert callers == {
         str(Path("hooks/feature_cache.py")),  # hands on what it is asked for
         str(Path("guidance/scales.py")),  # the same
         str(Path("testing/gaussian_conditional.py")),  # around the denoisers of two Gaussians
-        str(Path("models/unet_denoiser.py")),
         str(Path("sampling/loop.py")),  # the denoisers of several models, each asked for its branches
         str(Path("sampling/interfaces.py")),  # a step's state, asked by hooks
     }

@@ -17,6 +17,7 @@ from typing import Any
 from research.jobs.job import Job
 from research.jobs.job_images import image_count
 from research.jobs.lint import strength_of
+from research.jobs.own_scheduler import scheduler_class
 from research.jobs.record import RESULT, JobResult, find_result
 from research.jobs.signatures import signature
 from research.strength import kept_steps
@@ -118,7 +119,7 @@ def _stages(config: Mapping[str, Any], surplus: int) -> tuple[list[int], bool]:
     strength = strength_of(task)
     kept = steps if strength is None else kept_steps(steps - surplus, strength, parity=parity)
     kept += surplus if kept and strength is not None else 0
-    class_name = str(config["scheduler"]["class_name"])
+    class_name = scheduler_class(config)
     name = class_name.rpartition(".")[2]
     if _class(task) == "Inversion":
         return list(range(steps)) * (1 if task.get("reconstruct") is False else 2), True

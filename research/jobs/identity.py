@@ -15,9 +15,10 @@ from research import pictures
 from research.errors import ModelError
 from research.jobs import revisions
 from research.jobs.job_images import uses_prompts
+from research.jobs.own_scheduler import scheduler_class
 from research.jobs.plan_cache import NoCache, PlanCache
 from research.jobs.plug_sources import plug_sources, targets_of
-from research.jobs.schema import NOT_IDENTITY
+from research.jobs.schema import MODEL_IDENTITY, NOT_IDENTITY
 from research.jobs.targets import without_defaults
 from research.metrics.extractors.find import EFFICIENTNET, INCEPTION, INCEPTION_ANTIALIASED, REFERENCES_DIR
 from research.models.inspect.find_model import find_pipeline
@@ -71,9 +72,14 @@ def identity(
         # a checkpoint file has its scheduler and tokenizer from there
         **({"config": model_content(model["config"])} if model.get("config") else {}),
         "dtype": _DTYPES.get(model["dtype"], model["dtype"]),
+        **{key: model[key] for key in MODEL_IDENTITY if model.get(key) is not None},
     }
     # the short name of a scheduler is a name for its class and options
     kept["scheduler"] = {key: value for key, value in config["scheduler"].items() if key != "name"}
+    if "class_name" in kept["scheduler"]:  # the model's own is that of its class, where that is known
+        kept["scheduler"]["class_name"] = cache.get(
+            "scheduler class", [config["model"], config["scheduler"]["class_name"]], lambda: scheduler_class(config)
+        )
     if levels := {key: value for key, value in (config.get("sigmas") or {}).items() if key != "name"}:
         kept["sigmas"] = levels
     else:  # the model's own are what they were before there was such a key

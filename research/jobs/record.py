@@ -61,6 +61,8 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
     attention_slicing: int | str | None = None
     compile: bool = False
     channels_last: bool = False
+    distilled_guidance: float | None = None
+    max_sequence_length: int | None = None
 
 
 class SchedulerSettings(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,10 +10,8 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from research.errors import UserError
+from research.jobs.own_scheduler import model_schedule, scheduler_class
 from research.jobs.signatures import signature
-from research.models.inspect.find_model import find_pipeline
-from research.models.scheduler_config import scheduler_config
 
 # classes that make other images of the same settings: raised when that happens again
 OF_CLASSES = {"CFGZero": 2, "FDG": 2, "RePaint": 2, "Rescale": 2}
@@ -49,7 +47,7 @@ def _of_runs(config: Mapping[str, Any]) -> Iterator[str]:
     if _class(config["task"]) == "Inversion":
         if classes - _OBSERVERS:
             yield "inversion: each way counts its own steps"
-        if (_schedule(config) or {}).get("prediction_type") == "sample":
+        if (model_schedule(config) or {}).get("prediction_type") == "sample":
             yield "inversion: x0 is turned into noise at the level that the model is told"
     if restarts and classes & {"MaskComposite", "Differential"}:
         yield "restart: the known part is noised afresh"
@@ -57,7 +55,7 @@ def _of_runs(config: Mapping[str, Any]) -> Iterator[str]:
         yield "restart: momentum begins anew"
     modifiers = [node for node in (config["guidance"].get("modifiers") or {}).values() if isinstance(node, Mapping)]
     about_sigma = restarts + [node for node in modifiers if _class(node) == "Interval"]
-    if any(node.get("sigma") is not None for node in about_sigma) and _is_flow(_schedule(config) or {}):
+    if any(node.get("sigma") is not None for node in about_sigma) and _is_flow(model_schedule(config) or {}):
         yield "sigma: flow times"
     if not config["runtime"].get("parity", False):
         yield from _of_solver(config, classes)
@@ -66,7 +64,7 @@ def _of_runs(config: Mapping[str, Any]) -> Iterator[str]:
 def _of_solver(config: Mapping[str, Any], hooks: set[str]) -> Iterator[str]:
     """Where the native solver makes another picture than the class whose place it takes."""
     scheduler = config["scheduler"]
-    cls, options = str(scheduler.get("class_name")), scheduler.get("options") or {}
+    cls, options = scheduler_class(config), scheduler.get("options") or {}
     if options.get("s_churn"):
         yield "churn: the model is asked at the raised level"
     if cls == "UniPCMultistepScheduler" and hooks - _OBSERVERS:
@@ -75,7 +73,7 @@ def _of_solver(config: Mapping[str, Any], hooks: set[str]) -> Iterator[str]:
         yield "singlestep: groups begin with the slice"
     if "." in cls or cls == "DDPMScheduler":
         return
-    schedule = _schedule(config)
+    schedule = model_schedule(config)
     settings = {**(schedule or {}), **options}
     if cls == "PNDMScheduler" and (schedule is None or settings.get("prediction_type", "epsilon") != "epsilon"):
         yield "pndm: noises are averaged"
@@ -93,20 +91,6 @@ def _class(node: Mapping[str, Any]) -> str:
 
 def _is_flow(schedule: Mapping[str, Any]) -> bool:
     return "FlowMatch" in str(schedule.get("_class_name", "")) or schedule.get("prediction_type") == "flow_prediction"
-
-
-def _schedule(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The scheduler config of a model on this disk; None of one of the hub, whether it is in the cache or not."""
-    model = config["model"]
-    path = model.get("config") or model["path"]
-    try:
-        found = find_pipeline(path)
-        if found.file is None and found.directory is None:
-            return None
-        schedule = scheduler_config(path, defaults=False)  # planning imports no library
-    except UserError:  # said when it is loaded
-        return {}
-    return {} if schedule is None else schedule.config
 
 
 def _strength(task: Mapping[str, Any]) -> Any:

@@ -59,6 +59,8 @@ SECTIONS = {
         "attention_slicing",
         "compile",
         "channels_last",
+        "distilled_guidance",
+        "max_sequence_length",
     ),
     "scheduler": ("name", "class_name", "options"),
     "runtime": (
@@ -87,6 +89,9 @@ NOT_IDENTITY = (
     "report",
     "budget",
 )
+
+# keys of a model that change its images, besides its files and dtype
+MODEL_IDENTITY = ("distilled_guidance", "max_sequence_length")
 
 # sections of a sweep as a whole, which no job keeps: which points it has, how its report judges them, and what a setting may cost
 OF_SWEEPS = ("sweep", "report", "budget")

@@ -8,6 +8,7 @@ from typing import Any
 from research.errors import ConfigError, nearest
 from research.jobs.signatures import Signature, method_arguments, signature
 from research.solvers import resolve
+from research.solvers.names import OF_MODEL
 
 _OF_HYDRA = ("_target_", "_partial_", "_recursive_", "_convert_", "_args_")
 _OF_THE_LOOP = frozenset({"self", "model_output", "timestep", "sample", "generator", "return_dict"})
@@ -105,6 +106,8 @@ def check_scheduler(scheduler: Mapping[str, Any]) -> None:
         raise ConfigError(
             f"scheduler.options: found {options!r}; accepted is name=value, as in scheduler.options.eta=1."
         )
+    if class_name == OF_MODEL:  # whose options are checked when the model is known
+        return
     spec = resolve(class_name, options)
     target = spec.class_name if "." in spec.class_name else f"diffusers.{spec.class_name}"
     try:

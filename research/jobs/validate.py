@@ -145,6 +145,10 @@ def _seconds(least: float) -> Callable[[str, Any], Any]:
     return read
 
 
+def _number_or_none(key: str, value: Any) -> Any:
+    return value if value is None else check_number(key, value, otherwise="null")
+
+
 def _one_of(choices: Sequence[Any]) -> Callable[[str, Any], Any]:
     return partial(check_choice, choices=choices)
 
@@ -205,6 +209,8 @@ _READERS: dict[str, Callable[[str, Any], Any]] = {
     "model.attention_slicing": _whole(1, "auto", "max", None),
     "model.compile": _one_of((True, False)),
     "model.channels_last": _one_of((True, False)),
+    "model.distilled_guidance": _number_or_none,
+    "model.max_sequence_length": _whole(1, None),
     "runtime.threads": _whole(1, None),
     "runtime.progress": _one_of(PROGRESS),
     "runtime.parity": _one_of((True, False)),

@@ -38,6 +38,7 @@ class BaseModel(Model, ABC):
         device, dtype: where and as what the network runs.
         compiled: whether torch compiles the network, see `load_model`.
         channels_last: whether its weights lie in memory with the channels last.
+        distilled_guidance: the guidance scale that a distilled network is told; None for a network that is told none.
         supports: what guidance may require of it.
     """
 
@@ -48,6 +49,10 @@ class BaseModel(Model, ABC):
     weighted: tuple[str, ...] = ("unet",)  # components that have weights
     compiled = False
     channels_last = False
+    distilled_guidance: float | None = (
+        None  # the guidance scale that the network is told; None for one that is told none
+    )
+    max_length: int | None = None  # tokens that the longest text encoder takes; None where that cannot be chosen
     _dtype: tuple[Any, torch.dtype] | None = None  # with the network that it is of
 
     def __init__(self, *, path: str, weights_sha256: str, scheduler_config: Mapping[str, Any]):

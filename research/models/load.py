@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from research.checks import check_number, check_whole_number
 from research.errors import ConfigError, ModelError, nearest
 from research.hashing import sha256_files
 from research.models.base import BaseModel
@@ -46,6 +47,8 @@ def load_model(
     config: str | os.PathLike[str] | None = None,
     compile: bool = False,
     channels_last: bool = False,
+    distilled_guidance: float | None = None,
+    max_sequence_length: int | None = None,
 ) -> BaseModel:
     """Load a model.
 
@@ -63,19 +66,30 @@ def load_model(
         compile: have torch compile the network (``torch.compile``) when it is first called, and once more for another batch size;
             the seconds of it stand in ``timings["compile"]``. Where a patch or a hook changes layers, it runs as it is written.
         channels_last: lay weights out in memory with the channels last, which convolutions on some GPUs prefer.
+        distilled_guidance: the guidance scale that a distilled network is told (Flux, LCM); by default what its pipeline tells
+            it. It costs nothing, and has nothing to do with the guidance of the sampler.
+        max_sequence_length: tokens, from 1, that T5 and encoders like it take of a text; by default what the pipeline has.
 
     Raises:
         ModelError: the model cannot be found, is broken, is pickled, or is of a family that is not supported.
-        ConfigError: dtype, device or attention_slicing is not one of the accepted, config is given with no single file, or the
-            network is to be compiled and there is no compiler.
+        ConfigError: dtype, device or attention_slicing is not one of the accepted, config is given with no single file, the
+            network is to be compiled and there is no compiler, or the model knows no such guidance or length.
     """
     for key, flag in (("compile", compile), ("channels_last", channels_last)):
         if not isinstance(flag, bool):
             raise ConfigError(f"model.{key}: found {flag!r}; accepted: true, false.")
+    if distilled_guidance is not None:
+        check_number("model.distilled_guidance", distilled_guidance)
+    if max_sequence_length is not None:
+        check_whole_number("model.max_sequence_length", max_sequence_length, least=1)
     torch_dtype, torch_device = resolve_dtype_and_device(dtype, device)
-    if not isinstance(path, str | os.PathLike):
-        model = _from_pipeline(path, torch_dtype)
+
+    def ready(model: BaseModel) -> BaseModel:
+        _choose(model, distilled_guidance, max_sequence_length)
         return _ready(model, torch_device, attention_slicing, compile, channels_last)
+
+    if not isinstance(path, str | os.PathLike):
+        return ready(_from_pipeline(path, torch_dtype))
     found = find_pipeline(path)
     if found.file is None and config is not None:
         raise ConfigError(
@@ -86,7 +100,29 @@ def load_model(
     else:
         directory = found.directory or fetch(str(found.hub_id), allow_pickle=allow_pickle, offline=offline)
         model = _from_directory(directory, os.fspath(path), torch_dtype, allow_pickle)
-    return _ready(model, torch_device, attention_slicing, compile, channels_last)
+    return ready(model)
+
+
+def _choose(model: BaseModel, distilled_guidance: float | None, max_sequence_length: int | None) -> None:
+    """Set what a caller may choose of some families.
+
+    Raises:
+        ConfigError: the model is not of one of these.
+    """
+    if distilled_guidance is not None:
+        if model.distilled_guidance is None:
+            raise ConfigError(
+                f"model.distilled_guidance: found {distilled_guidance:g}; the network of {model.name} is told no guidance scale, "
+                "accepted is null."
+            )
+        model.distilled_guidance = float(distilled_guidance)
+    if max_sequence_length is not None:
+        if model.max_length is None:
+            raise ConfigError(
+                f"model.max_sequence_length: found {max_sequence_length}; {model.name} takes as many tokens as its text encoder, "
+                "accepted is null."
+            )
+        model.max_length = int(max_sequence_length)
 
 
 def _ready(

@@ -31,13 +31,11 @@ class PipelineModel(LatentModel):
         parts: networks and tokenizers by the names that the pipeline gives them.
         index: ``model_index.json``.
         together: with parity, which branches the pipeline evaluates in one batch, see `NetworkDenoiser`.
-        max_length: tokens of the longest encoder, where a caller chooses them.
     """
 
     supports = frozenset({"text", "uncond", "latents"})
     network_part = "transformer"
     together: Together = "all"
-    max_length: int | None = None
 
     def __init__(self, *, parts: Mapping[str, Any], index: Mapping[str, Any], **common: Any):
         super().__init__(**common)
@@ -46,7 +44,6 @@ class PipelineModel(LatentModel):
         for name, value in self.facts_of(configs, index).items():
             setattr(self, name, value)
         self.vae = self.parts["vae"]
-        self._text = Texts(self.tokenizers(), self.weights_sha256)
 
     # -- what a family says of itself
 
@@ -123,7 +120,7 @@ class PipelineModel(LatentModel):
 
     @property
     def text(self) -> Texts:
-        return self._text
+        return Texts(self.tokenizers(), self.weights_sha256)  # whose lengths a caller may choose
 
     def modules(self) -> list[torch.nn.Module]:
         return [part for part in self.parts.values() if isinstance(part, torch.nn.Module)]

@@ -22,7 +22,7 @@ class SD3Model(PipelineModel):
     family = "sd3"
     together = "plain"  # the pipeline of skip-layer guidance asks for its third prediction apart
     resizes_pictures = True
-    max_length = 256
+    max_length: int = 256
 
     @classmethod
     def geometry_of(cls, network: Mapping[str, Any], vae: Mapping[str, Any]) -> LatentGeometry:
@@ -63,7 +63,7 @@ class SD3Model(PipelineModel):
         encoder = self.parts.get("text_encoder_3")
         if encoder is None:
             width = self.network.config.joint_attention_dim
-            return torch.zeros(len(texts), self.max_length, width, dtype=self.dtype, device=self.device)
+            return torch.zeros(len(texts), self.max_length or 0, width, dtype=self.dtype, device=self.device)
         found = padded(self.parts["tokenizer_3"], texts, self.max_length, encoder.device, add_special_tokens=True)
         return encoder(found.input_ids)[0]
 

@@ -1,0 +1,34 @@
+"""The scheduler that a job's model comes with, told from its files without importing a library."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from research.errors import UserError
+from research.models.inspect.find_model import find_pipeline
+from research.models.scheduler_config import scheduler_config
+from research.solvers.names import OF_MODEL
+
+
+def model_schedule(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The scheduler config of a job's model if it is on this disk, {} if it cannot be read, which is said when it is loaded; None
+    for one of the hub, whether it is in the cache or not."""
+    model = config["model"]
+    path = model.get("config") or model["path"]
+    try:
+        found = find_pipeline(path)
+        if found.file is None and found.directory is None:
+            return None
+        schedule = scheduler_config(path, defaults=False)
+    except UserError:
+        return {}
+    return {} if schedule is None else schedule.config
+
+
+def scheduler_class(config: Mapping[str, Any]) -> str:
+    """The class of a job's scheduler; "model" where it is the model's own and that is not known yet."""
+    name = str(config["scheduler"]["class_name"])
+    if name != OF_MODEL:
+        return name
+    return str((model_schedule(config) or {}).get("_class_name", OF_MODEL))
