@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import argparse
 import copy
+import os
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from hydra._internal.callbacks import Callbacks
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.config_repository import CachingConfigRepository, IConfigRepository
+from hydra._internal.config_repository import CachingConfigRepository, ConfigRepository, IConfigRepository
 from hydra._internal.defaults_list import create_defaults_list
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path, get_args_parser
@@ -21,13 +22,47 @@ from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.default_element import GroupDefault, ResultDefault
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.types import Override
-from hydra.plugins.config_source import ConfigResult
+from hydra.plugins.config_source import ConfigResult, ConfigSource
 from omegaconf import DictConfig
+
+from research.package import config_dir
 
 BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"  # runs jobs in this process
 BASIC_SWEEPER = (
     "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"  # the product of axes, whose points can be planned
 )
+
+
+_Stamp = tuple[str, int, int]  # a file, the time of its last change, and its size
+_read: dict[_Stamp, ConfigResult | None] = {}
+
+
+class _Sources(ConfigRepository):
+    """The files of a search path, those of the project and of Hydra read once a process: reading is much of composing."""
+
+    def load_config(self, config_path: str) -> ConfigResult | None:
+        stamp = _stamp(self._find_object_source(config_path, ObjectType.CONFIG), config_path)
+        if stamp is None:
+            return super().load_config(config_path)
+        if stamp not in _read:
+            _read[stamp] = super().load_config(config_path)
+        return copy.deepcopy(_read[stamp])  # composing changes what it is given
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Sources:
+        return copy.copy(
+            self
+        )  # a search path that is read again gives another list of sources, which change in nothing
+
+
+def _stamp(source: ConfigSource | None, config_path: str) -> _Stamp | None:
+    """What names the content of a config; None for one that is not kept."""
+    if source is not None and source.scheme() == "file" and source.path == str(config_dir()):
+        file = os.path.join(source.path, source._normalize_file_name(config_path))
+        stat = os.stat(file)
+        return file, stat.st_mtime_ns, stat.st_size
+    if source is not None and source.scheme() == "pkg" and source.path == "hydra.conf":
+        return f"pkg://{source.path}/{config_path}", 0, 0
+    return None
 
 
 class Repository(CachingConfigRepository):
@@ -61,6 +96,7 @@ def create_hydra(main: str, user: str | None) -> tuple[Hydra, ConfigLoaderImpl]:
     hydra = Hydra.create_main_hydra2("research", search_path)
     loader = hydra.config_loader
     assert isinstance(loader, ConfigLoaderImpl)
+    loader.repository = _Sources(search_path)
     return hydra, loader
 
 

@@ -46,6 +46,28 @@ def test_composing_by_hand_is_composing() -> None:
     assert not internals.has_interpolated_defaults(quickstart)
 
 
+def test_the_projects_files_are_read_once_and_a_users_each_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("steps: 3\n")
+    read: list[str] = []
+    theirs = OmegaConf.load
+    monkeypatch.setattr(OmegaConf, "load", lambda file: read.append(file.name) or theirs(file))
+    internals._read.clear()
+    for steps in (3, 4):
+        mine.write_text(f"steps: {steps}\n")
+        GlobalHydra.instance().clear()
+        hydra, loader = internals.create_hydra(str(config_dir()), str(tmp_path))
+        hydra.compose_config("config", [], RunMode.RUN).scheduler.name = "changed"  # nobody else's
+        own = internals.repository(loader, "config", []).load_config("mine")
+        assert own is not None
+        assert own.config.steps == steps
+    assert read.count(str(config_dir() / "scheduler" / "ddim.yaml")) == 1
+    assert read.count(str(mine)) == 2
+    assert hydra.compose_config("config", [], RunMode.RUN).scheduler.name == "ddim"
+
+
 def test_defaults_that_look_at_other_choices(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("defaults:\n  - optional guidance: ${scheduler}_guidance\n  - _self_\n")
     _, loader = internals.create_hydra(str(config_dir()), str(tmp_path))
