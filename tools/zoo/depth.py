@@ -17,6 +17,7 @@ from tools.zoo.data import COLOURS, RESOLUTION, Emoji, contact_sheet, random_pai
 from tools.zoo.depth_maps import depth_maps
 from tools.zoo.training import Draw, Recipe, fit, load_ema
 from tools.zoo.unet import LATENT_SIZE, build_unet, latent_pool, sample_prompts, text_states, v_loss
+from tools.zoo.vae import load_vae
 
 # narrow, so that all weights of the zoo stay under 40 MB
 RECIPE = Recipe(steps=4000, lr=2e-3, seed=61, lr_end=0.02)
@@ -75,7 +76,7 @@ def train_depth(emoji: Emoji, work: Path, recipe: Recipe = RECIPE) -> None:
     def relief(pictures: Tensor, subjects: Tensor, styles: Tensor, shifts: Tensor) -> None:
         channels.append(as_channel(depth_maps(_alpha(emoji, subjects, styles, shifts))))
 
-    latents, where, styles, _ = latent_pool(emoji, work, relief)
+    latents, where, styles, _ = latent_pool(emoji, load_vae(work), relief)
     pool = torch.cat(channels)
 
     def hints(rows: Tensor, generator: torch.Generator) -> Tensor:

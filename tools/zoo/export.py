@@ -24,7 +24,7 @@ from diffusers import (
 from transformers import CLIPTextModel
 
 from research.zoo import ZOO_DIR
-from tools.zoo import clip, depth, inpaint, pixel, unet
+from tools.zoo import clip, depth, flow, inpaint, pixel, unet
 from tools.zoo.data import RESOLUTION
 from tools.zoo.training import checkpoint_path
 from tools.zoo.vae import load_vae
@@ -78,7 +78,7 @@ def _parts(work: Path) -> dict[str, Any]:
 
 def export_ready(work: Path, out: Path) -> None:
     """Write every model whose stages have a checkpoint, finished or not."""
-    stages = ("vae", "clip", "eval", "unet", "pixel", "inpaint", "depth", "estimator")
+    stages = ("vae", "clip", "eval", "unet", "pixel", "inpaint", "depth", "estimator", "flow")
     have = {stage for stage in stages if checkpoint_path(work, stage).is_file()}
     if {"vae", "clip", "unet"} <= have:
         _save(build_pipeline(work), out / "emoji")
@@ -90,27 +90,40 @@ def export_ready(work: Path, out: Path) -> None:
         _save(build_inpaint_pipeline(work), out / "emoji-inpaint", borrowed=out / "emoji")
     if {"vae", "clip", "depth", "estimator"} <= have:
         _save(build_depth_pipeline(work), out / "emoji-depth", borrowed=out / "emoji")
+    if "flow" in have:
+        _save(flow.build_pipeline(out, flow.load_flow(work)), out / "emoji-flow", borrowed=out / "emoji")
 
 
 def _save(pipeline: Any, target: Path, borrowed: Path | None = None) -> None:
     """Write a pipeline; files of shared components that equal those of the `borrowed` directory beside it become links.
 
-    Single files and not folders are linked: wheels hold what a linked file contains, but leave linked folders out.
+    So do files of a second tokenizer or text encoder that equal those of the first.  Single files and not folders are
+    linked: wheels hold what a linked file contains, but leave linked folders out.
     """
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         pipeline.to(torch.float16).save_pretrained(scratch, safe_serialization=True)
-        for part in ("text_encoder", "depth_estimator"):  # of transformers
+        for part in ("text_encoder", "text_encoder_2", "depth_estimator"):  # of transformers
             config = Path(scratch) / part / "config.json"
             if config.is_file():
                 _loads_as_float32(config)
+        for config in Path(scratch).glob("tokenizer*/tokenizer_config.json"):
+            _forgets_where_it_was(config)
         if borrowed is not None:
             for part in SHARED:
-                for file in (Path(scratch) / part).iterdir():
-                    theirs = borrowed / part / file.name
-                    if theirs.is_file() and filecmp.cmp(file, theirs, shallow=False):
-                        file.unlink()
-                        file.symlink_to(Path("..", "..", borrowed.name, part, file.name))
+                _link_equal(Path(scratch) / part, borrowed / part, Path("..", "..", borrowed.name, part))
+                if (second := Path(scratch) / f"{part}_2").is_dir():
+                    _link_equal(second, borrowed / part, Path("..", "..", borrowed.name, part))
+                    _link_equal(second, Path(scratch) / part, Path("..", part))
         _replace(Path(scratch), target)
+
+
+def _link_equal(folder: Path, other: Path, route: Path) -> None:
+    """Files that another folder has too become links; `route` leads to that folder from this one."""
+    for file in folder.iterdir():
+        theirs = other / file.name
+        if not file.is_symlink() and theirs.is_file() and filecmp.cmp(file, theirs, shallow=False):
+            file.unlink()
+            file.symlink_to(route / file.name)
 
 
 def _save_evaluation(work: Path, target: Path) -> None:
@@ -147,6 +160,13 @@ def _loads_as_float32(config: Path) -> None:
 
     content = mended(json.loads(config.read_text()))
     config.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def _forgets_where_it_was(config: Path) -> None:
+    """A tokenizer that was read from files says so when it is saved, and would differ from one that was built."""
+    content = json.loads(config.read_text())
+    kept = {key: value for key, value in content.items() if key not in ("is_local", "local_files_only")}
+    config.write_text(json.dumps(kept, indent=2) + "\n")
 
 
 def _replace(scratch: Path, target: Path) -> None:

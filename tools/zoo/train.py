@@ -12,7 +12,7 @@ import torch
 from research.zoo import ZOO_DIR
 from tools.zoo.training import Recipe
 
-ALL = ("vae", "clip", "eval", "unet", "pixel", "inpaint", "depth", "estimator")  # in the order `all` runs them
+ALL = ("vae", "clip", "eval", "unet", "pixel", "inpaint", "depth", "estimator", "flow")  # in the order `all` runs them
 STAGES = (*ALL, "decoder")  # the decoder may be improved at any time later
 
 
@@ -51,6 +51,10 @@ def run_stage(stage: str, arguments: argparse.Namespace) -> None:
         from tools.zoo import pixel
 
         pixel.train_pixel(emoji, work, _recipe(pixel.RECIPE, arguments))
+    elif stage == "flow":
+        from tools.zoo import flow
+
+        flow.train_flow(emoji, work, arguments.out, _recipe(flow.RECIPE, arguments))
     elif stage == "inpaint":
         from tools.zoo import inpaint
 

@@ -12,6 +12,7 @@ import math
 import os
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,10 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+# the loss of a batch, or parts of the batch whose losses add up to it: each is computed in a thread of its own
+Parts = list[Callable[[], Tensor]]
 # networks of diffusers and transformers pass through untyped: what they return is theirs to say
-Loss = Callable[[Any, torch.Generator], Tensor]
+Loss = Callable[[Any, torch.Generator], Tensor | Parts]
 Draw = Callable[[Any, Path], None]
 
 
@@ -83,7 +86,8 @@ def load_ema(module: Any, work: Path, stage: str) -> Any:
 def fit(stage: str, module: Any, loss: Loss, recipe: Recipe, work: Path, *, on_picture: Draw | None = None) -> float:
     """Trains (or goes on training) one stage; returns the mean loss of its last 5 %.
 
-    `loss(module, generator)` draws its batch from the generator and nothing else.  `on_picture(module, path)` is
+    `loss(module, generator)` draws its batch from the generator and nothing else (parts that it returns draw nothing).
+    `on_picture(module, path)` is
     called with the EMA weights in place every `picture_seconds`.
     """
     generator = torch.Generator().manual_seed(recipe.seed)
@@ -129,13 +133,16 @@ def fit(stage: str, module: Any, loss: Loss, recipe: Recipe, work: Path, *, on_p
             group["lr"] = recipe.rate(step)
         with torch.autocast("cpu", torch.bfloat16, enabled=recipe.autocast):
             value = loss(module, generator)
-        value.backward()
+        if isinstance(value, list):
+            value = _backward(value, list(trained.values()), recipe.autocast)
+        else:
+            value.backward()
         nn.utils.clip_grad_norm_(trained.values(), recipe.clip)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         averaged = list(ema.values())
         torch._foreach_lerp_(averaged, [p.detach() for p in trained.values()], 1 - recipe.ema_decay(step))
-        losses.append(float(value))
+        losses.append(float(value.detach()))
         if not math.isfinite(losses[-1]):
             raise FloatingPointError(f"{stage}: the loss is {losses[-1]} at step {step}")
         bar.update()
@@ -162,6 +169,28 @@ def fit(stage: str, module: Any, loss: Loss, recipe: Recipe, work: Path, *, on_p
     (Path(work) / f"{stage}.json").write_text(json.dumps(summary) + "\n")
     print(json.dumps(summary), flush=True)
     return final
+
+
+def _backward(parts: Parts, trained: list[nn.Parameter], autocast: bool) -> Tensor:
+    """Gradients of the parts' sum, each part forward and backward in a thread of its own; returns the sum.
+
+    Threads meet once a step and not in every operation, which counts where other processes want the cores too.
+    """
+
+    def gradients(part: Callable[[], Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        torch.set_num_threads(1)
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            value = part()
+        return value.detach(), torch.autograd.grad(value, trained)
+
+    with ThreadPoolExecutor(len(parts)) as pool:
+        (total, sums), *others = pool.map(gradients, parts)
+    for value, more in others:
+        total = total + value
+        torch._foreach_add_(list(sums), list(more))
+    for p, gradient in zip(trained, sums, strict=True):
+        p.grad = gradient
+    return total
 
 
 def _picture(

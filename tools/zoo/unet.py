@@ -54,13 +54,12 @@ def build_scheduler() -> Any:
 
 @torch.no_grad()
 def latent_pool(
-    emoji: Emoji, work: Path, also: Callable[[Tensor, Tensor, Tensor, Tensor], None] | None = None
+    emoji: Emoji, vae: Any, also: Callable[[Tensor, Tensor, Tensor, Tensor], None] | None = None
 ) -> tuple[Tensor, Tensor, Tensor, float]:
     """Latents of deviation 1 [N, 4, 8, 8], their pairs [N, 2] and sets [N], and the factor they were scaled by.
 
     `also(pictures, subjects, styles, shifts)` meets the pictures part by part, in the order of the pool.
     """
-    vae = load_vae(work)
     generator = torch.Generator().manual_seed(RECIPE.seed)
     chosen = torch.tensor(pairs(held_out=False))
     latents, where, styles = [], [], []
@@ -165,7 +164,7 @@ def _draw(work: Path) -> Draw:
 
 def train_unet(emoji: Emoji, work: Path, recipe: Recipe = RECIPE) -> None:
     torch.manual_seed(recipe.seed)
-    latents, where, styles, factor = latent_pool(emoji, work)
+    latents, where, styles, factor = latent_pool(emoji, load_vae(work))
     (Path(work) / SCALING_FILE).write_text(json.dumps(factor))
     loss = v_loss(latents, where, styles, *text_states(work))
     fit("unet", build_unet(), loss, recipe, work, on_picture=_draw(work))

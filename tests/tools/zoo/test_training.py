@@ -7,9 +7,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+
+from tools.zoo.training import Loss, Parts, Recipe, fit
 
 SCRIPT = """
 import sys, time
@@ -57,3 +60,20 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
     for kind in ("module", "ema"):
         for name, tensor in finished[0][kind].items():
             assert torch.equal(tensor, finished[1][kind][name]), (kind, name)
+
+
+def test_parts_of_a_batch_train_as_the_whole(tmp_path: Path) -> None:
+    def whole(module: Any, generator: torch.Generator) -> torch.Tensor:
+        return module(torch.randn(6, 3, generator=generator)).square().mean()
+
+    def parts(module: Any, generator: torch.Generator) -> Parts:
+        drawn = torch.randn(6, 3, generator=generator)
+        return [lambda part=part: module(part).square().sum() / 6 for part in (drawn[:4], drawn[4:])]
+
+    def trained(loss: Loss) -> torch.Tensor:
+        torch.manual_seed(0)
+        module = torch.nn.Linear(3, 1)
+        fit(loss.__name__, module, loss, Recipe(4, lr=0.1, seed=0, autocast=False), tmp_path)
+        return module.weight.detach()
+
+    assert torch.allclose(trained(parts), trained(whole), atol=1e-6)
