@@ -44,22 +44,25 @@ class Bench:
     Args:
         config: of the job, validated; its seeds and metrics do not count.
         fine: steps of converged runs.
+        compared: whether its solver is to be compared with converged runs.
         ends: of converged runs by their seeds; benches of one model, task and guidance may share them.
 
     Raises:
-        ConfigError: the scheduler adds noise of its own, so that no run is the converged one; a task without a fixed start.
+        ConfigError: the scheduler adds noise of its own and is to be compared, though no run is the converged one; a task
+            without a fixed start.
     """
 
     config: Mapping[str, Any]
     fine: int = 100
     ends: dict[tuple[int, ...], Tensor] = field(default_factory=dict)
+    compared: bool = True
 
     def __post_init__(self) -> None:
         self._own, self.task = sampler_and_task(self.config)
         asked = self.config["scheduler"]
         self.scheduler = SchedulerSpec(asked["name"], asked["class_name"], asked["options"])
         solver = self._sampler(self.scheduler, None)._new_solver()
-        if "deterministic" not in solver.supports:
+        if self.compared and "deterministic" not in solver.supports:
             raise ConfigError(
                 f"scheduler: {asked['name']} adds noise of its own, so that no run has a converged one to be compared with; "
                 "accepted are deterministic solvers (dpmpp_2m, euler, unipc, ...)."
@@ -72,6 +75,11 @@ class Bench:
         return self._own.model.weights_sha256
 
     @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self._own.model.device
+
+    @property
     def trained(self) -> TrainedLevels:
         """The noise levels that the model was trained on."""
         factory: Any = self._own.model.solvers(REFERENCE, None, parity=False)
@@ -81,6 +89,15 @@ class Bench:
     def end(self, seeds: Sequence[int], sigmas: Any = None) -> Tensor:
         """The final latents of the job's solver on a grid, [N, C, h, w]; None is the solver's own grid."""
         return self._sample(self.scheduler, sigmas, seeds, self.steps)
+
+    def pictures(self, seeds: Sequence[int], sigmas: Any = None) -> list[Any]:
+        """The pictures of the job's solver on a grid, one a seed."""
+        sampler = self._sampler(self.scheduler, sigmas)
+        return [
+            picture
+            for some in _batches(seeds)
+            for picture in sampler.sample(self.task, seeds=some, steps=self.steps).images
+        ]
 
     def converged(self, seeds: Sequence[int]) -> Tensor:
         """The final latents of a converged run, [N, C, h, w]."""

@@ -15,11 +15,12 @@ from research.files import write_atomic
 OK, REFUSED, BAD_INPUT = 0, 1, 2
 _EPILOG = """settings are those of research, each with one value:
   model=emoji scheduler=dpmpp_2m steps=6 guidance.scale=3 'prompts=[a fox,a pizza]'
-for whose pictures levels are found; its metrics and tracker do not count.
+for whose pictures levels are found; its tracker does not count, nor do its metrics, but for fid with --objective fid.
 
 examples:
   research-sigmas optimise scheduler=dpmpp_2m steps=6 -o my.yaml
   research-sigmas optimise scheduler=unipc steps=5 guidance.scale=3 --method search --evaluations 150 -o my.yaml
+  research-sigmas optimise steps=4 --method search --objective fid --images 64 metrics.fid.reference=emoji -o my.yaml
   research -m scheduler=dpmpp_2m steps=6 sigmas=file,karras,model sigmas.path=my.yaml
 """
 
@@ -69,6 +70,14 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
         help="gits: dynamic programming over the errors of Euler's steps along converged runs (arXiv:2405.11326); search: from "
         "the best grid known, descend the error of the solver itself (default: gits)",
     )
+    parser.add_argument(
+        "--objective",
+        choices=("error", "fid"),
+        default="error",
+        help="what search descends, and grids are judged by: error, the distance of the solver's latents from a converged run's; "
+        "fid, the distance of its pictures from the reference of the setting's metrics.fid, for solvers that add noise too. FID "
+        "of few images is noisy: give --images, 64 and more (default: error)",
+    )
     parser.add_argument("-o", "--out", type=Path, required=True, metavar="FILE", help="the YAML file to write")
     parser.add_argument("--images", type=int, default=16, help="to find with, and as many to judge by (default: 16)")
     parser.add_argument("--fine", type=int, default=60, help="steps of the converged runs (default: 60)")
@@ -78,8 +87,10 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     return parser.parse_intermixed_args(list(argv))
 
 
-def compose(words: Sequence[str], images: int, config_dir: str | None = None) -> dict[str, Any]:
-    """The job whose pictures levels are found for: its prompts in turn, for so many images.
+def compose(
+    words: Sequence[str], images: int, config_dir: str | None = None, *, metrics: str = "none"
+) -> dict[str, Any]:
+    """The job whose pictures levels are found for: its prompts in turn, for so many images, and metrics unless words say others.
 
     Raises:
         ConfigError: as ``research`` has it for the same words; several values of a key.
@@ -87,7 +98,7 @@ def compose(words: Sequence[str], images: int, config_dir: str | None = None) ->
     from research.jobs.compose import Composer
     from research.jobs.validate import validate
 
-    words = ["tracker=none", "metrics=none", *words]
+    words = ["tracker=none", f"metrics={metrics}", *words]
     with Composer(config_dir) as composer:
         lines = composer.normalise(words)
         from research.jobs import overrides
@@ -113,7 +124,8 @@ def _optimise(args: argparse.Namespace) -> int:
         raise ConfigError(f"--coefficient: found {args.coefficient:g}; accepted are numbers above 0 and below 10.")
     if args.out.is_dir():
         raise ConfigError(f"--out: {args.out} is a folder; accepted is a file.")
-    config = compose(args.settings, args.images, args.config_dir)
+    metrics = "fid" if args.objective == "fid" else "none"
+    config = compose(args.settings, args.images, args.config_dir, metrics=metrics)
     if config["steps"] < 2:
         raise ConfigError(
             f"steps: found {config['steps']}; accepted are 2 and more, as one step leaves nothing to choose."
@@ -127,6 +139,7 @@ def _optimise(args: argparse.Namespace) -> int:
         fine=args.fine,
         coefficient=args.coefficient,
         evaluations=args.evaluations,
+        objective=args.objective,
         told=lambda line: print(line, file=sys.stderr),
     )
     content = found.content(command=" ".join(["research-sigmas", args.action, *args.settings]), made=datetime.now(UTC))

@@ -11,12 +11,17 @@ import torch
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from research import cli
 from research.errors import ConfigError
-from research.sigma_search.cli import run
+from research.metrics import FID
+from research.sigma_search.bench import Bench
+from research.sigma_search.cli import compose, run
 from research.sigma_search.descent import descend
 from research.sigma_search.gits import cheapest
+from research.sigma_search.objectives import objective_of
+from research.sigmas import Given, Karras
 from research.solvers import TrainedLevels
 
 TRAINED = TrainedLevels(tuple(0.03 * 1.0063**i for i in range(1000)), 1000)
@@ -92,6 +97,46 @@ def test_the_file_is_taken_by_a_run(words, method, tmp_path, monkeypatch, capfd)
     assert cli.run([*words, *used]) == 0
 
 
+def test_descent_of_fid_tries_grids_by_their_pictures(words, tmp_path, monkeypatch, capfd):
+    """On pictures of the other half of seeds, with an interval, and with what so few images can tell; also of a solver that
+    adds noise."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "real"
+    folder.mkdir()
+    for i in range(12):
+        Image.effect_noise((32, 32), 20 + 5 * i).convert("RGB").save(folder / f"{i}.png")
+    asked = ["optimise", *words, "scheduler=euler_a", "steps=3", "--images", "8", "--fine", "12", "-o", "my.yaml"]
+    fid = ["--method", "search", "--objective", "fid", "--evaluations", "4", f"metrics.fid.reference={folder}"]
+    assert run([*asked, *fid]) == 0
+    out = capfd.readouterr().out
+    assert "FID (95 %)" in out
+    assert "FID of 8 images on" in out
+    assert "biased upward" in out
+    content = yaml.safe_load(Path("my.yaml").read_text())
+    assert content["sigmas"] == sorted(content["sigmas"], reverse=True)
+    found = content["found"]
+    assert (found["objective"], found["seeds"], found["judged_on_seeds"]) == ("fid", [0, 7], [8, 15])
+    assert {"found", "model", "karras"} <= found["fid"].keys()
+    assert "error" not in found
+
+
+def test_fid_of_a_grid_is_that_of_the_metric(words, tmp_path, monkeypatch):
+    """The number that is descended is the one that a record would say of these pictures."""
+    monkeypatch.chdir(tmp_path)
+    config = compose([*words, "steps=3"], 8, metrics="fid")
+    bench = Bench(config, 12, compared=False)
+    aim = objective_of("fid", bench, config, 8)
+    pictures = bench.pictures(range(8), Karras())
+    assert aim.value(range(8), Karras()) == pytest.approx(FID().compute(pictures).values["fid"], rel=1e-6)
+    judged = aim.judge(
+        range(8), {"found": Karras(), "same": Karras(), "model": None, "refused": Given(sigmas=[1.0, 2.0])}
+    )
+    assert set(judged) == {"found", "same", "model"}
+    assert (judged["same"].more.value, judged["same"].more.se) == (0.0, 0.0)
+    assert judged["model"].more.se > 0
+    assert judged["found"].value.value == aim.value(range(8), Karras())
+
+
 @pytest.mark.parametrize(
     ("more", "words_of_error"),
     [
@@ -102,6 +147,15 @@ def test_the_file_is_taken_by_a_run(words, method, tmp_path, monkeypatch, capfd)
         (["stepz=3"], "stepz"),
         (["steps=3", "--images", "1"], "--images: found 1; accepted are 2 and more"),
         (["steps=3", "--coefficient", "0"], "--coefficient: found 0"),
+        (["steps=3", "--objective", "fid"], "--objective: found fid with --method gits"),
+        (
+            ["steps=3", "--method", "search", "--objective", "fid"],
+            "--images: found 2; accepted with --objective fid are 8",
+        ),
+        (
+            ["steps=3", "--method", "search", "--objective", "fid", "--images", "8", "metrics=clip_score"],
+            "metrics: found clip_score; accepted with --objective fid is one of the class FID",
+        ),
     ],
 )
 def test_what_is_refused(words, more, words_of_error, tmp_path, monkeypatch, capfd):
