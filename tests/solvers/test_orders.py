@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from experiments.orders.measure import CASES, STEPS, named
+from experiments.orders.measure import CASES, STEPS
+from experiments.orders.named import named
 from research.errors import ConfigError
 from research.testing.gaussian import GaussianModel
 from research.testing.gaussian_mixture import GaussianMixtureModel
