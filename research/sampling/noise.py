@@ -57,7 +57,8 @@ class NoiseSource:
         """
         # fp16 and fp32 draws differ: outside parity the noise is that of fp32 whatever the model's dtype
         drawn_as = dtype if self.parity else torch.float32
-        rows = [torch.randn((1, *shape), generator=g, dtype=drawn_as) for g in self.generators(stream)]
+        shape = (1, *shape)
+        rows = [torch.randn(shape, generator=g, dtype=drawn_as) for g in self.generators(stream)]
         return (torch.cat(rows) if len(rows) > 1 else rows[0]).to(self.device, dtype)
 
     def seeds_of(self, stream: str) -> list[int]:
