@@ -29,8 +29,8 @@ OWN = frozenset(name for name in scheduler_names() if "." in resolve(name).class
 
 
 def upstream_names() -> list[str]:
-    """Short names of classes of diffusers."""
-    return [name for name in scheduler_names() if name not in OWN]
+    """Short names of classes of diffusers; ``model`` is that of whatever model there is."""
+    return [name for name in scheduler_names() if name not in OWN and name != "model"]
 
 
 def of_each_kind(names: Iterable[str]) -> list[Any]:
