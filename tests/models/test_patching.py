@@ -137,8 +137,8 @@ def latents(model, n=2) -> torch.Tensor:
     return torch.randn(n, *model.latent_shape(None, None), generator=torch.Generator().manual_seed(1))
 
 
-def predicted(model, branches) -> dict[str, torch.Tensor]:
-    denoiser = NetworkDenoiser(model.network, model.evaluate, kind="epsilon")
+def predicted(model, branches, together="all") -> dict[str, torch.Tensor]:
+    denoiser = NetworkDenoiser(model.network, model.evaluate, kind="epsilon", together=together)
     with torch.no_grad():
         return {k: p.value for k, p in denoiser.predict(latents(model), stage(), branches).items()}
 
@@ -172,9 +172,10 @@ def test_a_patched_batch_gives_what_each_branch_gives_alone(sd_odd) -> None:
         Branch("two", c, patches=(Spoil(("up",)), Spoil(("all",), factor=0.5))),
         Branch("uncond", u),
     ]
-    together = predicted(sd_odd, branches)
-    for branch in branches:
-        assert torch.allclose(together[branch.name], predicted(sd_odd, [branch])[branch.name], atol=1e-5)
+    alone = {branch.name: predicted(sd_odd, [branch])[branch.name] for branch in branches}
+    for together in ("all", "plain", "none"):
+        found = predicted(sd_odd, branches, together)
+        assert all(torch.allclose(found[name], value, atol=1e-5) for name, value in alone.items())
 
 
 def test_patches_of_one_branch_go_around_one_another_in_their_order(sd) -> None:
