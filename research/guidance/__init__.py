@@ -16,6 +16,7 @@ from research.guidance.magnitude_aware import MagnitudeAware
 from research.guidance.none import NoGuidance
 from research.guidance.pag import PAG
 from research.guidance.perp_neg import PerpNeg
+from research.guidance.renorm import Renorm
 from research.guidance.rescale import Rescale
 from research.guidance.sag import SAG
 from research.guidance.scales import Scales
@@ -50,6 +51,7 @@ __all__ = [
     "MagnitudeAware",
     "NoGuidance",
     "PerpNeg",
+    "Renorm",
     "Rescale",
     "Scales",
     "Schedule",

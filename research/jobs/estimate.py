@@ -197,7 +197,7 @@ class _Guided:
             return self._interval(node, settings, inside)
         if kind == "Schedule":
             return lambda step, scale: inside(step, self._scheduled(node, settings, step))
-        if kind not in ("Rescale", "Threshold"):
+        if kind not in ("Renorm", "Rescale", "Threshold"):
             self.exact = False
         return inside
 

@@ -1,4 +1,4 @@
-"""Interval, schedule, rescale and threshold: around any guidance, and around each other."""
+"""Interval, schedule, renorm, rescale and threshold: around any guidance, and around each other."""
 
 from __future__ import annotations
 
@@ -39,10 +39,12 @@ from research.guidance import (
     Interval,
     NoGuidance,
     PerpNeg,
+    Renorm,
     Rescale,
     Schedule,
     Threshold,
 )
+from research.guidance.renorm import renormed
 from research.hooks import Record
 from research.sampling import Guided, Hook, Prediction
 from research.tasks import TextToImage, Unconditional
@@ -136,6 +138,45 @@ def test_rescale_of_predictions_is_that_of_diffusers(scale, log_sigma, seed, phi
     ours = guided(Rescale(CFG(scale), phi), state, p)
     assert ours.kind == "epsilon"
     assert relative(ours.value, theirs if scale != 1 else c) < 1e-5
+
+
+@quick
+@given(scales, log_sigmas, seeds, shapes, st.sampled_from(["tokens", "rows", "image"]))
+@pytest.mark.fidelity(
+    "guidance/modifiers/renorm",
+    source="diffusers, pipeline of Qwen-Image",
+    against="numpy, vector by vector",
+    within="1e-6",
+    differs="a vector of no length stays",
+)
+@pytest.mark.fidelity(
+    "guidance/modifiers/renorm_rows",
+    source="diffusers, pipeline of Lumina 2",
+    against="numpy, vector by vector",
+    within="1e-6",
+    differs="a vector of no length stays",
+)
+def test_renorm_gives_each_vector_its_length_and_keeps_its_direction(scale, log_sigma, seed, shape, over):
+    state = state_of(stage_of(math.exp(log_sigma)), seed=seed, shape=shape, kind="flow")
+    p = predictions_of(state, seed=seed, kind="flow")
+    u, c = (p[name].value.numpy() for name in ("uncond", "cond"))
+    g = u + scale * (c - u)
+    axis = {"tokens": 1, "rows": 3, "image": (1, 2, 3)}[over]  # of a network without patches a latent is a token
+    length = np.sqrt((g**2).sum(axis=axis, keepdims=True))
+    wanted = g * np.sqrt((c**2).sum(axis=axis, keepdims=True)) / length
+    found = guided(Renorm(CFG(scale), over), state, p)
+    assert found.kind == "flow"
+    assert relative(found.value, torch.from_numpy(wanted)) < 1e-6
+
+
+def test_renorm_takes_the_patches_of_the_network_and_leaves_vectors_of_no_length():
+    g, c = normal(1), normal(2)
+    g[0, :, 2:4, 4:6] = 0
+    found = renormed(g, c, "tokens", 2)
+    assert torch.equal(found[0, :, 2:4, 4:6], g[0, :, 2:4, 4:6])
+    a, b = found[1, :, 6:8, 0:2], c[1, :, 6:8, 0:2]
+    assert math.isclose(float(a.norm()), float(b.norm()), rel_tol=1e-9)
+    assert torch.isfinite(found).all()
 
 
 @quick
@@ -278,6 +319,7 @@ def test_modifiers_wrap_each_other(sd):
 WRAPPED = {
     "interval": lambda g: Interval(g, steps=(0.2, 0.8)),
     "schedule": lambda g: Schedule(g, "cosine", start=0.5),
+    "renorm": Renorm,
     "rescale": lambda g: Rescale(g, 0.6),
     "threshold": lambda g: Threshold(g, 0.99, limit=2.0),
 }
@@ -347,6 +389,7 @@ def test_a_modifier_of_a_pixel_model(pixel):
         (lambda: Rescale(CFG(3), phi=1.2), "from 0 to 1"),
         (lambda: Rescale(CFG(3), phi=math.nan), "from 0 to 1"),
         (lambda: Rescale(CFG(3), space="noise"), "epsilon, x0, v, flow, prediction"),
+        (lambda: Renorm(CFG(3), over="channels"), "tokens, rows, image"),
         (lambda: Threshold(CFG(3), percentile=0), "above 0"),
         (lambda: Threshold(CFG(3), percentile=99.5), "to 1"),
         (lambda: Threshold(CFG(3), limit=-1), "above 0"),
