@@ -19,7 +19,7 @@ from research.errors import ConfigError, ModelError, UserError, nearest, one_lin
 from research.jobs import job_images, process_cache, targets
 from research.jobs.build import COMPOSED, Origin, build, guidance_of, sigmas_of
 from research.jobs.plan_cache import PlanCache
-from research.jobs.schema import MODEL_LEVELS
+from research.jobs.schema import MODEL_IDENTITY, MODEL_LEVELS
 from research.metrics.base import as_metric
 from research.metrics.score import check_metric
 from research.models.inspect.find_model import find_pipeline, read_index
@@ -260,7 +260,8 @@ def _fit_key(job: Job) -> str:
 
 
 def _check_job(job: Job, looked_at: set[type]) -> None:
-    from research.sampling import check_claims, check_offers, check_plugs
+    from research.models.summary import check_choices
+    from research.sampling import check_claims, check_negative_prompt, check_offers, check_plugs
 
     config = job.config
     guidance = guidance_of(config)
@@ -273,6 +274,7 @@ def _check_job(job: Job, looked_at: set[type]) -> None:
     model = _outline(config["model"]["path"])
     if model is None:
         return
+    check_choices(model, *(config["model"].get(key) for key in MODEL_IDENTITY))
     asked = json.dumps([config["scheduler"], config["sigmas"]])
     factory = _solvers(asked, config["model"]["path"], config["runtime"]["parity"])
     if factory.sigmas is not None:
@@ -280,6 +282,7 @@ def _check_job(job: Job, looked_at: set[type]) -> None:
     solver = factory()
     check_plugs(guidance, hooks, model, solver)
     check_offers("task", task, model, solver)
+    check_negative_prompt(task, guidance, model)
     task.check(model, job_images.image_count(config))
     check_claims(hooks, task.claims(model), f"the task {task.name}")
     task.solver(solver)

@@ -14,6 +14,7 @@ from typing import Any
 
 from research.caches import Cache
 from research.jobs.build import build
+from research.jobs.schema import MODEL_IDENTITY
 from research.jobs.tracker_thread import TrackerThread
 from research.lazy import gc_paused
 
@@ -41,10 +42,13 @@ def libraries() -> Any:
 
 def model(settings: Mapping[str, Any]) -> tuple[Any, bool]:
     """The model of a config's ``model`` section, and whether it had to be loaded."""
-    key = json.dumps(settings, sort_keys=True)
+    key = json.dumps({name: value for name, value in settings.items() if name not in MODEL_IDENTITY}, sort_keys=True)
     if loaded := key not in _models:
         _models.clear()  # before the next is there, not after
-    return _models.get(key, lambda: _load(settings), _bytes), loaded
+    found = _models.get(key, lambda: _load(settings), _bytes)
+    if not loaded:  # a sweep over these reads the weights once
+        found.choose(**{name: settings.get(name) for name in MODEL_IDENTITY})
+    return found, loaded
 
 
 def _load(settings: Mapping[str, Any]) -> Any:

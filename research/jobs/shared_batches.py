@@ -27,6 +27,7 @@ from research.jobs.job import Job
 from research.jobs.progress import StepsMade
 from research.jobs.record import PARTIAL, JobResult, MadeSoFar, StoreError
 from research.jobs.run_job import JobRun, Observer, OneByOne, run_job
+from research.jobs.schema import MODEL_IDENTITY
 from research.jobs.signals import Interrupted
 
 if TYPE_CHECKING:
@@ -71,8 +72,9 @@ def by_cost(jobs: Sequence[Job]) -> list[Job]:
     keys = []
     for job in jobs:
         model = job.config["model"]
-        file = {key: value for key, value in model.items() if key not in _CHEAPER}
-        keys.append((json.dumps(file, sort_keys=True), json.dumps(model, sort_keys=True)))
+        loaded = {key: value for key, value in model.items() if key not in MODEL_IDENTITY}
+        file = {key: value for key, value in loaded.items() if key not in _CHEAPER}
+        keys.append((json.dumps(file, sort_keys=True), json.dumps(loaded, sort_keys=True)))
     first: dict[str, int] = {}
     for place, key in enumerate(keys):
         for part in key:

@@ -19,7 +19,7 @@ from research.image_tensors import pixels_to_images
 from research.models.compiled import compile_network
 from research.models.inspect.weights import check_safetensors, weight_files
 from research.models.patching import layer_names
-from research.models.summary import check_second
+from research.models.summary import check_choices, check_second
 from research.models.weak_model import WeakModels
 from research.sampling.interfaces import Batch, Denoiser, Model, Solver
 from research.sigmas import as_schedule
@@ -53,6 +53,7 @@ class BaseModel(Model, ABC):
         None  # the guidance scale that the network is told; None for one that is told none
     )
     max_length: int | None = None  # tokens that the longest text encoder takes; None where that cannot be chosen
+    _own: tuple[float | None, int | None] | None = None  # guidance and length before any were chosen
     _dtype: tuple[Any, torch.dtype] | None = None  # with the network that it is of
 
     def __init__(self, *, path: str, weights_sha256: str, scheduler_config: Mapping[str, Any]):
@@ -168,6 +169,17 @@ class BaseModel(Model, ABC):
         """
         return layer_names(self.network, kind)
 
+    def choose(self, *, distilled_guidance: float | None = None, max_sequence_length: int | None = None) -> None:
+        """Set what a caller may choose of some families, see `load_model`; None for what its pipeline has.
+
+        Raises:
+            ConfigError: the model is not of one of these families.
+        """
+        check_choices(self, distilled_guidance, max_sequence_length)
+        self._own = guidance, length = self._own or (self.distilled_guidance, self.max_length)
+        self.distilled_guidance = guidance if distilled_guidance is None else float(distilled_guidance)
+        self.max_length = length if max_sequence_length is None else int(max_sequence_length)
+
     def second(self, path: str | os.PathLike[str] | None = None, noise: float = 0.0) -> BaseModel:
         """A second model to guide this one by: made once, kept with this model, in its dtype and on its device.
 
@@ -180,7 +192,9 @@ class BaseModel(Model, ABC):
         Raises:
             ConfigError: it cannot be loaded, or its latents, its conditions or its noise schedule are others.
         """
-        return self.weak_models.get(self, path, noise).made_fast()
+        found = self.weak_models.get(self, path, noise)
+        found.distilled_guidance = self.distilled_guidance  # which may have been chosen since
+        return found.made_fast()
 
     def check_second(self, path: str | os.PathLike[str] | None) -> None:
         """Raise a ConfigError if a model's small files say that it cannot be a `second` of this one."""

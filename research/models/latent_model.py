@@ -64,7 +64,8 @@ class LatentModel(BaseModel):
         if run.parity:
             posteriors = [self.posterior(pixels[i : i + 1]) for i in range(len(pixels))]
             pairs = zip(posteriors, run.noise.generators(stream), strict=False)
-            return self.normalised(torch.cat([self.drawn(posterior, generator) for posterior, generator in pairs]))
+            drawn = torch.cat([self.drawn(posterior, generator) for posterior, generator in pairs])
+            return self.normalised(drawn.to(self.noise_dtype))
         mean, std = map(torch.cat, zip(*map(self._encoded, pixels.split(1), given.split(1)), strict=True))
         latents = mean + std * run.noise.draw(stream, mean.shape[1:], mean.dtype)
         # laid out as noise is: the kernels of the network depend on the layout in memory, and so the last bits
@@ -94,4 +95,5 @@ class LatentModel(BaseModel):
         return _pictures.get(key, made, lambda pair: sum(t.nbytes for t in pair))
 
     def decode_pixels(self, latents: Tensor) -> Tensor:
-        return self.vae.decode(self.denormalised(latents).to(self.vae.dtype), return_dict=False)[0]
+        # the VAE may be more precise than the network
+        return self.vae.decode(self.denormalised(latents.to(self.vae.dtype)), return_dict=False)[0]

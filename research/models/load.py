@@ -85,7 +85,7 @@ def load_model(
     torch_dtype, torch_device = resolve_dtype_and_device(dtype, device)
 
     def ready(model: BaseModel) -> BaseModel:
-        _choose(model, distilled_guidance, max_sequence_length)
+        model.choose(distilled_guidance=distilled_guidance, max_sequence_length=max_sequence_length)
         return _ready(model, torch_device, attention_slicing, compile, channels_last)
 
     if not isinstance(path, str | os.PathLike):
@@ -101,28 +101,6 @@ def load_model(
         directory = found.directory or fetch(str(found.hub_id), allow_pickle=allow_pickle, offline=offline)
         model = _from_directory(directory, os.fspath(path), torch_dtype, allow_pickle)
     return ready(model)
-
-
-def _choose(model: BaseModel, distilled_guidance: float | None, max_sequence_length: int | None) -> None:
-    """Set what a caller may choose of some families.
-
-    Raises:
-        ConfigError: the model is not of one of these.
-    """
-    if distilled_guidance is not None:
-        if model.distilled_guidance is None:
-            raise ConfigError(
-                f"model.distilled_guidance: found {distilled_guidance:g}; the network of {model.name} is told no guidance scale, "
-                "accepted is null."
-            )
-        model.distilled_guidance = float(distilled_guidance)
-    if max_sequence_length is not None:
-        if model.max_length is None:
-            raise ConfigError(
-                f"model.max_sequence_length: found {max_sequence_length}; {model.name} takes as many tokens as its text encoder, "
-                "accepted is null."
-            )
-        model.max_length = int(max_sequence_length)
 
 
 def _ready(

@@ -228,18 +228,22 @@ def has_attention(config: Mapping[str, Any], *, text: bool) -> bool:
 
 @lru_cache(maxsize=16)
 def outlined_layers(config: str, kind: str, *, text: bool) -> tuple[str, ...]:
-    """`layer_names` of a UNet of this config (JSON), built without memory for its weights.
+    """`layer_names` of a network of this config (JSON), built without memory for its weights.
+
+    Args:
+        text: what it is where the config names no class, a UNet that takes texts or one that takes none.
 
     Raises:
-        ModelError: no UNet can be built of it.
+        ModelError: no network can be built of it.
     """
     import diffusers
 
-    cls = diffusers.UNet2DConditionModel if text else diffusers.UNet2DModel
+    known = json.loads(config)
+    usual = "UNet2DConditionModel" if text else "UNet2DModel"
     try:
         with torch.device("meta"):
-            network = cls.from_config(json.loads(config))
+            network = getattr(diffusers, known.get("_class_name", usual)).from_config(known)
     except Exception as error:  # what a broken config makes libraries raise is no closed list
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError(f"model.path: no UNet can be built of its config: {reason}") from error
+        raise ModelError(f"model.path: no network can be built of its config: {reason}") from error
     return tuple(layer_names(network, kind))

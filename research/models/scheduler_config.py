@@ -14,8 +14,8 @@ from research.models.inspect.find_model import find_model
 from research.models.inspect.safe_files import read_json
 
 _FILE = "scheduler_config.json"
-# families whose pipeline mends old settings on loading, and whose network works on latents
-_LATENT = ("StableDiffusion",)
+# pipelines that mend old settings on loading, and those of the same prefix that do not
+_MENDING, _NOT_MENDING = "StableDiffusion", ("StableDiffusion3", "StableDiffusionXL")
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def scheduler_config(path: str | os.PathLike[str], *, defaults: bool = True) -> 
     config = read_json(file)
     index = directory / "model_index.json"
     pipeline = str(read_json(index).get("_class_name", "")) if index.is_file() else ""
-    if pipeline.startswith(_LATENT) and not pipeline.startswith("StableDiffusion3"):
+    if mends(pipeline):
         return ModelSchedule(name, mended(config) if defaults else {**config, "clip_sample": False}, True)
     latent = (directory / "vae").is_dir() if index.is_file() else None
     return ModelSchedule(name, config, latent)
@@ -73,6 +73,11 @@ def _cached(hub_id: str) -> Path | None:
 
     found = try_to_load_from_cache(hub_id, f"scheduler/{_FILE}")
     return Path(found).parents[1] if isinstance(found, str) else None
+
+
+def mends(pipeline: str) -> bool:
+    """Whether a pipeline of this class mends its scheduler's config on loading, as `mended` does it."""
+    return pipeline.startswith(_MENDING) and not pipeline.startswith(_NOT_MENDING)
 
 
 def mended(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -27,6 +27,7 @@ class Family(Protocol):
 
     family: str
     network_part: str
+    max_length: int | None
 
     @classmethod
     def facts_of(cls, configs: Mapping[str, Mapping[str, Any]], index: Mapping[str, Any]) -> Mapping[str, Any]: ...
@@ -52,7 +53,9 @@ class Outline:
     own_shape: tuple[int, int, int] | None = None  # of a model on pixels
     n_classes: int | None = None
     null_class: int | None = None
+    distilled_guidance: float | None = None
     has_depth: bool = False
+    max_length: int | None = None
     resizes_pictures: bool = False
     encodes_once: bool = False
 
@@ -120,9 +123,36 @@ def outline(path: str) -> Outline | None:
         family=family.family,
         scheduler_config=schedule.config if schedule else {},
         of=family,
+        max_length=family.max_length,
         network_config=configs.get(family.network_part) or read_json(directory / family.network_part / "config.json"),
         **family.facts_of(configs, index),
     )
+
+
+class Choosable(Protocol):
+    """A model, or its outline, as `check_choices` asks it."""
+
+    name: str
+    distilled_guidance: float | None
+    max_length: int | None
+
+
+def check_choices(model: Choosable, distilled_guidance: float | None, max_sequence_length: int | None) -> None:
+    """Check that a model is of a family of which these can be chosen; None, its pipeline's, always can.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if distilled_guidance is not None and model.distilled_guidance is None:
+        raise ConfigError(
+            f"model.distilled_guidance: found {distilled_guidance:g}; the network of {model.name} is told no guidance scale, "
+            "accepted is null."
+        )
+    if max_sequence_length is not None and model.max_length is None:
+        raise ConfigError(
+            f"model.max_sequence_length: found {max_sequence_length}; {model.name} takes as many tokens as its text encoder, "
+            "accepted is null."
+        )
 
 
 def check_second(model: ModelFacts, path: str | os.PathLike[str] | None) -> None:

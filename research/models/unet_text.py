@@ -13,10 +13,12 @@ from research.errors import ModelError
 from research.models.denoiser import NetworkDenoiser
 from research.models.depth import DepthEstimator
 from research.models.geometry import LatentGeometry
+from research.models.guidance_embedding import guidance_embedding
+from research.models.inspect.find_model import pipeline_class
 from research.models.inspect.weights import loaded_module
 from research.models.latent_model import LatentModel
 from research.models.patching import has_attention
-from research.models.scheduler_config import mended
+from research.models.scheduler_config import mended, mends
 from research.models.text import TextEncoder
 from research.sampling.interfaces import Batch, Condition
 
@@ -41,20 +43,19 @@ class UnetTextModel(LatentModel):
         text_encoder: Any,
         tokenizer: Any,
         depth: DepthEstimator | None = None,
+        pipeline: str = "StableDiffusionPipeline",
         **common: Any,
     ):
         super().__init__(**common)
         self.unet, self.vae, self.depth = unet, vae, depth
         self._text = TextEncoder(tokenizer, text_encoder, self.weights_sha256)
-        self.scheduler_config = mended(self.scheduler_config)
+        if mends(pipeline):
+            self.scheduler_config = mended(self.scheduler_config)
         self.geometry = LatentGeometry.of(unet.config, vae.config)
         self._role = self.geometry.role(self.path)
         if has_attention(unet.config, text=True):
             self.supports = self.supports | {"attention"}
-        if getattr(unet.config, "time_cond_proj_dim", None) is not None:
-            raise ModelError(
-                f"model.path: the UNet of {self.path} embeds the guidance scale (time_cond_proj_dim); not supported yet."
-            )
+        self.distilled_guidance = _embedded(unet.config)
 
     @classmethod
     def facts_of(cls, configs: Mapping[str, Mapping[str, Any]], index: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -62,6 +63,7 @@ class UnetTextModel(LatentModel):
         return {
             "supports": cls.supports | attention,
             "geometry": LatentGeometry.of(configs.get("unet", {}), configs.get("vae", {})),
+            "distilled_guidance": _embedded(configs.get("unet", {})),
             "has_depth": (index.get("depth_estimator") or [None])[0] is not None,
         }
 
@@ -83,6 +85,7 @@ class UnetTextModel(LatentModel):
 
         _check_tokenizer(directory / "tokenizer")
         return {
+            "pipeline": pipeline_class(directory),
             "depth": DepthEstimator.load(directory, dtype=dtype, safe=safe),
             "unet": load(UNet2DConditionModel, "unet", torch_dtype=dtype),
             "vae": load(AutoencoderKL, "vae", torch_dtype=dtype),
@@ -121,7 +124,14 @@ class UnetTextModel(LatentModel):
 
     def evaluate(self, x: Tensor, t: Tensor, told: Condition) -> Tensor:
         """What the network predicts; see `NetworkDenoiser`."""
-        return self.unet(x, t, encoder_hidden_states=told.embeds, return_dict=False)[0]
+        scale = self.distilled_guidance
+        cond = None if scale is None else guidance_embedding(scale, len(x), self.unet.config.time_cond_proj_dim, x)
+        return self.unet(x, t, encoder_hidden_states=told.embeds, timestep_cond=cond, return_dict=False)[0]
+
+
+def _embedded(unet: Mapping[str, Any]) -> float | None:
+    """The guidance scale that a UNet of this config is told where nobody chooses one, as of `LatentConsistencyModelPipeline`."""
+    return None if unet.get("time_cond_proj_dim") is None else 8.5
 
 
 def _check_tokenizer(folder: Path) -> None:

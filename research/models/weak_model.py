@@ -118,6 +118,7 @@ def _facts(model: ModelFacts) -> dict[str, Any]:
         "latent shape": tuple(model.latent_shape(None, None)),
         "input channels": unet.get("in_channels"),
         "conditioning width": unet.get("cross_attention_dim"),
+        "guidance embedding": unet.get("time_cond_proj_dim"),
         "number of classes": unet.get("num_class_embeds"),
         **_schedule(model.scheduler_config),
     }

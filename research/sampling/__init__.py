@@ -1,6 +1,6 @@
 """The core: one denoising loop, and the interfaces of everything that plugs into it. Imports torch and nothing heavier."""
 
-from research.sampling.fit import check_claims, check_offers, check_plugs
+from research.sampling.fit import check_claims, check_negative_prompt, check_offers, check_plugs
 from research.sampling.interfaces import (
     Batch,
     Branch,
@@ -50,6 +50,7 @@ __all__ = [
     "Task",
     "Timeline",
     "check_claims",
+    "check_negative_prompt",
     "check_offers",
     "check_plugs",
     "convert",

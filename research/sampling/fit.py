@@ -110,6 +110,22 @@ def check_offers(key: str, plug: Guidance | Task | Hook, model: ModelFacts, solv
         )
 
 
+def check_negative_prompt(task: Task, guidance: Guidance, model: ModelFacts) -> None:
+    """Check that a negative prompt is of use. With most models one that no guidance asks for is warned of and ignored, as their
+    pipelines do; models with a guidance scale of their own are sampled without CFG, where that would be easy to miss.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if getattr(model, "distilled_guidance", None) is None or not getattr(task, "negative_prompt", None):
+        return
+    if "uncond" not in guidance.requires:
+        raise ConfigError(
+            f"task.negative_prompt: found {task.negative_prompt!r:.60}; {model.name} has its guidance distilled into it and is "
+            "sampled without CFG, accepted is null, or a guidance that asks for it (guidance=cfg)."
+        )
+
+
 # what a requirement means, where its name does not say it
 _NEEDS = {
     "text": "a model that takes text",

@@ -410,6 +410,9 @@ class ModelFacts(Protocol):
     family: str | None = None  # "unet-text", "sd3", ...; None for a model that any task may use
     n_classes: int | None = None  # of a class-conditional model
     null_class: int | None = None  # the label that stands for no class, of a model trained with one
+    distilled_guidance: float | None = (
+        None  # the guidance scale that its network is told; None for one that is told none
+    )
     # what the image-to-image pipeline of its family does with pictures
     resizes_pictures: bool = False  # to the model's own size, where no other is asked for
     encodes_once: bool = (

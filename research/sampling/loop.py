@@ -15,6 +15,7 @@ from research.checks import check_whole_number
 from research.errors import ConfigError, SamplingError
 from research.sampling.fit import (
     check_claims,
+    check_negative_prompt,
     check_offers,
     check_plugs,
     checked_guidance,
@@ -140,6 +141,7 @@ class LoopSampler:
         task = checked_task(task)
         seeds = checked_seeds(task.seeds(seeds if seeds is None or isinstance(seeds, Iterable) else [seeds]))
         check_offers("task", task, self.model, self._new_solver())
+        check_negative_prompt(task, self.guidance, self.model)
         task.check(self.model, len(seeds))
         check_claims(self.hooks, task.claims(self.model), f"the task {task.name}")
         size = len(seeds) if batch_size is None else check_whole_number("batch_size", batch_size, least=1)

@@ -47,6 +47,8 @@ FAMILIES: dict[str, Family] = {
             "StableDiffusionImg2ImgPipeline",
             "StableDiffusionInpaintPipeline",
             "StableDiffusionDepth2ImgPipeline",
+            "LatentConsistencyModelPipeline",
+            "LatentConsistencyModelImg2ImgPipeline",
         ),
         {
             "scheduler": (),
@@ -64,6 +66,21 @@ FAMILIES: dict[str, Family] = {
         "research.models.unet_pixel:UnetPixelModel",
         ("DDPMPipeline", "DDIMPipeline", "PNDMPipeline"),
         {"scheduler": (), "unet": ("UNet2DModel",)},
+        network="unet",
+    ),
+    "sdxl": Family(
+        "research.models.families.sdxl:SDXLModel",
+        ("StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline", "StableDiffusionXLInpaintPipeline"),
+        {
+            "scheduler": (),
+            "tokenizer": _CLIP_TOKENIZERS,
+            "tokenizer_2": _CLIP_TOKENIZERS,
+            "text_encoder": ("CLIPTextModel",),
+            "text_encoder_2": _PROJECTED,
+            "unet": ("UNet2DConditionModel",),
+            "vae": _KL,
+        },
+        optional=frozenset({"tokenizer", "text_encoder"}),
         network="unet",
     ),
     "sd3": Family(

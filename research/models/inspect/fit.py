@@ -85,7 +85,7 @@ def fit_problems(parts: Sequence[Component]) -> list[str]:
 
 def channel_problems(configs: Mapping[str, Mapping[str, Any]], directory: Path) -> list[str]:
     """Where UNet, VAE and text encoder were not made for one another."""
-    unet, vae, text = (configs.get(name, {}) for name in ("unet", "vae", "text_encoder"))
+    unet, vae = (configs.get(name, {}) for name in ("unet", "vae"))
     if not vae or "unet" not in configs:
         return []
     latent, entry, out = vae.get("latent_channels"), unet.get("in_channels"), unet.get("out_channels")
@@ -107,17 +107,34 @@ def channel_problems(configs: Mapping[str, Mapping[str, Any]], directory: Path) 
         return [
             f"model.path: {directory / 'unet' / 'config.json'}: sample_size is {shown(size)}; accepted is a whole number or two."
         ]
-    width, hidden = unet.get("cross_attention_dim"), text.get("hidden_size")
+    width = unet.get("cross_attention_dim")
+    # two encoders stand side by side
+    hidden = [config.get("hidden_size") for name, config in configs.items() if name.startswith("text_encoder")]
     widths = set(width) if isinstance(width, list) else {width}
-    if unet.get("encoder_hid_dim_type") is None and isinstance(hidden, int) and widths != {hidden}:
+    known = [each for each in hidden if isinstance(each, int)]
+    if unet.get("encoder_hid_dim_type") is None and known == hidden and hidden and widths != {sum(known)}:
+        made = " and ".join(map(str, known))
         return [
-            f"model.path: the UNet of {directory} takes texts of {width} numbers a token and its text encoder makes {hidden}."
+            f"model.path: the UNet of {directory} takes texts of {width} numbers a token and its text encoder makes {made}."
         ]
-    if unet.get("time_cond_proj_dim") is not None:
-        return [
-            f"model.path: the UNet of {directory} embeds the guidance scale (time_cond_proj_dim); not supported yet."
-        ]
-    return []
+    return _told_problems(unet, configs.get("text_encoder_2", {}), directory)
+
+
+def _told_problems(unet: Mapping[str, Any], text: Mapping[str, Any], directory: Path) -> list[str]:
+    """Where a UNet of the layout of Stable Diffusion XL takes other numbers about the picture than its pipeline tells it."""
+    names = ("projection_class_embeddings_input_dim", "addition_time_embed_dim")
+    taken, each = (unet.get(name) for name in names)
+    pooled = text.get("projection_dim")
+    if unet.get("addition_embed_type") != "text_time" or not (taken and each and pooled):
+        return []
+    scored = bool(read_index(directory).get("requires_aesthetics_score"))
+    if taken == pooled + (5 if scored else 6) * each:
+        return []
+    told = "sizes and a score of looks (5 numbers)" if scored else "two sizes and a corner (6 numbers)"
+    return [
+        f"model.path: the UNet of {directory} takes {taken} numbers besides the text's tokens; {told} of {each} each and a "
+        f"pooled text of {pooled} are {pooled + (5 if scored else 6) * each}, see requires_aesthetics_score in model_index.json."
+    ]
 
 
 def scheduler_problem(folder: Path) -> str | None:

@@ -1,0 +1,36 @@
+"""Directories of the families, built once a session. Not to be changed: copy them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from support.tiny_families import save_tiny_lcm, save_tiny_sdxl
+
+
+@pytest.fixture(scope="session")
+def sdxl(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_sdxl(tmp_path_factory.mktemp("models") / "sdxl")
+
+
+@pytest.fixture(scope="session")
+def sdxl_refiner(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_sdxl(tmp_path_factory.mktemp("models") / "sdxl-refiner", refiner=True)
+
+
+@pytest.fixture(scope="session")
+def sdxl_inpaint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its UNet takes nine channels."""
+    return save_tiny_sdxl(tmp_path_factory.mktemp("models") / "sdxl-inpaint", channels=9)
+
+
+@pytest.fixture(scope="session")
+def sdxl_distilled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its UNet embeds the guidance scale; its latents have a mean and a standard deviation."""
+    statistics = {"latents_mean": [0.1, -0.2, 0.3, 0.0], "latents_std": [1.5, 0.8, 1.1, 2.0]}
+    return save_tiny_sdxl(tmp_path_factory.mktemp("models") / "sdxl-distilled", distilled=True, **statistics)
+
+
+@pytest.fixture(scope="session")
+def lcm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_lcm(tmp_path_factory.mktemp("models") / "lcm")

@@ -1,0 +1,56 @@
+"""Runs of a pipeline and of the sampler that are to be equal bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import torch
+from PIL import Image
+from support.tiny_models import quiet
+
+from research import LoopSampler
+from research.models import BaseModel
+from research.models.summary import outline
+
+FOX, PIZZA = "a fox", "no pizza"
+
+
+def opened(directory: Path, cls: str | None = None, **more: Any) -> Any:
+    """The pipeline of a directory, or another class of its parts."""
+    pipe = diffusers.DiffusionPipeline.from_pretrained(directory)
+    if cls is not None:
+        pipe = getattr(diffusers, cls)(**pipe.components, **more)
+    return quiet(pipe)
+
+
+def by_pipeline(
+    pipe: Any, seeds: Sequence[int], model: BaseModel | None = None, scheduler: Any = "model", **call: Any
+) -> Any:
+    """Final latents of a pipeline, with a scheduler by its short name on a model; or pictures, by ``output_type``."""
+    if model is not None:
+        pipe.scheduler = LoopSampler(model, scheduler, parity=True)._new_solver().scheduler
+    generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+    return pipe(generator=generators, **{"output_type": "latent", **call}).images
+
+
+def picture(height: int, width: int, seed: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8))
+
+
+def pixels(images: Sequence[Image.Image]) -> list[bytes]:
+    return [image.tobytes() for image in images]
+
+
+def assert_outlined(directory: Path, model: BaseModel) -> None:
+    """What is told of a model from its small files is what the loaded one says."""
+    told = outline(str(directory))
+    assert told is not None
+    for name in ("family", "supports", "role", "scheduler_config", "distilled_guidance", "max_length", "size_multiple"):
+        assert getattr(told, name) == getattr(model, name), name
+    assert told.latent_shape() == model.latent_shape()
+    for kind in ("self-attention", "cross-attention", "block"):
+        assert told.layers(kind) == model.layers(kind), kind

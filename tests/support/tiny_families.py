@@ -1,0 +1,151 @@
+"""Genuine diffusers directories of the families beyond Stable Diffusion 1 and 2, with random weights: a builder a family."""
+
+from __future__ import annotations
+
+import math
+import string
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+import transformers
+
+# every letter is a token, so that sentences of some words fit
+CLIP_TOKENS = 24
+_LDM = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+
+
+# --- parts
+
+
+def lively(module: torch.nn.Module, seed: int) -> Any:
+    """Every parameter drawn anew and none zero: fresh networks have zero gates, behind which conditions are dead."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, weight in module.named_parameters():
+            draw = torch.randn(weight.shape, generator=generator)
+            if weight.ndim >= 2:
+                weight.copy_(draw / math.sqrt(math.prod(weight.shape[1:])))
+            else:
+                weight.copy_(0.1 * draw + (1.0 if name.endswith("weight") else 0.0))
+    return module.eval()
+
+
+def clip_tokenizer(pad: str | None = None, length: int = CLIP_TOKENS) -> Any:
+    """Letters and "!"; the second tokenizer of some families is padded with this."""
+    signs = [*string.ascii_lowercase, "!"]
+    vocabulary = [*signs, *(sign + "</w>" for sign in signs), "<|startoftext|>", "<|endoftext|>"]
+    ids = {token: place for place, token in enumerate(vocabulary)}
+    tokenizer = transformers.CLIPTokenizer(vocab=ids, merges=[], model_max_length=length)
+    if pad:
+        tokenizer.pad_token = pad
+    return tokenizer
+
+
+def clip_text(tokenizer: Any, seed: int, *, hidden: int = 16, projection: int | None = None) -> Any:
+    """A CLIP text encoder; with ``projection`` one that projects its pooled state."""
+    config = transformers.CLIPTextConfig(
+        hidden_size=hidden,
+        intermediate_size=20,
+        num_attention_heads=2,
+        num_hidden_layers=2,
+        vocab_size=len(tokenizer),
+        max_position_embeddings=tokenizer.model_max_length,
+        projection_dim=projection or hidden,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    cls = transformers.CLIPTextModelWithProjection if projection else transformers.CLIPTextModel
+    return lively(cls(config), seed)
+
+
+def kl_vae(seed: int, *, channels: int = 4, levels: int = 2, **config: Any) -> Any:
+    """A VAE of factor ``2 ** (levels - 1)``."""
+    vae = diffusers.AutoencoderKL(
+        block_out_channels=(8,) * levels,
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        latent_channels=channels,
+        norm_num_groups=4,
+        **config,
+    )
+    return lively(vae, seed)
+
+
+def text_unet(seed: int, **config: Any) -> Any:
+    """A UNet that takes texts, of 8 x 8 latents."""
+    usual: dict[str, Any] = {
+        "sample_size": 8,
+        "block_out_channels": (8, 16),
+        "layers_per_block": 1,
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+        "attention_head_dim": 4,
+        "norm_num_groups": 4,
+    }
+    return lively(diffusers.UNet2DConditionModel(**{**usual, **config}), seed)
+
+
+# --- families
+
+
+def save_tiny_sdxl(
+    folder: Path, *, refiner: bool = False, channels: int = 4, distilled: bool = False, **vae: Any
+) -> Path:
+    """Stable Diffusion XL of 16 x 16 pixels.
+
+    Args:
+        refiner: without its first text encoder, told a score of looks.
+        channels: 9 for a UNet of inpainting.
+        distilled: its UNet embeds the guidance scale.
+        vae: entries of its VAE's config.
+    """
+    one, two = clip_tokenizer(), clip_tokenizer(pad="!")
+    numbers, pooled = (5 if refiner else 6), 12
+    unet = text_unet(
+        1,
+        in_channels=channels,
+        cross_attention_dim=20 if refiner else 36,
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=4,
+        transformer_layers_per_block=(1, 2),
+        projection_class_embeddings_input_dim=4 * numbers + pooled,
+        time_cond_proj_dim=10 if distilled else None,
+    )
+    parts = {
+        "unet": unet,
+        "vae": kl_vae(2, scaling_factor=0.13025, **vae),
+        "text_encoder": None if refiner else clip_text(one, 3, hidden=16),
+        "tokenizer": None if refiner else one,
+        "text_encoder_2": clip_text(two, 4, hidden=20, projection=pooled),
+        "tokenizer_2": two,
+        "scheduler": diffusers.LCMScheduler(**_LDM)
+        if distilled
+        else diffusers.EulerDiscreteScheduler(**_LDM, timestep_spacing="leading", steps_offset=1),
+        "force_zeros_for_empty_prompt": not refiner,
+    }
+    if refiner:
+        diffusers.StableDiffusionXLImg2ImgPipeline(**parts, requires_aesthetics_score=True).save_pretrained(folder)
+    else:
+        cls = diffusers.StableDiffusionXLInpaintPipeline if channels == 9 else diffusers.StableDiffusionXLPipeline
+        cls(**parts, add_watermarker=False).save_pretrained(folder)
+    return folder
+
+
+def save_tiny_lcm(folder: Path) -> Path:
+    """A latent consistency model of Stable Diffusion 1.x, of 16 x 16 pixels: its UNet embeds the guidance scale."""
+    tokenizer = clip_tokenizer()
+    diffusers.LatentConsistencyModelPipeline(
+        unet=text_unet(1, cross_attention_dim=16, time_cond_proj_dim=10),
+        vae=kl_vae(2),
+        text_encoder=clip_text(tokenizer, 3),
+        tokenizer=tokenizer,
+        scheduler=diffusers.LCMScheduler(**_LDM, steps_offset=0, clip_sample=False),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ).save_pretrained(folder)
+    return folder
