@@ -536,6 +536,10 @@ class Model(ModelFacts, Protocol):
         """PIL images of the final latents."""
         ...
 
+    def pictures(self, images: Sequence[Any]) -> Mapping[str, Any]:
+        """Further pictures of all images together by name: of a model of points, their scatter plot."""
+        return {}
+
     def modules(self) -> Sequence[torch.nn.Module]:
         """Every part with weights."""
         return ()

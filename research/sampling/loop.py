@@ -111,8 +111,9 @@ class LoopSampler:
         return result
 
     def pictures(self, task: Task, images: Sequence[Any]) -> dict[str, Any]:
-        """Further pictures that task and hooks make of all images, by name."""
-        found = dict(task.pictures(images))
+        """Further pictures that model, task and hooks make of all images, by name."""
+        found = dict(self.model.pictures(images)) if hasattr(self.model, "pictures") else {}
+        found |= task.pictures(images)
         for hook in self.hooks:
             found |= hook.pictures(images)
         return found

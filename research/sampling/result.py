@@ -47,6 +47,11 @@ class SampleResult:
     warnings: list[str] = field(default_factory=list)
     truncated: list[dict[str, str]] = field(default_factory=list)
 
+    @property
+    def points(self) -> Tensor:
+        """The latents as a row an image: [N, d] of a model of points, whose latents are [N, d, 1, 1]."""
+        return self.latents.flatten(1)
+
 
 @runtime_checkable
 class Sampler(Protocol):

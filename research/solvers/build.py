@@ -16,7 +16,7 @@ from research.errors import ConfigError, nearest
 from research.sampling.interfaces import Solver
 from research.sampling.prediction import Kind
 from research.solvers.diffusers_solver import STEP_ARGUMENTS_OF_THE_LOOP, DiffusersSolver
-from research.solvers.levels import Levels
+from research.solvers.levels import Levels, TrainedLevels
 from research.solvers.linear import LinearSolver
 from research.solvers.names import OF_MODEL, SchedulerSpec, resolve
 from research.solvers.native.counterparts import COUNTERPARTS
@@ -48,6 +48,8 @@ class SolverFactory:
         parity: leave the object as the diffusers pipeline would.
         sigmas: the noise levels to visit: an object with ``levels(trained, steps)``, or None for the scheduler's own.
         schedule: what the model has a scheduler told besides the number of steps; see `research.solvers.upstream_levels.Told`.
+        trained: the noise levels that the model was trained on, where no scheduler config says them exactly; the config is
+            then for diffusers' classes that have no native counterpart.
 
     Attributes:
         native: the native solver, or None where diffusers' class is driven.
@@ -68,8 +70,10 @@ class SolverFactory:
         parity: bool = False,
         sigmas: Any = None,
         schedule: Told | None = None,
+        trained: TrainedLevels | None = None,
     ):
         self.parity, self.sigmas = parity, checked_sigmas(sigmas)
+        self._trained = trained
         self._schedule = nothing_told if schedule is None else schedule
         options = dict(options or {})
         self._own: Any = None  # a Solver object of the user's
@@ -131,7 +135,7 @@ class SolverFactory:
         self._untouched = self._build()
         self.kind = self._kind(self._untouched)
         _check_kind(self.name, self.cls, self.kind, base_config)
-        self.trained = trained_of(self._untouched, self._config, flow=self.kind == "flow")
+        self.trained = self._trained or trained_of(self._untouched, self._config, flow=self.kind == "flow")
         if counterpart and is_upstream(self._untouched):
             # with the keys of the model's config that the class has no argument for
             config = {**self._untouched.config, **self._clip_options}
@@ -227,7 +231,7 @@ class SolverFactory:
         self._config = dict(base_config)
         self._untouched = self._build()
         self.kind = "flow" if flow else self._kind(self._untouched)
-        self.trained = trained_of(self._untouched, self._config, flow=flow)
+        self.trained = self._trained or trained_of(self._untouched, self._config, flow=flow)
         self._offers = self._native_offers()
 
     def _tables(self) -> dict[Any, Any]:
@@ -237,7 +241,7 @@ class SolverFactory:
             own = [
                 type(plug).__module__.startswith("research.") for plug in (self.native, self.sigmas) if plug is not None
             ]
-            key = self.name, self.native, self.sigmas, self.kind, settings_key(self._untouched)
+            key = self.name, self.native, self.sigmas, self.kind, settings_key(self._untouched), self._trained
             if len(_TABLES) > _MOST_TABLES:
                 _TABLES.clear()
             self._known = _TABLES.setdefault(key, {}) if all(own) else {}
