@@ -124,6 +124,8 @@ def _stages(config: Mapping[str, Any], surplus: int) -> tuple[list[int], bool]:
     if _class(task) == "Inversion":
         return list(range(steps)) * (1 if task.get("reconstruct") is False else 2), True
     run = list(range(steps - kept, steps))
+    if (end := task.get("denoising_end")) is not None:  # by timesteps, of which the libraries know
+        return [step for step in run if step < end * steps], False
     if class_name.startswith(_NATIVE):
         return _planned(class_name, options, run)
     if name in _TWICE:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from research.errors import ConfigError
-from research.sampling.interfaces import Batch, Condition, ModelFacts
+from research.sampling.interfaces import Batch, Condition, ModelFacts, Solver
+from research.sampling.timeline import Timeline
 from research.tasks.base import BaseTask, Conditions
+from research.tasks.span import checked_part, span
 
 
 class TextToImage(BaseTask):
@@ -21,6 +24,13 @@ class TextToImage(BaseTask):
         height, width: pixels, multiples of the VAE's factor; the model's own size by default.
         latents: start from this noise instead of the seeds': standard normal [N, C, h, w], one an image, or [1, C, h, w] for all
             (as diffusers' ``latents``: the scheduler's scale is applied to it).
+        denoising_end: stop at this part of training time, between 0 and 1: the result's latents are still noisy, for another
+            model to go on with. Its pictures are what the decoder makes of them.
+        denoising_start: go on from this part of training time with ``latents``, taken as they are, as a run with
+            ``denoising_end`` of the same scheduler and steps left them (``SampleResult.latents``).
+
+    Raises:
+        ConfigError: a setting is of another kind or out of range.
     """
 
     name = "text_to_image"
@@ -33,8 +43,21 @@ class TextToImage(BaseTask):
         height: int | None = None,
         width: int | None = None,
         latents: Tensor | None = None,
+        denoising_end: float | None = None,
+        denoising_start: float | None = None,
     ):
         self.latents = latents
+        self.denoising_end = checked_part("task.denoising_end", denoising_end)
+        self.denoising_start = checked_part("task.denoising_start", denoising_start)
+        if self.denoising_start is not None:
+            if latents is None:
+                raise ConfigError(
+                    "task.latents: found null with task.denoising_start; accepted are latents to go on from."
+                )
+            if self.denoising_end is not None and self.denoising_end <= self.denoising_start:
+                raise ConfigError(
+                    f"task.denoising_end: found {denoising_end}; accepted is more than task.denoising_start={denoising_start}."
+                )
         self.prompts: str | list[str] = sentences("prompt", prompt)
         self.negative_prompt = None if negative_prompt is None else sentences("negative_prompt", negative_prompt)
         self.height, self.width = height, width
@@ -49,9 +72,9 @@ class TextToImage(BaseTask):
 
         if self.latents is None:
             return
-        shape = model.latent_shape(self.height, self.width)
         if not isinstance(self.latents, Tensor):
             raise ConfigError(f"task.latents: found {type(self.latents).__name__}; accepted is a tensor.")
+        shape = model.latent_shape(*self._size(model))
         found = tuple(self.latents.shape)
         if found not in ((1, *shape), (n_images, *shape)):
             raise ConfigError(
@@ -61,12 +84,30 @@ class TextToImage(BaseTask):
     def vectorises(self) -> bool:
         return True
 
+    def timeline(self, solver: Solver, steps: int, device: torch.device) -> Timeline:
+        if self.denoising_start is None and self.denoising_end is None:
+            return super().timeline(solver, steps, device)
+        return span(solver, steps, device, self.denoising_start, self.denoising_end)
+
+    def latent_shape(self, model: ModelFacts) -> tuple[int, int, int]:
+        return model.latent_shape(*self._size(model))
+
+    def _size(self, model: ModelFacts) -> tuple[int | None, int | None]:
+        """Height and width in pixels; None for the model's own. Latents that are gone on with have their own."""
+        if self.denoising_start is None or self.latents is None or self.latents.ndim != 4:
+            return self.height, self.width
+        height, width = (side * model.vae_factor for side in self.latents.shape[2:])
+        return self.height or height, self.width or width
+
     def start(self, run: Batch) -> Tensor:
         if self.latents is None:
             return super().start(run)
         rows = self.latents[list(run.rows)] if len(self.latents) > 1 else self.latents
-        run.start_noise = rows.to(run.model.device, run.model.noise_dtype).expand(len(run.rows), -1, -1, -1)
-        return run.solver.scale_noise(run.start_noise)
+        given = rows.to(run.model.device, run.model.noise_dtype).expand(len(run.rows), -1, -1, -1)
+        if self.denoising_start is not None:
+            return given
+        run.start_noise = given
+        return run.solver.scale_noise(given)
 
     def conditions(self, run: Batch) -> Mapping[str, Condition]:
         given = self.negative_prompt is not None

@@ -139,7 +139,7 @@ def test_a_label_is_needed_or_not_wanted(class_model, pixel):
 def test_a_task_for_another_family(sd, pixel):
     with pytest.raises(ConfigError, match="TextToImage needs a model that takes text"):
         run(pixel, TextToImage("a"))
-    with pytest.raises(ConfigError, match="unconditional is for models of the family unet-pixel"):
+    with pytest.raises(ConfigError, match="unconditional is for models without a prompt"):
         run(sd, Unconditional())
 
 

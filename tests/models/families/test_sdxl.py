@@ -123,6 +123,23 @@ def test_latents_with_statistics_go_both_ways(sdxl_distilled: Path) -> None:
     assert torch.equal(got.latents, by_pipeline(pipe, [3], model, "euler", **told))
 
 
+@pytest.mark.parametrize("scheduler", ["model", "heun", "dpmpp_2m", "euler_a"])
+@pytest.mark.spread(2)
+def test_base_and_refiner_as_an_ensemble(base: Any, sdxl_refiner: Path, scheduler: str) -> None:
+    """The first denoises to a fifth of training time, the second goes on from its latents."""
+    model, pipe = base
+    refiner, refining = loaded(sdxl_refiner), opened(sdxl_refiner)
+    told = {"prompt": BOTH, "negative_prompt": ["bad", "worse"], "num_inference_steps": 6, "guidance_scale": 4.0}
+    half = by_pipeline(pipe, SEEDS, model, scheduler, denoising_end=0.8, **told)
+    want = by_pipeline(refining, SEEDS, refiner, scheduler, image=half, denoising_start=0.8, **told)
+    task = {"prompt": BOTH, "negative_prompt": ["bad", "worse"]}
+    samplers = [LoopSampler(each, scheduler, guidance=CFG(4.0), parity=True) for each in (model, refiner)]
+    first = samplers[0].sample(TextToImage(**task, denoising_end=0.8), seeds=SEEDS, steps=6).latents
+    assert torch.equal(first, half)
+    second = samplers[1].sample(TextToImage(**task, latents=first, denoising_start=0.8), seeds=SEEDS, steps=6)
+    assert torch.equal(second.latents, want)
+
+
 def test_alone_as_in_a_batch(base: Any) -> None:
     sampler = LoopSampler(base[0], guidance=CFG(5.0))
     both = sampler.sample(TextToImage(BOTH, "bad"), seeds=[0, 1], steps=3).latents
