@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from research.guidance.perturbed import LayerPatch, PatchedLayers
@@ -26,6 +28,8 @@ class PAG(PatchedLayers):
         ConfigError: see `PatchedLayers`.
     """
 
+    why = "replaces self-attention by the identity, which nobody has published for picture and text in one sequence"
+
     def __init__(self, scale: float = 3.0, layers: str | Sequence[str] = "mid", base: Guidance | None = None):
         super().__init__(scale, layers, base)
 
@@ -33,13 +37,17 @@ class PAG(PatchedLayers):
         return self.pushes_each_alone()
 
     def patch(self, state: StepState) -> Patch:
-        return IdentityAttention(self.layers)
+        return IdentityAttention(self.chosen)
 
 
 class IdentityAttention(LayerPatch):
-    """Self-attention whose map is the identity: the values, projected out."""
+    """Self-attention whose map is the identity: the values, projected out. In joint attention of picture and text each place of
+    the picture sees itself and the text, as in diffusers' ``PAGJointAttnProcessor2_0`` (which leaves out that queries and keys
+    are normalised in Stable Diffusion 3.5)."""
 
-    def __call__(self, layer: Any, forward: Any, hidden: Tensor, **kwargs: Any) -> Tensor:
+    def __call__(self, layer: Any, forward: Any, hidden: Tensor, **kwargs: Any) -> Any:
+        if (text := kwargs.get("encoder_hidden_states")) is not None and layer.add_q_proj is not None:
+            return _joint(layer, hidden, text)
         residual, shape = hidden, hidden.shape
         if layer.spatial_norm is not None:
             hidden = layer.spatial_norm(hidden, kwargs.get("temb"))
@@ -54,3 +62,30 @@ class IdentityAttention(LayerPatch):
         if layer.residual_connection:
             hidden = hidden + residual
         return hidden / layer.rescale_output_factor
+
+
+def _joint(layer: Any, hidden: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+    """Joint attention in which places of the picture do not see one another: states of the picture [N, places, dim] and of the
+    text [N, tokens, dim]."""
+
+    def heads(states: Tensor, norm: Any = None) -> Tensor:
+        split = states.unflatten(-1, (layer.heads, -1)).transpose(1, 2)
+        return split if norm is None else norm(split)
+
+    places = hidden.shape[1]
+    queries = torch.cat(
+        [heads(layer.to_q(hidden), layer.norm_q), heads(layer.add_q_proj(text), layer.norm_added_q)], dim=2
+    )
+    keys = torch.cat(
+        [heads(layer.to_k(hidden), layer.norm_k), heads(layer.add_k_proj(text), layer.norm_added_k)], dim=2
+    )
+    values = torch.cat([heads(layer.to_v(hidden)), heads(layer.add_v_proj(text))], dim=2)
+    length = places + text.shape[1]
+    seen = torch.ones(length, length, dtype=torch.bool, device=hidden.device)
+    seen[:places, :places] = torch.eye(places, dtype=torch.bool, device=hidden.device)
+    found = F.scaled_dot_product_attention(queries, keys, values, attn_mask=seen)
+    found = found.transpose(1, 2).flatten(2)
+    picture, words = found[:, :places], found[:, places:]
+    for projection in layer.to_out:
+        picture = projection(picture)
+    return picture, words if layer.context_pre_only else layer.to_add_out(words)

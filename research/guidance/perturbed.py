@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from research.checks import check_number
+from research.errors import ConfigError
 from research.guidance.layers import checked_layers, matching
 from research.guidance.wrapping import Wrapping
 from research.sampling.interfaces import Batch, Branch, Guidance, Guided, ModelFacts, Patch, Scale, Solver, StepState
@@ -66,6 +67,9 @@ class PatchedLayers(Perturbed):
         layers: which layers: patterns, see `research.guidance.layers.matching`.
         base: the guidance whose result it adds to, by default none.
 
+    Attributes:
+        chosen: names of the layers of the model that is sampled from, once that is known.
+
     Raises:
         ConfigError: the scale is no finite number from 0, or the layers are no patterns; on `check`, that the model has no such
             layers.
@@ -73,18 +77,27 @@ class PatchedLayers(Perturbed):
 
     own_requires = frozenset({"attention"})
     kind = "self-attention"  # of layers
+    why = ""  # a network may have no layer of the kind
 
     def __init__(self, scale: float, layers: str | Sequence[str] = "mid", base: Guidance | None = None):
         super().__init__(scale, base)
         self.layers = checked_layers(layers)
+        self.chosen: Sequence[str] = self.layers
 
     def check(self, model: ModelFacts, solver: Solver) -> None:
         super().check(model, solver)
-        matching(self.layers, model.layers(self.kind), kind=self.kind)
+        self.chosen = self._choose(model)
 
     def start(self, run: Batch) -> None:
         super().start(run)
-        matching(self.layers, run.model.layers(self.kind), kind=self.kind)
+        self.chosen = self._choose(run.model)
+
+    def _choose(self, model: ModelFacts) -> list[str]:
+        """Names of the layers that are patched."""
+        names = model.layers(self.kind)
+        if not names and self.why:
+            raise ConfigError(f"guidance: {type(self).__name__} {self.why}; {model.name} has no such layer.")
+        return matching(self.layers, names, kind=self.kind, middle=model.middle_layers)
 
     def patch(self, state: StepState) -> Patch:
         """The patch for this stage."""

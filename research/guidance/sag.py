@@ -43,6 +43,8 @@ class SAG(PatchedLayers):
         ConfigError: blur or threshold is out of range; see also `PatchedLayers`.
     """
 
+    kind = "attention-map"
+    why = "reads the map of self-attention, which linear attention and attention beside a text have not"
     branch = "degraded"
     own_requires = PatchedLayers.own_requires | {"noise-levels"}
 
@@ -64,7 +66,7 @@ class SAG(PatchedLayers):
         if state.scale_of(self) == self.neutral or self.stands_still(state):
             return asked
         plain = plain_branch(asked, "uncond")
-        self._recorder = AttentionReceived(self.layers)
+        self._recorder = AttentionReceived(self.chosen)
         self._plain, self._name = plain, free_name(self.branch, [branch.name for branch in asked])
         watched = replace(plain, patches=(*plain.patches, self._recorder))
         return [watched if branch is plain else branch for branch in asked]

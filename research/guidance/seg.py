@@ -34,6 +34,8 @@ class SEG(PatchedLayers):
         ConfigError: the blur is no number above 0; see also `PatchedLayers`.
     """
 
+    kind = "attention-map"
+    why = "blurs queries over the map of self-attention, which linear attention and attention beside a text have not"
     branch = "smoothed"
 
     def __init__(
@@ -51,7 +53,7 @@ class SEG(PatchedLayers):
 
     def patch(self, state: StepState) -> Patch:
         height, width = state.x_before.shape[-2:]
-        return BlurredQueries(self.layers, self.blur_sigma, (height, width))
+        return BlurredQueries(self.chosen, self.blur_sigma, (height, width))
 
 
 class BlurredQueries(LayerPatch):

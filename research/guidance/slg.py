@@ -16,7 +16,7 @@ class SLG(PatchedLayers):
 
     ``p`` is the conditional prediction of the network with some blocks skipped: what comes in goes out. ``g`` is what the base
     gives, ``c`` without one. It was published as code with that model and has no paper; the formula is that of
-    `StableDiffusion3Pipeline`, which uses it in a part of the steps only: ``Interval(SLG(...), steps=(0.01, 0.2))``.
+    `StableDiffusion3Pipeline`, which uses it in a part of the steps: ``Interval(SLG(...), steps=(0.01, 0.2), outside="base")``.
 
     Args:
         scale: strength of the push, from 0; Stable Diffusion 3.5 takes 2.8.
@@ -37,7 +37,7 @@ class SLG(PatchedLayers):
         return self.pushes_each_alone()
 
     def patch(self, state: StepState) -> Patch:
-        return Skip(self.layers)
+        return Skip(self.chosen)
 
 
 class Skip(LayerPatch):
@@ -45,5 +45,16 @@ class Skip(LayerPatch):
 
     kind = "block"
 
-    def __call__(self, layer: Any, forward: Any, hidden: Tensor, **kwargs: Any) -> Tensor:
-        return hidden
+    def __call__(self, layer: Any, forward: Any, hidden: Tensor, **kwargs: Any) -> Any:
+        # blocks of two streams hand on both, the text first
+        return (kwargs["encoder_hidden_states"], hidden) if type(layer).__name__ in _TWO_STREAMS else hidden
+
+
+_TWO_STREAMS = {
+    "JointTransformerBlock",
+    "AuraFlowJointTransformerBlock",
+    "FluxTransformerBlock",
+    "FluxSingleTransformerBlock",
+    "ChromaTransformerBlock",
+    "QwenImageTransformerBlock",
+}

@@ -18,7 +18,7 @@ from research.hashing import sha256_files
 from research.image_tensors import pixels_to_images
 from research.models.compiled import compile_network
 from research.models.inspect.weights import check_safetensors, weight_files
-from research.models.patching import layer_names
+from research.models.layers import layer_names
 from research.models.summary import check_choices, check_second
 from research.models.weak_model import WeakModels
 from research.sampling.interfaces import Batch, Denoiser, Model, Solver
@@ -162,7 +162,7 @@ class BaseModel(Model, ABC):
         return self
 
     def layers(self, kind: str) -> list[str]:
-        """Names of the network's layers of a kind that a patch may name: "self-attention", "cross-attention" or "block".
+        """Names of the network's layers of a kind that a patch may name; see `research.models.layers.layer_names`.
 
         Raises:
             ConfigError: another kind.

@@ -13,35 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from research.errors import ConfigError, ModelError, SamplingError
+from research.errors import ModelError, SamplingError
 from research.guidance.layers import matching
+from research.models.layers import layer_names
 from research.sampling.interfaces import Branch, Patch, RecordingPatch
 
 Look = Callable[[Tensor, Callable[[Tensor], None]], None]  # `Batch.look`
-KINDS = ("self-attention", "cross-attention", "block")
-_ORDER = {"down_blocks": 0, "mid_block": 1, "up_blocks": 2}  # as data passes through them
-
-
-def layer_names(network: nn.Module, kind: str) -> list[str]:
-    """Names of the network's layers of a kind, in the order in which data passes through them.
-
-    "self-attention" and "cross-attention" are diffusers' `Attention` modules, "block" its `BasicTransformerBlock`, or the
-    self-attention layers of a network that has none of these.
-
-    Raises:
-        ConfigError: an unknown kind.
-    """
-    from diffusers.models.attention import BasicTransformerBlock
-    from diffusers.models.attention_processor import Attention
-
-    if kind not in KINDS:
-        raise ConfigError(f"guidance.layers: found layers of kind {kind!r}; accepted: {', '.join(KINDS)}.")
-    modules = sorted(network.named_modules(), key=lambda item: _ORDER.get(item[0].partition(".")[0], 3))
-    if kind == "block":
-        blocks = [name for name, module in modules if isinstance(module, BasicTransformerBlock)]
-        return blocks or layer_names(network, "self-attention")
-    cross = kind == "cross-attention"
-    return [name for name, m in modules if isinstance(m, Attention) and bool(m.is_cross_attention) is cross]
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,11 +93,11 @@ class Patching:
         return self._names[kind]
 
     def _replace(self, layer: nn.Module, branches: Sequence[Branch], parts: Sequence[_Part], undo: ExitStack) -> None:
-        own: Callable[..., Tensor] = layer.forward
+        own: Callable[..., Any] = layer.forward
         # of the arguments after the hidden states
         names = tuple(inspect.signature(type(layer).forward).parameters)[2:]
 
-        def forward(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        def forward(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
             hidden = hidden_states  # named so that it may come by keyword too
             kwargs.update(zip(names, args, strict=False))
             outputs = []
@@ -133,9 +110,9 @@ class Patching:
                     _check_output(output, mine, part.patches, who)
                     flags = self.to_compare.get(who)
                     if flags is not None and not any(map(_known_false, flags)):
-                        flags.append((output == own(mine, **told)).all())
+                        flags.append(_equal(output, own(mine, **told)))
                 outputs.append(output)
-            return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+            return _joined(outputs)
 
         undo.enter_context(replaced(layer, forward))
 
@@ -200,12 +177,35 @@ def _cut(value: Any, rows: slice, batch: int) -> Any:
 
 
 def _check_output(output: Any, hidden: Tensor, patches: Sequence[Patch], branch: str) -> None:
-    if not isinstance(output, Tensor) or output.shape != hidden.shape:
+    """A layer gives back what it was given, changed; a layer of two streams a tuple with it."""
+    parts = output if isinstance(output, tuple) else (output,)
+    if not any(isinstance(part, Tensor) and part.shape == hidden.shape for part in parts):
         found = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise SamplingError(
             f"guidance: the patch {type(patches[-1]).__name__} of branch '{branch}' returned {found}; "
             f"accepted is a tensor of {list(hidden.shape)}."
         )
+
+
+def _equal(one: Any, other: Any) -> Tensor:
+    """Whether two outputs of a layer are bit for bit the same, as a flag on their device."""
+    pairs = zip(_tensors(one), _tensors(other), strict=True)
+    return torch.stack([(a == b).all() for a, b in pairs]).all()
+
+
+def _joined(outputs: Sequence[Any]) -> Any:
+    """The outputs for several parts of a batch as one; of a layer of two streams, each stream's."""
+    if len(outputs) == 1:
+        return outputs[0]
+    if not isinstance(outputs[0], tuple):
+        return torch.cat(list(outputs))
+    streams = zip(*outputs, strict=True)
+    return tuple(None if stream[0] is None else torch.cat(stream) for stream in streams)
+
+
+def _tensors(output: Any) -> list[Tensor]:
+    parts = output if isinstance(output, tuple) else (output,)
+    return [part for part in parts if isinstance(part, Tensor)]
 
 
 def _alters(branch: Branch) -> bool:

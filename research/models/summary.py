@@ -56,6 +56,7 @@ class Outline:
     distilled_guidance: float | None = None
     has_depth: bool = False
     max_length: int | None = None
+    middle_layers: tuple[str, ...] = ()
     resizes_pictures: bool = False
     encodes_once: bool = False
 

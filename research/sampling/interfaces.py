@@ -111,7 +111,7 @@ def _joined_texts(conditions: Sequence[Condition]) -> tuple[Tensor | None, Tenso
 class Patch(Protocol):
     """A change of some of the network's layers, for the rows of one branch."""
 
-    kind: str  # of layers: "self-attention", "cross-attention" or "block"
+    kind: str  # of layers, see `research.models.layers.layer_names`
     layers: Sequence[str]  # patterns for their names
 
     def __call__(self, layer: torch.nn.Module, forward: Callable[..., Tensor], hidden: Tensor, **kwargs: Any) -> Tensor:
@@ -455,6 +455,11 @@ class ModelFacts(Protocol):
 
     def layers(self, kind: str) -> Sequence[str]:
         """Names of the network's layers of a kind that a `Patch` may name."""
+        return ()
+
+    @property
+    def middle_layers(self) -> Sequence[str]:
+        """Patterns that "mid" stands for in a network without a middle block; none: the block in the middle."""
         return ()
 
     def check_second(self, path: str | None) -> None:

@@ -15,7 +15,8 @@ from research.guidance import Guidance
 from research.guidance.layers import checked_layers, matching
 from research.guidance.perturbed import LayerPatch
 from research.models.denoiser import NetworkDenoiser
-from research.models.patching import KINDS, has_attention, layer_names
+from research.models.layers import KINDS, layer_names
+from research.models.patching import has_attention
 from research.models.summary import outline
 from research.sampling import Branch, Condition, LoopSampler
 from research.sampling.timeline import Stage
@@ -82,7 +83,7 @@ def test_kinds_of_layers(sd, pixel) -> None:
     assert [name + ".attn2" for name in sd.layers("block")] == sd.layers("cross-attention")
     assert pixel.layers("block") == pixel.layers("self-attention")
     assert pixel.layers("cross-attention") == []
-    with pytest.raises(ConfigError, match="self-attention, cross-attention, block"):
+    with pytest.raises(ConfigError, match="self-attention, attention-map, cross-attention, block"):
         sd.layers("norm")
 
 

@@ -149,3 +149,62 @@ def save_tiny_lcm(folder: Path) -> Path:
         requires_safety_checker=False,
     ).save_pretrained(folder)
     return folder
+
+
+def t5_tokenizer(length: int = CLIP_TOKENS) -> Any:
+    """Letters, with an end of text behind them."""
+    vocab = [
+        ("<pad>", 0.0),
+        ("</s>", 0.0),
+        ("<unk>", 0.0),
+        ("\u2581", -2.0),
+        *((c, -3.0) for c in string.ascii_lowercase),
+    ]
+    return transformers.T5TokenizerFast(vocab=vocab, extra_ids=0, model_max_length=length)
+
+
+def t5_text(tokenizer: Any, seed: int, *, hidden: int = 32) -> Any:
+    config = transformers.T5Config(
+        vocab_size=len(tokenizer),
+        d_model=hidden,
+        d_kv=8,
+        d_ff=24,
+        num_layers=2,
+        num_heads=2,
+        feed_forward_proj="gated-gelu",
+        relative_attention_num_buckets=8,
+    )
+    return lively(transformers.T5EncoderModel(config), seed)
+
+
+def save_tiny_sd3(folder: Path, *, t5: bool = True, medium: bool = False, **scheduler: Any) -> Path:
+    """Stable Diffusion 3, or with ``medium`` the layers of 3.5 medium: normalised queries, blocks with attention twice."""
+    first, second = clip_tokenizer(), clip_tokenizer(pad="!")
+    transformer = diffusers.SD3Transformer2DModel(
+        sample_size=8,
+        patch_size=2,
+        in_channels=4,
+        out_channels=4,
+        num_layers=3,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=32,
+        caption_projection_dim=16,
+        pooled_projection_dim=32,
+        pos_embed_max_size=16,
+        dual_attention_layers=(0, 1) if medium else (),
+        qk_norm="rms_norm" if medium else None,
+    )
+    third = t5_tokenizer() if t5 else None
+    diffusers.StableDiffusion3Pipeline(
+        transformer=lively(transformer, 21),
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(**{"shift": 3.0, **scheduler}),
+        vae=kl_vae(22, scaling_factor=1.5, shift_factor=0.06, use_quant_conv=False, use_post_quant_conv=False),
+        text_encoder=clip_text(first, 23, projection=16),
+        tokenizer=first,
+        text_encoder_2=clip_text(second, 24, projection=16),
+        tokenizer_2=second,
+        text_encoder_3=None if third is None else t5_text(third, 25),
+        tokenizer_3=third,
+    ).save_pretrained(folder)
+    return folder

@@ -33,7 +33,8 @@ class PipelineModel(LatentModel):
         together: with parity, which branches the pipeline evaluates in one batch, see `NetworkDenoiser`.
     """
 
-    supports = frozenset({"text", "uncond", "latents"})
+    supports = frozenset({"text", "uncond", "latents", "attention"})
+    middle_layers: tuple[str, ...] = ()
     network_part = "transformer"
     together: Together = "all"
 
@@ -57,7 +58,7 @@ class PipelineModel(LatentModel):
         flow, as its scheduler says."""
 
     def tokenizers(self) -> Sequence[tuple[Any, int]]:
-        """Tokenizers, with how many tokens each encoder takes; the one that takes most first."""
+        """Tokenizers, with how many tokens each encoder takes."""
         return []
 
     def of_size(self, told: Condition, size: tuple[int, int]) -> Condition:
@@ -81,6 +82,7 @@ class PipelineModel(LatentModel):
         return {
             "supports": cls.supports,
             "geometry": cls.geometry_of(network, vae),
+            "middle_layers": cls.middle_layers,
             "resizes_pictures": cls.resizes_pictures,
             "encodes_once": cls.encodes_once,
         }

@@ -23,6 +23,7 @@ class SD3Model(PipelineModel):
     together = "plain"  # the pipeline of skip-layer guidance asks for its third prediction apart
     resizes_pictures = True
     max_length: int = 256
+    middle_layers = ("transformer_blocks.1",)  # as diffusers' PAG has by default
 
     @classmethod
     def geometry_of(cls, network: Mapping[str, Any], vae: Mapping[str, Any]) -> LatentGeometry:

@@ -44,7 +44,7 @@ class SDXLModel(PipelineModel):
 
     def tokenizers(self) -> Sequence[tuple[Any, int]]:
         found = [self.parts[f"tokenizer{suffix}"] for suffix in self._towers()]
-        return sorted(((each, each.model_max_length) for each in found), key=lambda pair: -pair[1])
+        return [(each, each.model_max_length) for each in found]
 
     def encode_texts(self, texts: Sequence[str], *, negative: bool) -> Condition:
         parts = self.parts

@@ -18,12 +18,12 @@ class Texts:
     """The tokenizers of a model with several text encoders; see `research.sampling.interfaces.TextEncoding`.
 
     Args:
-        tokenizers: each with how many tokens its encoder takes, the one that takes most first.
+        tokenizers: each with how many tokens its encoder takes; the one that takes most counts.
         identity: says which weights these are.
     """
 
     def __init__(self, tokenizers: Sequence[tuple[Any, int]], identity: Hashable = None):
-        self.tokenizer, self.max_tokens = tokenizers[0]
+        self.tokenizer, self.max_tokens = max(tokenizers, key=lambda pair: pair[1])
         self.identity = object() if identity is None else identity
 
     def encode(self, texts: Sequence[str]) -> Tensor:

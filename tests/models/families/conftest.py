@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from support.tiny_families import save_tiny_lcm, save_tiny_sdxl
+from support.tiny_families import save_tiny_lcm, save_tiny_sd3, save_tiny_sdxl
 
 
 @pytest.fixture(scope="session")
@@ -34,3 +34,14 @@ def sdxl_distilled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def lcm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_lcm(tmp_path_factory.mktemp("models") / "lcm")
+
+
+@pytest.fixture(scope="session")
+def sd3(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_sd3(tmp_path_factory.mktemp("models") / "sd3")
+
+
+@pytest.fixture(scope="session")
+def sd35(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The layers of 3.5 medium, no T5, and a shift by the picture's size."""
+    return save_tiny_sd3(tmp_path_factory.mktemp("models") / "sd35", t5=False, medium=True, use_dynamic_shifting=True)
