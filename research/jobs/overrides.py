@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -127,12 +128,22 @@ def _check_choices(override: Override, groups: Groups) -> None:
             short = group.removeprefix("hydra/")
             more = _missing(options) if group == "hydra/launcher" else []
             hint = nearest(choice, [*options, *more])
+            if group == "model" and _is_place(choice):
+                raise ConfigError(
+                    f"model: found {choice!r}, which is no name of a model config; a directory, a file or a hub id is "
+                    f"model=custom model.path={choice}"
+                )
             if choice in _PLUGIN_PACKAGES:
                 package, install = _PLUGIN_PACKAGES[choice]
                 hint = f" It comes with the package {package}, which is not installed: {install}."
             raise ConfigError(
                 f"{group}: unknown {short} '{choice}'.{hint} Accepted: {', '.join(sorted(options))}{_to_install(more)}."
             )
+
+
+def _is_place(choice: str) -> bool:
+    """Whether a choice of a model is where one is: a path, or a hub id."""
+    return "/" in choice or Path(choice).exists()
 
 
 def _missing(launchers: Sequence[str]) -> list[str]:

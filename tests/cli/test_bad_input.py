@@ -30,6 +30,7 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
     "unknown metrics": (["metrics=[clip_scor]"], ["metrics", "Did you mean 'clip_score'?"]),
     "unknown in a sweep": (["-m", "scheduler=ddim,eulr"], ["'eulr'", "Did you mean 'euler'?"]),
     "unknown experiment": (["experiment=quickstrat"], ["Did you mean 'quickstart'?"]),
+    "a hub id as a model": (["model=owner/name"], ["model: found 'owner/name'", "model=custom model.path=owner/name"]),
     "unknown key": (["step=3"], ["step:", "Did you mean 'steps'?"]),
     "unknown key added": (["+sead=3"], ["sead:", "Did you mean 'seed'?"]),
     "unknown key forced": (["++sead=3"], ["sead:", "Did you mean 'seed'?"]),
