@@ -23,7 +23,7 @@ from research.jobs.schema import MODEL_IDENTITY, MODEL_LEVELS
 from research.metrics.base import as_metric
 from research.metrics.score import check_metric
 from research.models.inspect.find_model import find_pipeline, read_index
-from research.models.inspect.parts import choose_variant
+from research.models.inspect.parts import WEIGHTED, choose_variant, wanted_parts
 from research.models.inspect.weights import check_safetensors, weight_files
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from research.solvers.build import SolverFactory
 
 _log = logging.getLogger(__name__)
-_WEIGHTED = ("unet", "vae", "text_encoder", "transformer", "depth_estimator")
 
 
 # -- the classes of one config, without torch
@@ -162,7 +161,11 @@ def check_model(config: Mapping[str, Any]) -> None:
 @lru_cache(maxsize=64)
 def _check_files(directory: Path, allow_pickle: bool) -> None:
     index = read_index(directory)
-    parts = [name for name in _WEIGHTED if isinstance(index.get(name), list) and index[name][0] is not None]
+    parts = [
+        name
+        for name in wanted_parts(index)
+        if name in WEIGHTED and isinstance(index.get(name), list) and index[name][0] is not None
+    ]
     variant = choose_variant(directory, parts)
     for part in parts:
         files, safe = weight_files(directory / part, allow_pickle=allow_pickle, variant=variant)
