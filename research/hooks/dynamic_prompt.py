@@ -43,7 +43,7 @@ class DynamicPrompt(Hook):
     """
 
     order = -100
-    requires = frozenset({"text"})
+    requires: frozenset[str] = frozenset({"text"})
     claims = frozenset({"prompt"})
 
     def __init__(
@@ -67,6 +67,8 @@ class DynamicPrompt(Hook):
                 blend,
             ),
         }
+        if weights or negative_weights:
+            self.requires = self.requires | {"word-places"}
         self.given = {
             "cond": prompts is not None or bool(weights),
             "uncond": negative is not None or bool(negative_weights),

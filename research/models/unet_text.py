@@ -32,7 +32,7 @@ class UnetTextModel(LatentModel):
     """
 
     family = "unet-text"
-    supports = frozenset({"text", "uncond", "latents"})
+    supports = frozenset({"text", "word-places", "uncond", "latents"})
     weighted = ("unet", "vae", "text_encoder")
 
     def __init__(

@@ -129,6 +129,7 @@ def check_negative_prompt(task: Task, guidance: Guidance, model: ModelFacts) -> 
 # what a requirement means, where its name does not say it
 _NEEDS = {
     "text": "a model that takes text",
+    "word-places": "a text encoder with a token of the sentence at each place of the embeddings (a weight of a word)",
     "deterministic": "a deterministic scheduler, one that adds no noise of its own",
     "first-order": "a first-order scheduler, with one evaluation a step and no memory of the last (ddim, ddpm, euler, euler_a)",
     "renoise": "a scheduler with a CFG++ kind (ddim, ddpm, euler, euler_a, lcm, tcd; without parity dpmpp_2m, dpmpp_2s_a)",

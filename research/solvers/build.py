@@ -81,8 +81,9 @@ class SolverFactory:
         flow = _is_flow(base_config)
         if isinstance(scheduler, str | SchedulerSpec):
             spec = scheduler if isinstance(scheduler, SchedulerSpec) else resolve(scheduler)
-            self.name = spec.name
-            cls = _scheduler_class(_of_model(base_config) if spec.class_name == OF_MODEL else spec.class_name)
+            own = spec.class_name == OF_MODEL
+            cls = _scheduler_class(_of_model(base_config) if own else spec.class_name)
+            self.name = cls.__name__ if own else spec.name
             options = {**spec.options, **options}
             if issubclass(cls, LinearSolver):
                 self._of_native(_construct(cls, options, self.name), base_config)

@@ -270,7 +270,7 @@ def test_a_negative_prompt_that_would_go_unused(sd):
 
 
 def test_models_without_text_and_two_of_them(sd, pixel):
-    with pytest.raises(ConfigError, match="DynamicPrompt needs text"):
+    with pytest.raises(ConfigError, match="DynamicPrompt needs a model that takes text"):
         LoopSampler(pixel, hooks=[DynamicPrompt("a")])
     with pytest.raises(ConfigError, match="DynamicPrompt conflicts with DynamicPrompt, both change the prompt"):
         run(sd, DynamicPrompt("a"), DynamicPrompt("b"))

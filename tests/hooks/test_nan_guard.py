@@ -44,7 +44,7 @@ class Spoils(Hook):
     [
         ("uncond", "the model's prediction for branch 'uncond'"),
         ("guided", "the guided prediction"),
-        ("latents", "the latents after scheduler ddim"),
+        ("latents", "the latents after scheduler DDIMScheduler"),
     ],
 )
 def test_it_names_the_stage_and_who_it_was(sd, what, said):

@@ -26,7 +26,7 @@ class SDXLModel(PipelineModel):
 
     family = "sdxl"
     network_part = "unet"
-    supports = frozenset({"text", "uncond", "latents", "attention"})
+    supports = frozenset({"text", "word-places", "uncond", "latents", "attention"})
 
     def __init__(self, **common: Any):
         super().__init__(**common)

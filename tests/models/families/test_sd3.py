@@ -14,6 +14,7 @@ from support.tiny_models import edit_json
 from research import LoopSampler, load_model
 from research.errors import ConfigError, ModelError
 from research.guidance import CFG, PAG, SAG, SEG, SLG, Interval
+from research.hooks import DynamicPrompt
 from research.models import BaseModel
 from research.models.inspect.inspect_model import inspect_model
 from research.tasks import TextToImage
@@ -115,6 +116,28 @@ def test_fewer_tokens(sd3: Path) -> None:
     model = load_model(sd3, device="cpu", max_sequence_length=10)
     assert model.condition([FOX]).embeds.shape[1] == 24 + 10
     assert model.text.dropped("abcdefghijklmnop") is None  # the towers of CLIP take more
+
+
+def test_sentences_move_with_their_pooled_text(sd3: Path) -> None:
+    """At share 0 and 1 of a blend the condition is that of the one and of the other sentence."""
+    model = loaded(sd3)
+    one, two = model.condition([FOX]), model.condition([PIZZA])
+    mixed = [one.mixed(two, lambda a, b, share=share: a + share * (b - a)) for share in (0.0, 0.5, 1.0)]
+    assert torch.equal(mixed[0].pooled, one.pooled)
+    assert torch.allclose(mixed[2].pooled, two.pooled)
+    assert torch.allclose(mixed[2].embeds, two.embeds, atol=1e-6)
+    assert not torch.allclose(mixed[1].pooled, one.pooled)
+    steady, turned = (
+        LoopSampler(model, guidance=CFG(4.0), hooks=[DynamicPrompt({0.0: FOX, 0.5: last})]).sample(
+            TextToImage(FOX, None, 16, 16), seeds=0, steps=2
+        )
+        for last in (FOX, PIZZA)
+    )
+    assert not torch.equal(steady.latents, turned.latents)
+    with pytest.raises(
+        ConfigError, match="DynamicPrompt needs a text encoder with a token of the sentence at each place"
+    ):
+        LoopSampler(model, hooks=[DynamicPrompt(weights={"fox": 0.5})])
 
 
 def test_bad_input(sd3: Path, copied: Any) -> None:
