@@ -438,7 +438,7 @@ def _check_solver(plug: Any, report: Report) -> None:
 def _whole_run(role: Role, plug: Any, seeds: Sequence[int], kind: Kind, dtype: torch.dtype) -> SampleResult:
     model: Any = plug if role == "model" else tiny_text_model(kind, dtype)
     scheduler: Any = plug if role == "solver" else "flow_euler" if kind == "flow" else "ddim"
-    if role == "task" and "unet-text" not in getattr(plug, "families", ("unet-text",)):
+    if role == "task" and "text" not in plug.requires and not plug.prompts:
         model = tiny_pixel_model(kind, dtype)
     texts, guided = "text" in model.supports, "uncond" in model.supports
     label = None if model.n_classes is None else 0
