@@ -20,12 +20,14 @@ class CFG(Guidance):
     Args:
         scale: 1 is the conditional prediction alone and costs one evaluation a stage, 0 the unconditional one alone;
             other values cost two. Values between 0 and 1 are honoured (diffusers pipelines, and so parity, take them as 1).
+            With parity the models whose pipelines guide only where a negative prompt is given (Flux, Qwen-Image) do as these.
 
     Raises:
         ConfigError: the scale is not a finite number.
     """
 
     _parity = False
+    _off = False  # with parity, where the pipeline does not guide
 
     def __init__(self, scale: float = 7.5):
         self.scale = check_number("guidance.scale", scale)
@@ -39,6 +41,12 @@ class CFG(Guidance):
 
     def start(self, run: Batch) -> None:
         self._parity = run.parity
+        self._off = run.parity and run.model.guided_by_negative_alone and "uncond" not in run.conditions
+        if self._off and self.scale > 1:
+            run.warn(
+                f"guidance: CFG of scale {self.scale:g} is off, because the pipeline of {run.model.name} does not guide without "
+                "a negative prompt; accepted with parity is one, if an empty one."
+            )
 
     def branches(self, state: StepState) -> Sequence[Branch]:
         # pipelines put the unconditional rows first in the batch
@@ -55,6 +63,8 @@ class CFG(Guidance):
 
     def _names(self, scale: Scale) -> tuple[str, ...]:
         """The predictions that are needed at a scale."""
+        if self._off:
+            return ("cond",)
         if isinstance(scale, Tensor):  # one an image: some of them need both
             return ("uncond", "cond")
         if scale == 1 or (self._parity and scale < 1):

@@ -474,6 +474,7 @@ class Model(ModelFacts, Protocol):
     """
 
     weights_sha256: str
+    guided_by_negative_alone: bool = False  # whether its pipeline guides only where a negative prompt is given
 
     @property
     def device(self) -> torch.device: ...

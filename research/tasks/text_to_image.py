@@ -114,12 +114,10 @@ class TextToImage(BaseTask):
         negative = "" if self.negative_prompt is None else self.negative_prompt
         # pipelines encode the negative prompts in as many rows as the prompts
         together = isinstance(self.prompts, list)
-        return Conditions(
-            {
-                "cond": lambda: self._told(run, self.prompts, together=together),
-                "uncond": lambda: self._told(run, negative, together=together, negative=True, given=given),
-            }
-        )
+        makers = {"cond": lambda: self._told(run, self.prompts, together=together)}
+        if given or not (run.parity and run.model.guided_by_negative_alone):
+            makers["uncond"] = lambda: self._told(run, negative, together=together, negative=True, given=given)
+        return Conditions(makers)
 
     def condition(self, run: Batch, texts: str | Sequence[str], *, negative: bool = False) -> Condition:
         given = one_or_each(run, texts)

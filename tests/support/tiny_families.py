@@ -10,6 +10,7 @@ from typing import Any
 import diffusers
 import torch
 import transformers
+from tokenizers import pre_tokenizers
 
 # every letter is a token, so that sentences of some words fit
 CLIP_TOKENS = 24
@@ -206,5 +207,117 @@ def save_tiny_sd3(folder: Path, *, t5: bool = True, medium: bool = False, **sche
         tokenizer_2=second,
         text_encoder_3=None if third is None else t5_text(third, 25),
         tokenizer_3=third,
+    ).save_pretrained(folder)
+    return folder
+
+
+def save_tiny_flux(folder: Path, *, schnell: bool = False) -> Path:
+    """FLUX.1 dev (a guidance scale embedded, levels shifted by the picture's size) or schnell (neither); a latent is 2 pixels."""
+    one, two = clip_tokenizer(), t5_tokenizer(512)
+    transformer = diffusers.FluxTransformer2DModel(
+        patch_size=1,
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=16,
+        pooled_projection_dim=16,
+        guidance_embeds=not schnell,
+        axes_dims_rope=(2, 2, 4),
+    )
+    levels = {"shift": 1.0} if schnell else {"shift": 3.0, "use_dynamic_shifting": True}
+    diffusers.FluxPipeline(
+        transformer=lively(transformer, 1),
+        vae=kl_vae(2, scaling_factor=0.3611, shift_factor=0.1159),
+        text_encoder=clip_text(one, 3),
+        tokenizer=one,
+        text_encoder_2=t5_text(two, 4, hidden=16),
+        tokenizer_2=two,
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(**levels),
+    ).save_pretrained(folder)
+    return folder
+
+
+def save_tiny_chroma(folder: Path) -> Path:
+    """Chroma; a latent is 2 pixels."""
+    tokenizer = t5_tokenizer(512)
+    transformer = diffusers.ChromaTransformer2DModel(
+        patch_size=1,
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=16,
+        axes_dims_rope=(2, 2, 4),
+        approximator_hidden_dim=16,
+        approximator_layers=1,
+        approximator_num_channels=16,
+    )
+    diffusers.ChromaPipeline(
+        transformer=lively(transformer, 1),
+        vae=kl_vae(2, scaling_factor=0.3611, shift_factor=0.1159),
+        text_encoder=t5_text(tokenizer, 3, hidden=16),
+        tokenizer=tokenizer,
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=1.0, use_beta_sigmas=True),
+    ).save_pretrained(folder)
+    return folder
+
+
+def save_tiny_qwen_image(folder: Path) -> Path:
+    """Qwen-Image; a latent is 2 pixels, and a byte of text is a token."""
+    signs = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {sign: place for place, sign in enumerate([*signs, "<|endoftext|>"])}
+    tokenizer = transformers.Qwen2Tokenizer(vocab=vocabulary, merges=[], model_max_length=4096)
+    size = len(tokenizer) + 8
+    text = transformers.Qwen2_5_VLConfig(
+        text_config={
+            "hidden_size": 16,
+            "intermediate_size": 16,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 2,
+            "vocab_size": size,
+            "max_position_embeddings": 4096,
+            "rope_scaling": {"mrope_section": [1, 1, 2], "rope_type": "default", "type": "default"},
+            "bos_token_id": None,
+            "eos_token_id": None,
+            "pad_token_id": None,
+        },
+        vision_config={"depth": 1, "hidden_size": 8, "intermediate_size": 8, "num_heads": 2, "out_hidden_size": 16},
+        **{f"{name}_token_id": size - place for place, name in enumerate(("vision", "video", "image"), start=1)},
+        vision_start_token_id=size - 5,
+        vision_end_token_id=size - 4,
+        hidden_size=16,
+    )
+    transformer = diffusers.QwenImageTransformer2DModel(
+        patch_size=2,
+        in_channels=16,
+        out_channels=4,
+        num_layers=2,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=16,
+        axes_dims_rope=(2, 2, 4),
+    )
+    vae = diffusers.AutoencoderKLQwenImage(
+        base_dim=8,
+        z_dim=4,
+        dim_mult=[1, 1],
+        num_res_blocks=1,
+        temperal_downsample=[False],
+        latents_mean=[-0.75, -0.7, -0.9, 0.1],
+        latents_std=[2.8, 1.4, 2.3, 2.6],
+    )
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(
+        max_image_seq_len=8192, max_shift=0.9, shift_terminal=0.02, use_dynamic_shifting=True
+    )
+    diffusers.QwenImagePipeline(
+        transformer=lively(transformer, 1),
+        vae=lively(vae, 2),
+        text_encoder=lively(transformers.Qwen2_5_VLForConditionalGeneration(text), 3),
+        tokenizer=tokenizer,
+        scheduler=scheduler,
     ).save_pretrained(folder)
     return folder

@@ -20,9 +20,11 @@ class Texts:
     Args:
         tokenizers: each with how many tokens its encoder takes; the one that takes most counts.
         identity: says which weights these are.
+        closing: tokens that the tokenizer puts after a text.
     """
 
-    def __init__(self, tokenizers: Sequence[tuple[Any, int]], identity: Hashable = None):
+    def __init__(self, tokenizers: Sequence[tuple[Any, int]], identity: Hashable = None, closing: int = 1):
+        self.closing = closing
         self.tokenizer, self.max_tokens = max(tokenizers, key=lambda pair: pair[1])
         self.identity = object() if identity is None else identity
 
@@ -36,13 +38,14 @@ class Texts:
 
     def dropped(self, text: str) -> str | None:
         """What of a text no encoder takes."""
-        return _dropped.get((self.identity, text), lambda: self._dropped(text), 2 * len(text))
+        return _dropped.get((self.identity, self.max_tokens, text), lambda: self._dropped(text), 2 * len(text))
 
     def _dropped(self, text: str) -> str | None:
         ids = self.tokenizer(text, truncation=False, verbose=False).input_ids
         if len(ids) <= self.max_tokens:
             return None
-        return str(self.tokenizer.decode(ids[self.max_tokens - 1 : -1])).strip()
+        rest = ids[self.max_tokens - self.closing : len(ids) - self.closing]
+        return str(self.tokenizer.decode(rest)).strip()
 
 
 def padded(tokenizer: Any, texts: Sequence[str], length: int, device: torch.device, **more: Any) -> Any:

@@ -99,6 +99,41 @@ FAMILIES: dict[str, Family] = {
         },
         optional=frozenset({"tokenizer_3", "text_encoder_3"}),
     ),
+    "flux": Family(
+        "research.models.families.flux:FluxModel",
+        ("FluxPipeline", "FluxImg2ImgPipeline", "FluxInpaintPipeline"),
+        {
+            "scheduler": (),
+            "tokenizer": _CLIP_TOKENIZERS,
+            "tokenizer_2": _T5_TOKENIZERS,
+            "text_encoder": ("CLIPTextModel",),
+            "text_encoder_2": ("T5EncoderModel",),
+            "transformer": ("FluxTransformer2DModel",),
+            "vae": _KL,
+        },
+    ),
+    "chroma": Family(
+        "research.models.families.chroma:ChromaModel",
+        ("ChromaPipeline", "ChromaImg2ImgPipeline", "ChromaInpaintPipeline"),
+        {
+            "scheduler": (),
+            "tokenizer": _T5_TOKENIZERS,
+            "text_encoder": ("T5EncoderModel",),
+            "transformer": ("ChromaTransformer2DModel",),
+            "vae": _KL,
+        },
+    ),
+    "qwen-image": Family(
+        "research.models.families.qwen_image:QwenImageModel",
+        ("QwenImagePipeline", "QwenImageImg2ImgPipeline", "QwenImageInpaintPipeline"),
+        {
+            "scheduler": (),
+            "tokenizer": ("Qwen2Tokenizer", "Qwen2TokenizerFast"),
+            "text_encoder": ("Qwen2_5_VLForConditionalGeneration",),
+            "transformer": ("QwenImageTransformer2DModel",),
+            "vae": ("AutoencoderKLQwenImage",),
+        },
+    ),
 }
 PIPELINES = {pipeline: name for name, family in FAMILIES.items() for pipeline in family.pipelines}
 PARTS = tuple(dict.fromkeys(part for family in FAMILIES.values() for part in family.parts))

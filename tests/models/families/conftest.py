@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from support import tiny_families
 from support.tiny_families import save_tiny_lcm, save_tiny_sd3, save_tiny_sdxl
 
 
@@ -45,3 +46,23 @@ def sd3(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def sd35(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The layers of 3.5 medium, no T5, and a shift by the picture's size."""
     return save_tiny_sd3(tmp_path_factory.mktemp("models") / "sd35", t5=False, medium=True, use_dynamic_shifting=True)
+
+
+@pytest.fixture(scope="session")
+def flux(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_families.save_tiny_flux(tmp_path_factory.mktemp("models") / "flux")
+
+
+@pytest.fixture(scope="session")
+def flux_schnell(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_families.save_tiny_flux(tmp_path_factory.mktemp("models") / "flux-schnell", schnell=True)
+
+
+@pytest.fixture(scope="session")
+def chroma(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_families.save_tiny_chroma(tmp_path_factory.mktemp("models") / "chroma")
+
+
+@pytest.fixture(scope="session")
+def qwen_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_families.save_tiny_qwen_image(tmp_path_factory.mktemp("models") / "qwen-image")

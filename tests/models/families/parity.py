@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from support.tiny_models import quiet
 from research import LoopSampler
 from research.models import BaseModel
 from research.models.summary import outline
+from research.sampling.packing import unpack
 
 FOX, PIZZA = "a fox", "no pizza"
 
@@ -61,3 +63,30 @@ def assert_outlined(directory: Path, model: BaseModel) -> None:
     assert told.latent_shape() == model.latent_shape()
     for kind in ("self-attention", "attention-map", "cross-attention", "block"):
         assert told.layers(kind) == model.layers(kind), kind
+
+
+def unpacked(latents: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """The latents [N, C, h, w] of a pipeline that hands them out as tokens, of pictures of so many pixels and a factor of 2."""
+    return unpack(latents, height // 2, width // 2)
+
+
+@cache
+def _of_pictures(directory: Path, cls: str) -> Any:
+    return opened(directory, cls)
+
+
+def by_pipeline_of_pictures(
+    directory: Path, cls: str, size: tuple[int, int], image: Any, strength: float, steps: int, **call: Any
+) -> torch.Tensor:
+    """Final latents [N, C, h, w] of an image-to-image or inpainting pipeline, of the seeds 0 and 1."""
+    pipe = _of_pictures(directory, cls)
+    told = {"image": image, "strength": strength, "num_inference_steps": steps, "height": size[0], "width": size[1]}
+    latents = by_pipeline(pipe, [0, 1], prompt=[FOX, PIZZA], **told, **call)
+    return unpacked(latents, *size) if latents.ndim == 3 else latents
+
+
+def mask_of(height: int, width: int) -> Image.Image:
+    """White in the middle, not on the borders of latents."""
+    mask = Image.new("L", (width, height))
+    mask.paste(255, (3, 2, width - 5, height - 3))
+    return mask
