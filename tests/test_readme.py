@@ -136,11 +136,16 @@ def test_an_error_inside_a_plug_names_it_and_keeps_the_traceback(
     assert "mine.py" in (file.parent / "traceback.txt").read_text()
 
 
-def test_python_example(tmp_path: Path) -> None:
+@pytest.mark.parametrize("steps", [2, pytest.param(20, marks=pytest.mark.slow)])
+def test_python_example(
+    steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As it stands there, and with few steps; the first page of the documentation has much the same, run whole by test_docs."""
     block = next(block for block in BLOCKS if "load_model" in block)
-    done = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("40 {'uncond': 20, 'cond': 20}")
+    assert "steps=20" in block
+    monkeypatch.chdir(tmp_path)
+    exec(block.replace("steps=20", f"steps={steps}"), {"__name__": "__main__"})
+    assert capsys.readouterr().out.startswith(f"{2 * steps} {{'uncond': {steps}, 'cond': {steps}}}")
     assert (tmp_path / "pizza.png").is_file()
 
 

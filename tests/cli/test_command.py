@@ -74,7 +74,9 @@ def test_help_answers_within_a_second(tmp_path: Path) -> None:
         light("--help", cwd=tmp_path)
         after = os.times()
         spans.append(after.children_user + after.children_system - before.children_user - before.children_system)
-    assert min(spans) < 1.0, spans
+        if spans[-1] < 1.0:
+            return
+    pytest.fail(f"{spans} s")
 
 
 def test_python_dash_m_is_the_command(tmp_path: Path) -> None:
