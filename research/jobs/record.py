@@ -63,6 +63,7 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
     channels_last: bool = False
     distilled_guidance: float | None = None
     max_sequence_length: int | None = None
+    size_conditioning: Config | None = None
 
 
 class SchedulerSettings(msgspec.Struct, frozen=True, kw_only=True):

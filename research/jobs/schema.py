@@ -61,6 +61,7 @@ SECTIONS = {
         "channels_last",
         "distilled_guidance",
         "max_sequence_length",
+        "size_conditioning",
     ),
     "scheduler": ("name", "class_name", "options"),
     "runtime": (
@@ -91,7 +92,7 @@ NOT_IDENTITY = (
 )
 
 # keys of a model that change its images, besides its files and dtype
-MODEL_IDENTITY = ("distilled_guidance", "max_sequence_length")
+MODEL_IDENTITY = ("distilled_guidance", "max_sequence_length", "size_conditioning")
 
 # sections of a sweep as a whole, which no job keeps: which points it has, how its report judges them, and what a setting may cost
 OF_SWEEPS = ("sweep", "report", "budget")

@@ -149,6 +149,12 @@ def _number_or_none(key: str, value: Any) -> Any:
     return value if value is None else check_number(key, value, otherwise="null")
 
 
+def _mapping_or_none(key: str, value: Any) -> Any:
+    if value:  # what stands in it is checked with the model
+        check_mapping(key, value)
+    return value or None
+
+
 def _one_of(choices: Sequence[Any]) -> Callable[[str, Any], Any]:
     return partial(check_choice, choices=choices)
 
@@ -211,6 +217,7 @@ _READERS: dict[str, Callable[[str, Any], Any]] = {
     "model.channels_last": _one_of((True, False)),
     "model.distilled_guidance": _number_or_none,
     "model.max_sequence_length": _whole(1, None),
+    "model.size_conditioning": _mapping_or_none,
     "runtime.threads": _whole(1, None),
     "runtime.progress": _one_of(PROGRESS),
     "runtime.parity": _one_of((True, False)),

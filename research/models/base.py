@@ -52,6 +52,8 @@ class BaseModel(Model, ABC):
     distilled_guidance: float | None = (
         None  # the guidance scale that the network is told; None for one that is told none
     )
+    # what else the network is told of pictures, see `SizeConditioning`; None for one that is told nothing
+    size_conditioning: Mapping[str, Any] | None = None
     max_length: int | None = None  # tokens that the longest text encoder takes; None where that cannot be chosen
     _own: tuple[float | None, int | None] | None = None  # guidance and length before any were chosen
     _dtype: tuple[Any, torch.dtype] | None = None  # with the network that it is of
@@ -169,16 +171,23 @@ class BaseModel(Model, ABC):
         """
         return layer_names(self.network, kind)
 
-    def choose(self, *, distilled_guidance: float | None = None, max_sequence_length: int | None = None) -> None:
+    def choose(
+        self,
+        *,
+        distilled_guidance: float | None = None,
+        max_sequence_length: int | None = None,
+        size_conditioning: Mapping[str, Any] | None = None,
+    ) -> None:
         """Set what a caller may choose of some families, see `load_model`; None for what its pipeline has.
 
         Raises:
             ConfigError: the model is not of one of these families.
         """
-        check_choices(self, distilled_guidance, max_sequence_length)
+        check_choices(self, distilled_guidance, max_sequence_length, size_conditioning)
         self._own = guidance, length = self._own or (self.distilled_guidance, self.max_length)
         self.distilled_guidance = guidance if distilled_guidance is None else float(distilled_guidance)
         self.max_length = length if max_sequence_length is None else int(max_sequence_length)
+        self.size_conditioning = type(self).size_conditioning if size_conditioning is None else dict(size_conditioning)
 
     def second(self, path: str | os.PathLike[str] | None = None, noise: float = 0.0) -> BaseModel:
         """A second model to guide this one by: made once, kept with this model, in its dtype and on its device.

@@ -6,6 +6,7 @@ import importlib
 import json
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +50,7 @@ def load_model(
     channels_last: bool = False,
     distilled_guidance: float | None = None,
     max_sequence_length: int | None = None,
+    size_conditioning: Mapping[str, Any] | None = None,
 ) -> BaseModel:
     """Load a model.
 
@@ -69,6 +71,8 @@ def load_model(
         distilled_guidance: the guidance scale that a distilled network is told (Flux, LCM); by default what its pipeline tells
             it. It costs nothing, and has nothing to do with the guidance of the sampler.
         max_sequence_length: tokens, from 1, that T5 and encoders like it take of a text; by default what the pipeline has.
+        size_conditioning: what Stable Diffusion XL is told of its pictures besides their text, by the names of
+            `research.models.size_conditioning.SizeConditioning`, such as ``{"crop": [0, 256]}``.
 
     Raises:
         ModelError: the model cannot be found, is broken, is pickled, or is of a family that is not supported.
@@ -85,7 +89,11 @@ def load_model(
     torch_dtype, torch_device = resolve_dtype_and_device(dtype, device)
 
     def ready(model: BaseModel) -> BaseModel:
-        model.choose(distilled_guidance=distilled_guidance, max_sequence_length=max_sequence_length)
+        model.choose(
+            distilled_guidance=distilled_guidance,
+            max_sequence_length=max_sequence_length,
+            size_conditioning=size_conditioning,
+        )
         return _ready(model, torch_device, attention_slicing, compile, channels_last)
 
     if not isinstance(path, str | os.PathLike):

@@ -17,6 +17,8 @@ from research.models.inspect.find_model import find_pipeline, pipeline_class, re
 from research.models.inspect.safe_files import read_json
 from research.models.patching import outlined_layers
 from research.models.scheduler_config import scheduler_config
+from research.models.size_conditioning import KEY as SIZE_CONDITIONING
+from research.models.size_conditioning import SizeConditioning
 from research.models.weak_model import KEY, check_fit
 from research.sampling.interfaces import ModelFacts
 from research.solvers.upstream_levels import Shape
@@ -28,6 +30,7 @@ class Family(Protocol):
     family: str
     network_part: str
     max_length: int | None
+    size_conditioning: Mapping[str, Any] | None
 
     @classmethod
     def facts_of(cls, configs: Mapping[str, Mapping[str, Any]], index: Mapping[str, Any]) -> Mapping[str, Any]: ...
@@ -57,6 +60,7 @@ class Outline:
     has_depth: bool = False
     max_length: int | None = None
     middle_layers: tuple[str, ...] = ()
+    size_conditioning: Mapping[str, Any] | None = None
     resizes_pictures: bool = False
     encodes_once: bool = False
 
@@ -125,6 +129,7 @@ def outline(path: str) -> Outline | None:
         scheduler_config=schedule.config if schedule else {},
         of=family,
         max_length=family.max_length,
+        size_conditioning=family.size_conditioning,
         network_config=configs.get(family.network_part) or read_json(directory / family.network_part / "config.json"),
         **family.facts_of(configs, index),
     )
@@ -136,9 +141,15 @@ class Choosable(Protocol):
     name: str
     distilled_guidance: float | None
     max_length: int | None
+    size_conditioning: Mapping[str, Any] | None
 
 
-def check_choices(model: Choosable, distilled_guidance: float | None, max_sequence_length: int | None) -> None:
+def check_choices(
+    model: Choosable,
+    distilled_guidance: float | None,
+    max_sequence_length: int | None,
+    size_conditioning: Mapping[str, Any] | None = None,
+) -> None:
     """Check that a model is of a family of which these can be chosen; None, its pipeline's, always can.
 
     Raises:
@@ -153,6 +164,12 @@ def check_choices(model: Choosable, distilled_guidance: float | None, max_sequen
         raise ConfigError(
             f"model.max_sequence_length: found {max_sequence_length}; {model.name} takes as many tokens as its text encoder, "
             "accepted is null."
+        )
+    SizeConditioning.of(size_conditioning)
+    if size_conditioning and model.size_conditioning is None:
+        raise ConfigError(
+            f"{SIZE_CONDITIONING}: found {dict(size_conditioning)}; the network of {model.name} is told no sizes, accepted is "
+            "null."
         )
 
 

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from research.errors import ConfigError
+from research.models.denoiser import NetworkDenoiser
 from research.models.families.pipeline_model import PipelineModel
 from research.models.families.texts import clip_hidden_and_pooled
 from research.models.guidance_embedding import guidance_embedding
-from research.sampling.interfaces import Condition
-
-_SCORES = {
-    False: 6.0,
-    True: 2.5,
-}  # of looks, from 1 to 10: what the refiner is told of what it makes, and of what it avoids
+from research.models.size_conditioning import SizeConditioning
+from research.sampling.interfaces import Batch, Condition
 
 
 class SDXLModel(PipelineModel):
@@ -27,6 +26,7 @@ class SDXLModel(PipelineModel):
     family = "sdxl"
     network_part = "unet"
     supports = frozenset({"text", "word-places", "uncond", "latents", "attention"})
+    size_conditioning = MappingProxyType({})  # nothing chosen
 
     def __init__(self, **common: Any):
         super().__init__(**common)
@@ -52,10 +52,7 @@ class SDXLModel(PipelineModel):
             clip_hidden_and_pooled(parts[f"tokenizer{n}"], parts[f"text_encoder{n}"], texts) for n in self._towers()
         ]
         embeds = torch.cat([hidden for hidden, _ in towers], dim=-1)
-        extra = {}
-        if self.index.get("requires_aesthetics_score"):
-            extra["score"] = embeds.new_full((len(texts), 1), _SCORES[negative])
-        return Condition(embeds=embeds, pooled=towers[-1][1], extra=extra)
+        return Condition(embeds=embeds, pooled=towers[-1][1], extra={"negative": negative})
 
     def not_given(self, told: Condition) -> Condition:
         if not self.index.get("force_zeros_for_empty_prompt", True):
@@ -66,9 +63,18 @@ class SDXLModel(PipelineModel):
 
     def of_size(self, told: Condition, size: tuple[int, int]) -> Condition:
         assert told.embeds is not None
-        rows = told.embeds.new_tensor([size]).repeat(len(told.embeds), 1)
-        ids = torch.cat([rows, torch.zeros_like(rows), told.extra.get("score", rows)], dim=1)
-        return replace(told, extra={"time_ids": ids})
+        scored = bool(self.index.get("requires_aesthetics_score"))
+        known = SizeConditioning.of(self.size_conditioning)
+        numbers = known.numbers(size, negative=told.extra["negative"], scored=scored)
+        return replace(told, extra={"time_ids": told.embeds.new_tensor([numbers]).repeat(len(told.embeds), 1)})
+
+    def denoiser(self, run: Batch) -> NetworkDenoiser:
+        if run.parity and len(run.seeds) > 1 and SizeConditioning.of(self.size_conditioning).differs:
+            raise ConfigError(
+                "model.size_conditioning: found negative sizes with parity, where the pipeline tells images of one batch one "
+                "another's; accepted is batch_size=1."
+            )
+        return super().denoiser(run)
 
     def evaluate(self, x: Tensor, t: Tensor, told: Condition) -> Tensor:
         scale = self.distilled_guidance

@@ -88,3 +88,7 @@ def test_outline_and_inspection(lcm: Path, model: BaseModel, sd_directory: Path)
         check_choices(plain, 3.0, None)
     with pytest.raises(ConfigError, match=r"model.max_sequence_length: found 77"):
         check_choices(plain, None, 77)
+    with pytest.raises(
+        ConfigError, match=r"model.size_conditioning: found \{'crop': \[0, 0\]\}; the network of tiny-sd"
+    ):
+        check_choices(plain, None, None, {"crop": [0, 0]})

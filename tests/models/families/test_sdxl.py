@@ -164,6 +164,51 @@ def test_the_refiner_is_told_better_looks_than_it_avoids(sdxl_refiner: Path) -> 
     assert numbers == [[[24, 16, 0, 0, 6.0]], [[24, 16, 0, 0, 2.5]]]
 
 
+SIZES = {"original_size": [32, 48], "crop": [4, 8], "target_size": [24, 16]}
+NEGATIVE = {"negative_original_size": [8, 8], "negative_target_size": [9, 9], "negative_crop": [1, 2]}
+
+
+def test_sizes_are_chosen(base: Any, sdxl_refiner: Path) -> None:
+    model, pipe = base
+    sampler = LoopSampler(model, guidance=CFG(5.0), parity=True)
+    names = {"crop": "crops_coords_top_left", "negative_crop": "negative_crops_coords_top_left"}
+    try:
+        for chosen, seeds in ((SIZES, SEEDS), ({**SIZES, **NEGATIVE}, [3])):
+            model.choose(size_conditioning=chosen)
+            told = {names.get(name, name): tuple(pair) for name, pair in chosen.items()}
+            want = by_pipeline(
+                pipe, seeds, model, prompt=BOTH[: len(seeds)], guidance_scale=5.0, num_inference_steps=2, **told
+            )
+            got = sampler.sample(TextToImage(BOTH[: len(seeds)]), seeds=seeds, steps=2).latents
+            assert torch.equal(got, want)
+        with pytest.raises(ConfigError, match=r"^model.size_conditioning: found negative sizes with parity"):
+            sampler.sample(TextToImage(FOX), seeds=SEEDS, steps=2)
+        two = LoopSampler(model, guidance=CFG(5.0)).sample(TextToImage(BOTH), seeds=[0, 3], steps=2).latents
+        one = LoopSampler(model, guidance=CFG(5.0)).sample(TextToImage(PIZZA), seeds=3, steps=2).latents
+        assert (two[1] - one[0]).abs().max() < 1e-5 * two.std()
+    finally:
+        model.choose()
+    refiner = loaded(sdxl_refiner)
+    refiner.choose(size_conditioning={"aesthetic_score": 7})
+    assert refiner.condition([FOX], size=(24, 16)).extra["time_ids"].tolist() == [[24, 16, 0, 0, 7.0]]
+    refiner.choose()
+
+
+REFUSED = {
+    "model.size_conditioning.crops: unknown key": {"crops": [0, 0]},
+    "model.size_conditioning.crop: found 3; accepted are two numbers": {"crop": 3},
+    "model.size_conditioning.aesthetic_score: found 'good'": {"aesthetic_score": "good"},
+    "model.size_conditioning: found 3": 3,
+}
+
+
+@pytest.mark.parametrize("message", REFUSED)
+def test_sizes_that_are_none(base: Any, message: str) -> None:
+    with pytest.raises(ConfigError) as found:
+        base[0].choose(size_conditioning=REFUSED[message])
+    assert str(found.value).startswith(message)
+
+
 def test_half_precision_decodes_in_full(sdxl: Path) -> None:
     model, pipe = loaded(sdxl, dtype="float16"), opened(sdxl).to(torch.float16)
     latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1)).half()
