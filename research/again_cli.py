@@ -142,10 +142,10 @@ def _find_plugs() -> None:
 
 
 def _origin(record: Path, args: argparse.Namespace) -> Origin:
-    from research.jobs.build import Origin, names_in
+    from research.jobs.build import Origin, names_in, names_of_plugins
 
     named = names_in(args.config_dir) if args.config_dir else frozenset()
-    return Origin(record, trusted=args.trust_plugs, named=frozenset(named))
+    return Origin(record, trusted=args.trust_plugs, named=frozenset(named) | names_of_plugins())
 
 
 if __name__ == "__main__":

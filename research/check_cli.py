@@ -21,10 +21,11 @@ import yaml
 from research.errors import ConfigError, UserError, nearest, one_line
 
 OK, FOUND, BAD_INPUT = 0, 1, 2
-_SECTIONS = ("guidance", "hooks", "metrics", "task", "scheduler")
+_SECTIONS = ("guidance", "hooks", "metrics", "task", "scheduler", "model")
 _EPILOG = """examples:
   research-check my_plugs:RampedCFG scale=6
   research-check my_plugs                          every plug of the module that needs no arguments
+  research-check my_models:build weights=moons.safetensors
   research-check --config-dir my_conf guidance=ramped guidance.scale=3
 """
 
@@ -51,8 +52,8 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument(
         "target",
         metavar="TARGET",
-        help="MODULE:CLASS or MODULE.CLASS, a module, or a choice of a config group: guidance=, hooks=, metrics=, task= or "
-        "scheduler=",
+        help="MODULE:CLASS or MODULE.CLASS (of a model, a function too), a module, or a choice of a config group: guidance=, "
+        "hooks=, metrics=, task=, scheduler= or model=",
     )
     parser.add_argument(
         "settings", nargs="*", metavar="KEY=VALUE", help="arguments of the class; with a config group, overrides"
@@ -87,6 +88,7 @@ def _check(args: argparse.Namespace) -> int:
 
 def _of_config(args: argparse.Namespace) -> Iterator[Any]:
     """The plugs of a choice of a config group."""
+    from research.jobs import process_cache
     from research.jobs.build import build, guidance_of
     from research.jobs.compose import Composer
     from research.jobs.job_images import task_arguments
@@ -98,10 +100,13 @@ def _of_config(args: argparse.Namespace) -> Iterator[Any]:
             f"{', '.join(_SECTIONS)}."
         )
     with Composer(args.config_dir and str(args.config_dir)) as composer:
-        lines = composer.normalise(["prompts=[a cat]", args.target, *args.settings])
+        unsaid = ["metrics=none"] if section == "model" else []  # the file of a model may leave them to the user
+        lines = composer.normalise(["prompts=[a cat]", args.target, *unsaid, *args.settings])
         config = composer.job(composer.master([]), lines)
     if section == "guidance":
         yield guidance_of(config)
+    elif section == "model":
+        yield process_cache.model({"path": "", "dtype": "auto", "device": "auto", **config["model"]})[0]
     elif section == "scheduler":
         yield _solver_of(config["scheduler"])
     elif section == "task":
@@ -144,7 +149,7 @@ def _of_module(target: str, settings: Sequence[str]) -> Iterator[Any]:
         yield _built(found, {})
 
 
-def _imported(target: str) -> tuple[Any, type | None]:
+def _imported(target: str) -> tuple[Any, Any]:
     name, colon, inside = target.removesuffix(".py").replace("/", ".").partition(":")
     if not colon:
         try:
@@ -158,13 +163,13 @@ def _imported(target: str) -> tuple[Any, type | None]:
     except Exception as error:  # a module of the user's own may fail in any way
         raise ConfigError(f"{target}: cannot be imported: {one_line(error)}") from error
     found = getattr(module, inside, None)
-    if not inspect.isclass(found):
+    if not inspect.isclass(found) and not inspect.isfunction(found):  # a function makes a model
         classes = [key for key, value in vars(module).items() if inspect.isclass(value)]
         raise ConfigError(f"{target}: {name} has no class {inside!r}.{nearest(inside, classes)}")
     return module, found
 
 
-def _built(cls: type, arguments: dict[str, Any]) -> Any:
+def _built(cls: Any, arguments: dict[str, Any]) -> Any:
     try:
         return cls(**arguments)
     except UserError:

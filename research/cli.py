@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 
 import research
 from research.errors import ConfigError, UserError, nearest
-from research.jobs import environment, hydra_internals, signatures
+from research.jobs import environment, hydra_internals, own_model, signatures
 from research.jobs.compose import Composer, explained
 from research.jobs.overrides import parse
 from research.jobs.progress import LOGGER, configure_logging
@@ -48,6 +48,7 @@ def run(argv: Sequence[str]) -> int:
     """Run the command in this process and return its exit code; output goes to stdout, progress and errors to stderr."""
     _plug_working_folder()
     signatures.forget()
+    own_model.forget()
     configure_logging()
     if environment.rank():  # torchrun starts several of us, and one speaks
         logging.getLogger(LOGGER).setLevel(logging.ERROR)

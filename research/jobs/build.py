@@ -20,6 +20,7 @@ from hydra.utils import get_object, instantiate
 
 from research.errors import ConfigError, UserError, nearest
 from research.jobs.moved_names import current_name, with_current_names
+from research.jobs.plugins import plugin_packages
 from research.jobs.targets import check
 from research.package import config_dir
 from research.solvers.levels import Schedule
@@ -92,6 +93,11 @@ def names_in(folder: Path) -> frozenset[str]:
     return frozenset(found)
 
 
+def names_of_plugins() -> frozenset[str]:
+    """The classes that the configs of installed plugin packages name: whoever installed them vouches for them."""
+    return frozenset().union(*(names_in(plugin.configs) for plugin in plugin_packages()))
+
+
 def check_names(config: Mapping[str, Any], origin: Origin) -> None:
     """Refuse a config from a record that names a class which is not the project's own for its place. Imports nothing of it.
 
@@ -100,6 +106,7 @@ def check_names(config: Mapping[str, Any], origin: Origin) -> None:
     """
     if origin.is_free:
         return
+    check_model_name(config.get("model") or {}, origin)
     for section, role in ROLES.items():
         node = config.get(section)
         if node is None:
@@ -113,6 +120,17 @@ def check_names(config: Mapping[str, Any], origin: Origin) -> None:
     scheduler = config.get("scheduler")
     if isinstance(scheduler, Mapping):
         check_scheduler_name(scheduler.get("class_name"), "scheduler.class_name", origin)
+
+
+def check_model_name(model: Mapping[str, Any], origin: Origin) -> None:
+    """Refuse a model that a record has made by code of somebody's.
+
+    Raises:
+        ConfigError: see `check_names`.
+    """
+    for key, target in _targets(model, "model"):
+        if not origin.is_free and not _is_named(target, origin):
+            raise _foreign(key, target, Role("model", "", ()), origin)
 
 
 def check_scheduler_name(class_name: Any, key: str, origin: Origin) -> None:

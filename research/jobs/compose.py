@@ -19,6 +19,7 @@ from research.errors import ConfigError
 from research.jobs import hydra_internals as internals
 from research.jobs import overrides as lines_of
 from research.jobs.composed_choices import ComposedChoices
+from research.jobs.plugins import plugin_packages
 from research.package import config_dir
 
 
@@ -42,7 +43,9 @@ class Composer:
         if folder is not None and not os.path.isdir(folder):
             raise ConfigError(f"--config-dir: no folder '{user_dir}'; accepted is a folder of config groups.")
         GlobalHydra.instance().clear()
-        self.hydra, self.loader = internals.create_hydra(main, folder)
+        self.hydra, self.loader = internals.create_hydra(
+            main, folder, [(plugin.name, str(plugin.configs)) for plugin in plugin_packages()]
+        )
         self._choices: ComposedChoices | None = None
         self._groups: dict[str, list[str]] | None = None
 

@@ -88,11 +88,16 @@ class _Copies(CachingConfigRepository):
         return copy.deepcopy(self.delegate.load_config(config_path))
 
 
-def create_hydra(main: str, user: str | None) -> tuple[Hydra, ConfigLoaderImpl]:
-    """Hydra over the folder of the project's configs, and before it one of the user's."""
+def create_hydra(
+    main: str, user: str | None, plugins: Sequence[tuple[str, str]] = ()
+) -> tuple[Hydra, ConfigLoaderImpl]:
+    """Hydra over the folder of the project's configs, before it one of the user's, and after it those of installed packages, each
+    a name and a folder."""
     search_path = create_config_search_path(main)
     if user is not None:
         search_path.prepend("command-line", f"file://{user}", SearchPathQuery(provider="schema", path=None))
+    for name, folder in plugins:
+        search_path.append(f"plugin {name}", f"file://{folder}")
     hydra = Hydra.create_main_hydra2("research", search_path)
     loader = hydra.config_loader
     assert isinstance(loader, ConfigLoaderImpl)

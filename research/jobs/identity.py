@@ -13,7 +13,7 @@ from typing import Any
 
 from research import pictures
 from research.errors import ModelError
-from research.jobs import revisions
+from research.jobs import own_model, revisions
 from research.jobs.job_images import uses_prompts
 from research.jobs.own_scheduler import scheduler_class
 from research.jobs.plan_cache import NoCache, PlanCache
@@ -68,7 +68,11 @@ def identity(
     kept = {key: value for key, value in config.items() if key not in NOT_IDENTITY}
     model = config["model"]
     kept["model"] = {
-        "content": cache.get("content", model["path"], lambda: model_content(model["path"])),
+        **(
+            {"own": own_model.node_of(model)}
+            if own_model.is_own(model)
+            else {"content": cache.get("content", model["path"], lambda: model_content(model["path"]))}
+        ),
         # a checkpoint file has its scheduler and tokenizer from there
         **({"config": model_content(model["config"])} if model.get("config") else {}),
         "dtype": _DTYPES.get(model["dtype"], model["dtype"]),
@@ -105,7 +109,14 @@ def identity(
 def sources_of(config: Mapping[str, Any], cache: PlanCache | None = None) -> dict[str, str]:
     """The sources of the user's own plugs that a job names, see `plug_sources`."""
     cache = NoCache() if cache is None else cache
-    return cache.get("plug sources", targets_of(config), lambda: plug_sources(config))
+    found = cache.get("plug sources", targets_of(config), lambda: plug_sources(config))
+    model = config.get("model") or {}
+    if not own_model.is_own(model):
+        return found
+    return {
+        **found,
+        model["_target_"]: cache.get("own model", own_model.node_of(model), lambda: own_model.digest(model)),
+    }
 
 
 def settings_digest(config: Mapping[str, Any]) -> str:
@@ -128,6 +139,8 @@ def _section(key: str, value: Any) -> Any:
     # once defaults are left out, which are names and not contents
     if key == "guidance":
         found = _by_content(found, key)
+    if key == "model" and "own" in found:
+        return {**found, "own": _files_by_content(found["own"], key)}
     return _files_by_content(found, key) if key in _OF_PLUGS else found
 
 

@@ -15,11 +15,14 @@ from PIL.PngImagePlugin import PngInfo
 from research.jobs.record import write
 
 CHUNK = "research"
+POINT = "point"  # of a picture of a point: its numbers, see `research.points`
 
 
 def save(image: Image.Image, path: Path, recipe: Mapping[str, Any]) -> str:
     """Write an image as PNG with its recipe as JSON in the text chunk "research"; return the SHA-256 of the file."""
     info = PngInfo()
+    if POINT in image.info:
+        info.add_text(POINT, str(image.info[POINT]))
     info.add_itxt(CHUNK, json.dumps(recipe, ensure_ascii=False, default=str))
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", pnginfo=info)

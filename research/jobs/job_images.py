@@ -15,6 +15,8 @@ def uses_prompts(config: Mapping[str, Any]) -> bool:
     """Whether the job's task is conditioned on its prompts: it takes some, and so does the model if the task can do without."""
     if not targets.takes(config["task"], "prompt"):
         return False
+    if "_target_" in config["model"]:
+        return True
     directory = find_pipeline(config["model"]["path"]).directory
     if directory is None or targets.needs(config["task"], "prompt"):
         return True

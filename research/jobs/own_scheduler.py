@@ -15,6 +15,8 @@ def model_schedule(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """The scheduler config of a job's model if it is on this disk, {} if it cannot be read, which is said when it is loaded; None
     for one of the hub, whether it is in the cache or not."""
     model = config["model"]
+    if "_target_" in model:  # which only its code tells
+        return None
     path = model.get("config") or model["path"]
     try:
         found = find_pipeline(path)

@@ -21,6 +21,7 @@ from typing import Any
 from research.errors import ConfigError
 from research.jobs import modules
 from research.jobs.modules import Module, absolute, longest_module, module_of, spec_of
+from research.jobs.plugins import is_of_plugin
 from research.jobs.schema import NOT_IDENTITY
 
 LENGTH = 16  # hex digits that are kept of each hash
@@ -133,7 +134,11 @@ def _is_users(name: str) -> bool:
     if spec is None:
         return False
     place = _place(spec)
-    if place is None or _INSTALLED & set(place.parts):
+    if place is None:
+        return False
+    if is_of_plugin(name):  # installed, and as much a part of the job as a file of the user's
+        return True
+    if _INSTALLED & set(place.parts):
         return False
     return not any(place.is_relative_to(folder) for folder in _STDLIB)
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from research.checks import check_number
 from research.errors import ConfigError, ModelError, UserError, nearest, one_line
-from research.jobs import job_images, process_cache, targets
+from research.jobs import job_images, own_model, process_cache, targets
 from research.jobs.build import COMPOSED, Origin, build, guidance_of, sigmas_of
 from research.jobs.plan_cache import PlanCache
 from research.jobs.schema import MODEL_IDENTITY, MODEL_LEVELS
@@ -145,6 +145,9 @@ def check_model(config: Mapping[str, Any]) -> None:
         ModelError: no such model, or a broken one.
         ConfigError: more steps than the scheduler has timesteps.
     """
+    if own_model.is_own(config["model"]):
+        own_model.check(config["model"])
+        return
     directory = find_pipeline(config["model"]["path"]).directory
     if directory is None:
         return
@@ -274,12 +277,14 @@ def _check_job(job: Job, looked_at: set[type]) -> None:
         named = {f"hooks.{name}": hook for name, hook in zip(config["hooks"], hooks, strict=True)}
         named |= {f"metrics.{name}": build(node, f"metrics.{name}") for name, node in config["metrics"].items()}
         check_own_plugs({"guidance": guidance, "task": task, **named}, looked_at)
-    model = _outline(config["model"]["path"])
+    own = own_model.is_own(config["model"])
+    model = own_model.built(config["model"]) if own else _outline(config["model"]["path"])
     if model is None:
         return
     check_choices(model, *(config["model"].get(key) for key in MODEL_IDENTITY))
     asked = json.dumps([config["scheduler"], config["sigmas"]])
-    factory = _solvers(asked, config["model"]["path"], config["runtime"]["parity"])
+    parity = config["runtime"]["parity"]
+    factory = _own_solvers(asked, model, parity) if own else _solvers(asked, config["model"]["path"], parity)
     if factory.sigmas is not None:
         factory.levels(config["steps"])  # whether the model knows them
     solver = factory()
@@ -330,6 +335,14 @@ def _outline(path: str) -> Any:
     from research.models.summary import outline
 
     return outline(path)
+
+
+def _own_solvers(asked: str, model: Any, parity: bool) -> Any:
+    from research.solvers import SchedulerSpec
+
+    node, sigmas = json.loads(asked)
+    spec = SchedulerSpec(node["name"], node["class_name"], node["options"])
+    return model.solvers(spec, None, parity=parity, sigmas=sigmas_of({"sigmas": sigmas}))
 
 
 @lru_cache(maxsize=256)

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from research.caches import Cache
+from research.jobs import own_model
 from research.jobs.build import build
 from research.jobs.schema import MODEL_IDENTITY
 from research.jobs.tracker_thread import TrackerThread
@@ -46,7 +47,7 @@ def model(settings: Mapping[str, Any]) -> tuple[Any, bool]:
     if loaded := key not in _models:
         _models.clear()  # before the next is there, not after
     found = _models.get(key, lambda: _load(settings), _bytes)
-    if not loaded:  # a sweep over these reads the weights once
+    if not loaded and not own_model.is_own(settings):  # a sweep over these reads the weights once
         found.choose(**{name: settings.get(name) for name in MODEL_IDENTITY})
     return found, loaded
 
@@ -54,6 +55,9 @@ def model(settings: Mapping[str, Any]) -> tuple[Any, bool]:
 def _load(settings: Mapping[str, Any]) -> Any:
     from research import load_model
 
+    if own_model.is_own(settings):
+        _log.info("building model %s", settings["_target_"])
+        return own_model.loaded(settings)
     _log.info("loading model %s", settings["path"])
     arguments = dict(settings)
     with gc_paused():

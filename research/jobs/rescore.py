@@ -22,7 +22,7 @@ from PIL import Image
 
 from research.errors import ConfigError, UserError
 from research.jobs import environment, process_cache, record
-from research.jobs.build import Origin, build, check_names, names_in
+from research.jobs.build import Origin, build, check_names, names_in, names_of_plugins
 from research.jobs.claims import TIMEOUT, claim
 from research.jobs.compose import Composer, explained
 from research.jobs.hydra_internals import apply_overrides
@@ -95,7 +95,7 @@ class Definitions:
             lines = ["prompts=[none]", *chosen]
             self._chosen = composer.job(composer.master([]), composer.normalise(lines))["metrics"] or {}
         given = _strings([self._chosen, [line.value() for line in self._values]])
-        self._named = frozenset(given) | (names_in(config_dir) if config_dir else frozenset())
+        self._named = frozenset(given) | names_of_plugins() | (names_in(config_dir) if config_dir else frozenset())
         self._trusted = trusted
 
     def origin(self, record: Path) -> Origin:

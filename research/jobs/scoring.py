@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from research.errors import ConfigError, UserError
 from research.jobs import job_images, process_cache
-from research.jobs.build import COMPOSED, Origin, build, check_scheduler_name, guidance_of, sigmas_of
+from research.jobs.build import COMPOSED, Origin, build, check_model_name, check_scheduler_name, guidance_of, sigmas_of
 from research.metrics.job import Grid, ScoredJob
 from research.metrics.score import measure
 from research.sigmas import Between, File, Given, Schedule
@@ -173,6 +173,7 @@ def _away(factory: Any, count: int, first: float) -> float:
 def _model(config: Mapping[str, Any], origin: Origin) -> Any:
     """The job's model. Whether pickled weights are read, which can run code, is not for a record to say."""
     settings = config["model"]
+    check_model_name(settings, origin)
     if origin.is_free or not settings.get("allow_pickle"):
         return process_cache.model(settings)[0]
     try:

@@ -10,7 +10,7 @@ from typing import Any
 
 from research.checks import check_choice, check_number, check_whole_number
 from research.errors import ConfigError, nearest
-from research.jobs import process_cache
+from research.jobs import own_model, process_cache
 from research.jobs.job_images import check_frames, image_count, uses_prompts
 from research.jobs.plan_cache import NoCache, PlanCache
 from research.jobs.preflight import check_mapping, check_metrics, check_model, check_plug_configs
@@ -92,6 +92,8 @@ def _check_keys(config: Mapping[str, Any], extra_keys: Collection[str]) -> None:
         raise ConfigError(f"{missing[0]}: is missing from the config; it must be given.")
     for section, names in SECTIONS.items():
         check_mapping(section, config[section])
+        if section == "model" and own_model.is_own(config[section]):
+            continue  # the arguments of the user's own function
         for name in config[section]:
             if name not in names:
                 raise ConfigError(f"{section}.{name}: unknown key.{nearest(name, names)} Accepted: {', '.join(names)}.")

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from research.metrics.kid import KID as KID
     from research.metrics.order import fit_order as fit_order
     from research.metrics.perceptual import PerceptualDistance as PerceptualDistance
+    from research.metrics.points import PointDistances as PointDistances
     from research.metrics.prdc import PRDC as PRDC
     from research.metrics.score import check_metric as check_metric
     from research.metrics.score import measure as measure
@@ -49,6 +50,7 @@ _LAZY = {
     "PRDC": "research.metrics.prdc",
     "PSNR": "research.metrics.similarity",
     "PerceptualDistance": "research.metrics.perceptual",
+    "PointDistances": "research.metrics.points",
     "PreferenceScore": "research.metrics.aesthetic",
     "SSIM": "research.metrics.similarity",
     "ScoredJob": "research.metrics.job",
@@ -76,6 +78,7 @@ __all__ = [
     "Metric",
     "MetricResult",
     "PerceptualDistance",
+    "PointDistances",
     "PreferenceScore",
     "ScoredJob",
     "SolverError",

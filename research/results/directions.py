@@ -26,6 +26,7 @@ LABELS = {
 # by words of the name, the first that is found: a distance to something is a distance, whatever it is measured with
 _LOWER = (
     "distance",
+    "wasserstein",
     "error",
     "mse",
     "rmse",
