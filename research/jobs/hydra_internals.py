@@ -97,7 +97,7 @@ def create_hydra(
     if user is not None:
         search_path.prepend("command-line", f"file://{user}", SearchPathQuery(provider="schema", path=None))
     for name, folder in plugins:
-        search_path.append(f"plugin {name}", f"file://{folder}")
+        search_path.prepend(f"plugin {name}", f"file://{folder}", SearchPathQuery(provider="schema", path=None))
     hydra = Hydra.create_main_hydra2("research", search_path)
     loader = hydra.config_loader
     assert isinstance(loader, ConfigLoaderImpl)

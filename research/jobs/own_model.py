@@ -34,17 +34,17 @@ def check(model: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: it does not; or a key is set that says something of checkpoints alone.
     """
-    targets.check(node_of(model), "model")
     target = model["_target_"]
+    if taken := [key for key in SECTIONS["model"] if targets.needs(node_of(model), key)]:
+        raise ConfigError(
+            f"model._target_: {target} has an argument {taken[0]!r}, a key that every model has; accepted is another name."
+        )
+    targets.check(node_of(model), "model")
     for key, usual in _OF_CHECKPOINTS.items():
         if model.get(key, usual) != usual:
             raise ConfigError(
                 f"model.{key}: found {model[key]!r} with model._target_; accepted there is {json.dumps(usual)}."
             )
-    if taken := [key for key in SECTIONS["model"] if targets.needs(node_of(model), key)]:
-        raise ConfigError(
-            f"model._target_: {target} has an argument {taken[0]!r}, a key that every model has; accepted is another name."
-        )
 
 
 _OF_CHECKPOINTS = {
