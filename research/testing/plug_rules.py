@@ -21,7 +21,7 @@ Role = Literal["guidance", "hook", "metric", "task", "model", "solver", "linear 
 Severity = Literal["error", "warning"]
 
 # what models and schedulers may offer, and what a plug may require of them
-_OF_MODELS = ("text", "uncond", "latents", "pixels", "class_label", "attention", "network")
+_OF_MODELS = ("text", "uncond", "latents", "pixels", "class_label", "attention", "network", "word-places")
 _OF_SCHEDULERS = ("deterministic", "first-order", "noise-levels", "renoise", "revisits")
 REQUIREMENTS = frozenset((*_OF_MODELS, *_OF_SCHEDULERS))
 INTERFACES: dict[Role, type] = {

@@ -282,14 +282,15 @@ class OwnDenoiser:
         self._flow = run.solver.kind == "flow"
         self._stage: Stage | None = None
         self._inner = NetworkDenoiser(
-            model.network, self._evaluate, kind=model.kind, look=run.look, timings=run.timings
+            model.network, self.evaluate, kind=model.kind, look=run.look, timings=run.timings
         )
 
     def predict(self, x: Tensor, stage: Stage, branches: Sequence[Branch]) -> dict[str, Prediction]:
         self._stage = stage
         return self._inner.predict(x, stage, branches)
 
-    def _evaluate(self, x: Tensor, t: Tensor, told: Condition) -> Tensor:
+    def evaluate(self, x: Tensor, t: Tensor, told: Condition) -> Tensor:
+        """What the network predicts; see `NetworkDenoiser`."""
         stage, model = self._stage, self.model
         assert stage is not None
         # solvers hand latents on in the scaling of a flow, or with squares that add to 1
