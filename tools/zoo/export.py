@@ -30,6 +30,7 @@ from tools.zoo.training import checkpoint_path
 from tools.zoo.vae import load_vae
 
 SHARED = ("vae", "text_encoder", "tokenizer")  # of the latent models: stored once, in `emoji`
+PREVIEW_FILE = "preview.json"
 
 
 def build_pipeline(work: Path, network: Any = None) -> Any:
@@ -109,6 +110,8 @@ def _save(pipeline: Any, target: Path, borrowed: Path | None = None) -> None:
         for config in Path(scratch).glob("tokenizer*/tokenizer_config.json"):
             _forgets_where_it_was(config)
         if borrowed is not None:
+            if (borrowed / PREVIEW_FILE).is_file():  # of the same latents
+                (Path(scratch) / PREVIEW_FILE).symlink_to(Path("..", borrowed.name, PREVIEW_FILE))
             for part in SHARED:
                 _link_equal(Path(scratch) / part, borrowed / part, Path("..", "..", borrowed.name, part))
                 if (second := Path(scratch) / f"{part}_2").is_dir():
