@@ -17,6 +17,7 @@ from research.models.scheduler_config import ModelSchedule, scheduler_config
 if TYPE_CHECKING:
     from research.jobs.job import Job
     from research.solvers.lint.case import Finding
+    from research.solvers.upstream_levels import Told
 
 _log = logging.getLogger(__name__)
 _NETWORKS = ("model", "features", "classifier", "reference")  # arguments of metrics that name what they compare with
@@ -98,8 +99,20 @@ def _findings(job: Job, schedule: ModelSchedule | None, known: dict[str, list[Fi
             latent=schedule.latent,
             notes=False,
             sigmas=sigmas_of(job.config),
+            schedule=_told(schedule.path),
         )
     return known[key]
+
+
+def _told(path: str) -> Told | None:
+    """What the model has its scheduler told, where its files say."""
+    from research.models.summary import outline
+
+    try:
+        known = outline(path)
+    except ModelError:
+        return None  # loading will say what is wrong
+    return None if known is None else known.schedule
 
 
 def strength_of(task: dict[str, Any]) -> float | None:

@@ -150,7 +150,7 @@ def _walk(
                 probe = cpu_copy(scheduler)
                 if hasattr(probe, "noise_sampler_seed"):  # Brownian trees take seeds and no generators
                     probe.noise_sampler_seed = seed
-                probe.set_timesteps(steps)
+                probe.set_timesteps(steps, **usual_shift(probe))
                 start = x = torch.linspace(-1, 1, 16).reshape(1, 1, 4, 4)
                 passed: list[Tensor] = []
                 for t in probe.timesteps[: None if past is None else past[1] + 1]:
@@ -164,6 +164,12 @@ def _walk(
             except Exception:  # whatever a class raises at this count, another may do
                 continue
     return None
+
+
+def usual_shift(scheduler: Any) -> dict[str, float]:
+    """What ``set_timesteps`` is told of a shift where no model says for which size: that of large pictures, if there is one."""
+    config = getattr(scheduler, "config", None) or {}
+    return {"mu": float(config.get("max_shift") or 1.15)} if config.get("use_dynamic_shifting") else {}
 
 
 def end_level(scheduler: Any, evaluations: int) -> tuple[float, float]:

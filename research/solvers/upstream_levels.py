@@ -14,7 +14,7 @@ from torch import Tensor
 from research.errors import ConfigError
 from research.solvers.corrections import lay_beta_over_timesteps, without_surplus
 from research.solvers.levels import Level, Levels, TrainedLevels, trained_levels
-from research.solvers.probing import end_level, user_steps
+from research.solvers.probing import end_level, user_steps, usual_shift
 
 # their steps begin at Euler's levels; what they work out besides takes them long
 _AS_EULER = {
@@ -34,8 +34,8 @@ Told = Callable[[Any, int, Shape | None, bool], Mapping[str, Any]]
 
 
 def nothing_told(scheduler: Any, steps: int, shape: Shape | None, parity: bool) -> Mapping[str, Any]:
-    """Most models: the number of steps says all."""
-    return {}
+    """Where no model says more than the number of steps; see `usual_shift`."""
+    return usual_shift(scheduler)
 
 
 def shifted(trained: TrainedLevels, scheduler: Any, told: Mapping[str, Any]) -> TrainedLevels:

@@ -184,8 +184,8 @@ def save_tiny_sd3(folder: Path, *, t5: bool = True, medium: bool = False, **sche
     transformer = diffusers.SD3Transformer2DModel(
         sample_size=8,
         patch_size=2,
-        in_channels=4,
-        out_channels=4,
+        in_channels=16,
+        out_channels=16,
         num_layers=3,
         attention_head_dim=8,
         num_attention_heads=2,
@@ -200,7 +200,9 @@ def save_tiny_sd3(folder: Path, *, t5: bool = True, medium: bool = False, **sche
     diffusers.StableDiffusion3Pipeline(
         transformer=lively(transformer, 21),
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler(**{"shift": 3.0, **scheduler}),
-        vae=kl_vae(22, scaling_factor=1.5, shift_factor=0.06, use_quant_conv=False, use_post_quant_conv=False),
+        vae=kl_vae(
+            22, channels=16, scaling_factor=1.5, shift_factor=0.06, use_quant_conv=False, use_post_quant_conv=False
+        ),
         text_encoder=clip_text(first, 23, projection=16),
         tokenizer=first,
         text_encoder_2=clip_text(second, 24, projection=16),

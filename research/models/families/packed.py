@@ -50,10 +50,14 @@ class PackedModel(PipelineModel):
     def schedule_of(
         cls, network: Mapping[str, Any], scheduler: Any, steps: int, shape: Shape, parity: bool
     ) -> Mapping[str, Any]:
-        mu = linear_mu((shape[1] // 2) * (shape[2] // 2), scheduler.config)
-        if scheduler.config.get("use_flow_sigmas") and not (parity and cls.sigmas_for_all):
-            return {"mu": mu}
-        return {"sigmas": even_sigmas(steps), "mu": mu}
+        told: dict[str, Any] = {}
+        if parity or scheduler.config.get(
+            "use_dynamic_shifting"
+        ):  # pipelines say it to all, and some classes refuse it
+            told["mu"] = linear_mu((shape[1] // 2) * (shape[2] // 2), scheduler.config)
+        if not scheduler.config.get("use_flow_sigmas") or (parity and cls.sigmas_for_all):
+            told["sigmas"] = even_sigmas(steps)
+        return told
 
     def denoiser(self, run: Batch) -> NetworkDenoiser:
         made = super().denoiser(run)

@@ -23,6 +23,7 @@ from research.sampling.timeline import Timeline
 from research.solvers.build import SolverFactory
 from research.solvers.diffusers_solver import DiffusersSolver
 from research.solvers.names import SchedulerSpec, resolve
+from research.solvers.upstream_levels import Told
 
 MOST_STAGES = 300  # driven; more take longer than anybody waits for a warning
 # of the latents that are driven: as many numbers as the spread of noise needs to be told to 1 %
@@ -143,7 +144,9 @@ class Case:
         latent: bool | None,
         notes: bool,
         sigmas: Any = None,
+        schedule: Told | None = None,
     ):
+        self._schedule = schedule
         self._scheduler, self._options = scheduler, dict(options)
         self.base, self.sigmas = dict(base), sigmas
         self.steps, self.strength, self.parity, self.notes = steps, strength, parity, notes
@@ -259,7 +262,9 @@ class Case:
         return torch.cat(passed).nan_to_num() if passed else None
 
     def _factory(self, *, parity: bool) -> SolverFactory:
-        return SolverFactory(self._scheduler, self._options, self.base, parity=parity, sigmas=self.sigmas)
+        return SolverFactory(
+            self._scheduler, self._options, self.base, parity=parity, sigmas=self.sigmas, schedule=self._schedule
+        )
 
     def _drive(self, factory: SolverFactory, strength: float) -> Trajectory:
         solver = factory()

@@ -15,6 +15,7 @@ import torch
 from research.errors import ConfigError
 from research.solvers.lint import config_rules, level_rules
 from research.solvers.lint.case import Case, Finding
+from research.solvers.upstream_levels import Told
 
 Rule = Callable[[Case], Iterable[Finding]]
 
@@ -33,6 +34,7 @@ def lint(
     latent: bool | None = None,
     notes: bool = True,
     sigmas: Any = None,
+    schedule: Told | None = None,
 ) -> list[Finding]:
     """What is doubtful about a scheduler with these settings, the worst first.
 
@@ -44,7 +46,7 @@ def lint(
             former that are corrected here are notes otherwise.
         latent: whether the model works on latents, which must not be clipped; None takes it from the betas.
         notes: also look for what is merely good to know.
-        sigmas: the grid of noise levels, as for `SolverFactory`.
+        sigmas, schedule: the grid of noise levels and what a model has a scheduler told, as for `SolverFactory`.
 
     Returns:
         Findings, none where nothing is doubtful. "error" is what cannot work, "warning" what does something else than was
@@ -64,6 +66,7 @@ def lint(
                 latent=latent,
                 notes=notes,
                 sigmas=sigmas,
+                schedule=schedule,
             )
         except ConfigError as error:
             return [Finding("error", "cannot-be-built", str(error))]

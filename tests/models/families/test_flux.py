@@ -27,6 +27,9 @@ from research.errors import ConfigError, ModelError
 from research.guidance import APG, CFG, Guidance, NoGuidance
 from research.models import BaseModel
 from research.models.inspect.inspect_model import inspect_model
+from research.models.summary import outline
+from research.solvers.build import SolverFactory
+from research.solvers.lint.linter import lint
 from research.tasks import ImageToImage, Inpaint, TextToImage
 
 BOTH, SEEDS = [FOX, PIZZA], [0, 1]
@@ -125,6 +128,28 @@ def test_alone_as_in_a_batch_and_with_a_solver_of_its_own(model: BaseModel) -> N
         both = sampler.sample(TextToImage(BOTH, "bad", 16, 24), seeds=SEEDS, steps=3).latents
         alone = sampler.sample(TextToImage(PIZZA, "bad", 16, 24), seeds=1, steps=3).latents
         assert (both[1] - alone[0]).abs().max() < 1e-5 * both.std()
+
+
+@pytest.mark.parametrize("parity", [True, False])
+def test_the_linter_and_probes_know_its_shift(flux: Path, parity: bool) -> None:
+    """Of a scheduler whose levels depend on the picture's size; where no model says for which, it is that of large ones."""
+    known = outline(str(flux))
+    assert known is not None
+    for schedule in (known.schedule, None):
+        found = lint("model", None, known.scheduler_config, 3, parity=parity, schedule=schedule)
+        assert not [finding for finding in found if finding.severity == "error"]
+    solver = SolverFactory("model", None, known.scheduler_config, parity=parity, schedule=known.schedule)()
+    assert {"first-order", "deterministic"} <= solver.supports
+
+
+def test_a_class_with_a_shift_of_its_own_is_told_none(model: BaseModel) -> None:
+    scheduler = diffusers.DPMSolverMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
+    )
+    task = TextToImage(FOX, None, 16, 16)
+    assert LoopSampler(model, scheduler).sample(task, seeds=5, steps=2).nfe == 2
+    with pytest.raises(ConfigError, match="cannot make 2 steps"):  # nor can its pipeline
+        LoopSampler(model, scheduler, parity=True).sample(task, seeds=5, steps=2)
 
 
 def test_what_cannot_work_is_told_before_weights_load(flux: Path, model: BaseModel, tmp_path: Path) -> None:

@@ -8,7 +8,16 @@ from typing import Any
 
 import pytest
 import torch
-from models.families.parity import FOX, PIZZA, assert_outlined, by_pipeline, opened
+from models.families.parity import (
+    FOX,
+    PIZZA,
+    assert_outlined,
+    by_pipeline,
+    by_pipeline_of_pictures,
+    mask_of,
+    opened,
+    picture,
+)
 from support.tiny_models import edit_json
 
 from research import LoopSampler, load_model
@@ -17,7 +26,7 @@ from research.guidance import CFG, PAG, SAG, SEG, SLG, Interval
 from research.hooks import DynamicPrompt
 from research.models import BaseModel
 from research.models.inspect.inspect_model import inspect_model
-from research.tasks import TextToImage
+from research.tasks import ImageToImage, Inpaint, TextToImage
 
 SEEDS = [0, 2**40]
 BOTH = [FOX, PIZZA]
@@ -65,6 +74,32 @@ def test_pictures_are_those_of_the_pipeline(sd3: Path) -> None:
         TextToImage(FOX, None, 16, 16), seeds=3, steps=2
     )
     assert got.images[0].tobytes() == want[0].tobytes()
+
+
+PICTURES = [picture(20, 30, 1), picture(20, 30, 2)]
+
+
+@pytest.mark.parametrize("strength", [0.55, *(pytest.param(s, marks=pytest.mark.slow) for s in (0.6, 1.0))])
+@pytest.mark.parametrize("size", [(24, 16), pytest.param((16, 16), marks=pytest.mark.slow)])
+def test_pictures(sd3: Path, size: tuple[int, int], strength: float) -> None:
+    sampler, seeds = LoopSampler(loaded(sd3), guidance=CFG(4.0), parity=True), [0, 1]
+    call = {"guidance_scale": 4.0, "negative_prompt": ["bad", "bad"]}
+    want = by_pipeline_of_pictures(sd3, "StableDiffusion3Img2ImgPipeline", size, PICTURES, strength, 5, **call)
+    got = sampler.sample(ImageToImage(BOTH, PICTURES, strength, "bad", *size), seeds=seeds, steps=5)
+    assert torch.equal(got.latents, want)
+    call["mask_image"] = mask = mask_of(*size)
+    for given in (PICTURES, PICTURES[0]):
+        want = by_pipeline_of_pictures(sd3, "StableDiffusion3InpaintPipeline", size, given, strength, 5, **call)
+        got = sampler.sample(Inpaint(BOTH, given, mask, strength, "bad", *size), seeds=seeds, steps=5)
+        assert torch.equal(got.latents, want)
+
+
+def test_a_picture_comes_to_the_models_own_size(sd3: Path) -> None:
+    pipe, given = opened(sd3, "StableDiffusion3Img2ImgPipeline"), picture(20, 30, 1)
+    want = by_pipeline(pipe, [3], prompt=FOX, image=given, strength=0.5, num_inference_steps=4, guidance_scale=1.0)
+    got = LoopSampler(loaded(sd3), parity=True).sample(ImageToImage(FOX, given, 0.5), seeds=3, steps=4)
+    assert torch.equal(got.latents, want)
+    assert got.warnings == ["task.image: resized from 30 x 20 to 16 x 16 pixels."]
 
 
 def test_skip_layer_guidance(sd35: Path) -> None:
