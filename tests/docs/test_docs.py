@@ -19,7 +19,7 @@ import pytest
 import yaml
 from doc_blocks import DOCS, ROOT, SCRIPTS, Reader, blocks, made_by_page, pages, pictures
 
-QUICK = {"index.md"}
+QUICK = {"index.md", "reference/models_own.md"}
 EXTRAS = {"researcher/wandb.md": "wandb_workspaces"}  # what a page's blocks import that a plain install lacks
 NAMES = [page.relative_to(DOCS).as_posix() for page in pages()]
 
@@ -49,6 +49,11 @@ def test_a_page_does_what_it_says(name: str, reader: Reader) -> None:
             assert made_by_page(reader.folder, source).stat().st_size > 0
     if name == "reference/files.md":
         check_files(reader.folder / "outputs" / "files")
+
+
+def test_the_model_of_ones_own_is_the_example() -> None:
+    (block,) = (block for block in blocks(DOCS / "reference/models_own.md") if block.file == "my_model.py")
+    assert block.text == (ROOT / "examples/my_model.py").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", [n for n in NAMES if n not in QUICK])

@@ -281,9 +281,7 @@ class OwnDenoiser:
         self.model, self._look = model, run.look
         self._flow = run.solver.kind == "flow"
         self._stage: Stage | None = None
-        self._inner = NetworkDenoiser(
-            model.network, self.evaluate, kind=model.kind, look=run.look, timings=run.timings
-        )
+        self._inner = NetworkDenoiser(model.network, self.evaluate, kind=model.kind, look=run.look, timings=run.timings)
 
     def predict(self, x: Tensor, stage: Stage, branches: Sequence[Branch]) -> dict[str, Prediction]:
         self._stage = stage
