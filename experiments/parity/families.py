@@ -1,9 +1,10 @@
 """Every family of models against its diffusers pipelines, bit for bit: final latents, as Markdown.
 
-    python experiments/parity/families.py [DIRECTORY ...] [--seed 0] [--size 32x48] [--steps 3,4] [--out experiments/parity/families.md]
+    python experiments/parity/families.py [DIRECTORY ...] [--out experiments/parity/families.md]
+        [--seed 0] [--size 32x48] [--steps 3,4]
 
-Directories are pipelines on this disk; without one, a small random one of each family is built, its weights by --seed. The exit code
-is 1 if a cell differs.
+Directories are pipelines on this disk; without one, a small random one of each family is built, its weights by --seed. The exit
+code is 1 if a cell differs.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ CALLS = {
     "StableDiffusionXLPipeline": Call(
         pictures=("StableDiffusionXLImg2ImgPipeline", "StableDiffusionXLInpaintPipeline")
     ),
-    "LatentConsistencyModelPipeline": Call(guidance=lambda scale: Guidance(), negative=False),
+    "LatentConsistencyModelPipeline": Call(negative=False),
     "StableDiffusion3Pipeline": Call(pictures=("StableDiffusion3Img2ImgPipeline", "StableDiffusion3InpaintPipeline")),
     "FluxPipeline": Call(
         "true_cfg_scale", only_negative=True, pictures=("FluxImg2ImgPipeline", "FluxInpaintPipeline"), packed=True
@@ -136,14 +137,19 @@ class Bench:
                 (True, 1.0, 2, "model"),
             ]
         ):
-            if negative and not self.call.negative:
-                negative = False
+            negative = negative and self.call.negative and not self.distilled
             if negative and scale == 1.0 and self.call.only_negative:
                 continue
             yield Cell("text", scheduler, scale, negative, images, steps[place % len(steps)], sizes[place % len(sizes)])
         for task, cls in zip(("image-to-image", "inpaint"), self.call.pictures, strict=True):
             for place, strength in enumerate((0.55, 1.0) if cls else ()):
-                yield Cell(task, "model", 3.5, True, 2, 4 + place, sizes[place % len(sizes)], strength)
+                negative = not self.distilled
+                yield Cell(task, "model", 3.5, negative, 2, 4 + place, sizes[place % len(sizes)], strength)
+
+    @property
+    def distilled(self) -> bool:
+        """Whether the scale is told to the network in place of guiding."""
+        return self.call.scale == "guidance_scale" and self.model.distilled_guidance is not None
 
     @property
     def another(self) -> str:
@@ -168,7 +174,7 @@ class Bench:
         return "differs", f"by {float((got - want).abs().max() / want.std()):.2g} of the spread"
 
     def by_loop(self, cell: Cell) -> torch.Tensor:
-        guided = cell.scale > 1 and (cell.negative or not self.call.only_negative)
+        guided = cell.scale > 1 and (cell.negative or not self.call.only_negative) and not self.distilled
         guidance = self.call.guidance(cell.scale) if guided else Guidance()
         prompts = PROMPTS[: cell.images]
         negative = NEGATIVES[: cell.images] if cell.negative else None
@@ -193,13 +199,16 @@ class Bench:
         told: dict[str, Any] = {"num_inference_steps": cell.steps, "generator": generators, **self.call.more}
         if self.kind == "DiTPipeline":
             return _last_latents(pipe, cell, told)
-        told |= {"prompt": PROMPTS[: cell.images], "output_type": "latent", "height": cell.size[0], "width": cell.size[1]}
+        told |= {
+            "prompt": PROMPTS[: cell.images],
+            "output_type": "latent",
+            "height": cell.size[0],
+            "width": cell.size[1],
+        }
         told[self.call.scale] = cell.scale
         if cell.negative:
             told["negative_prompt"] = NEGATIVES[: cell.images]
-        if self.kind == "LatentConsistencyModelPipeline":
-            told["guidance_scale"] = self.model.distilled_guidance
-        elif self.model.distilled_guidance is not None:
+        if self.kind == "LatentConsistencyModelPipeline" or self.model.distilled_guidance is not None:
             told["guidance_scale"] = self.model.distilled_guidance
         if cell.strength is not None:
             told |= {"image": self.pictures(cell), "strength": cell.strength}

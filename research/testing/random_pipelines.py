@@ -1,16 +1,23 @@
-"""Genuine diffusers directories of the families beyond Stable Diffusion 1 and 2, with random weights: a builder a family."""
+"""Small genuine diffusers directories of the families beyond Stable Diffusion 1 and 2, with random weights: a builder a family.
+
+Seconds to build and to run: for tests of what works with a pipeline's directory. Their pictures are noise.
+"""
 
 from __future__ import annotations
 
+import importlib
 import math
 import string
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
-import transformers
 from tokenizers import pre_tokenizers
+
+diffusers: Any = importlib.import_module("diffusers")  # whose classes say less of their attributes than they have
+transformers: Any = importlib.import_module("transformers")
 
 # every letter is a token, so that sentences of some words fit
 CLIP_TOKENS = 24
@@ -92,9 +99,7 @@ def text_unet(seed: int, **config: Any) -> Any:
 # --- families
 
 
-def save_tiny_sdxl(
-    folder: Path, *, refiner: bool = False, channels: int = 4, distilled: bool = False, **vae: Any
-) -> Path:
+def save_sdxl(folder: Path, *, refiner: bool = False, channels: int = 4, distilled: bool = False, **vae: Any) -> Path:
     """Stable Diffusion XL of 16 x 16 pixels.
 
     Args:
@@ -136,7 +141,7 @@ def save_tiny_sdxl(
     return folder
 
 
-def save_tiny_lcm(folder: Path) -> Path:
+def save_lcm(folder: Path) -> Path:
     """A latent consistency model of Stable Diffusion 1.x, of 16 x 16 pixels: its UNet embeds the guidance scale."""
     tokenizer = clip_tokenizer()
     diffusers.LatentConsistencyModelPipeline(
@@ -178,7 +183,7 @@ def t5_text(tokenizer: Any, seed: int, *, hidden: int = 32) -> Any:
     return lively(transformers.T5EncoderModel(config), seed)
 
 
-def save_tiny_sd3(folder: Path, *, t5: bool = True, medium: bool = False, **scheduler: Any) -> Path:
+def save_sd3(folder: Path, *, t5: bool = True, medium: bool = False, **scheduler: Any) -> Path:
     """Stable Diffusion 3, or with ``medium`` the layers of 3.5 medium: normalised queries, blocks with attention twice."""
     first, second = clip_tokenizer(), clip_tokenizer(pad="!")
     transformer = diffusers.SD3Transformer2DModel(
@@ -213,7 +218,7 @@ def save_tiny_sd3(folder: Path, *, t5: bool = True, medium: bool = False, **sche
     return folder
 
 
-def save_tiny_flux(folder: Path, *, schnell: bool = False) -> Path:
+def save_flux(folder: Path, *, schnell: bool = False) -> Path:
     """FLUX.1 dev (a guidance scale embedded, levels shifted by the picture's size) or schnell (neither); a latent is 2 pixels."""
     one, two = clip_tokenizer(), t5_tokenizer(512)
     transformer = diffusers.FluxTransformer2DModel(
@@ -241,7 +246,7 @@ def save_tiny_flux(folder: Path, *, schnell: bool = False) -> Path:
     return folder
 
 
-def save_tiny_chroma(folder: Path) -> Path:
+def save_chroma(folder: Path) -> Path:
     """Chroma; a latent is 2 pixels."""
     tokenizer = t5_tokenizer(512)
     transformer = diffusers.ChromaTransformer2DModel(
@@ -267,7 +272,7 @@ def save_tiny_chroma(folder: Path) -> Path:
     return folder
 
 
-def save_tiny_qwen_image(folder: Path) -> Path:
+def save_qwen_image(folder: Path) -> Path:
     """Qwen-Image; a latent is 2 pixels, and a byte of text is a token."""
     signs = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {sign: place for place, sign in enumerate([*signs, "<|endoftext|>"])}
@@ -323,3 +328,17 @@ def save_tiny_qwen_image(folder: Path) -> Path:
         scheduler=scheduler,
     ).save_pretrained(folder)
     return folder
+
+
+# by the names of the families, with their kinds
+BUILDERS: dict[str, Callable[[Path], Path]] = {
+    "sdxl": save_sdxl,
+    "sdxl distilled": partial(save_sdxl, distilled=True),
+    "lcm": save_lcm,
+    "sd3": save_sd3,
+    "sd3.5 without T5": partial(save_sd3, t5=False, medium=True, use_dynamic_shifting=True),
+    "flux": save_flux,
+    "flux schnell": partial(save_flux, schnell=True),
+    "chroma": save_chroma,
+    "qwen-image": save_qwen_image,
+}
