@@ -26,6 +26,7 @@ from diffusers import (
     StableDiffusionInpaintPipeline,
     StableDiffusionPipeline,
 )
+from support.figures import draw_at_most
 from support.tiny_models import quiet, save_tiny_pixel, save_tiny_sd
 
 from research import load_model
@@ -49,6 +50,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for place, item in enumerate(found):
             if place not in chosen:
                 item.add_marker(pytest.mark.slow)
+
+
+@pytest.hookimpl(tryfirst=True)  # before fixtures of any scope
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Reports have one figure, with the mark ``figures(n)`` the first n, and with ``figures`` all that they have."""
+    mark = item.get_closest_marker("figures")
+    draw_at_most(1 if mark is None else mark.args[0] if mark.args else None)
 
 
 @pytest.fixture(scope="session")

@@ -39,7 +39,9 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Reader:
         torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in QUICK else [pytest.mark.slow]) for n in NAMES])
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[] if n in QUICK else [pytest.mark.slow, pytest.mark.figures]) for n in NAMES]
+)
 def test_a_page_does_what_it_says(name: str, reader: Reader) -> None:
     if name in EXTRAS:
         pytest.importorskip(EXTRAS[name])

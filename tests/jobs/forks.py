@@ -29,11 +29,11 @@ class Forks:
 
     def __init__(self, cwd: Path, first: Sequence[str]):
         self.cwd = cwd
-        root = str(Path(research.__file__).parents[1])
+        roots = os.pathsep.join(map(str, (Path(research.__file__).parents[1], Path(__file__).parents[1])))
         self._process = subprocess.Popen(
             [sys.executable, __file__],
             cwd=cwd,
-            env={**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"},
+            env={**os.environ, "PYTHONPATH": roots, "OMP_NUM_THREADS": "1"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -74,9 +74,12 @@ class Forks:
 
 
 def _main() -> None:
+    from support.figures import draw_at_most
+
     import research.cli
     from research.jobs import process_cache
 
+    draw_at_most(1)
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(os.open("first.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1)
     os.dup2(1, 2)

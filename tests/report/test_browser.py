@@ -26,9 +26,12 @@ from research.report.script_data import image_command
 CHROMIUM = os.environ.get("CHROMIUM") or next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome", "msedge"))), None
 )
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="no Chromium on the PATH (apt-get install chromium; CHROMIUM=/path/to/it)"
-)
+pytestmark = [
+    pytest.mark.figures(3),  # those that are clicked
+    pytest.mark.skipif(
+        CHROMIUM is None, reason="no Chromium on the PATH (apt-get install chromium; CHROMIUM=/path/to/it)"
+    ),
+]
 
 AWKWARD = [
     'a "quoted", comma; \'single\' and \\ back\\"',

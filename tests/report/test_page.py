@@ -80,6 +80,7 @@ def scripts(page: _Page) -> list[dict]:
     return [a for t, a in page.tags if t == "script" and a.get("type") != "application/json"]
 
 
+@pytest.mark.figures
 def test_everything_is_written(grid):
     paths = build(grid)
     assert paths.results_csv.is_file()
@@ -115,6 +116,7 @@ def test_everything_is_written(grid):
 
 
 @pytest.mark.slow
+@pytest.mark.figures
 def test_building_again_gives_the_same_files(tmp_path):
     write_sweep(tmp_path, ("ddim",), (3.0,), (5, 10), prompts=PROMPTS[:1])
     files = ("report.html", "contact_sheet.png", "results.csv")
@@ -140,6 +142,7 @@ def test_the_sheet_shows_the_same_prompts_and_seeds_in_every_cell(grid):
 
 
 @pytest.mark.slow
+@pytest.mark.figures
 def test_awkward_prompts_change_nothing(tmp_path):
     write_sweep(tmp_path / "a<b>&", ("ddim",), (1.0, 3.0), (5,), prompts=AWKWARD)
     paths = build(tmp_path / "a<b>&")
@@ -151,6 +154,7 @@ def test_awkward_prompts_change_nothing(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.figures
 def test_prompts_as_an_axis(tmp_path):
     for k, prompt in enumerate(AWKWARD):
         write_job(tmp_path, prompts=[prompt], number=k)
@@ -180,6 +184,7 @@ def test_only_failures_and_no_images(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.figures
 def test_a_hundred_jobs_fit_a_page_that_can_be_mailed(tmp_path):
     schedulers = [f"solver_{i:02d}" for i in range(10)]
     write_sweep(tmp_path, schedulers, (1.0, 3.0, 5.0, 7.0, 9.0), (5, 10))
@@ -193,6 +198,7 @@ def test_a_hundred_jobs_fit_a_page_that_can_be_mailed(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.figures
 def test_large_pictures_go_in_as_thumbnails(tmp_path):
     """Whatever the pictures are, every job keeps one, and the page its size."""
     write_sweep(tmp_path, ("a", "b"), (3.0,), (5, 10), prompts=PROMPTS[:2])

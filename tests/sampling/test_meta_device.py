@@ -64,14 +64,14 @@ def run(
     model = model or on_meta()
     sampler = LoopSampler(model, guidance=CFG(3.0) if guidance is None else guidance, hooks=hooks, **plugs)
     task = Undecoded(["a cat", "an owl"])
-    sampler.sample(task, seeds=[1, 2], steps=6)
+    sampler.sample(task, seeds=[1, 2], steps=4)
     assert task.ended.device.type == "meta"
     assert task.ended.dtype == torch.float16
     assert looks
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)
-@pytest.mark.spread(5)
+@pytest.mark.spread(4)
 def test_native_solvers(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     scheduler = config_of(f"scheduler={name}")["scheduler"]
     model = on_meta("flow" if name.startswith("flow") else "epsilon")
@@ -82,7 +82,7 @@ def test_native_solvers(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("choice", GUIDANCE)
-@pytest.mark.spread(6)
+@pytest.mark.spread(4)
 def test_guidance(choice: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # a CLIP model's embeddings of sentences are read before the loop
     monkeypatch.setattr(Clip, "embed_texts", lambda clip, texts: torch.zeros(len(texts), clip.model.projection_dim))
@@ -101,7 +101,7 @@ def moved_with(guidance: Autoguidance) -> Any:
 
 
 @pytest.mark.parametrize("choice", HOOKS)
-@pytest.mark.spread(3)
+@pytest.mark.spread(2)
 def test_hooks(choice: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # a recorder reads at the end
     monkeypatch.setattr(Record, "on_end", lambda hook, run: None)
