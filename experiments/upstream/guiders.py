@@ -18,7 +18,8 @@ from pathlib import Path
 os.environ.setdefault("TQDM_DISABLE", "1")  # before diffusers is imported
 
 import diffusers
-import formula_cases  # noqa: F401  they enter themselves
+import family_cases  # noqa: F401  they enter themselves
+import formula_cases  # noqa: F401
 import guider_cases  # noqa: F401
 import hook_cases  # noqa: F401
 import pipeline_cases  # noqa: F401

@@ -66,9 +66,9 @@ class PackedModel(PipelineModel):
 
     def evaluate(self, x: Tensor, t: Tensor, told: Condition, *, parity: bool = False) -> Tensor:
         height, width = x.shape[2:]
-        time = t.expand(len(x))
-        # in half precision 987.4 is 988: the pipelines round before they divide
-        time = time.to(x.dtype) / 1000 if parity else (time / 1000).to(x.dtype)
+        time = (
+            t.expand(len(x)).to(x.dtype) / 1000
+        )  # in half precision the network rounds times however they are divided
         tokens = self.of_tokens(pack(x), time, told, (height // 2, width // 2), parity=parity)
         return unpack(tokens, height, width)
 
