@@ -36,7 +36,7 @@ def lines(series: Iterable[Series]) -> Iterable[str]:
 
 def coefficient_lines(series: Iterable[Series]) -> Iterable[str]:
     """What leads from each evaluation to the next, in numbers: factors of latents x, data predictions D, slopes d and fresh
-    noise z, where [1] is one evaluation back."""
+    noise z, where [1] is one evaluation back. U is the data prediction that CFG++ steps along the noise of."""
     for one in series:
         yield f"{one.label}  ({one.class_name}, steps={one.steps})"
         if not one.plan:
@@ -50,6 +50,8 @@ def coefficient_lines(series: Iterable[Series]) -> Iterable[str]:
                 for back, factor in sorted(factors.items())
                 if factor
             ]
+            if update.lead:
+                terms.append(f"(CFG++: {update.lead:+.6g} (D - U))")
             at = f"t = {stage.level.time:<9.6g} sigma = {stage.level.sigma:<9.5g}"
             yield f"  {stage.step:>4} {place:>4}  {at} x' = {' '.join(terms)}"
         yield ""
@@ -65,6 +67,7 @@ def _plan(one: Series) -> list[dict[str, Any]]:
             "latents": {str(back): factor for back, factor in stage.update.latents.items()},
             "data": {str(back): factor for back, factor in stage.update.data.items()},
             "slopes": {str(back): factor for back, factor in stage.update.slopes.items()},
+            "lead": stage.update.lead,
             "noise": stage.update.noise,
         }
         for stage in one.plan

@@ -67,7 +67,8 @@ def make_timesteps(
     except (
         ValueError, LookupError, RuntimeError, TypeError, AttributeError, ZeroDivisionError, AssertionError
     ) as error:  # fmt: skip
-        raise ConfigError(f"steps: scheduler {name} cannot make {steps} steps: {error}") from error
+        why = str(error) or f"{type(error).__name__} in its set_timesteps"
+        raise ConfigError(f"steps: scheduler {name} cannot make {steps} steps: {why}") from error
     if len(scheduler.timesteps) < steps:
         raise ConfigError(
             f"steps: scheduler {name} makes {len(scheduler.timesteps)} stages of {steps} steps; accepted are more."
