@@ -27,12 +27,16 @@ from diffusers import (
     StableDiffusionPipeline,
 )
 from support.figures import draw_at_most
+from support.libraries import choices_of_others_where_asked, timesteps_of_levels_once
 from support.tiny_models import quiet, save_tiny_pixel, save_tiny_sd
 
 from research import load_model
 from research.models import BaseModel
 
 torch.set_num_threads(1)  # bit-equality is promised for one machine as it is; one thread is quickest at this size
+
+timesteps_of_levels_once()
+choices_of_others_where_asked()
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest looks at -m

@@ -33,12 +33,13 @@ BASIC_SWEEPER = (
 )
 
 
-_Stamp = tuple[str, int, int]  # a file, the time of its last change, and its size
+_Stamp = tuple[str, int, int]  # a file or folder, the time of its last change, and its size
 _read: dict[_Stamp, ConfigResult | None] = {}
+_listed: dict[tuple[_Stamp, ObjectType | None], list[str]] = {}
 
 
 class _Sources(ConfigRepository):
-    """The files of a search path, those of the project and of Hydra read once a process: reading is much of composing."""
+    """The files of a search path, those of the project and of Hydra read and listed once a process: that is much of composing."""
 
     def load_config(self, config_path: str) -> ConfigResult | None:
         stamp = _stamp(self._find_object_source(config_path, ObjectType.CONFIG), config_path)
@@ -48,16 +49,32 @@ class _Sources(ConfigRepository):
             _read[stamp] = super().load_config(config_path)
         return copy.deepcopy(_read[stamp])  # composing changes what it is given
 
+    def get_group_options(self, group_name: str, results_filter: ObjectType | None = ObjectType.CONFIG) -> list[str]:
+        found: set[str] = set()
+        for source in self.sources:
+            if source.is_group(group_name):
+                found.update(self._options(source, group_name, results_filter))
+        return sorted(found)
+
+    @staticmethod
+    def _options(source: ConfigSource, group_name: str, results_filter: ObjectType | None) -> list[str]:
+        stamp = _stamp(source, group_name, folder=True)
+        if stamp is None:
+            return source.list(group_name, results_filter)
+        if (stamp, results_filter) not in _listed:
+            _listed[stamp, results_filter] = source.list(group_name, results_filter)
+        return _listed[stamp, results_filter]
+
     def __deepcopy__(self, memo: dict[int, Any]) -> _Sources:
         return copy.copy(
             self
         )  # a search path that is read again gives another list of sources, which change in nothing
 
 
-def _stamp(source: ConfigSource | None, config_path: str) -> _Stamp | None:
-    """What names the content of a config; None for one that is not kept."""
+def _stamp(source: ConfigSource | None, config_path: str, folder: bool = False) -> _Stamp | None:
+    """What names the content of a config, or of the folder of a group; None for one that is not kept."""
     if source is not None and source.scheme() == "file" and source.path == str(config_dir()):
-        file = os.path.join(source.path, source._normalize_file_name(config_path))
+        file = os.path.join(source.path, config_path if folder else source._normalize_file_name(config_path))
         stat = os.stat(file)
         return file, stat.st_mtime_ns, stat.st_size
     if source is not None and source.scheme() == "pkg" and source.path == "hydra.conf":

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from research.jobs.compose import Composer
 from research.jobs.estimate import estimate
+from research.jobs.job import Job
 from research.jobs.planning import plan
 from research.jobs.run_job import run_job
 from research.solvers import SchedulerSpec, SolverFactory, scheduler_names
@@ -46,6 +48,19 @@ CASES: list[list[str]] = [
 ]  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def planned() -> Iterator[Callable[..., Job]]:
+    """The job of overrides, neither scored nor mirrored."""
+    with Composer() as composer:
+        master = composer.master([])
+
+        def planned(*lines: str) -> Job:
+            [job] = plan(composer, master, [composer.normalise(["tracker=none", "metrics=none", *lines])])
+            return job
+
+        yield planned
+
+
 @pytest.mark.slow
 def test_estimates_are_what_jobs_measure(tiny_sd: Path, tmp_path: Path) -> None:
     base = [
@@ -79,40 +94,29 @@ def test_estimates_are_what_jobs_measure(tiny_sd: Path, tmp_path: Path) -> None:
         ["scheduler=custom", "scheduler.class_name=ScoreSdeVeScheduler"],
     ],
 )  # fmt: skip
-def test_what_only_the_libraries_know_is_a_guess(lines: list[str]) -> None:
-    with Composer() as composer:
-        [job] = plan(composer, composer.master([]), [composer.normalise(["tracker=none", "metrics=none", *lines])])
-    assert str(estimate(job.config)).startswith("~")
+def test_what_only_the_libraries_know_is_a_guess(planned: Callable[..., Job], lines: list[str]) -> None:
+    assert str(estimate(planned(*lines).config)).startswith("~")
 
 
-def test_a_grid_that_ends_above_zero_has_two_evaluations_in_its_last_step_too() -> None:
-    with Composer() as composer:
-        lines = ["scheduler=heun", "steps=5", "guidance=none", "metrics=none", "tracker=none"]
-        master = composer.master([])
-        counts = [
-            estimate(
-                plan(composer, master, [composer.normalise([*lines, "sigmas=karras", f"sigmas.end={end}"])])[0].config
-            )
-            for end in ("zero", "smallest")
-        ]
+def test_a_grid_that_ends_above_zero_has_two_evaluations_in_its_last_step_too(planned: Callable[..., Job]) -> None:
+    lines = ["scheduler=heun", "steps=5", "guidance=none", "sigmas=karras"]
+    counts = [estimate(planned(*lines, f"sigmas.end={end}").config) for end in ("zero", "smallest")]
     assert [count.nfe for count in counts] == [9, 10]
 
 
 @pytest.mark.parametrize("name", ["ddim_trailing", "heun", "dpm2", "dpmpp_2m"])
 @pytest.mark.parametrize("parity", [True, False])
-def test_the_step_too_many_of_trailing_spacing_is_counted_where_it_is_made(name: str, parity: bool) -> None:
-    with Composer() as composer:
-        master, found = composer.master([]), []
-        for steps in (60, 61):
-            lines = [f"scheduler={name}", f"steps={steps}", "guidance=none", "metrics=none", "tracker=none"]
-            spaced = [] if name == "ddim_trailing" else ["+scheduler.options.timestep_spacing=trailing"]
-            [job] = plan(
-                composer, master, [composer.normalise([*lines, *spaced, f"runtime.parity={str(parity).lower()}"])]
-            )
-            scheduler = job.config["scheduler"]
-            spec = SchedulerSpec(name, scheduler["class_name"], scheduler["options"])
-            base = {"num_train_timesteps": 1000, "beta_schedule": "scaled_linear", "clip_sample": False}
-            found.append(
-                (estimate(job.config).nfe, len(SolverFactory(spec, None, base, parity=parity)().timeline(steps)))
-            )
+def test_the_step_too_many_of_trailing_spacing_is_counted_where_it_is_made(
+    planned: Callable[..., Job], name: str, parity: bool
+) -> None:
+    found = []
+    for steps in (60, 61):
+        lines = [f"scheduler={name}", f"steps={steps}", "guidance=none", f"runtime.parity={str(parity).lower()}"]
+        spaced = [] if name == "ddim_trailing" else ["+scheduler.options.timestep_spacing=trailing"]
+        config = planned(*lines, *spaced).config
+        scheduler = config["scheduler"]
+        spec = SchedulerSpec(name, scheduler["class_name"], scheduler["options"])
+        base = {"num_train_timesteps": 1000, "beta_schedule": "scaled_linear", "clip_sample": False}
+        solver = SolverFactory(spec, None, base, parity=parity)()
+        found.append((estimate(config).nfe, len(solver.timeline(steps))))
     assert all(told == made for told, made in found), found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -66,6 +67,28 @@ def test_the_projects_files_are_read_once_and_a_users_each_time(
     assert read.count(str(config_dir() / "scheduler" / "ddim.yaml")) == 1
     assert read.count(str(mine)) == 2
     assert hydra.compose_config("config", [], RunMode.RUN).scheduler.name == "ddim"
+
+
+def test_a_choice_that_was_added_or_removed_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    project = shutil.copytree(config_dir(), tmp_path / "conf")
+    monkeypatch.setattr(internals, "config_dir", lambda: project)
+    found = []
+    for added in (False, True, False):
+        if added:
+            (project / "guidance" / "modifiers" / "added.yaml").write_text("x: 1\n")
+            (project / "new_group").mkdir()
+            (project / "new_group" / "one.yaml").write_text("x: 1\n")
+        elif found:
+            (project / "guidance" / "modifiers" / "added.yaml").unlink()
+            shutil.rmtree(project / "new_group")
+        GlobalHydra.instance().clear()
+        _, loader = internals.create_hydra(str(project), None)
+        found.append(internals.repository(loader, "config", []).groups())
+        assert ("added" in found[-1]["guidance/modifiers"], found[-1].get("new_group")) == (
+            added,
+            ["one"] if added else None,
+        )
+    assert found[0] == found[2]
 
 
 def test_defaults_that_look_at_other_choices(tmp_path: Path) -> None:

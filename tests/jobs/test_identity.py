@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,16 +16,22 @@ from research.jobs.validate import validate
 
 
 @pytest.fixture(scope="module")
-def identify() -> Iterator[Identify]:
-    """The id of the job that overrides make."""
+def configure() -> Iterator[Callable[..., Any]]:
+    """The config that overrides make."""
     with Composer() as composer:
 
-        def identify(*lines: str) -> str:
+        def configure(*lines: str) -> Any:
             normal = composer.normalise(["tracker=none", "metrics=none", *lines])
-            return job_id(validate(composer.job(master, normal)))
+            return validate(composer.job(master, normal))
 
         master = composer.master([])
-        yield identify
+        yield configure
+
+
+@pytest.fixture(scope="module")
+def identify(configure: Callable[..., Any]) -> Identify:
+    """The id of the job that overrides make."""
+    return lambda *lines: job_id(configure(*lines))
 
 
 @pytest.fixture
@@ -212,10 +219,8 @@ def test_a_metrics_reference_is_its_content(
         (["scheduler=euler", "scheduler.options.use_beta_sigmas=true", "runtime.parity=true"], False),
     ],
 )
-def test_levels_that_are_others_than_they_were_have_other_ids(base, lines, revised) -> None:
-    with Composer() as composer:
-        config = composer.job(composer.master([]), composer.normalise(["tracker=none", "metrics=none", *base, *lines]))
-        assert ("revision" in identity(validate(config))["scheduler"]) is revised
+def test_levels_that_are_others_than_they_were_have_other_ids(configure, base, lines, revised) -> None:
+    assert ("revision" in identity(configure(*base, *lines))["scheduler"]) is revised
 
 
 INVERSION = ["task=inversion", "task.image=zoo:pizza"]
@@ -242,7 +247,5 @@ PIXELS = ["model=emoji_pixel", "task=unconditional", "guidance=none"]
         ([*PIXELS, "scheduler=euler", "runtime.parity=true"], []),
     ],
 )
-def test_runs_that_make_other_images_than_they_did_have_other_ids(lines, revised) -> None:
-    with Composer() as composer:
-        config = composer.job(composer.master([]), composer.normalise(["tracker=none", "metrics=none", *lines]))
-        assert [name.partition(":")[0] for name in identity(validate(config)).get("revisions", [])] == revised
+def test_runs_that_make_other_images_than_they_did_have_other_ids(configure, lines, revised) -> None:
+    assert [name.partition(":")[0] for name in identity(configure(*lines)).get("revisions", [])] == revised

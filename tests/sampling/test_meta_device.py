@@ -4,6 +4,7 @@ dtype and no values, so that what reads one back (which stalls a GPU) or mixes d
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -45,10 +46,11 @@ def on_meta(kind: str = "epsilon") -> Any:
     return copy.deepcopy(tiny_text_model(kind, torch.float16)).to(torch.device("meta"))
 
 
-@lru_cache(maxsize=256)
-def config_of(*lines: str) -> Any:
+@pytest.fixture(scope="module")
+def config_of() -> Iterator[Callable[[str], Any]]:
     with Composer() as composer:
-        return composer.job(composer.master([]), composer.normalise(["prompts=[a cat]", *lines]))
+        master = composer.master([])
+        yield lambda line: composer.job(master, composer.normalise(["prompts=[a cat]", line]))
 
 
 def run(
@@ -72,7 +74,7 @@ def run(
 
 @pytest.mark.parametrize("name", SCHEDULERS)
 @pytest.mark.spread(4)
-def test_native_solvers(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_native_solvers(name: str, config_of: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch) -> None:
     scheduler = config_of(f"scheduler={name}")["scheduler"]
     model = on_meta("flow" if name.startswith("flow") else "epsilon")
     options = dict(scheduler.get("options") or {})
@@ -83,7 +85,7 @@ def test_native_solvers(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("choice", GUIDANCE)
 @pytest.mark.spread(4)
-def test_guidance(choice: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_guidance(choice: str, config_of: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch) -> None:
     # a CLIP model's embeddings of sentences are read before the loop
     monkeypatch.setattr(Clip, "embed_texts", lambda clip, texts: torch.zeros(len(texts), clip.model.projection_dim))
     guidance = guidance_of(config_of(choice))
@@ -102,7 +104,7 @@ def moved_with(guidance: Autoguidance) -> Any:
 
 @pytest.mark.parametrize("choice", HOOKS)
 @pytest.mark.spread(2)
-def test_hooks(choice: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hooks(choice: str, config_of: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch) -> None:
     # a recorder reads at the end
     monkeypatch.setattr(Record, "on_end", lambda hook, run: None)
     run(monkeypatch, hooks=[build(node, choice) for node in config_of(choice)["hooks"].values()])
