@@ -46,7 +46,8 @@ _ADAPTER = (
     "and load that"
 )
 _EXTRA = "it goes with a model and is none"
-_OTHER = "the models of this project are Stable Diffusion 1.x / 2.x and pixel UNets"
+_OTHER = "accepted as a single file are checkpoints of Stable Diffusion 1.x / 2.x"
+_AS_DIRECTORY = f"{_OTHER}; give its diffusers directory instead (from_single_file, then save_pretrained, writes one)"
 _PART = "give the directory of the whole pipeline (with model_index.json), of which this is one part"
 
 # what one tensor's name gives away, as (name, what, advice, pattern); the first that matches counts
@@ -65,9 +66,9 @@ _SIGNS = (
         "it is a word for a tokenizer, and no model",
         r"^emb_params$|^string_to_param|^clip_[lg]$|^<.*>$",
     ),
-    ("sdxl-checkpoint", "a single-file checkpoint of Stable Diffusion XL", _OTHER, r"^conditioner\.embedders\."),
-    ("sd3-checkpoint", "a single-file checkpoint of Stable Diffusion 3", _OTHER, r"joint_blocks\."),
-    ("flux-checkpoint", "a single-file checkpoint of Flux", _OTHER, r"(^|\.)double_blocks\.\d+\.img_"),
+    ("sdxl-checkpoint", "a single-file checkpoint of Stable Diffusion XL", _AS_DIRECTORY, r"^conditioner\.embedders\."),
+    ("sd3-checkpoint", "a single-file checkpoint of Stable Diffusion 3", _AS_DIRECTORY, r"joint_blocks\."),
+    ("flux-checkpoint", "a single-file checkpoint of Flux", _AS_DIRECTORY, r"(^|\.)double_blocks\.\d+\.img_"),
     ("video-checkpoint", "a video model", _OTHER, r"temporal_|motion_modules|time_stack"),
 )
 _COMPONENTS = (

@@ -181,6 +181,10 @@ def test_sizes_are_chosen(base: Any, sdxl_refiner: Path) -> None:
             )
             got = sampler.sample(TextToImage(BOTH[: len(seeds)]), seeds=seeds, steps=2).latents
             assert torch.equal(got, want)
+        # the pipeline's rows of numbers alternate between the two predictions, and those of its texts do not
+        faulty = by_pipeline(pipe, SEEDS, model, prompt=BOTH, guidance_scale=5.0, num_inference_steps=2, **told)
+        right = by_pipeline(pipe, SEEDS[1:], model, prompt=PIZZA, guidance_scale=5.0, num_inference_steps=2, **told)
+        assert (faulty[1] - right[0]).abs().max() > 0.01 * right.std()
         with pytest.raises(ConfigError, match=r"^model.size_conditioning: found negative sizes with parity"):
             sampler.sample(TextToImage(FOX), seeds=SEEDS, steps=2)
         two = LoopSampler(model, guidance=CFG(5.0)).sample(TextToImage(BOTH), seeds=[0, 3], steps=2).latents
