@@ -175,6 +175,10 @@ class SolverFactory:
             told=self._told,
         )
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> SolverFactory:
+        """Itself: it never changes, and a copy of a solver that it built needs no copy of the model that it knows."""
+        return self
+
     @property
     def scheduler(self) -> Any:
         """The scheduler object of diffusers, untouched: whose place a native solver takes, or whose levels it visits."""

@@ -242,8 +242,9 @@ def _fill_fitting(found: Inspection) -> None:
     if found.verdict == "no":
         return
     found.tasks = _TASKS.get(found.role or "", [])
-    is_flow = "FlowMatch" in str((found.scheduler or {}).get("class_name"))
-    found.schedulers = [n for n in scheduler_names() if ("FlowMatch" in resolve(n).class_name) == is_flow]
+    flow = "FlowMatch" in str((found.scheduler or {}).get("class_name")) or (found.scheduler or {}).get("predicts") == "flow"
+    # every solver of the project's own runs on flow models too; diffusers' flow classes on no others
+    found.schedulers = [n for n in scheduler_names() if flow or "FlowMatch" not in resolve(n).class_name]
 
 
 def _describe_scheduler(file: Path) -> dict[str, Any] | None:

@@ -22,7 +22,7 @@ from research.sampling.prediction import Prediction, convert
 from research.sampling.timeline import Timeline
 from research.solvers.build import SolverFactory
 from research.solvers.diffusers_solver import DiffusersSolver
-from research.solvers.names import SchedulerSpec, resolve
+from research.solvers.names import OF_MODEL, SchedulerSpec, resolve
 from research.solvers.upstream_levels import Told
 
 MOST_STAGES = 300  # driven; more take longer than anybody waits for a warning
@@ -155,6 +155,7 @@ class Case:
         self.parameters = set(inspect.signature(self.cls.__init__).parameters) - {"self"}
         # an object brings a config of its own, and the model's is not asked
         self.asked = dict(scheduler.config) if hasattr(scheduler, "config") else self.base
+        self.of_model = getattr(scheduler, "class_name", scheduler) == OF_MODEL  # the model's own, and not another's name
         self.fresh = self.factory.scheduler
         self.latent = self.base.get("beta_schedule") == "scaled_linear" if latent is None else latent
 

@@ -79,7 +79,7 @@ def ignored_by_class(case: Case) -> Iterator[Finding]:
 
 def set_by_the_model(case: Case) -> Iterator[Finding]:
     """Settings of the model's config that change what a name does: the same name is another solver on another model."""
-    for key in _SPACED:
+    for key in () if case.of_model else _SPACED:
         if case.asked.get(key) and key in case.parameters and key not in case.given and case.config(key):
             yield Finding(
                 "warning",
