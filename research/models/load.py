@@ -16,7 +16,7 @@ from research.checks import check_number, check_whole_number
 from research.errors import ConfigError, ModelError, nearest
 from research.hashing import sha256_files
 from research.models.base import BaseModel
-from research.models.inspect.families import PIPELINES, family_of
+from research.models.inspect.families import ACCEPTED, PIPELINES, family_of
 from research.models.inspect.find_model import find_pipeline, pipeline_class
 from research.models.inspect.fit import checked_parts
 from research.models.inspect.hub import fetch
@@ -130,9 +130,7 @@ def _from_pipeline(pipeline: Any, dtype: torch.dtype) -> BaseModel:
         )
     name = type(pipeline).__name__
     if name not in PIPELINES:
-        raise ModelError(
-            f"model.path: found a {name}, which is not supported. Accepted: {', '.join(sorted(PIPELINES))}."
-        )
+        raise ModelError(f"model.path: found a {name}, which is not supported. Accepted: {ACCEPTED}.")
     if any(getattr(part, "peft_config", None) for part in pipeline.components.values()):
         raise ModelError(
             "model.path: the pipeline has LoRA adapters loaded, which would be lost; accepted is one after fuse_lora() and "

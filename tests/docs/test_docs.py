@@ -40,7 +40,7 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Reader:
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[] if n in QUICK else [pytest.mark.slow, pytest.mark.figures]) for n in NAMES]
+    "name", [pytest.param(n, marks=[pytest.mark.figures, *([] if n in QUICK else [pytest.mark.slow])]) for n in NAMES]
 )
 def test_a_page_does_what_it_says(name: str, reader: Reader) -> None:
     if name in EXTRAS:

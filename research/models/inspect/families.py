@@ -139,6 +139,9 @@ PIPELINES = {pipeline: name for name, family in FAMILIES.items() for pipeline in
 PARTS = tuple(dict.fromkeys(part for family in FAMILIES.values() for part in family.parts))
 
 
+ACCEPTED = ", ".join(family.pipelines[0] for family in FAMILIES.values()) + ", and those of the same parts"
+
+
 def family_of(pipeline: object) -> Family | None:
     """The family that drives a pipeline class, or None."""
     return FAMILIES.get(PIPELINES.get(str(pipeline), ""))

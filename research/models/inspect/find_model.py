@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from research.errors import ModelError, nearest
-from research.models.inspect.families import PIPELINES
+from research.models.inspect.families import ACCEPTED, PIPELINES
 from research.models.inspect.kinds import kind_of_folder
 from research.models.inspect.safe_files import read_json, shown, unreadable
 from research.zoo import zoo_names, zoo_path
@@ -141,7 +141,5 @@ def pipeline_class(directory: Path) -> str:
     """
     name = read_index(directory)["_class_name"]
     if name not in PIPELINES:
-        raise ModelError(
-            f"model.path: {directory} is a {shown(name)}, which is not supported. Accepted: {', '.join(sorted(PIPELINES))}."
-        )
+        raise ModelError(f"model.path: {directory} is a {shown(name)}, which is not supported. Accepted: {ACCEPTED}.")
     return name

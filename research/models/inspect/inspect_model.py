@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from research.errors import ModelError
-from research.models.inspect.families import PIPELINES
+from research.models.inspect.families import ACCEPTED, PIPELINES
 from research.models.inspect.find_model import Located, config_directory, find_model, read_index
 from research.models.inspect.fit import check_config, examine, make_scheduler, size_problem
 from research.models.inspect.hub import cached_snapshot, remote_parts
@@ -106,7 +106,7 @@ def _pipeline(
         _list_pickles(found, part.pickles, read=[] if part.safe else part.files)
     found.pickles.sort(key=lambda each: not each["read"])
     if not supported:
-        found.refuse(f"{found.pipeline} is not supported. Accepted: {', '.join(sorted(PIPELINES))}.")
+        found.refuse(f"{found.pipeline} is not supported. Accepted: {ACCEPTED}.")
     for problem in problems:
         found.refuse(problem)
     for refusal in refusals:
@@ -242,7 +242,10 @@ def _fill_fitting(found: Inspection) -> None:
     if found.verdict == "no":
         return
     found.tasks = _TASKS.get(found.role or "", [])
-    flow = "FlowMatch" in str((found.scheduler or {}).get("class_name")) or (found.scheduler or {}).get("predicts") == "flow"
+    flow = (
+        "FlowMatch" in str((found.scheduler or {}).get("class_name"))
+        or (found.scheduler or {}).get("predicts") == "flow"
+    )
     # every solver of the project's own runs on flow models too; diffusers' flow classes on no others
     found.schedulers = [n for n in scheduler_names() if flow or "FlowMatch" not in resolve(n).class_name]
 

@@ -155,7 +155,9 @@ class Case:
         self.parameters = set(inspect.signature(self.cls.__init__).parameters) - {"self"}
         # an object brings a config of its own, and the model's is not asked
         self.asked = dict(scheduler.config) if hasattr(scheduler, "config") else self.base
-        self.of_model = getattr(scheduler, "class_name", scheduler) == OF_MODEL  # the model's own, and not another's name
+        self.of_model = (
+            getattr(scheduler, "class_name", scheduler) == OF_MODEL
+        )  # the model's own, and not another's name
         self.fresh = self.factory.scheduler
         self.latent = self.base.get("beta_schedule") == "scaled_linear" if latent is None else latent
 
