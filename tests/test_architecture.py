@@ -138,6 +138,12 @@ def test_the_loop_fits_a_screen():
     assert loop.end_lineno - loop.lineno + 1 <= 50
 
 
+def test_no_two_files_of_tests_have_one_name():
+    """pytest takes them for one module, and runs none."""
+    names = [file.name for file in Path(__file__).parent.rglob("test_*.py")]
+    assert sorted({name for name in names if names.count(name) > 1}) == []
+
+
 def test_every_module_says_what_it_is():
     assert [str(path) for path, tree in TREES.items() if not ast.get_docstring(tree)] == []
 
