@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import pre_tokenizers
+from tokenizers import pre_tokenizers, processors
 
 diffusers: Any = importlib.import_module("diffusers")  # whose classes say less of their attributes than they have
 transformers: Any = importlib.import_module("transformers")
@@ -326,6 +326,126 @@ def save_qwen_image(folder: Path) -> Path:
         text_encoder=lively(transformers.Qwen2_5_VLForConditionalGeneration(text), 3),
         tokenizer=tokenizer,
         scheduler=scheduler,
+    ).save_pretrained(folder)
+    return folder
+
+
+def save_dit(folder: Path, *, classes: int = 1000) -> Path:
+    """DiT with learned sigmas; a latent is 2 pixels."""
+    transformer = diffusers.DiTTransformer2DModel(
+        sample_size=8, num_layers=2, attention_head_dim=8, num_attention_heads=2, in_channels=4, out_channels=8,
+        num_embeds_ada_norm=classes,
+    )  # fmt: skip
+    diffusers.DiTPipeline(
+        transformer=lively(transformer, 1), vae=kl_vae(2), scheduler=diffusers.DDIMScheduler(clip_sample=False)
+    ).save_pretrained(folder)
+    return folder
+
+
+def save_pixart(folder: Path, *, alpha: bool = False) -> Path:
+    """PixArt-sigma, or alpha that is told sizes; a latent is 2 pixels."""
+    tokenizer = t5_tokenizer(512)
+    transformer = diffusers.PixArtTransformer2DModel(
+        sample_size=128 if alpha else 8, num_layers=2, attention_head_dim=8, num_attention_heads=3, caption_channels=16,
+        cross_attention_dim=24, out_channels=8, interpolation_scale=1, use_additional_conditions=alpha,
+    )  # fmt: skip
+    cls = diffusers.PixArtAlphaPipeline if alpha else diffusers.PixArtSigmaPipeline
+    cls(
+        transformer=lively(transformer, 1),
+        vae=kl_vae(2, scaling_factor=0.13025),
+        text_encoder=t5_text(tokenizer, 3, hidden=16),
+        tokenizer=tokenizer,
+        scheduler=diffusers.DPMSolverMultistepScheduler(beta_start=0.0001, beta_end=0.02),
+    ).save_pretrained(folder)
+    return folder
+
+
+def save_auraflow(folder: Path) -> Path:
+    """AuraFlow; a latent is 2 pixels."""
+    tokenizer = t5_tokenizer(512)
+    transformer = diffusers.AuraFlowTransformer2DModel(
+        sample_size=8, in_channels=4, num_mmdit_layers=1, num_single_dit_layers=1, attention_head_dim=8, num_attention_heads=2,
+        joint_attention_dim=16, caption_projection_dim=16, pos_embed_max_size=256,
+    )  # fmt: skip
+    text = transformers.UMT5Config(vocab_size=len(tokenizer), d_model=16, d_kv=8, d_ff=24, num_layers=2, num_heads=2)
+    diffusers.AuraFlowPipeline(
+        transformer=lively(transformer, 1),
+        vae=kl_vae(2, scaling_factor=0.13025),
+        text_encoder=lively(transformers.UMT5EncoderModel(text), 3),
+        tokenizer=tokenizer,
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=1.73),
+    ).save_pretrained(folder)
+    return folder
+
+
+def gemma_tokenizer() -> Any:
+    """Letters and other signs, with a begin of text before them."""
+    tokens = [
+        "<pad>",
+        "<eos>",
+        "<bos>",
+        "<unk>",
+        *(f"<0x{b:02X}>" for b in range(256)),
+        *map(chr, range(33, 127)),
+        "\u2581",
+    ]
+    vocabulary = {token: place for place, token in enumerate(dict.fromkeys(tokens))}
+    tokenizer = transformers.GemmaTokenizer(vocab=vocabulary, merges=[], model_max_length=4096)
+    tokenizer._tokenizer.post_processor = processors.TemplateProcessing(
+        single="<bos> $A", pair="<bos> $A <bos> $B", special_tokens=[("<bos>", tokenizer.bos_token_id)]
+    )
+    return tokenizer
+
+
+def gemma_text(tokenizer: Any, seed: int) -> Any:
+    config = transformers.Gemma2Config(
+        head_dim=8, hidden_size=16, intermediate_size=24, num_attention_heads=2, num_hidden_layers=2, num_key_value_heads=1,
+        vocab_size=len(tokenizer), max_position_embeddings=4096, attn_implementation="eager", query_pre_attn_scalar=8,
+        pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+    )  # fmt: skip
+    return lively(transformers.Gemma2Model(config), seed)
+
+
+def save_lumina2(folder: Path, **scheduler: Any) -> Path:
+    """Lumina-Image 2.0; a latent is 8 pixels, a number that its pipeline takes for granted."""
+    tokenizer = gemma_tokenizer()
+    transformer = diffusers.Lumina2Transformer2DModel(
+        sample_size=8, in_channels=4, hidden_size=24, num_layers=1, num_refiner_layers=1, num_attention_heads=1,
+        num_kv_heads=1, multiple_of=16, axes_dim_rope=(8, 8, 8), axes_lens=(300, 64, 64), cap_feat_dim=16,
+    )  # fmt: skip
+    diffusers.Lumina2Pipeline(
+        transformer=lively(transformer, 1),
+        vae=kl_vae(2, levels=4, scaling_factor=0.3611, shift_factor=0.1159),
+        text_encoder=gemma_text(tokenizer, 3),
+        tokenizer=tokenizer,
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(**{"shift": 6.0, **scheduler}),
+    ).save_pretrained(folder)
+    return folder
+
+
+def save_sana(folder: Path) -> Path:
+    """Sana; a latent is 4 pixels."""
+    tokenizer, levels = gemma_tokenizer(), 3
+    transformer = diffusers.SanaTransformer2DModel(
+        in_channels=4, out_channels=4, num_layers=2, num_attention_heads=2, attention_head_dim=8, num_cross_attention_heads=2,
+        cross_attention_head_dim=8, cross_attention_dim=16, caption_channels=16, sample_size=8,
+    )  # fmt: skip
+    vae = diffusers.AutoencoderDC(
+        latent_channels=4, attention_head_dim=2, encoder_block_types=("ResBlock",) * levels,
+        decoder_block_types=("ResBlock",) * levels, encoder_block_out_channels=(8,) * levels,
+        decoder_block_out_channels=(8,) * levels, encoder_qkv_multiscales=((),) * levels,
+        decoder_qkv_multiscales=((),) * levels, encoder_layers_per_block=(1,) * levels,
+        decoder_layers_per_block=(1,) * levels, downsample_block_type="conv", upsample_block_type="interpolate",
+        decoder_norm_types="rms_norm", decoder_act_fns="silu", scaling_factor=0.41407,
+    )  # fmt: skip
+    diffusers.SanaPipeline(
+        transformer=lively(transformer, 1),
+        vae=lively(vae, 2),
+        text_encoder=gemma_text(tokenizer, 3),
+        tokenizer=tokenizer,
+        scheduler=diffusers.DPMSolverMultistepScheduler(
+            prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
+        ),
     ).save_pretrained(folder)
     return folder
 

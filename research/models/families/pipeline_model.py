@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from research.caches import MIB, Cache
+from research.errors import ConfigError
 from research.models.denoiser import NetworkDenoiser, Together
 from research.models.families.texts import Texts
 from research.models.geometry import LatentGeometry
@@ -19,7 +20,7 @@ from research.models.inspect.find_model import read_index
 from research.models.inspect.parts import WEIGHTED, entry_of, wanted_parts
 from research.models.inspect.weights import loaded_module
 from research.models.latent_model import LatentModel
-from research.sampling.interfaces import Batch, Condition
+from research.sampling.interfaces import Batch, Condition, Solver
 
 _conditions = Cache("conditions", 512 * MIB)  # one of Flux takes 4 MB in bf16
 
@@ -30,6 +31,8 @@ class PipelineModel(LatentModel):
     Attributes:
         parts: networks and tokenizers by the names that the pipeline gives them.
         index: ``model_index.json``.
+        steps_by_seed: whether the pipeline hands a scheduler's steps the generators of the images; if not, their noise is
+            torch's own and no seed's.
         together: with parity, which branches the pipeline evaluates in one batch, see `NetworkDenoiser`.
     """
 
@@ -37,6 +40,7 @@ class PipelineModel(LatentModel):
     middle_layers: tuple[str, ...] = ()
     network_part = "transformer"
     together: Together = "all"
+    steps_by_seed = True
 
     def __init__(self, *, parts: Mapping[str, Any], index: Mapping[str, Any], **common: Any):
         super().__init__(**common)
@@ -116,6 +120,22 @@ class PipelineModel(LatentModel):
             parts[name] = loaded_module(loaded, directory / name)
         return {"parts": parts, "index": index}
 
+    def solvers(
+        self, scheduler: Any, options: Mapping[str, Any] | None = None, *, parity: bool = False, sigmas: Any = None
+    ) -> Callable[[], Solver]:
+        """See `BaseModel.solvers`.
+
+        Raises:
+            ConfigError: also, parity of a scheduler that draws noise in its steps, where the pipeline hands it no generator.
+        """
+        made = super().solvers(scheduler, options, parity=parity, sigmas=sigmas)
+        if parity and not self.steps_by_seed and "deterministic" not in (solver := made()).supports:
+            raise ConfigError(
+                f"scheduler: {solver.name} adds noise in its steps, for which the pipeline of {self.name} has torch's own "
+                "generator and no seed's; accepted are parity=false, or a scheduler that adds none."
+            )
+        return made
+
     @property
     def network(self) -> Any:
         return self.parts[self.network_part]
@@ -161,6 +181,18 @@ class PipelineModel(LatentModel):
         seen = tuple((weakref.ref(part), part.device, part.dtype) for part in encoders)
         key = type(self), seen, self.max_length, text, negative
         return _conditions.get(key, lambda: self.encode_texts([text], negative=negative), _bytes_of)
+
+
+def patched_geometry(network: Mapping[str, Any], vae: Mapping[str, Any]) -> LatentGeometry:
+    """Shapes of a transformer on patches of latents."""
+    size = network.get("sample_size", 128)
+    return LatentGeometry(
+        in_channels=network.get("in_channels", 4),
+        latent_channels=vae.get("latent_channels", 4),
+        sample_size=(size, size),
+        vae_factor=2 ** (len(vae.get("block_out_channels", (64,))) - 1),
+        patch=network.get("patch_size", 2),
+    )
 
 
 def _bytes_of(told: Condition) -> int:

@@ -134,6 +134,66 @@ FAMILIES: dict[str, Family] = {
             "vae": ("AutoencoderKLQwenImage",),
         },
     ),
+    "dit": Family(
+        "research.models.families.dit:DiTModel",
+        ("DiTPipeline",),
+        {"scheduler": (), "transformer": ("DiTTransformer2DModel", "Transformer2DModel"), "vae": _KL},
+    ),
+    "pixart-alpha": Family(
+        "research.models.families.pixart:PixArtAlphaModel",
+        ("PixArtAlphaPipeline",),
+        {
+            "scheduler": (),
+            "tokenizer": _T5_TOKENIZERS,
+            "text_encoder": ("T5EncoderModel",),
+            "transformer": ("PixArtTransformer2DModel",),
+            "vae": _KL,
+        },
+    ),
+    "pixart-sigma": Family(
+        "research.models.families.pixart:PixArtSigmaModel",
+        ("PixArtSigmaPipeline",),
+        {
+            "scheduler": (),
+            "tokenizer": _T5_TOKENIZERS,
+            "text_encoder": ("T5EncoderModel",),
+            "transformer": ("PixArtTransformer2DModel",),
+            "vae": _KL,
+        },
+    ),
+    "auraflow": Family(
+        "research.models.families.auraflow:AuraFlowModel",
+        ("AuraFlowPipeline",),
+        {
+            "scheduler": (),
+            "tokenizer": (*_T5_TOKENIZERS, "LlamaTokenizer", "LlamaTokenizerFast"),
+            "text_encoder": ("UMT5EncoderModel",),
+            "transformer": ("AuraFlowTransformer2DModel",),
+            "vae": _KL,
+        },
+    ),
+    "lumina2": Family(
+        "research.models.families.lumina2:Lumina2Model",
+        ("Lumina2Pipeline", "Lumina2Text2ImgPipeline"),
+        {
+            "scheduler": (),
+            "tokenizer": _GEMMA_TOKENIZERS,
+            "text_encoder": ("Gemma2Model",),
+            "transformer": ("Lumina2Transformer2DModel",),
+            "vae": _KL,
+        },
+    ),
+    "sana": Family(
+        "research.models.families.sana:SanaModel",
+        ("SanaPipeline",),
+        {
+            "scheduler": (),
+            "tokenizer": _GEMMA_TOKENIZERS,
+            "text_encoder": ("Gemma2Model",),
+            "transformer": ("SanaTransformer2DModel",),
+            "vae": ("AutoencoderDC",),
+        },
+    ),
 }
 PIPELINES = {pipeline: name for name, family in FAMILIES.items() for pipeline in family.pipelines}
 PARTS = tuple(dict.fromkeys(part for family in FAMILIES.values() for part in family.parts))
