@@ -461,4 +461,10 @@ BUILDERS: dict[str, Callable[[Path], Path]] = {
     "flux schnell": partial(save_flux, schnell=True),
     "chroma": save_chroma,
     "qwen-image": save_qwen_image,
+    "dit": save_dit,
+    "pixart-alpha": partial(save_pixart, alpha=True),
+    "pixart-sigma": save_pixart,
+    "auraflow": save_auraflow,
+    "lumina2": save_lumina2,
+    "sana": save_sana,
 }

@@ -24,6 +24,7 @@ class PackedModel(PipelineModel):
     is called, which changes no bit, as steps, noise and masks work element by element."""
 
     together = "none"
+    steps_by_seed = False
     resizes_pictures = True
     encodes_once = True
     max_length: int = 512

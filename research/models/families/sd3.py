@@ -21,6 +21,7 @@ class SD3Model(PipelineModel):
 
     family = "sd3"
     together = "plain"  # the pipeline of skip-layer guidance asks for its third prediction apart
+    steps_by_seed = False
     resizes_pictures = True
     max_length: int = 256
     middle_layers = ("transformer_blocks.1",)  # as diffusers' PAG has by default

@@ -27,6 +27,7 @@ _TASKS = {
     "inpaint": ["inpaint"],
     "depth": ["depth_to_image"],
     "pixel": ["unconditional", "interpolation"],
+    "classes": ["unconditional"],
 }
 _READ_UNASKED = 256 << 20  # bytes of weights that are looked through for NaN without being asked to
 _TELLING = (
@@ -228,9 +229,11 @@ def _with_config(found: Inspection, config: str | os.PathLike[str], tensors: dic
 
 
 def _role_of(configs: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """What a UNet's input channels are: "text", "inpaint", "depth" or "pixel"."""
+    """What a network's input channels are: "text", "classes" (latents alone), "inpaint", "depth" or "pixel"."""
     if "vae" not in configs:
         return "pixel"
+    if "unet" not in configs:  # a transformer, of texts or of classes
+        return "text" if "text_encoder" in configs else "classes"
     latent, entry = configs["vae"].get("latent_channels"), configs.get("unet", {}).get("in_channels")
     if not isinstance(latent, int):
         return None
@@ -242,9 +245,10 @@ def _fill_fitting(found: Inspection) -> None:
     if found.verdict == "no":
         return
     found.tasks = _TASKS.get(found.role or "", [])
-    flow = (
-        "FlowMatch" in str((found.scheduler or {}).get("class_name"))
-        or (found.scheduler or {}).get("predicts") == "flow"
+    settings = found.scheduler or {}
+    flow = "FlowMatch" in str(settings.get("class_name")) or settings.get("prediction_type") in (
+        "flow",
+        "flow_prediction",
     )
     # every solver of the project's own runs on flow models too; diffusers' flow classes on no others
     found.schedulers = [n for n in scheduler_names() if flow or "FlowMatch" not in resolve(n).class_name]
