@@ -9,6 +9,7 @@ import socket
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 # before diffusers, transformers and huggingface_hub are imported anywhere
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -19,24 +20,54 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # processes that tests start ne
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of processes that tests start: two workers of pytest share two cores
 
 import pytest
-import torch
-from diffusers import (
-    StableDiffusionDepth2ImgPipeline,
-    StableDiffusionImg2ImgPipeline,
-    StableDiffusionInpaintPipeline,
-    StableDiffusionPipeline,
-)
-from support.figures import draw_at_most
-from support.libraries import choices_of_others_where_asked, timesteps_of_levels_once
-from support.tiny_models import quiet, save_tiny_pixel, save_tiny_sd
 
-from research import load_model
-from research.models import BaseModel
+if TYPE_CHECKING:  # nothing heavy is imported here: of `pytest -n 2`, the process that runs no test needs none of it
+    from diffusers import (
+        StableDiffusionDepth2ImgPipeline,
+        StableDiffusionImg2ImgPipeline,
+        StableDiffusionInpaintPipeline,
+        StableDiffusionPipeline,
+    )
 
-torch.set_num_threads(1)  # bit-equality is promised for one machine as it is; one thread is quickest at this size
+    from research.models import BaseModel
 
-timesteps_of_levels_once()
-choices_of_others_where_asked()
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection(session: pytest.Session) -> None:
+    """Where tests are collected they are run."""
+    if getattr(session.config.option, "dist", "no") != "no" and not hasattr(session.config, "workerinput"):
+        return
+    import torch
+    from support.libraries import choices_of_others_where_asked, timesteps_of_levels_once
+
+    torch.set_num_threads(1)  # bit-equality is promised for one machine as it is; one thread is quickest at this size
+    timesteps_of_levels_once()
+    choices_of_others_where_asked()
+
+
+def save_tiny_sd(directory: Path, **settings: Any) -> Path:
+    from support.tiny_models import save_tiny_sd
+
+    return save_tiny_sd(directory, **settings)
+
+
+def save_tiny_pixel(directory: Path, **settings: Any) -> Path:
+    from support.tiny_models import save_tiny_pixel
+
+    return save_tiny_pixel(directory, **settings)
+
+
+def loaded(directory: Path) -> BaseModel:
+    from research import load_model
+
+    return load_model(directory, dtype="float32", device="cpu")
+
+
+def pipeline(kind: str, directory: Path) -> Any:
+    import diffusers
+    from support.tiny_models import quiet
+
+    return quiet(getattr(diffusers, kind).from_pretrained(directory))
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest looks at -m
@@ -59,6 +90,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.hookimpl(tryfirst=True)  # before fixtures of any scope
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Reports have one figure, with the mark ``figures(n)`` the first n, and with ``figures`` all that they have."""
+    from support.figures import draw_at_most
+
     mark = item.get_closest_marker("figures")
     draw_at_most(1 if mark is None else mark.args[0] if mark.args else None)
 
@@ -119,74 +152,74 @@ def class_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def sd(sd_directory: Path) -> BaseModel:
-    return load_model(sd_directory, dtype="float32", device="cpu")
+    return loaded(sd_directory)
 
 
 @pytest.fixture(scope="session")
 def sd_v(sd_v_directory: Path) -> BaseModel:
-    return load_model(sd_v_directory, dtype="float32", device="cpu")
+    return loaded(sd_v_directory)
 
 
 @pytest.fixture(scope="session")
 def sd_odd(sd_odd_directory: Path) -> BaseModel:
-    return load_model(sd_odd_directory, dtype="float32", device="cpu")
+    return loaded(sd_odd_directory)
 
 
 @pytest.fixture(scope="session")
 def sd_inpaint(inpaint_directory: Path) -> BaseModel:
-    return load_model(inpaint_directory, dtype="float32", device="cpu")
+    return loaded(inpaint_directory)
 
 
 @pytest.fixture(scope="session")
 def sd_depth(depth_directory: Path) -> BaseModel:
-    return load_model(depth_directory, dtype="float32", device="cpu")
+    return loaded(depth_directory)
 
 
 @pytest.fixture(scope="session")
 def pixel(pixel_directory: Path) -> BaseModel:
-    return load_model(pixel_directory, dtype="float32", device="cpu")
+    return loaded(pixel_directory)
 
 
 @pytest.fixture(scope="session")
 def class_model(class_directory: Path) -> BaseModel:
-    return load_model(class_directory, dtype="float32", device="cpu")
+    return loaded(class_directory)
 
 
 @pytest.fixture(scope="session")
 def sd_pipe(sd_directory: Path) -> StableDiffusionPipeline:
-    return quiet(StableDiffusionPipeline.from_pretrained(sd_directory))
+    return pipeline("StableDiffusionPipeline", sd_directory)
 
 
 @pytest.fixture(scope="session")
 def sd_v_pipe(sd_v_directory: Path) -> StableDiffusionPipeline:
-    return quiet(StableDiffusionPipeline.from_pretrained(sd_v_directory))
+    return pipeline("StableDiffusionPipeline", sd_v_directory)
 
 
 @pytest.fixture(scope="session")
 def sd_odd_pipe(sd_odd_directory: Path) -> StableDiffusionPipeline:
-    return quiet(StableDiffusionPipeline.from_pretrained(sd_odd_directory))
+    return pipeline("StableDiffusionPipeline", sd_odd_directory)
 
 
 @pytest.fixture(scope="session")
 def img2img_pipe(sd_directory: Path) -> StableDiffusionImg2ImgPipeline:
-    return quiet(StableDiffusionImg2ImgPipeline.from_pretrained(sd_directory))
+    return pipeline("StableDiffusionImg2ImgPipeline", sd_directory)
 
 
 @pytest.fixture(scope="session")
 def inpaint_pipe(sd_directory: Path) -> StableDiffusionInpaintPipeline:
     """On a UNet of four channels."""
-    return quiet(StableDiffusionInpaintPipeline.from_pretrained(sd_directory))
+    return pipeline("StableDiffusionInpaintPipeline", sd_directory)
 
 
 @pytest.fixture(scope="session")
 def inpaint9_pipe(inpaint_directory: Path) -> StableDiffusionInpaintPipeline:
     """On a UNet of nine channels."""
-    return quiet(StableDiffusionInpaintPipeline.from_pretrained(inpaint_directory))
+    return pipeline("StableDiffusionInpaintPipeline", inpaint_directory)
 
 
 @pytest.fixture(scope="session")
 def depth_pipe(depth_directory: Path) -> StableDiffusionDepth2ImgPipeline:
-    return quiet(StableDiffusionDepth2ImgPipeline.from_pretrained(depth_directory))
+    return pipeline("StableDiffusionDepth2ImgPipeline", depth_directory)
 
 
 @pytest.fixture(autouse=True)

@@ -136,7 +136,7 @@ def test_every_scheduler(pair, name):
 
 @pytest.mark.parametrize("name", ["ddim", "ddpm", "euler", "heun", "dpmpp_2m", "unipc", "pndm", "lms"])
 @pytest.mark.parametrize("task", ["image", "inpaint4"])
-@pytest.mark.spread(5)
+@pytest.mark.spread(3)
 def test_v_prediction(pairs, sd_v, name, task):
     """The pipeline takes the kind of prediction from the scheduler, so the weights need not be others."""
     assert_equal(
@@ -203,7 +203,7 @@ def test_scales_that_are_no_guidance(pair, scale):
 
 
 @pytest.mark.parametrize("size", [(16, 16), (19, 18), (32, 24), (8, 40), (9, 9), (17, 33)])
-@pytest.mark.spread(8)
+@pytest.mark.spread(6)
 def test_sizes_of_the_picture(pair, size):
     assert_equal(pair, "euler", picture(*size), mask=left_half(*size))
 
@@ -235,7 +235,7 @@ def channels_first(array: np.ndarray) -> torch.Tensor:
 @pytest.mark.parametrize(
     "kind", ["array", "array of doubles", "tensor", "batch of arrays", "batch of tensors", "list", "grey"]
 )
-@pytest.mark.spread(4)
+@pytest.mark.spread(3)
 def test_kinds_of_pictures(pairs, kind, size):
     first, second = floats(*size), floats(*size, seed=1)
     image, batch = {
@@ -274,10 +274,10 @@ def test_kinds_of_pictures(pairs, kind, size):
 @pytest.mark.spread(5)
 def test_kinds_of_masks(pairs, task, mask):
     before = copy.deepcopy(mask)
-    assert_equal((task, *pairs[task]), "euler", picture(), mask=copy.deepcopy(mask))
-    both((task, *pairs[task]), "euler", picture(), mask=copy.deepcopy(mask))  # the pipeline may cut it in place
-    if not isinstance(mask, torch.Tensor | np.ndarray):
-        assert mask.tobytes() == before.tobytes()
+    assert_equal((task, *pairs[task]), "euler", picture(), mask=copy.deepcopy(mask))  # a pipeline may cut it in place
+    model, _ = pairs[task]
+    LoopSampler(model, scheduler="euler", parity=True).sample(Inpaint("a", picture(), mask, 0.6), seeds=[3], steps=2)
+    assert np.asarray(mask).tobytes() == np.asarray(before).tobytes()
 
 
 def test_a_mask_each(pairs):

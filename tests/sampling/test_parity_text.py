@@ -249,6 +249,7 @@ def test_an_outdated_scheduler_config_is_mended_as_the_pipeline_does(copied, sd_
 
 
 @pytest.mark.parametrize("slicing", ["auto", "max", 1])
+@pytest.mark.spread(1)
 def test_attention_slicing(sd_directory, slicing):
     pipe = StableDiffusionPipeline.from_pretrained(sd_directory)
     pipe.set_progress_bar_config(disable=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import wraps
 from typing import Any
 
 import diffusers
@@ -19,6 +20,7 @@ def timesteps_of_levels_once() -> None:
 def _once(kind: Any) -> None:
     theirs, known = kind._sigma_to_t, {}
 
+    @wraps(theirs)  # the name of its module tells the solvers that the class is as it was published
     def timestep(self: Any, sigma: Any, log_sigmas: Any) -> Any:
         of_grid = known.setdefault((type(log_sigmas), np.asarray(log_sigmas).tobytes()), {})
         key = type(sigma), np.asarray(sigma).dtype, np.shape(sigma), np.asarray(sigma).tobytes()

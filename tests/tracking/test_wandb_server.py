@@ -89,7 +89,7 @@ def test_online_runs_are_whole_and_sent_again_they_are_not_doubled(jobs, monkeyp
         assert run["exitcode"] == 0
         assert [name.split("_")[0] for name in run["files"]] == ["media/images/images"] * 2 + ["media/table/samples"]
         # the same again, by force: the same server
-        assert sync(jobs[0].parent, "--force").returncode == 0
+        assert sync(jobs[0].parent, "--force", "--workers", "1").returncode == 0
         assert stub.content() == first
         assert sum(run["inserted"] for run in stub.runs.values()) == 2
         told = b"\n".join(stub.bodies)

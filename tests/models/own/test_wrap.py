@@ -55,7 +55,7 @@ def points(levels, predicts: str, scaling: str, *, steps: int = 10, seeds=range(
     return sampler.sample(Unconditional(), seeds=seeds, steps=steps).points
 
 
-@pytest.mark.spread(12)
+@pytest.mark.spread(8)
 @pytest.mark.parametrize("scaling", SCALINGS)
 @pytest.mark.parametrize("predicts", PREDICTS)
 @pytest.mark.parametrize("levels", ["cosine", "linear", "edm", "flow"])
