@@ -60,6 +60,8 @@ _TIMED_BY = (
     "device",
     "compile",
     "channels_last",
+    "quantize",
+    "offload",
 )  # keys of a model that its timings depend on
 
 

@@ -22,6 +22,7 @@ from research.jobs.schema import MODEL_IDENTITY, NOT_IDENTITY
 from research.jobs.targets import without_defaults
 from research.metrics.extractors.find import EFFICIENTNET, INCEPTION, INCEPTION_ANTIALIASED, REFERENCES_DIR
 from research.models.inspect.find_model import find_pipeline
+from research.models.loras import read_loras
 from research.tasks.checks import PICTURES
 from research.zoo import ZOO_DIR, zoo_path
 
@@ -76,6 +77,7 @@ def identity(
         # a checkpoint file has its scheduler and tokenizer from there
         **({"config": model_content(model["config"])} if model.get("config") else {}),
         "dtype": _DTYPES.get(model["dtype"], model["dtype"]),
+        **_weights_changed(model),
         **{key: model[key] for key in MODEL_IDENTITY if model.get(key) is not None},
     }
     # the short name of a scheduler is a name for its class and options
@@ -104,6 +106,18 @@ def identity(
     if not cache.get("prompts", [model["path"], config["task"]], lambda: uses_prompts(config)):
         kept.pop("prompts")
     return {key: cache.get(f"canonical {key}", value, partial(_section, key, value)) for key, value in kept.items()}
+
+
+def _weights_changed(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a model's settings those that change its weights or its decoder, where they say something: LoRAs by content."""
+    found: dict[str, Any] = {}
+    if loras := read_loras(model.get("loras")):
+        found["loras"] = [{"content": f"sha256:{_file_hash(lora.path).hex()}", "weight": lora.weight} for lora in loras]
+    if (quantize := model.get("quantize") or "none") != "none":
+        found["quantize"] = quantize
+    if model.get("vae_tiling"):
+        found["vae_tiling"] = True
+    return found
 
 
 def sources_of(config: Mapping[str, Any], cache: PlanCache | None = None) -> dict[str, str]:

@@ -53,6 +53,12 @@ _OF_CHECKPOINTS = {
     "attention_slicing": None,
     "compile": False,
     "channels_last": False,
+    "loras": None,
+    "quantize": "none",
+    "offload": "none",
+    "drop_text_encoders": False,
+    "vae_tiling": False,
+    "vae_slicing": False,
     "distilled_guidance": None,
     "max_sequence_length": None,
 }

@@ -25,6 +25,7 @@ from research.metrics.score import check_metric
 from research.models.inspect.find_model import find_pipeline, read_index
 from research.models.inspect.parts import WEIGHTED, choose_variant, wanted_parts
 from research.models.inspect.weights import check_safetensors, weight_files
+from research.models.loras import check_loras, read_loras
 
 if TYPE_CHECKING:
     from research.jobs.job import Job
@@ -143,7 +144,7 @@ def check_model(config: Mapping[str, Any]) -> None:
 
     Raises:
         ModelError: no such model, or a broken one.
-        ConfigError: more steps than the scheduler has timesteps.
+        ConfigError: more steps than the scheduler has timesteps; a LoRA of another model.
     """
     if own_model.is_own(config["model"]):
         own_model.check(config["model"])
@@ -152,6 +153,7 @@ def check_model(config: Mapping[str, Any]) -> None:
     if directory is None:
         return
     _check_files(directory, config["model"]["allow_pickle"])
+    check_loras(read_loras(config["model"].get("loras")), directory, config["model"]["path"])
     known = _read_json(directory / "scheduler" / "scheduler_config.json").get("num_train_timesteps", 1000)
     timesteps = config["scheduler"]["options"].get("num_train_timesteps", known)
     if isinstance(timesteps, int) and config["steps"] > timesteps:

@@ -61,6 +61,12 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
     attention_slicing: int | str | None = None
     compile: bool = False
     channels_last: bool = False
+    loras: list[Config] | None = None
+    quantize: str = "none"
+    offload: str = "none"
+    drop_text_encoders: bool = False
+    vae_tiling: bool = False
+    vae_slicing: bool = False
     distilled_guidance: float | None = None
     max_sequence_length: int | None = None
     size_conditioning: Config | None = None

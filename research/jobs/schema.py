@@ -59,6 +59,12 @@ SECTIONS = {
         "attention_slicing",
         "compile",
         "channels_last",
+        "loras",
+        "quantize",
+        "offload",
+        "drop_text_encoders",
+        "vae_tiling",
+        "vae_slicing",
         "distilled_guidance",
         "max_sequence_length",
         "size_conditioning",
@@ -100,6 +106,8 @@ OF_SWEEPS = ("sweep", "report", "budget")
 # the choice of the group sigmas that leaves the levels to the model and its scheduler: what there was before there was a group
 MODEL_LEVELS = {"name": "model"}
 
+QUANTIZE = ("none", "fp8", "int8", "nf4")
+OFFLOAD = ("none", "model", "sequential")
 DTYPES = ("auto", "float32", "float16", "bfloat16", "fp32", "fp16", "bf16")
 PROGRESS = ("auto", "bars", "lines", "none")
 ON_FAILURE = ("continue", "stop")

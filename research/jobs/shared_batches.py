@@ -37,7 +37,10 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _LARGEST = 64  # images of all jobs of a unit
 # of a model's settings, what is loaded anew for less than another model: changed faster
-_CHEAPER = ("dtype", "device", "attention_slicing", "compile", "channels_last")
+_CHEAPER = (
+    *("dtype", "device", "attention_slicing", "compile", "channels_last", "loras", "quantize", "offload"),
+    *("drop_text_encoders", "vae_tiling", "vae_slicing"),
+)
 
 
 class SharedBatches(OneByOne):

@@ -14,7 +14,19 @@ from research.jobs import own_model, process_cache
 from research.jobs.job_images import check_frames, image_count, uses_prompts
 from research.jobs.plan_cache import NoCache, PlanCache
 from research.jobs.preflight import check_mapping, check_metrics, check_model, check_plug_configs
-from research.jobs.schema import DTYPES, KEYS, OF_SWEEPS, ON_FAILURE, PROGRESS, RETRY, SECTIONS, VECTORISE
+from research.jobs.schema import (
+    DTYPES,
+    KEYS,
+    OF_SWEEPS,
+    OFFLOAD,
+    ON_FAILURE,
+    PROGRESS,
+    QUANTIZE,
+    RETRY,
+    SECTIONS,
+    VECTORISE,
+)
+from research.models.loras import read_loras
 from research.tasks.checks import check_settings
 
 _DEVICE = re.compile(r"^(auto|cpu|mps|(cuda|xpu)(:\d+)?)$")
@@ -157,6 +169,14 @@ def _mapping_or_none(key: str, value: Any) -> Any:
     return value or None
 
 
+def _loras(key: str, value: Any) -> Any:
+    """With each path as it was given, which is a part of the job's record."""
+    found = read_loras(value)
+    return [
+        {"path": str(each["path"]), "weight": lora.weight} for each, lora in zip(value or [], found, strict=True)
+    ] or None
+
+
 def _one_of(choices: Sequence[Any]) -> Callable[[str, Any], Any]:
     return partial(check_choice, choices=choices)
 
@@ -217,6 +237,12 @@ _READERS: dict[str, Callable[[str, Any], Any]] = {
     "model.attention_slicing": _whole(1, "auto", "max", None),
     "model.compile": _one_of((True, False)),
     "model.channels_last": _one_of((True, False)),
+    "model.loras": _loras,
+    "model.quantize": _one_of(QUANTIZE),
+    "model.offload": _one_of(OFFLOAD),
+    "model.drop_text_encoders": _one_of((True, False)),
+    "model.vae_tiling": _one_of((True, False)),
+    "model.vae_slicing": _one_of((True, False)),
     "model.distilled_guidance": _number_or_none,
     "model.max_sequence_length": _whole(1, None),
     "model.size_conditioning": _mapping_or_none,

@@ -19,6 +19,7 @@ from research.image_tensors import pixels_to_images
 from research.models.compiled import compile_network
 from research.models.inspect.weights import check_safetensors, weight_files
 from research.models.layers import layer_names
+from research.models.memory import Memory
 from research.models.summary import check_choices, check_second
 from research.models.weak_model import WeakModels
 from research.sampling.interfaces import Batch, Denoiser, Model, Solver
@@ -38,6 +39,7 @@ class BaseModel(Model, ABC):
         device, dtype: where and as what the network runs.
         compiled: whether torch compiles the network, see `load_model`.
         channels_last: whether its weights lie in memory with the channels last.
+        memory: see `load_model`.
         distilled_guidance: the guidance scale that a distilled network is told; None for a network that is told none.
         supports: what guidance may require of it.
     """
@@ -49,6 +51,11 @@ class BaseModel(Model, ABC):
     weighted: tuple[str, ...] = ("unet",)  # components that have weights
     compiled = False
     channels_last = False
+    memory = Memory()  # how its memory is used
+    runs_on: torch.device | None = (
+        None  # to where hooks bring parts that wait in the CPU's memory; None where none wait
+    )
+    pipeline = ""  # the pipeline's class, as model_index.json names it
     distilled_guidance: float | None = (
         None  # the guidance scale that the network is told; None for one that is told none
     )
@@ -66,8 +73,10 @@ class BaseModel(Model, ABC):
         self.weak_models: WeakModels[BaseModel] = WeakModels()
 
     @classmethod
-    def from_directory(cls, directory: Path, *, path: str, dtype: torch.dtype, allow_pickle: bool) -> BaseModel:
-        """Check every weight file, then load. See `load_model` for the errors."""
+    def from_directory(
+        cls, directory: Path, *, path: str, dtype: torch.dtype, allow_pickle: bool, quantization: Any = None
+    ) -> BaseModel:
+        """Check every weight file, then load, the network as ``quantization`` says. See `load_model` for the errors."""
         files, safe = [], True
         scheduler_config = _scheduler_config(directory)
         for component in cls.weighted_in(directory):
@@ -79,7 +88,7 @@ class BaseModel(Model, ABC):
                     check_safetensors(file)
         try:
             # a component may be pickled and another not: diffusers then takes what there is, safetensors first
-            parts = cls.load_parts(directory, dtype=dtype, safe=safe or None)
+            parts = cls.load_parts(directory, dtype=dtype, safe=safe or None, quantization=quantization)
         except ModelError:
             raise
         except Exception as error:  # what a broken file makes libraries raise is no closed list
@@ -109,8 +118,11 @@ class BaseModel(Model, ABC):
 
     @classmethod
     @abstractmethod
-    def load_parts(cls, directory: Path, *, dtype: torch.dtype, safe: bool | None) -> dict[str, Any]:
-        """The constructor's further arguments, read from a directory: from safetensors alone, or (None) from pickles too."""
+    def load_parts(
+        cls, directory: Path, *, dtype: torch.dtype, safe: bool | None, quantization: Any = None
+    ) -> dict[str, Any]:
+        """The constructor's further arguments, read from a directory: from safetensors alone, or (None) from pickles too; the
+        network in fewer bits where diffusers' ``quantization`` says so."""
 
     @property
     @abstractmethod
@@ -144,10 +156,14 @@ class BaseModel(Model, ABC):
     def modules(self) -> list[torch.nn.Module]:
         """Every part with weights."""
 
+    def named_parts(self) -> Mapping[str, Any]:
+        """Parts by the names that the pipeline gives them."""
+        return {self.network_part: self.network}
+
     @property
     def device(self) -> torch.device:
         # diffusers' own property walks over all modules, which takes milliseconds
-        return next(self.network.parameters()).device
+        return self.runs_on or next(self.network.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -158,6 +174,12 @@ class BaseModel(Model, ABC):
         return self._dtype[1]
 
     def to(self, device: torch.device) -> BaseModel:
+        if self.runs_on is not None:
+            if torch.device(device) != self.runs_on:
+                raise ConfigError(
+                    f"model.offload: a model whose parts wait in the CPU's memory stays on {self.runs_on}."
+                )
+            return self
         for module in self.modules():
             module.to(device)
         self.weak_models.to(self.device)
@@ -201,6 +223,11 @@ class BaseModel(Model, ABC):
         Raises:
             ConfigError: it cannot be loaded, or its latents, its conditions or its noise schedule are others.
         """
+        if path is None and (self.memory.offload != "none" or self.memory.quantize != "none"):
+            raise ConfigError(
+                "guidance.model: found null with model.offload or model.quantize, of whose weights no copy is made; accepted "
+                "is a model."
+            )
         found = self.weak_models.get(self, path, noise)
         found.distilled_guidance = self.distilled_guidance  # which may have been chosen since
         return found.made_fast()
@@ -215,10 +242,15 @@ class BaseModel(Model, ABC):
         """A factory of fresh solvers; see `SolverFactory`. A list, array or tensor of sigmas is the grid of these levels.
 
         Raises:
-            ConfigError: also, parity of a network that is compiled or has its channels last, whose last bits are others.
+            ConfigError: also, parity of a model that is compiled, has its channels last or slices its VAE: other last bits.
         """
-        if parity and (self.compiled or self.channels_last):
-            which = "compile" if self.compiled else "channels_last"
+        changed = {
+            "compile": self.compiled,
+            "channels_last": self.channels_last,
+            "vae_slicing": self.memory.vae_slicing,
+        }
+        if parity and any(changed.values()):
+            which = next(name for name, on in changed.items() if on)
             raise ConfigError(f"model.{which}: found true with parity, which is bit for bit; accepted there is false.")
         return SolverFactory(
             scheduler, options, self.scheduler_config, parity=parity, sigmas=as_schedule(sigmas), schedule=self.schedule

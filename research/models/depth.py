@@ -12,6 +12,7 @@ from torch import Tensor
 
 from research.models.inspect.safe_files import read_json
 from research.models.inspect.weights import check_safetensors, loaded_module, weight_files
+from research.models.memory import device_of
 
 
 class DepthEstimator:
@@ -56,7 +57,7 @@ class DepthEstimator:
         """
         network = self.network
         pixels = self.processor(images=list(pictures), return_tensors="pt").pixel_values
-        half = network.dtype in (torch.float16, torch.bfloat16) and network.device.type != "mps"
-        cast = torch.autocast(network.device.type, dtype=network.dtype) if half else contextlib.nullcontext()
+        half = network.dtype in (torch.float16, torch.bfloat16) and device_of(network).type != "mps"
+        cast = torch.autocast(device_of(network).type, dtype=network.dtype) if half else contextlib.nullcontext()
         with cast:
-            return network(pixels.to(network.device, network.dtype)).predicted_depth
+            return network(pixels.to(device_of(network), network.dtype)).predicted_depth

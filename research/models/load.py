@@ -6,7 +6,8 @@ import importlib
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,8 @@ from research.models.inspect.find_model import find_pipeline, pipeline_class
 from research.models.inspect.fit import checked_parts
 from research.models.inspect.hub import fetch
 from research.models.inspect.weights import plain_view
+from research.models.loras import Lora, check_loras, fuse_loras, hash_with, read_loras
+from research.models.memory import Memory, quantization, use_memory
 from research.models.single_file import single_file_config, write_file
 
 if TYPE_CHECKING:
@@ -48,6 +51,12 @@ def load_model(
     config: str | os.PathLike[str] | None = None,
     compile: bool = False,
     channels_last: bool = False,
+    loras: Sequence[Any] | None = None,
+    quantize: str = "none",
+    offload: str = "none",
+    drop_text_encoders: bool = False,
+    vae_tiling: bool = False,
+    vae_slicing: bool = False,
     distilled_guidance: float | None = None,
     max_sequence_length: int | None = None,
     size_conditioning: Mapping[str, Any] | None = None,
@@ -68,6 +77,16 @@ def load_model(
         compile: have torch compile the network (``torch.compile``) when it is first called, and once more for another batch size;
             the seconds of it stand in ``timings["compile"]``. Where a patch or a hook changes layers, it runs as it is written.
         channels_last: lay weights out in memory with the channels last, which convolutions on some GPUs prefer.
+        loras: LoRA files (or folders with one) added to the weights, each with a factor: ``[("style.safetensors", 0.8)]``
+            or ``[{"path": ..., "weight": ...}]``. Weights are those of the pipeline after ``load_lora_weights``, ``set_adapters``
+            and ``fuse_lora()``. Needs peft.
+        quantize: keep the network's weights in fewer bits: "fp8" (diffusers' layerwise casting; needs nothing), "int8" (needs
+            torchao), "nf4" (needs bitsandbytes). Text encoders and VAE stay as they are.
+        offload: what waits in the CPU's memory while it is not asked for: "model", all parts but the one at work; "sequential",
+            all layers but the one at work: least memory, and slow. Needs a GPU.
+        drop_text_encoders: keep text encoders in the CPU's memory but while they encode. On a CPU it does nothing.
+        vae_tiling: decode and encode large pictures in overlapping tiles: less memory, other pixels near their seams.
+        vae_slicing: decode and encode pictures of a batch one by one.
         distilled_guidance: the guidance scale that a distilled network is told (Flux, LCM); by default what its pipeline tells
             it. It costs nothing, and has nothing to do with the guidance of the sampler.
         max_sequence_length: tokens, from 1, that T5 and encoders like it take of a text; by default what the pipeline has.
@@ -77,7 +96,9 @@ def load_model(
     Raises:
         ModelError: the model cannot be found, is broken, is pickled, or is of a family that is not supported.
         ConfigError: dtype, device or attention_slicing is not one of the accepted, config is given with no single file, the
-            network is to be compiled and there is no compiler, or the model knows no such guidance or length.
+            network is to be compiled and there is no compiler, or the model knows no such guidance or length. A
+            LoRA is not there or is of another model, peft or the backend of ``quantize`` is not installed, there is no GPU to
+            offload from, or the VAE cannot do what is asked.
     """
     for key, flag in (("compile", compile), ("channels_last", channels_last)):
         if not isinstance(flag, bool):
@@ -87,6 +108,10 @@ def load_model(
     if max_sequence_length is not None:
         check_whole_number("model.max_sequence_length", max_sequence_length, least=1)
     torch_dtype, torch_device = resolve_dtype_and_device(dtype, device)
+    files = read_loras(loras)
+    memory = Memory(quantize, offload, drop_text_encoders, vae_tiling, vae_slicing)
+    memory.check(torch_device, compile=compile, loras=bool(files))
+    how = _How(torch_dtype, allow_pickle, files, quantization(quantize, torch_dtype))
 
     def ready(model: BaseModel) -> BaseModel:
         model.choose(
@@ -94,27 +119,32 @@ def load_model(
             max_sequence_length=max_sequence_length,
             size_conditioning=size_conditioning,
         )
-        return _ready(model, torch_device, attention_slicing, compile, channels_last)
+        return _ready(model, torch_device, memory, attention_slicing, compile, channels_last)
 
     if not isinstance(path, str | os.PathLike):
-        return ready(_from_pipeline(path, torch_dtype))
+        return ready(_from_pipeline(path, how))
     found = find_pipeline(path)
     if found.file is None and config is not None:
         raise ConfigError(
             f"model.config: found {config!r} with {path}, which is no single file; accepted is null there."
         )
     if found.file is not None:
-        model = _from_file(found.file, os.fspath(path), config, torch_dtype, allow_pickle, offline)
+        model = _from_file(found.file, os.fspath(path), config, how, offline)
     else:
         directory = found.directory or fetch(str(found.hub_id), allow_pickle=allow_pickle, offline=offline)
-        model = _from_directory(directory, os.fspath(path), torch_dtype, allow_pickle)
+        model = _from_directory(directory, os.fspath(path), how)
     return ready(model)
 
 
 def _ready(
-    model: BaseModel, device: torch.device, attention_slicing: str | int | None, compile: bool, channels_last: bool
+    model: BaseModel,
+    device: torch.device,
+    memory: Memory,
+    attention_slicing: str | int | None,
+    compile: bool,
+    channels_last: bool,
 ) -> BaseModel:
-    model.to(device)
+    use_memory(model, memory, device)
     model.weak_models.load = _load_weak
     if attention_slicing is not None:
         model.set_attention_slicing(attention_slicing)
@@ -122,7 +152,17 @@ def _ready(
     return model.made_fast()
 
 
-def _from_pipeline(pipeline: Any, dtype: torch.dtype) -> BaseModel:
+@dataclass(frozen=True)
+class _How:
+    """How weights are read."""
+
+    dtype: torch.dtype
+    allow_pickle: bool
+    loras: Sequence[Lora]
+    quantization: Any  # diffusers' config of a backend, or None
+
+
+def _from_pipeline(pipeline: Any, how: _How) -> BaseModel:
     """A pipeline's own parts, saved and loaded like any directory, so that they are checked and hashed like one."""
     if not (hasattr(pipeline, "components") and hasattr(pipeline, "save_config")):
         raise ModelError(
@@ -145,7 +185,7 @@ def _from_pipeline(pipeline: Any, dtype: torch.dtype) -> BaseModel:
         Path(scratch, "model_index.json").write_text(json.dumps(index))
         try:
             return _from_directory(
-                Path(scratch), f"{getattr(pipeline, 'name_or_path', '') or name}", dtype, allow_pickle=False
+                Path(scratch), f"{getattr(pipeline, 'name_or_path', '') or name}", replace(how, allow_pickle=False)
             )
         except ModelError as error:
             raise ModelError(str(error).replace(scratch, f"the {name}")) from error
@@ -155,34 +195,41 @@ def _load_weak(path: str, dtype: torch.dtype, device: torch.device) -> BaseModel
     return load_model(path, dtype=dtype, device=device)
 
 
-def _from_directory(directory: Path, path: str, dtype: torch.dtype, allow_pickle: bool) -> BaseModel:
-    known = family_of(pipeline_class(directory))
+def _from_directory(directory: Path, path: str, how: _How) -> BaseModel:
+    pipeline = pipeline_class(directory)
+    known = family_of(pipeline)
     assert known is not None
     module, _, name = known.driver.partition(":")
     family: type[BaseModel] = getattr(importlib.import_module(module), name)
-    parts = checked_parts(directory, allow_pickle=allow_pickle)
+    parts = checked_parts(directory, allow_pickle=how.allow_pickle)
+    check_loras(how.loras, directory, path)
     with plain_view(directory, next((part.variant for part in parts if part.variant), "")) as view:
         try:
-            return family.from_directory(view, path=path, dtype=dtype, allow_pickle=allow_pickle)
+            model = family.from_directory(
+                view, path=path, dtype=how.dtype, allow_pickle=how.allow_pickle, quantization=how.quantization
+            )
         except ModelError as error:
             raise ModelError(str(error).replace(str(view), str(directory))) from error
+    model.pipeline = str(pipeline)
+    if how.loras:
+        fuse_loras(model.named_parts(), model.pipeline, how.loras)
+        model.weights_sha256 = hash_with(model.weights_sha256, how.loras)
+    return model
 
 
-def _from_file(
-    file: Path, path: str, config: Any, dtype: torch.dtype, allow_pickle: bool, offline: bool | None
-) -> BaseModel:
+def _from_file(file: Path, path: str, config: Any, how: _How, offline: bool | None) -> BaseModel:
     """By way of a temporary diffusers directory, so that a checkpoint gives the same bits as when it is converted.
 
     Kernels round differently for weights that lie in memory at other offsets, as those of a mapped file do.
     """
     with tempfile.TemporaryDirectory(prefix="research-") as scratch:
-        with single_file_config(file, config, allow_pickle=allow_pickle, offline=offline) as directory:
-            write_file(file, directory, Path(scratch), allow_pickle=allow_pickle, needs_depth=False)
+        with single_file_config(file, config, allow_pickle=how.allow_pickle, offline=offline) as directory:
+            write_file(file, directory, Path(scratch), allow_pickle=how.allow_pickle, needs_depth=False)
         try:
-            model = _from_directory(Path(scratch), path, dtype, allow_pickle=False)
+            model = _from_directory(Path(scratch), path, replace(how, allow_pickle=False))
         except ModelError as error:
             raise ModelError(str(error).replace(scratch, str(file))) from error
-    model.weights_sha256 = sha256_files([file])
+    model.weights_sha256 = hash_with(sha256_files([file]), how.loras)
     return model
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from research.caches import MIB, Cache
+from research.models.memory import device_of
 
 # a text of Stable Diffusion 1.x takes 0.2 MB in fp32
 _embeddings = Cache("texts", 256 * MIB)
@@ -43,7 +44,7 @@ class TextEncoder:
         return rows[0] if len(rows) == 1 else torch.cat(rows)
 
     def _encoded(self, text: str) -> Tensor:
-        key = weakref.ref(self.encoder), self.encoder.device, self.encoder.dtype, text
+        key = weakref.ref(self.encoder), device_of(self.encoder), self.encoder.dtype, text
         return _embeddings.get(key, lambda: self.encode_together([text]), lambda made: made.nbytes)
 
     @torch.no_grad()
@@ -54,8 +55,8 @@ class TextEncoder:
         )
         mask = None
         if getattr(self.encoder.config, "use_attention_mask", False):
-            mask = tokens.attention_mask.to(self.encoder.device)
-        output = self.encoder(tokens.input_ids.to(self.encoder.device), attention_mask=mask)[0]
+            mask = tokens.attention_mask.to(device_of(self.encoder))
+        output = self.encoder(tokens.input_ids.to(device_of(self.encoder)), attention_mask=mask)[0]
         return output.to(self.encoder.dtype)
 
     def dropped(self, text: str) -> str | None:

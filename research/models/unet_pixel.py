@@ -45,13 +45,16 @@ class UnetPixelModel(BaseModel):
         }
 
     @classmethod
-    def load_parts(cls, directory: Path, *, dtype: torch.dtype, safe: bool | None) -> dict[str, Any]:
+    def load_parts(
+        cls, directory: Path, *, dtype: torch.dtype, safe: bool | None, quantization: Any = None
+    ) -> dict[str, Any]:
         from diffusers import UNet2DModel
 
         loaded = UNet2DModel.from_pretrained(
             directory,
             subfolder="unet",
             torch_dtype=dtype,
+            quantization_config=quantization,
             use_safetensors=safe,
             local_files_only=True,
             output_loading_info=True,

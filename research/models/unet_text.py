@@ -68,7 +68,9 @@ class UnetTextModel(LatentModel):
         }
 
     @classmethod
-    def load_parts(cls, directory: Path, *, dtype: torch.dtype, safe: bool | None) -> dict[str, Any]:
+    def load_parts(
+        cls, directory: Path, *, dtype: torch.dtype, safe: bool | None, quantization: Any = None
+    ) -> dict[str, Any]:
         from diffusers import AutoencoderKL, UNet2DConditionModel
         from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -87,7 +89,7 @@ class UnetTextModel(LatentModel):
         return {
             "pipeline": pipeline_class(directory),
             "depth": DepthEstimator.load(directory, dtype=dtype, safe=safe),
-            "unet": load(UNet2DConditionModel, "unet", torch_dtype=dtype),
+            "unet": load(UNet2DConditionModel, "unet", torch_dtype=dtype, quantization_config=quantization),
             "vae": load(AutoencoderKL, "vae", torch_dtype=dtype),
             "text_encoder": load(CLIPTextModel, "text_encoder", dtype=dtype),
             "tokenizer": CLIPTokenizer.from_pretrained(directory, subfolder="tokenizer", local_files_only=True),
@@ -118,6 +120,14 @@ class UnetTextModel(LatentModel):
 
     def modules(self) -> list[torch.nn.Module]:
         return [self.unet, self.vae, self._text.encoder, *([self.depth.network] if self.depth else [])]
+
+    def named_parts(self) -> Mapping[str, Any]:
+        return {
+            "unet": self.unet,
+            "vae": self.vae,
+            "text_encoder": self._text.encoder,
+            "tokenizer": self._text.tokenizer,
+        }
 
     def denoiser(self, run: Batch) -> NetworkDenoiser:
         return NetworkDenoiser(self.unet, self.evaluate, kind=run.solver.kind, look=run.look, timings=run.timings)

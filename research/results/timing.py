@@ -35,6 +35,7 @@ LEAST_AWAY = 1.25  # times as long, or as short, as the median
 LEAST_ALIKE = 4  # jobs, of which one may be out of line
 _TO_DEVIATION = 1.4826  # of normal numbers
 _OF_MODEL = ("path", "config", "attention_slicing", "compile", "channels_last")
+_OF_MEMORY = ("quantize", "offload", "drop_text_encoders", "vae_tiling", "vae_slicing")
 _PARTS = ("encode", "denoise", "decode")
 REPEATS, BATCHES, ONCE, MEAN = "repeats", "batches after the first", "one batch", "mean over the job"
 
@@ -195,7 +196,8 @@ def _likeness(result: JobResult, timed: Timing) -> str:
         [
             [
                 result.weights_sha256,
-                *(model.get(key) for key in ("path", "config", "attention_slicing", "compile", "channels_last")),
+                *(model.get(key) for key in _OF_MODEL),
+                *((key, value) for key in _OF_MEMORY if (value := model.get(key)) not in (None, False, "none")),
             ],
             [result.dtype, timed.device, timed.batch, timed.shared, timed.by == REPEATS],
             [task.get("_target_"), task.get("height"), task.get("width")],

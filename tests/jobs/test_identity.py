@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from research.jobs.compose import Composer
 from research.jobs.identity import identity, job_id
@@ -54,7 +57,9 @@ SAME = {
     "claims and signals": ["runtime.claim_timeout=5", "runtime.grace=1"],
     "which points there are": ["sweep.sample=2", "sweep.seed=3", "sweep.max_points=9", "sweep.exclude='steps=1'"],
     "how the report judges": ["report.margin.fid=10%", "report.unit=seeds"],
-    "memory": ["model.attention_slicing=auto"],
+    "memory": ["model.attention_slicing=auto", "model.vae_slicing=true", "model.drop_text_encoders=true"],
+    "offloading": ["model.offload=model"],
+    "no LoRA": ["model.loras=[]"],
     "how fast": ["model.compile=true", "model.channels_last=true"],
     "trusting pickles": ["model.allow_pickle=true"],
     "no hooks": ["hooks=none"],
@@ -78,6 +83,8 @@ OTHER = {
     "negative prompt": ["task.negative_prompt=blurry"],
     "size": ["task.height=32"],
     "dtype": ["model.dtype=float16"],
+    "fewer bits": ["model.quantize=fp8"],
+    "tiles": ["model.vae_tiling=true"],
     "parity": ["runtime.parity=true"],
     "modifier": ["guidance/modifiers=interval"],
     "modifier's setting": ["guidance/modifiers=interval", "guidance.modifiers.interval.steps=[0.2,0.7]"],
@@ -249,3 +256,19 @@ PIXELS = ["model=emoji_pixel", "task=unconditional", "guidance=none"]
 )
 def test_runs_that_make_other_images_than_they_did_have_other_ids(configure, lines, revised) -> None:
     assert [name.partition(":")[0] for name in identity(configure(*lines)).get("revisions", [])] == revised
+
+
+def test_a_lora_is_its_content_and_weight(
+    base: list[str], identify: Identify, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: True if name == "peft" else real(name, *a))
+    for name, value in (("one", 1.0), ("two", 2.0)):
+        save_file({"unet.conv_in.lora_A.weight": np.full((2, 4), value, np.float32)}, tmp_path / f"{name}.safetensors")
+    shutil.copy(tmp_path / "one.safetensors", tmp_path / "copy.safetensors")
+
+    def with_lora(name: str, weight: float) -> str:
+        return identify(*base, f"model.loras=[{{path: {tmp_path / name}.safetensors, weight: {weight}}}]")
+
+    assert with_lora("one", 1) == with_lora("copy", 1.0)
+    assert len({with_lora("one", 1), with_lora("two", 1), with_lora("one", 0.5), identify(*base)}) == 4

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from research.models.families.packed import PackedModel, image_ids
 from research.models.families.texts import padded
+from research.models.memory import device_of
 from research.sampling.interfaces import Condition
 
 # The network multiplies the masks of two tokens and adds that to the logarithm of their attention: with 0 for padding, as its
@@ -27,7 +28,7 @@ class ChromaModel(PackedModel):
 
     def encode_texts(self, texts: Sequence[str], *, negative: bool) -> Condition:
         encoder = self.parts["text_encoder"]
-        found = padded(self.parts["tokenizer"], texts, self.max_length, encoder.device)
+        found = padded(self.parts["tokenizer"], texts, self.max_length, device_of(encoder))
         embeds = encoder(found.input_ids, attention_mask=found.attention_mask)[0]
         places = torch.arange(embeds.shape[1], device=embeds.device)
         return Condition(embeds=embeds, mask=(places <= found.attention_mask.sum(1, keepdim=True)).to(embeds.dtype))

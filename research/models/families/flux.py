@@ -10,6 +10,7 @@ from torch import Tensor
 
 from research.models.families.packed import PackedModel, image_ids
 from research.models.families.texts import padded
+from research.models.memory import device_of
 from research.sampling.interfaces import Condition
 
 
@@ -36,8 +37,8 @@ class FluxModel(PackedModel):
     def encode_texts(self, texts: Sequence[str], *, negative: bool) -> Condition:
         clip, t5 = self.parts["text_encoder"], self.parts["text_encoder_2"]
         tokenizer = self.parts["tokenizer"]
-        ids = padded(tokenizer, texts, tokenizer.model_max_length, clip.device).input_ids
-        longer = padded(self.parts["tokenizer_2"], texts, self.max_length, t5.device).input_ids
+        ids = padded(tokenizer, texts, tokenizer.model_max_length, device_of(clip)).input_ids
+        longer = padded(self.parts["tokenizer_2"], texts, self.max_length, device_of(t5)).input_ids
         # T5 attends to its padding, and the transformer too
         return Condition(embeds=t5(longer)[0], pooled=clip(ids).pooler_output)
 

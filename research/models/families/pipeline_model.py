@@ -20,6 +20,7 @@ from research.models.inspect.find_model import read_index
 from research.models.inspect.parts import WEIGHTED, entry_of, wanted_parts
 from research.models.inspect.weights import loaded_module
 from research.models.latent_model import LatentModel
+from research.models.memory import device_of
 from research.sampling.interfaces import Batch, Condition, Solver
 
 _conditions = Cache("conditions", 512 * MIB)  # one of Flux takes 4 MB in bf16
@@ -96,7 +97,9 @@ class PipelineModel(LatentModel):
         return [name for name in wanted_parts(read_index(directory)) if name in WEIGHTED]
 
     @classmethod
-    def load_parts(cls, directory: Path, *, dtype: torch.dtype, safe: bool | None) -> dict[str, Any]:
+    def load_parts(
+        cls, directory: Path, *, dtype: torch.dtype, safe: bool | None, quantization: Any = None
+    ) -> dict[str, Any]:
         import diffusers
         import transformers
 
@@ -109,6 +112,7 @@ class PipelineModel(LatentModel):
             if name not in WEIGHTED:
                 parts[name] = loader.from_pretrained(directory, subfolder=name, local_files_only=True)
                 continue
+            fewer_bits = {"quantization_config": quantization} if quantization and name == cls.network_part else {}
             loaded = loader.from_pretrained(
                 directory,
                 subfolder=name,
@@ -116,6 +120,7 @@ class PipelineModel(LatentModel):
                 local_files_only=True,
                 output_loading_info=True,
                 **{"dtype" if library == "transformers" else "torch_dtype": dtype},
+                **fewer_bits,
             )
             parts[name] = loaded_module(loaded, directory / name)
         return {"parts": parts, "index": index}
@@ -143,6 +148,9 @@ class PipelineModel(LatentModel):
     @property
     def text(self) -> Texts:
         return Texts(self.tokenizers(), self.weights_sha256)  # whose lengths a caller may choose
+
+    def named_parts(self) -> Mapping[str, Any]:
+        return self.parts
 
     def modules(self) -> list[torch.nn.Module]:
         return [part for part in self.parts.values() if isinstance(part, torch.nn.Module)]
@@ -178,7 +186,7 @@ class PipelineModel(LatentModel):
 
     def _kept(self, text: str, negative: bool) -> Condition:
         encoders = [part for name, part in self.parts.items() if name.startswith("text_encoder")]
-        seen = tuple((weakref.ref(part), part.device, part.dtype) for part in encoders)
+        seen = tuple((weakref.ref(part), device_of(part), part.dtype) for part in encoders)
         key = type(self), seen, self.max_length, text, negative
         return _conditions.get(key, lambda: self.encode_texts([text], negative=negative), _bytes_of)
 

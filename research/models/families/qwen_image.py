@@ -11,6 +11,7 @@ from torch import Tensor
 from research.models.families.packed import PackedModel
 from research.models.families.texts import Texts
 from research.models.geometry import LatentGeometry
+from research.models.memory import device_of
 from research.sampling.interfaces import Condition
 
 _TEMPLATE = (
@@ -49,13 +50,13 @@ class QwenImageModel(PackedModel):
         told = [_TEMPLATE.format(text) for text in texts]
         found = self.parts["tokenizer"](
             told, max_length=_LONGEST + _DROPPED, padding=True, truncation=True, return_tensors="pt"
-        ).to(encoder.device)
+        ).to(device_of(encoder))
         out = encoder(input_ids=found.input_ids, attention_mask=found.attention_mask, output_hidden_states=True)
         pairs = zip(out.hidden_states[-1], found.attention_mask.bool(), strict=True)
         rows = [states[seen][_DROPPED:] for states, seen in pairs]
-        lengths = torch.tensor([len(row) for row in rows], device=encoder.device)
+        lengths = torch.tensor([len(row) for row in rows], device=device_of(encoder))
         embeds = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)[:, : self.max_length]
-        mask = (torch.arange(embeds.shape[1], device=encoder.device) < lengths[:, None]).long()
+        mask = (torch.arange(embeds.shape[1], device=device_of(encoder)) < lengths[:, None]).long()
         return Condition(embeds=embeds, mask=None if bool(mask.all()) else mask)
 
     def of_tokens(

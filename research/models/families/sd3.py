@@ -12,6 +12,7 @@ from research.models.families.flow_times import linear_mu
 from research.models.families.pipeline_model import PipelineModel
 from research.models.families.texts import clip_hidden_and_pooled, padded
 from research.models.geometry import LatentGeometry
+from research.models.memory import device_of
 from research.sampling.interfaces import Condition
 from research.solvers.upstream_levels import Shape
 
@@ -66,7 +67,7 @@ class SD3Model(PipelineModel):
         if encoder is None:
             width = self.network.config.joint_attention_dim
             return torch.zeros(len(texts), self.max_length or 0, width, dtype=self.dtype, device=self.device)
-        found = padded(self.parts["tokenizer_3"], texts, self.max_length, encoder.device, add_special_tokens=True)
+        found = padded(self.parts["tokenizer_3"], texts, self.max_length, device_of(encoder), add_special_tokens=True)
         return encoder(found.input_ids)[0]
 
     def evaluate(self, x: Tensor, t: Tensor, told: Condition) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from research.caches import MIB, Cache
 from research.errors import ConfigError
+from research.models.memory import device_of
 
 _dropped = Cache("text lengths", 16 * MIB, 16384)
 
@@ -58,6 +59,6 @@ def padded(tokenizer: Any, texts: Sequence[str], length: int, device: torch.devi
 
 def clip_hidden_and_pooled(tokenizer: Any, encoder: Any, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
     """The states before the last layer [N, tokens, dim] and the projected pooled state [N, dim] of a CLIP text tower."""
-    ids = padded(tokenizer, texts, tokenizer.model_max_length, encoder.device).input_ids
+    ids = padded(tokenizer, texts, tokenizer.model_max_length, device_of(encoder)).input_ids
     out = encoder(ids, output_hidden_states=True)
     return out.hidden_states[-2], out[0]
