@@ -10,6 +10,7 @@ from torch import Tensor
 from research.models.families.pipeline_model import PipelineModel, patched_geometry
 from research.models.families.texts import padded
 from research.models.geometry import LatentGeometry
+from research.models.memory import device_of
 from research.sampling.interfaces import Condition
 
 
@@ -29,7 +30,7 @@ class AuraFlowModel(PipelineModel):
 
     def encode_texts(self, texts: Sequence[str], *, negative: bool) -> Condition:
         encoder = self.parts["text_encoder"]
-        found = padded(self.parts["tokenizer"], texts, self.max_length, encoder.device)
+        found = padded(self.parts["tokenizer"], texts, self.max_length, device_of(encoder))
         embeds = encoder(found.input_ids, attention_mask=found.attention_mask)[0]
         return Condition(embeds=embeds * found.attention_mask.unsqueeze(-1).expand(embeds.shape))
 

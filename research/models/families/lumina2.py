@@ -11,6 +11,7 @@ from research.models.families.flow_times import even_sigmas, linear_mu
 from research.models.families.pipeline_model import PipelineModel, patched_geometry
 from research.models.families.texts import padded
 from research.models.geometry import LatentGeometry
+from research.models.memory import device_of
 from research.sampling.interfaces import Condition
 from research.solvers.upstream_levels import Shape
 
@@ -51,7 +52,7 @@ class Lumina2Model(PipelineModel):
         tokenizer, encoder = self.parts["tokenizer"], self.parts["text_encoder"]
         tokenizer.padding_side = "right"
         given = texts if negative else [_SYSTEM + text for text in texts]
-        found = padded(tokenizer, given, self.max_length, encoder.device)
+        found = padded(tokenizer, given, self.max_length, device_of(encoder))
         out = encoder(found.input_ids, attention_mask=found.attention_mask, output_hidden_states=True)
         return Condition(embeds=out.hidden_states[-2], mask=found.attention_mask)
 

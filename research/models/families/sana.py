@@ -13,6 +13,7 @@ from torch import Tensor
 from research.models.families.pipeline_model import PipelineModel
 from research.models.families.texts import padded
 from research.models.geometry import LatentGeometry
+from research.models.memory import device_of
 from research.sampling.interfaces import Batch, Condition
 
 
@@ -47,7 +48,7 @@ class SanaModel(PipelineModel):
         if not negative:
             given = [instruction() + text for text in given]
             length += len(tokenizer.encode(instruction())) - 2
-        found = padded(tokenizer, given, length, encoder.device, add_special_tokens=True)
+        found = padded(tokenizer, given, length, device_of(encoder), add_special_tokens=True)
         embeds = encoder(found.input_ids, attention_mask=found.attention_mask)[0]
         kept = [0, *range(-self.max_length + 1, 0)]  # begin of text, and what comes after most of the instruction
         return Condition(embeds=embeds[:, kept], mask=found.attention_mask[:, kept])
