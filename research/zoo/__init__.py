@@ -1,8 +1,9 @@
 """Embedded models: small, genuine diffusers directories that run in seconds on a CPU.
 
 `emoji` is a text-to-image latent diffusion model, `emoji-inpaint` and `emoji-depth` are its relatives for inpainting and
-depth-to-image, `emoji-pixel` is an unconditional pixel-space model, and `emoji-eval` the CLIP model that scores pictures and
-never conditions them.  Pictures to start from come along.  How they were made is in TRAINING.md.
+depth-to-image, `emoji-flow` is a flow-matching transformer on its latents, `emoji-pixel` is an unconditional pixel-space
+model, and `emoji-eval` the CLIP model that scores pictures and never conditions them.  Pictures to start from come along.
+How they were made is in TRAINING.md.
 This module imports nothing heavy, so that asking for a path costs nothing.
 """
 
