@@ -45,6 +45,15 @@ def pytest_collection(session: pytest.Session) -> None:
     choices_of_others_where_asked()
 
 
+def half_the_examples(items: list[pytest.Item]) -> None:
+    from hypothesis import settings
+
+    name = "_hypothesis_internal_use_settings"
+    for test in {getattr(item, "obj", None) for item in items}:
+        if (chosen := getattr(test, name, None)) is not None:
+            setattr(test, name, settings(chosen, max_examples=(chosen.max_examples + 1) // 2))
+
+
 def save_tiny_sd(directory: Path, **settings: Any) -> Path:
     from support.tiny_models import save_tiny_sd
 
@@ -71,8 +80,11 @@ def pipeline(kind: str, directory: Path) -> Any:
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest looks at -m
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of a test with the mark ``spread(n)``, n of its cases run by default, evenly spread; the others are slow."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Of a test with the mark ``spread(n)``, n of its cases run by default, evenly spread; the others are slow. Of the examples
+    that hypothesis may try, a half is tried by default."""
+    if "not slow" in config.option.markexpr:
+        half_the_examples(items)
     cases: dict[str, list[pytest.Item]] = defaultdict(list)
     for item in items:
         if item.get_closest_marker("spread") and not item.get_closest_marker("slow"):

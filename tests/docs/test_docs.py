@@ -39,9 +39,12 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Reader:
         torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[pytest.mark.figures, *([] if n in QUICK else [pytest.mark.slow])]) for n in NAMES]
-)
+def marks(name: str) -> list[pytest.MarkDecorator]:
+    drawn = name not in QUICK or any("plots/" in (source or "") for *_, source in pictures(DOCS / name))
+    return [*([pytest.mark.figures] if drawn else []), *([] if name in QUICK else [pytest.mark.slow])]
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=marks(name)) for name in NAMES])
 def test_a_page_does_what_it_says(name: str, reader: Reader) -> None:
     if name in EXTRAS:
         pytest.importorskip(EXTRAS[name])
