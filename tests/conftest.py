@@ -101,10 +101,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(tryfirst=True)  # before fixtures of any scope
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Reports have one figure, with the mark ``figures(n)`` the first n, and with ``figures`` all that they have."""
+    """Reports have one figure, with the mark ``figures(n)`` the first n, with ``figures`` or ``slow`` all that they have."""
     from support.figures import draw_at_most
 
-    mark = item.get_closest_marker("figures")
+    mark = item.get_closest_marker("figures") or item.get_closest_marker("slow")
     draw_at_most(1 if mark is None else mark.args[0] if mark.args else None)
 
 
