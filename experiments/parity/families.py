@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import json
+import math
 import os
 import sys
 import tempfile
@@ -290,9 +291,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                 print(f"{directory}: {kind} is not compared here", file=sys.stderr)
                 continue
             bench = Bench(directory, args.seed)
-            side = bench.model.size_multiple
+            # pipelines want more than their networks do: multiples of 8, or of 32
+            side = math.lcm(bench.model.size_multiple, 32 if kind == "SanaPipeline" else 16)
             own = bench.model.latent_shape(None, None)[1:]
-            sizes = [args.size] if args.size else [(4 * side, 4 * side), (6 * side, 4 * side)]
+            sizes = [args.size] if args.size else [(2 * side, 2 * side), (3 * side, 2 * side)]
             if kind == "DiTPipeline":  # of one size
                 sizes = [tuple(n * bench.model.vae_factor for n in own)]
             found = [(cell, *bench.agree(cell)) for cell in bench.cells(sizes, args.steps)]
