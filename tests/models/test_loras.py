@@ -66,7 +66,7 @@ def of_pipeline(directory: Path, loras: list[tuple[Path, float]]) -> Any:
 
 
 @pytest.mark.parametrize("name", ["sd_directory", "sdxl", "sd3", "flux"])
-@pytest.mark.spread(2)
+@pytest.mark.spread(1)
 def test_equal_to_the_pipeline(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     directory = request.getfixturevalue(name)
     loras = [(saved_lora(directory, tmp_path / str(seed), seed), weight) for seed, weight in ((1, 0.7), (2, -0.3))]
