@@ -267,4 +267,6 @@ def test_the_table_is_printed(capfd):
     assert "there is no table of it" in capfd.readouterr().out
     assert schedule.run(["scheduler=ddim", "steps=2", "--json"]) == 0
     updates = json.loads(capfd.readouterr().out)["schedulers"][0]["updates"]
-    assert [sorted(update) for update in updates] == [["data", "latents", "lead", "noise", "sigma", "slopes", "step", "t"]] * 2
+    assert [sorted(update) for update in updates] == [
+        ["data", "latents", "lead", "noise", "sigma", "slopes", "step", "t"]
+    ] * 2

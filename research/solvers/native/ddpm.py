@@ -18,7 +18,8 @@ class DDPM(LinearSolver):
     """Ancestral sampling (DDPM, arXiv:2006.11239, algorithm 2 and eq. 7): the posterior mean at the data prediction, and noise.
 
     With ``beta = 1 - (signal / signal')^2`` the noise has variance ``beta (noise' / noise)^2`` ("small", the posterior's) or
-    ``beta`` ("large", section 3.2). The last step adds none.
+    ``beta`` ("large", section 3.2). The last step adds none; diffusers' class adds it with "fixed_large" where its last timestep
+    is above 0 (``steps_offset: 1``).
 
     Args:
         variance: "small" or "large".

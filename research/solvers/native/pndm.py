@@ -20,7 +20,8 @@ class PNDM(LinearSolver):
 
     Args:
         runge_kutta: begin with three steps of the pseudo Runge-Kutta method (four evaluations each, section 3.4), where at least
-            four steps are taken; else with one step of Heun's kind (two evaluations).
+            four steps are taken; else with one step of Heun's kind (two evaluations). Its midpoints are halfway; diffusers' class
+            takes the whole timestep below.
         clip: of data predictions, see `LinearSolver`.
     """
 
