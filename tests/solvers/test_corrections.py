@@ -88,7 +88,7 @@ def test_any_step_of_ddim_leads_to_the_level_of_the_next(steps, strength, spacin
     timeline = solver.timeline(steps, strength=strength)
     assert len(timeline) == kept_steps(steps, strength)
     ends = [(s.signal, s.noise) for s in timeline.stages[1:]] + [solver.end_level]
-    for stage, (signal, noise), update in zip(timeline, ends, solver.table.updates if timeline else (), strict=False):
+    for stage, (signal, noise), update in zip(timeline, ends, solver.table.rows if timeline else (), strict=False):
         ((_, of_output),) = update.outputs or ((0, 0.0),)
         ((_, of_x),) = update.latents
         # clean latents keep the signal, and noise the level, of which eta renews a part
