@@ -133,7 +133,7 @@ def test_also_where_latents_are_changed_between_steps(name):
     compare(name, 8, disturb=name not in CORRECTED)
 
 
-# upstream's slices of LMS and PNDM are wrong: test_corrections.py; the groups of DPM++ 2S begin with the slice, those of its class
+# upstream's slices of LMS and PNDM are wrong: test_corrections.py; groups of DPM++ 2S begin with the slice, those of its class
 # with the full schedule, so that they agree where a slice begins with a group
 @pytest.mark.parametrize("name", of_each_kind(sorted({*DETERMINISTIC, *STOCHASTIC} - {"lms", "pndm"})))
 def test_also_for_a_slice_by_strength(name):
