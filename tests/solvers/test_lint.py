@@ -93,7 +93,7 @@ CASES = {
     ),
     "zero SNR gives NaN": (
         ("ddim", {**ZERO_SNR, **TRAILING}, SD, 20),
-        {}, "not-finite", "error", ["step 1 of 20"], ("ddim", {**ZERO_SNR, **TRAILING}, V, 20),
+        {"parity": True}, "not-finite", "error", ["step 1 of 20"], ("ddim", {**ZERO_SNR, **TRAILING}, V, 20),
     ),
     "terminal SNR": (
         ("ddim_trailing", {}, V, 20), {}, "terminal-snr-not-zero", "warning", ["trailing", "v_prediction", "0.0683"],
@@ -152,7 +152,7 @@ CASES = {
     ),
     "a prediction that a step refuses": (
         ("euler", {}, FLOW_PREDICTION, 20),
-        {}, "step-fails", "error", ["step 1 of 20", "flow_prediction"], ("euler", {}, V, 20),
+        {"parity": True}, "step-fails", "error", ["step 1 of 20", "flow_prediction"], ("euler", {}, V, 20),
     ),
     "cosine and Karras": (
         ("dpmpp_2m_karras", {}, COSINE, 20),
@@ -168,6 +168,9 @@ CASES = {
     ),
     "DDIM, trailing 13": (
         ("ddim", TRAILING, SD, 13), {"parity": True}, "level-missed", "warning", ["0.81 %"], ("ddim", TRAILING, SD, 20),
+    ),
+    "weights that sum to 1 on even levels alone": (
+        ("ipndm_v", {}, SD, 20), {}, "level-missed", "warning", ["IPNDMV", "0.05102", "75 %"], ("ipndm_v", {"order": 3}, SD, 20),
     ),
     "LMS sliced": (
         ("lms", {}, SD, 50, 0.1), {"parity": True}, "sliced-history", "warning", ["strength=0.1", "LMS"], ("lms", {}, SD, 50),
@@ -243,7 +246,11 @@ def test_every_rule_has_a_case():
     assert set_off == set(RULES)
 
 
-@pytest.mark.parametrize("name", of_each_kind(n for n in scheduler_names() if n not in ("flow_euler", "flow_heun")))
+# as published, the four weights of ipndm_v miss levels: a case above
+NOT_SILENT = ("flow_euler", "flow_heun", "ipndm_v")
+
+
+@pytest.mark.parametrize("name", of_each_kind(n for n in scheduler_names() if n not in NOT_SILENT))
 @pytest.mark.parametrize("steps", [5, 20, 25])
 @pytest.mark.spread(9)
 def test_the_short_names_are_silent_on_a_model_of_epsilon(name, steps):

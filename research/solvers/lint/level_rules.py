@@ -8,6 +8,7 @@ from itertools import pairwise
 
 from research.sampling.timeline import Stage, Timeline
 from research.solvers.lint.case import Case, Finding, Severity, Trajectory
+from research.solvers.native.counterparts import COUNTERPARTS
 
 _MISS = 2e-3  # of a level, relative: fp32 leaves a thousandth of this, one timestep more or less is rarely so little
 _MISS_WITH_NOISE = 0.06  # drawn noise is measured on a sample
@@ -101,6 +102,12 @@ def _missed(case: Case, miss: float, stage: Stage, following: Stage, reached: fl
         rule, why = ("sliced-history", f"strength={case.strength:g} cuts off steps whose history {cls} counts on")
     elif case.kind == "v" and cls.startswith("PNDM"):
         rule, why = "level-missed", f"{cls} sums v-predictions of several levels as though they were of one"
+    elif severity == "warning" and (native := case.factory.native) and type(native) is not COUNTERPARTS.get(cls):
+        # the class only gives the levels
+        rule, why = (
+            "level-missed",
+            f"the updates of {type(native).__name__} do not agree with its levels at steps={case.steps}",
+        )
     else:
         rule, why = "level-missed", f"the spacing of {cls} at steps={case.steps} and its updates do not agree"
     if severity == "warning":

@@ -44,7 +44,7 @@ class IPNDM(LinearSolver):
         return order
 
     def weights(self, levels: Levels, i: int, order: int) -> tuple[float, ...]:
-        """Of the slopes, the newest first; they sum to 1."""
+        """Of the slopes, the newest first; they sum to 1, but see `IPNDMV`."""
         return ADAMS_BASHFORTH[order - 1]
 
 
@@ -53,6 +53,10 @@ class IPNDMV(IPNDM):
     """`IPNDM` with weights for steps of any length (diff-sampler's ``ipndm_v``, Zhou et al., arXiv:2312.00094): those published,
     which from three slopes on are those of Adams-Bashforth where steps are alike, and near them elsewhere, so that the order is
     3 at most. (`research.solvers.native.lms.LMS` has the exact ones.)
+
+    The four published weights sum to 1 only where the ratios of neighbouring steps are alike: the last has ``h1 / h2`` where the
+    third difference has ``h2 / h3``. Elsewhere a step misses its level, on Stable Diffusion's own levels by 1.4 % at 5 steps and
+    83 % at 25, which the linter says (`level-missed`); with ``order`` up to 3 they sum to 1 on any levels.
 
     Args:
         order: see `IPNDM`.
