@@ -54,10 +54,33 @@ def own_steps(name: str, steps: int, strength: float = 1.0, v: bool = False, **o
     """The diffusers scheduler itself, set up as a pipeline would, and its timesteps."""
     scheduler = copy.deepcopy(_unused(name, v, tuple(options.items())))
     scheduler.set_timesteps(steps)
+    if name == "dpm2_a":
+        in_full_precision(scheduler)
     _, timeline = fresh(name, steps, strength, v, **options)
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(timeline.first_stage)
     return scheduler, scheduler.timesteps[timeline.first_stage :]
+
+
+def in_full_precision(scheduler: Any) -> None:
+    """The lower levels of a ``KDPM2AncestralDiscreteScheduler`` by its own formulas in float64.
+
+    It has them in fp32 as a root of a difference, which keeps three digits where a step leads across most levels.
+    """
+    above = torch.cat([scheduler.sigmas[:1], scheduler.sigmas[1:-1:2]]).double()
+    below = above.roll(-1)
+    below[-1] = 0.0
+    up = (below**2 * (above**2 - below**2) / above**2) ** 0.5
+    down = (below**2 - up**2) ** 0.5
+    down[-1] = 0.0
+    between = above.log().lerp(down.log(), 0.5).exp()
+    between[-2:] = 0.0
+    for key, values in (("sigmas_interpol", between), ("sigmas_down", down), ("sigmas_up", up)):
+        table = torch.cat([values[:1], values[1:].repeat_interleave(2), values[-1:]]).float()
+        found = getattr(scheduler, key)
+        assert found.shape == table.shape
+        assert torch.allclose(found.nan_to_num(), table.nan_to_num(), atol=1e-3)
+        setattr(scheduler, key, table)
 
 
 @functools.cache
@@ -180,7 +203,7 @@ def test_eta_of_ddim(eta):
         ),
         ("unipc", {"predict_x0": False, "final_sigmas_type": "sigma_min"}),
         ("deis", {"solver_order": 3}),
-        ("pndm", {"skip_prk_steps": False}),  # in 10 steps: the class rounds half a step to whole timesteps
+        ("pndm", {"skip_prk_steps": False}),  # in 10 steps, which are even: see `PNDM`
         ("ddim", {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}),
         ("euler", {"use_karras_sigmas": True}),
         # the class adds noise in its last step where that is above timestep 0

@@ -20,8 +20,9 @@ class PNDM(LinearSolver):
 
     Args:
         runge_kutta: begin with three steps of the pseudo Runge-Kutta method (four evaluations each, section 3.4), where at least
-            four steps are taken; else with one step of Heun's kind (two evaluations). Its midpoints are halfway; diffusers' class
-            takes the whole timestep below.
+            four steps are taken; else with one step of Heun's kind (two evaluations). Its midpoints are halfway, rounded down to
+            a whole timestep where both ends are whole. Diffusers' class asks the model there too, but takes latents of the first
+            of the two to the timestep above, where a step is an odd number of timesteps.
         clip: of data predictions, see `LinearSolver`.
     """
 
