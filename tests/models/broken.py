@@ -132,7 +132,7 @@ DIRECTORIES: dict[str, tuple[Callable[[Path], object], str]] = {
     "index is an LFS pointer": (lambda d: swap(d, "model_index.json", b"version https://git-lfs.github.com/spec/v1\n"), "git-lfs"),
     "class is none": (lambda d: edit_json(d / "model_index.json", _class_name=None), "_class_name"),
     "class is a list": (lambda d: edit_json(d / "model_index.json", _class_name=["my", "Pipe"]), "_class_name"),
-    "class is unknown": (lambda d: edit_json(d / "model_index.json", _class_name="StableDifusionPipeline"), "Did you mean"),
+    "class is unknown": (lambda d: edit_json(d / "model_index.json", _class_name="StableDifusionPipeline"), "StableDifusionPipeline is not supported. Accepted: "),
     "class is unsupported": (lambda d: edit_json(d / "model_index.json", _class_name="FluxPipeline"), "FluxPipeline"),
     "class cannot be printed": (lambda d: edit_json(d / "model_index.json", _class_name="\ud800\x1b[31m\n"), "not supported"),
     "part is of own code": (lambda d: edit_json(d / "model_index.json", unet=["evil", "UNet2DConditionModel"]), "evil"),

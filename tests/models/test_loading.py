@@ -201,7 +201,7 @@ def test_a_single_file(tmp_path):
         ("[1, 2]", "JSON object"),
         ("{}", "_class_name"),
         ('{"_class_name": 3}', "_class_name"),
-        ('{"_class_name": "FluxPipeline"}', "FluxPipeline"),
+        ('{"_class_name": "FluxPipeline"}', "names no transformer, which its pipeline needs"),
         ('{"_class_name": "StableDifusionPipeline"}', "a StableDifusionPipeline, which is not supported. Accepted: "),
     ],
 )

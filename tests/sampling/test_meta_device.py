@@ -54,7 +54,12 @@ def config_of() -> Iterator[Callable[[str], Any]]:
 
 
 def run(
-    monkeypatch: pytest.MonkeyPatch, guidance: Any = None, hooks: Any = (), model: Any = None, **plugs: Any
+    monkeypatch: pytest.MonkeyPatch,
+    guidance: Any = None,
+    hooks: Any = (),
+    model: Any = None,
+    steps: int = 4,
+    **plugs: Any,
 ) -> None:
     looks: list[int] = []
 
@@ -66,7 +71,7 @@ def run(
     model = model or on_meta()
     sampler = LoopSampler(model, guidance=CFG(3.0) if guidance is None else guidance, hooks=hooks, **plugs)
     task = Undecoded(["a cat", "an owl"])
-    sampler.sample(task, seeds=[1, 2], steps=4)
+    sampler.sample(task, seeds=[1, 2], steps=steps)
     assert task.ended.device.type == "meta"
     assert task.ended.dtype == torch.float16
     assert looks
@@ -107,4 +112,6 @@ def moved_with(guidance: Autoguidance) -> Any:
 def test_hooks(choice: str, config_of: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch) -> None:
     # a recorder reads at the end
     monkeypatch.setattr(Record, "on_end", lambda hook, run: None)
-    run(monkeypatch, hooks=[build(node, choice) for node in config_of(choice)["hooks"].values()])
+    hooks = [build(node, choice) for node in config_of(choice)["hooks"].values()]
+    longest = max(getattr(hook, "jump_length", 0) for hook in hooks)  # a jump wants more steps than its own
+    run(monkeypatch, hooks=hooks, steps=max(4, longest + 1))
