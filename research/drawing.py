@@ -23,6 +23,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "*")  # a shap
 LINES = ("-", "--", ":", "-.")
 INK, GRID, PAPER = "#1c1b19", "#d9d6cf", "#fefefe"
 FROM_LOG = 6  # times the smallest value: an axis of settings or costs that reaches so far is logarithmic
+APART = 1.0  # points between two labels
 FLAT = 1 / 4  # of an axis: where the middle half of values lies within less, outliers flatten it
 
 
@@ -116,24 +117,33 @@ def value_ticks(axes: Axes, values: Sequence[float], *, log: bool, width: float 
     axes.xaxis.set_minor_locator(NullLocator())
 
 
-def place_labels(figure: Figure, labels: Sequence[Any]) -> None:
-    """Give each annotation of a point a place beside it where it covers none before; those that find none are not shown."""
+def place_labels(figure: Figure, labels: Sequence[Any], *, dpi: int) -> None:
+    """Give each annotation of a point a place beside it where it covers none before; those that find none are not shown.
+
+    Args:
+        figure: laid out (`lay_out`) for good: points move in another layout, and labels with them.
+        dpi: dots an inch of the picture that is saved. Labels are kept a point apart, as letters are a little wider or narrower
+            at other dots an inch.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
+    before, figure.dpi = figure.dpi, dpi
     renderer: Any = FigureCanvasAgg(figure).get_renderer()
     figure.draw(renderer)
+    margin = APART * dpi / 72 / 2
     taken: list[Any] = []
     for label in labels:
         for x, y in ((4, 4), (-4, 4), (4, -4), (-4, -4)):
             label.set_position((x, y))
             label.set_horizontalalignment("left" if x > 0 else "right")
             label.set_verticalalignment("bottom" if y > 0 else "top")
-            box = label.get_window_extent(renderer)
+            box = label.get_window_extent(renderer).padded(margin)
             if not any(box.overlaps(other) for other in taken):
                 taken.append(box)
                 break
         else:
             label.set_visible(False)
+    figure.dpi = before
 
 
 def plain_frame(axes: Axes) -> None:

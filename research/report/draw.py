@@ -45,6 +45,7 @@ STYLES_AT_MOST = 24  # lines that a legend names
 VALUES_AT_MOST = 12  # of a setting, that are written below the axis
 TITLES_AT_MOST = 300
 PANEL = (3.5, 2.9)  # inches
+DPI = 160  # of PNG files
 
 
 @dataclass(frozen=True)
@@ -119,8 +120,9 @@ def draw(sweep: Sweep, panels: Panels) -> Figure:
     grid_of_axes[0].set_ylabel(said_better(panels.y.label, panels.y.better) + logs[1], fontsize=9, color=INK)
     if 1 < len(styles) <= STYLES_AT_MOST:
         _legend(figure, handles, styles, ", ".join(axis.label for axis in styled))
+    lay_out(figure, dpi=DPI)
     if labels:
-        place_labels(figure, labels)
+        place_labels(figure, labels, dpi=DPI)
     return figure
 
 
@@ -337,6 +339,5 @@ def _save(figure: Figure, kind: str) -> bytes:
         if kind == "svg":
             figure.savefig(buffer, format="svg", metadata={"Date": None})
         else:
-            lay_out(figure, dpi=160)
-            figure.savefig(buffer, format="png", dpi=160, facecolor="white")
+            figure.savefig(buffer, format="png", dpi=DPI, facecolor="white")
     return buffer.getvalue()

@@ -14,7 +14,7 @@ from research.drawing import COLOURS, flattened, look, looks, said_better
 from research.errors import UserError
 from research.report import read_sweep
 from research.report.cli import main
-from research.report.draw import draw, png
+from research.report.draw import DPI, draw, png
 from research.report.plots import figures
 from research.results.read import Sweep
 
@@ -104,10 +104,13 @@ def test_facets_share_their_axes(figures_of_twelve: dict) -> None:
         assert len({(axes.get_xlim(), axes.get_ylim()) for axes in panels}) == 1
 
 
-def test_labels_of_points_and_ticks_do_not_lie_on_each_other(tmp_path: Path) -> None:
+@pytest.mark.parametrize("scales", [(1.0, 3.0, 7.0), (1.0, 7.0)], ids=str)
+def test_labels_of_points_and_ticks_do_not_lie_on_each_other(tmp_path: Path, scales: tuple[float, ...]) -> None:
     steps = (1, 2, 3, 4, 5, 6, 7, 8, 20, 25, 49, 50)
-    found = drawn(read_sweep(write_sweep(tmp_path / "many", SCHEDULERS[:2], (1.0, 3.0, 7.0), steps, images=False)))
-    for figure in found.values():
+    found = drawn(read_sweep(write_sweep(tmp_path / "many", SCHEDULERS[:2], scales, steps, images=False)))
+    # as in SVG files, on screens, and in PNG files
+    for figure, dpi in product(found.values(), (72, 100, DPI)):
+        figure.dpi = dpi
         renderer = figure.canvas.get_renderer()
         for axes in figure.axes:
             of_points = [text for text in axes.texts if text.get_visible()]
