@@ -90,8 +90,15 @@ def estimate(config: Mapping[str, Any]) -> Estimate:
 _NATIVE = "research.solvers.native."
 
 
-def _planned(class_name: str, options: Mapping[str, Any], run: Sequence[int]) -> tuple[list[int], bool]:
-    """The user's step of each evaluation of a native solver: its plan over made-up levels, which says how many a step has."""
+def _planned(class_name: str, options: Mapping[str, Any], run: Sequence[int], steps: int) -> tuple[list[int], bool]:
+    """The user's step of each evaluation of a native solver: its plan over made-up levels, which says how many a step has.
+
+    It is certain where it is the same over levels down to the least that is trained and over levels that end a step above it
+    (`Restart` goes back up from a level, and the step that comes to it is another).
+
+    Args:
+        run: the steps that are run, the last ones of ``steps``.
+    """
     from research.solvers.levels import Levels, TrainedLevels
 
     if not run:
@@ -99,10 +106,13 @@ def _planned(class_name: str, options: Mapping[str, Any], run: Sequence[int]) ->
     module, _, name = class_name.rpartition(".")
     solver = getattr(importlib.import_module(module), name)(**options)
     trained = TrainedLevels(tuple(0.03 * 1.0063**i for i in range(1000)), 1000)
-    ratio = (trained.sigma_min / trained.sigma_max) ** (1 / len(run))
-    grid = [trained.at_sigma(trained.sigma_max * ratio**i) for i in range(len(run))]
-    plan = solver.plan(Levels((*grid, trained.clean()), trained, n_steps=len(run)))
-    return [run[stage.step] for stage in plan], True
+    found = []
+    for ways in (max(steps - 1, 1), steps):
+        ratio = (trained.sigma_min / trained.sigma_max) ** (1 / ways)
+        grid = [trained.at_sigma(trained.sigma_max * ratio**i) for i in range(steps)]
+        levels = Levels((*grid, trained.clean()), trained, n_steps=steps)
+        found.append([run[stage.step] for stage in solver.plan(levels.last(len(run)))])
+    return found[0], found[0] == found[1]
 
 
 def _surplus(config: Mapping[str, Any]) -> int:
@@ -129,7 +139,7 @@ def _stages(config: Mapping[str, Any], surplus: int) -> tuple[list[int], bool]:
     if (end := task.get("denoising_end")) is not None:  # by timesteps, of which the libraries know
         return [step for step in run if step < end * steps], False
     if class_name.startswith(_NATIVE):
-        return _planned(class_name, options, run)
+        return _planned(class_name, options, run, steps)
     if name in _TWICE:
         twice = [step for step in run for _ in range(2)]
         # a step to zero takes one; a grid that ends at a level above it has two in its last step as well

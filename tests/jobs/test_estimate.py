@@ -83,7 +83,9 @@ def test_estimates_are_what_jobs_measure(tiny_sd: Path, tmp_path: Path) -> None:
                 wrong[" ".join(case)] = told.nfe, result.nfe
             guessed += [] if told.exact else [" ".join(case)]
     assert not wrong, "estimated, measured"
-    assert guessed == ["scheduler=pndm scheduler.options.skip_prk_steps=false"]
+    # in which step Restart goes back up, and whether, is a matter of noise levels
+    restart = ["scheduler=restart", " ".join(["scheduler=restart", *HALF])]
+    assert guessed == [*restart, "scheduler=pndm scheduler.options.skip_prk_steps=false"]
 
 
 @pytest.mark.parametrize(
