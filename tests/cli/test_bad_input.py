@@ -129,8 +129,9 @@ def folder(tmp_path: Path, tiny_sd: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 @pytest.mark.spread(8)
 def test_one_clear_line(case: str, folder: Path, tiny_sd: Path, capsys: pytest.CaptureFixture[str]) -> None:
     argv, words = CASES[case]
-    base = ["tracker=none", *([] if "metrics" in " ".join(argv) else ["metrics=none"])]
-    if not any(a.startswith(("model.path", "model=")) for a in argv):
+    own = any(a.startswith("model=") for a in argv)
+    base = ["tracker=none", *([] if own or "metrics" in " ".join(argv) else ["metrics=none"])]
+    if not own and not any(a.startswith("model.path") for a in argv):
         base.append(f"model.path={tiny_sd}")
     code = run([*argv, *base])
     shown = capsys.readouterr()

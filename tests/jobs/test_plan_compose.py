@@ -16,6 +16,7 @@ from research.jobs.compose import Composer
 from research.jobs.points import points_of
 from research.jobs.schema import SEVERAL
 
+CONF = Path(__file__).parents[2] / "conf"
 VALUES = {
     "guidance.scale": ["2", "4.5", "1e-2"],
     "steps": ["3", "10"],
@@ -121,3 +122,12 @@ def test_an_edit_changes_no_later_job(tmp_path: Path) -> None:
         file.write_text("_target_: research.guidance.CFG\nscale: 3\n")
         second = composer.job(master, ["guidance=mine", "scheduler=euler"])
     assert first["guidance"]["scale"] == second["guidance"]["scale"] == 2
+
+
+def test_a_model_of_ones_own_has_every_key_and_no_path() -> None:
+    """`custom` asks for its path: merged over `emoji`, it would silently be `emoji`."""
+    custom, emoji = (OmegaConf.load(CONF / "model" / f"{name}.yaml") for name in ("custom", "emoji"))
+    del custom["defaults"]
+    assert OmegaConf.is_missing(custom, "path")
+    assert {key: custom[key] for key in emoji if key != "path"} == {key: emoji[key] for key in emoji if key != "path"}
+    assert set(custom) == set(emoji)
