@@ -23,6 +23,7 @@ SD = dict(text_scheduler().config)
 V = dict(text_scheduler("v_prediction").config)
 COSINE = {**SD, "beta_schedule": "squaredcos_cap_v2"}
 FLOW = {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000}
+EMOJI_FLOW = json.loads((zoo_path("emoji-flow") / "scheduler/scheduler_config.json").read_text())
 FLOW_PREDICTION = {**SD, "prediction_type": "flow_prediction"}
 DDPM = {**SD, "beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02}
 KARRAS, TRAILING, LINSPACE = (
@@ -204,6 +205,13 @@ CASES = {
     "beta levels over sigmas": (
         ("euler", {"use_beta_sigmas": True}, DDPM, 20), {"parity": True}, "step-across-most", "warning",
         ["of 20", "of the picture"], ("euler", {}, DDPM, 20),
+    ),
+    "extrapolated past the picture": (
+        ("dpmpp_2m", {}, EMOJI_FLOW, 4), {}, "overshoots", "warning", ["step 3 of 4", "1.3 pictures"],
+        ("dpmpp_2m", {}, EMOJI_FLOW, 8),
+    ),
+    "extrapolated by three steps": (
+        ("res_3m", {}, EMOJI_FLOW, 6), {}, "overshoots", "warning", ["of 6"], ("euler", {}, EMOJI_FLOW, 6),
     ),
     "levels unknown": (
         ("IPNDMScheduler", {}, SD, 20), {}, "levels-unknown", "note", ["IPNDMScheduler"], ("ddim", {}, SD, 20),

@@ -22,7 +22,9 @@ from research.sampling.prediction import Prediction, convert
 from research.sampling.timeline import Timeline
 from research.solvers.build import SolverFactory
 from research.solvers.diffusers_solver import DiffusersSolver
+from research.solvers.linear import StagePlan
 from research.solvers.names import OF_MODEL, SchedulerSpec, resolve
+from research.solvers.native_solver import NativeSolver
 from research.solvers.upstream_levels import Told
 
 MOST_STAGES = 300  # driven; more take longer than anybody waits for a warning
@@ -204,6 +206,15 @@ class Case:
         return self.factory().timeline(self.steps)
 
     @cached_property
+    def plan(self) -> tuple[StagePlan, ...]:
+        """The evaluations and updates of a native solver over its part of the timeline; empty of any other."""
+        solver = self.factory()
+        if self.problem is not None or not isinstance(solver, NativeSolver):
+            return ()
+        solver.timeline(self.steps, strength=self.strength)
+        return () if solver.table is None else solver.table.plan
+
+    @cached_property
     def trajectory(self) -> Trajectory:
         """Where the steps lead when the run takes its part of the timeline."""
         return self._drive(self.factory, self.strength)
@@ -240,7 +251,7 @@ class Case:
                 spec = self._scheduler
                 kept = {k: v for k, v in spec.options.items() if k != key}
                 less._scheduler = SchedulerSpec(spec.name, spec.class_name, kept)
-            for cached in ("given", "problem", "full", "trajectory", "full_trajectory", "upstream"):
+            for cached in ("given", "problem", "full", "plan", "trajectory", "full_trajectory", "upstream"):
                 less.__dict__.pop(cached, None)
             less.factory = less._factory(parity=self.parity)
             less.fresh = less.factory.scheduler

@@ -6,14 +6,17 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 
+from research.errors import ConfigError
 from research.sampling.timeline import Stage, Timeline
 from research.solvers.lint.case import Case, Finding, Severity, Trajectory
 from research.solvers.native.counterparts import COUNTERPARTS
+from research.solvers.native_solver import tabulate
 
 _MISS = 2e-3  # of a level, relative: fp32 leaves a thousandth of this, one timestep more or less is rarely so little
 _MISS_WITH_NOISE = 0.06  # drawn noise is measured on a sample
 _STEPS_TO_JUDGE = 8  # of fewer each has to do much
 _MOST = 0.5  # of the way from noise to picture
+_PAST_THE_PICTURE = 1.0
 _ROUNDED = 1.5  # ratio of levels that one whole timestep may stand for: at the clean end a timestep is 40 %
 _ANOTHER_UNIT = 1.5  # timesteps that all lie below are times, not places in a table of a thousand
 
@@ -277,6 +280,36 @@ def step_across_most(case: Case) -> Iterator[Finding]:
         )
 
 
+def overshoots(case: Case) -> Iterator[Finding]:
+    """A step that extrapolates from earlier predictions so far that it passes the picture.
+
+    Of a step's update, the factors of earlier data predictions, each times how much of the picture was decided between
+    that prediction and the newest: 1 is as much as there is between noise and picture. Multistep methods on usual levels
+    stay below 0.5; a step over many times the log-SNR of the one before it (to a last level near zero) does not.
+    """
+    if case.problem is not None or not (plan := case.plan):
+        return
+    try:
+        rows = tabulate(plan, "x0", case.name).rows
+    except ConfigError:
+        return
+    shares = [_share(stage.level.signal, stage.level.noise) for stage in plan]
+    passed, place = max(
+        (sum(abs(factor * (shares[i - back] - shares[i])) for back, factor in row.outputs if back), i)
+        for i, row in enumerate(rows)
+    )
+    if passed > _PAST_THE_PICTURE:
+        last = place + 1 == len(plan)
+        target = "the end" if last else f"{plan[place + 1].level.sigma:.4g}"
+        yield Finding(
+            "warning",
+            "overshoots",
+            f"scheduler {case.name}: step {plan[place].step + 1} of {case.steps} goes from noise level "
+            f"{plan[place].level.sigma:.4g} to {target} by extrapolating earlier predictions {passed:.2g} pictures far. "
+            "Accepted are more steps, levels that fall evenly in log-SNR, or a scheduler without memory (euler, ddim, heun).",
+        )
+
+
 def _share(signal: float, noise: float) -> float:
     """Of the latents' variance, what is picture; 0 of noise alone."""
     total = signal**2 + noise**2
@@ -318,5 +351,6 @@ RULES: tuple[Callable[[Case], Iterable[Finding]], ...] = (
     starts_too_clean,
     off_the_flow,
     step_across_most,
+    overshoots,
     levels_unknown,
 )
