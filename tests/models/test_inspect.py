@@ -88,6 +88,7 @@ def test_zoo_names(name):
     assert inspect_model(name).verdict == "safe"
 
 
+@pytest.mark.brought("Directories", "weights in shards, with an index", "accepted", "")
 def test_shards(sd, sd_directory, copied):
     directory = copied(sd_directory)
     shard(directory)
@@ -96,6 +97,12 @@ def test_shards(sd, sd_directory, copied):
     assert all(torch.equal(a, b) for a, b in zip(model.unet.parameters(), sd.unet.parameters(), strict=True))
 
 
+@pytest.mark.brought(
+    "Directories",
+    "weights of one variant alone, as `model.fp16.safetensors`",
+    "accepted",
+    "the weights are of one variant",
+)
 def test_one_variant_loads_and_is_told(sd, sd_directory, copied):
     directory = copied(sd_directory)
     to_variant(directory)
