@@ -87,6 +87,9 @@ CALLS = {
     "PixArtAlphaPipeline": Call(more={"use_resolution_binning": False}),
     "PixArtSigmaPipeline": Call(more={"use_resolution_binning": False}),
     "SanaPipeline": Call(more={"use_resolution_binning": False}),
+    "SanaSprintPipeline": Call(
+        negative=False, more={"use_resolution_binning": False}, pictures=("SanaSprintImg2ImgPipeline", None)
+    ),
     "Lumina2Pipeline": Call(guidance=lambda scale: Renorm(CFG(scale), over="rows")),
     "AuraFlowPipeline": Call(),
     "DiTPipeline": Call(negative=False),
@@ -155,7 +158,7 @@ class Bench:
     @property
     def another(self) -> str:
         """A second scheduler that the pipeline takes."""
-        if self.kind == "LatentConsistencyModelPipeline":
+        if self.kind in ("LatentConsistencyModelPipeline", "SanaSprintPipeline"):
             return "model"
         flow = "FlowMatch" in str(self.model.scheduler_config.get("_class_name"))
         return "model" if flow or "use_flow_sigmas" in self.model.scheduler_config else "ddim"
@@ -207,6 +210,8 @@ class Bench:
             "width": cell.size[1],
         }
         told[self.call.scale] = cell.scale
+        if self.kind == "SanaSprintPipeline":  # told by default an angle that it takes with two steps alone
+            told["intermediate_timesteps"] = 1.3 if cell.steps == 2 else None
         if cell.negative:
             told["negative_prompt"] = NEGATIVES[: cell.images]
         if self.kind == "LatentConsistencyModelPipeline" or self.model.distilled_guidance is not None:
@@ -292,7 +297,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 continue
             bench = Bench(directory, args.seed)
             # pipelines want more than their networks do: multiples of 8, or of 32
-            side = math.lcm(bench.model.size_multiple, 32 if kind == "SanaPipeline" else 16)
+            side = math.lcm(bench.model.size_multiple, 32 if kind.startswith("Sana") else 16)
             own = bench.model.latent_shape(None, None)[1:]
             sizes = [args.size] if args.size else [(2 * side, 2 * side), (3 * side, 2 * side)]
             if kind == "DiTPipeline":  # of one size

@@ -48,6 +48,7 @@ _ONCE = {
     "LCMScheduler",
     "LMSDiscreteScheduler",
     "SASolverScheduler",
+    "SCMScheduler",
     "TCDScheduler",
     "UniPCMultistepScheduler",
 }

@@ -23,13 +23,25 @@ from research.solvers.native.counterparts import COUNTERPARTS
 from research.solvers.native.upstream_options import clip_of
 from research.solvers.native_solver import NativeSolver, offers_of
 from research.solvers.probing import settings_key
+from research.solvers.trigflow import TRIGFLOW, SCMSolver, TrigFlowGrid, is_trigflow
 from research.solvers.upstream_levels import Shape, Told, levels_of, make_timesteps, nothing_told, shifted, trained_of
 
-_KINDS: dict[str, Kind] = {"epsilon": "epsilon", "v_prediction": "v", "sample": "x0", "flow_prediction": "flow"}
+_KINDS: dict[str, Kind] = {
+    "epsilon": "epsilon",
+    "v_prediction": "v",
+    "sample": "x0",
+    "flow_prediction": "flow",
+    "trigflow": "v",
+}
 
 
 _CLIP = {"clip_sample", "clip_sample_range"}  # options of every native solver, whether its class has them or not
 _SPACED = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")  # of diffusers' flow scheduler too
+_SCM = "SCMScheduler"
+_ANGLES = (
+    "the trigonometric flow of this model; accepted are SCMScheduler (scheduler=model) and solvers of the project's own (euler, "
+    "ddim, dpmpp_2m, ...)"
+)
 _TABLES: dict[Any, dict[Any, Any]] = {}
 _MOST_TABLES = 256  # solvers and grids whose tables are kept
 
@@ -78,18 +90,24 @@ class SolverFactory:
         options = dict(options or {})
         self._own: Any = None  # a Solver object of the user's
         self._known: dict[Any, Any] | None = None
-        flow = _is_flow(base_config)
+        flow, own_config = _is_flow(base_config), base_config
+        self._angles = is_trigflow(base_config)
+        if self._angles:
+            self._trained = trained or TRIGFLOW
+            self.sigmas = self.sigmas or (None if parity else TrigFlowGrid())
+            # what classes that know no angles take
+            base_config = {"prediction_type": "v_prediction", "num_train_timesteps": TRIGFLOW.n_timesteps}
         if isinstance(scheduler, str | SchedulerSpec):
             spec = scheduler if isinstance(scheduler, SchedulerSpec) else resolve(scheduler)
             own = spec.class_name == OF_MODEL
-            cls = _scheduler_class(_of_model(base_config) if own else spec.class_name)
+            cls = _scheduler_class(_of_model(own_config) if own else spec.class_name)
             self.name = cls.__name__ if own else spec.name
             options = {**spec.options, **options}
             if issubclass(cls, LinearSolver):
                 self._of_native(_construct(cls, options, self.name), base_config)
                 return
             self.cls: Any = cls
-            self._config = dict(base_config)
+            self._config = dict(own_config if cls.__name__ == _SCM else base_config)
         elif isinstance(scheduler, type) and issubclass(scheduler, LinearSolver):
             self.name = scheduler.__name__
             self._of_native(_construct(scheduler, options, self.name), base_config)
@@ -133,9 +151,10 @@ class SolverFactory:
             spaced = {key: value for key, value in self._init_options.items() if key in _SPACED}
             self._of_native(_clipped(solver, given), base_config, spaced)
             return
+        self._check_angles(own_config)
         self._untouched = self._build()
         self.kind = self._kind(self._untouched)
-        _check_kind(self.name, self.cls, self.kind, base_config)
+        _check_kind(self.name, self.cls, self.kind, own_config)
         self.trained = self._trained or trained_of(self._untouched, self._config, flow=self.kind == "flow")
         if counterpart and is_upstream(self._untouched):
             # with the keys of the model's config that the class has no argument for
@@ -144,6 +163,8 @@ class SolverFactory:
             self.native = None if found is None else _clipped(found, {} if flow else config)
         if self.native:
             self._offers = self._native_offers()
+        elif self._angles and not parity:
+            raise ConfigError(f"scheduler: {self.name} with these options cannot walk {_ANGLES}.")
         elif self._clip_options:
             raise ConfigError(
                 f"scheduler.options.{next(iter(self._clip_options))}: {self.cls.__name__} does not clip with its other options "
@@ -163,7 +184,8 @@ class SolverFactory:
                 scheduler=self._untouched,
                 known=self._tables(),
             )
-        return DiffusersSolver(
+        driver = SCMSolver if self._angles else DiffusersSolver
+        return driver(
             # a copy of one that was never used: some classes take a tenth of a second to construct
             copy.deepcopy(self._untouched),
             name=self.name,
@@ -261,6 +283,22 @@ class SolverFactory:
         ratio = (lowest / highest) ** (1 / (count - 1))
         grid = [self.trained.at_sigma(highest * ratio**i) for i in range(count)]
         return offers_of(self.native, Levels((*grid, self.trained.clean()), self.trained))
+
+    def _check_angles(self, config: Mapping[str, Any]) -> None:
+        """Refuse what cannot walk trigonometric flow on a model of it, and its scheduler on any other.
+
+        Raises:
+            ConfigError: it is one of these.
+        """
+        of_angles = self.cls.__name__ == _SCM
+        if of_angles and not self._angles:
+            raise ConfigError(
+                f"scheduler: {self.name} is for models of trigonometric flow (Sana-Sprint); this model predicts "
+                f"{'flow' if _is_flow(config) else config.get('prediction_type', 'epsilon')}."
+            )
+        if self._angles and not of_angles and (self.parity or self.cls.__name__ not in COUNTERPARTS):
+            parity = " with parity, whose pipeline takes it alone" if self.parity else ""
+            raise ConfigError(f"scheduler: {self.name} cannot walk {_ANGLES}{parity}.")
 
     def _asks_for_flow(self) -> bool:
         """Whether the class is configured for flow models by options of its own (``use_flow_sigmas``)."""

@@ -423,12 +423,13 @@ def save_lumina2(folder: Path, **scheduler: Any) -> Path:
     return folder
 
 
-def save_sana(folder: Path) -> Path:
-    """Sana; a latent is 4 pixels."""
+def save_sana(folder: Path, *, sprint: bool = False) -> Path:
+    """Sana, or Sana-Sprint, which embeds a guidance scale; a latent is 4 pixels."""
     tokenizer, levels = gemma_tokenizer(), 3
     transformer = diffusers.SanaTransformer2DModel(
         in_channels=4, out_channels=4, num_layers=2, num_attention_heads=2, attention_head_dim=8, num_cross_attention_heads=2,
-        cross_attention_head_dim=8, cross_attention_dim=16, caption_channels=16, sample_size=8,
+        cross_attention_head_dim=8, cross_attention_dim=16, caption_channels=16, sample_size=8, guidance_embeds=sprint,
+        qk_norm="rms_norm_across_heads" if sprint else None,
     )  # fmt: skip
     vae = diffusers.AutoencoderDC(
         latent_channels=4, attention_head_dim=2, encoder_block_types=("ResBlock",) * levels,
@@ -438,14 +439,14 @@ def save_sana(folder: Path) -> Path:
         decoder_layers_per_block=(1,) * levels, downsample_block_type="conv", upsample_block_type="interpolate",
         decoder_norm_types="rms_norm", decoder_act_fns="silu", scaling_factor=0.41407,
     )  # fmt: skip
-    diffusers.SanaPipeline(
+    flow = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0}
+    cls = diffusers.SanaSprintPipeline if sprint else diffusers.SanaPipeline
+    cls(
         transformer=lively(transformer, 1),
         vae=lively(vae, 2),
         text_encoder=gemma_text(tokenizer, 3),
         tokenizer=tokenizer,
-        scheduler=diffusers.DPMSolverMultistepScheduler(
-            prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
-        ),
+        scheduler=diffusers.SCMScheduler() if sprint else diffusers.DPMSolverMultistepScheduler(**flow),
     ).save_pretrained(folder)
     return folder
 
@@ -467,4 +468,5 @@ BUILDERS: dict[str, Callable[[Path], Path]] = {
     "auraflow": save_auraflow,
     "lumina2": save_lumina2,
     "sana": save_sana,
+    "sana-sprint": partial(save_sana, sprint=True),
 }

@@ -138,7 +138,7 @@ def test_every_counterpart_has_a_name():
     classes = {
         resolve(name).class_name for name in (*DETERMINISTIC, *STOCHASTIC, "dpmpp_sde", "flow_euler", "flow_heun")
     }
-    assert {*classes, "TCDScheduler"} == set(COUNTERPARTS)
+    assert {*classes, "TCDScheduler", "SCMScheduler"} == set(COUNTERPARTS)
 
 
 # a combination of v predictions at several levels is no combination of noises: PNDM's class errs, see test_corrections.py

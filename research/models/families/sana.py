@@ -64,8 +64,10 @@ class SanaModel(PipelineModel):
         return out.float()[:, : x.shape[1]]
 
     def encode(self, run: Batch, pixels: Tensor, stream: str) -> Tensor:
-        """Latents of pixels; this autoencoder has no posterior to draw from."""
-        rows = [self.vae.encode(p, return_dict=False)[0] for p in pixels.to(self.device, self.vae.dtype).split(1)]
+        """Latents of pixels; this autoencoder has no posterior to draw from. With parity all are encoded in one batch."""
+        pixels = pixels.to(self.device, self.vae.dtype)
+        parts = pixels.split(len(pixels) if run.parity else 1)
+        rows = [self.vae.encode(part, return_dict=False)[0] for part in parts]
         return self.normalised(torch.cat(rows)).to(self.noise_dtype).contiguous()
 
 

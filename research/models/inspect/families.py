@@ -194,6 +194,17 @@ FAMILIES: dict[str, Family] = {
             "vae": ("AutoencoderDC",),
         },
     ),
+    "sana-sprint": Family(
+        "research.models.families.sana_sprint:SanaSprintModel",
+        ("SanaSprintPipeline", "SanaSprintImg2ImgPipeline"),
+        {
+            "scheduler": ("SCMScheduler",),
+            "tokenizer": _GEMMA_TOKENIZERS,
+            "text_encoder": ("Gemma2Model",),
+            "transformer": ("SanaTransformer2DModel",),
+            "vae": ("AutoencoderDC",),
+        },
+    ),
 }
 PIPELINES = {pipeline: name for name, family in FAMILIES.items() for pipeline in family.pipelines}
 PARTS = tuple(dict.fromkeys(part for family in FAMILIES.values() for part in family.parts))

@@ -25,6 +25,7 @@ from research.models.inspect.weights import TensorInfo, misfit, plain_view
 CONFIGURED = ("unet", "vae", "text_encoder")  # parts of a Stable Diffusion checkpoint whose configs give their shapes
 MOST_TIMESTEPS = 100_000
 _PIECES = ("spiece.model", "tokenizer.model")  # of SentencePiece
+_OF_ANGLES = "SCMScheduler"  # of trigonometric flow, which has angles in place of timesteps
 _CHOICES = {
     "prediction_type": ("epsilon", "v_prediction", "sample", "flow_prediction"),
     "timestep_spacing": ("leading", "trailing", "linspace"),
@@ -66,7 +67,7 @@ def fit_problems(parts: Sequence[Component]) -> list[str]:
         if part.tensors:
             found = _module_problem(part)
         elif part.name == "scheduler":
-            found = scheduler_problem(part.folder)
+            found = scheduler_problem(part.folder, part.accepted)
         elif part.name.startswith("tokenizer"):
             encoder = by_name.get(part.name.replace("tokenizer", "text_encoder"))
             rows = encoder.config.get("vocab_size") if encoder else None
@@ -137,11 +138,17 @@ def _told_problems(unet: Mapping[str, Any], text: Mapping[str, Any], directory: 
     ]
 
 
-def scheduler_problem(folder: Path) -> str | None:
-    """Why no scheduler can be made of a folder's config."""
+def scheduler_problem(folder: Path, accepted: Sequence[str] = ()) -> str | None:
+    """Why no scheduler can be made of a folder's config, or none for a family that accepts these classes (none: all that know
+    timesteps)."""
     file = folder / "scheduler_config.json"
     try:
-        make_scheduler(read_json(file), file)
+        config = read_json(file)
+        make_scheduler(config, file)
+        name = config.get("_class_name")
+        if name not in accepted if accepted else name == _OF_ANGLES:
+            wanted = ", ".join(accepted) or "a scheduler over timesteps"
+            raise ModelError(f"model.path: {file} names {shown(name)} for this pipeline; accepted: {wanted}.")
     except ModelError as error:
         return str(error)
     return None
@@ -169,6 +176,8 @@ def make_scheduler(config: Mapping[str, Any], file: Path) -> Any:
             f"model.path: {file}: num_train_timesteps is {shown(steps)}; accepted is a whole number from 1 to {MOST_TIMESTEPS}."
         )
     for key, accepted in _CHOICES.items():
+        if key == "prediction_type" and name == _OF_ANGLES:
+            accepted = ("trigflow",)
         if config.get(key, accepted[0]) not in accepted:
             raise ModelError(f"model.path: {file}: {key} is {shown(config[key])}; accepted: {', '.join(accepted)}.")
     try:

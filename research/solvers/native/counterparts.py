@@ -17,6 +17,7 @@ from research.solvers.native.lcm import LCM
 from research.solvers.native.lms import LMS
 from research.solvers.native.pndm import PNDM
 from research.solvers.native.sa_solver import SASolver
+from research.solvers.native.scm import SCM
 from research.solvers.native.tcd import TCD
 from research.solvers.native.unipc import UniPC
 
@@ -38,6 +39,7 @@ COUNTERPARTS: dict[str, type[LinearSolver]] = {
     "LMSDiscreteScheduler": LMS,
     "PNDMScheduler": PNDM,
     "SASolverScheduler": SASolver,
+    "SCMScheduler": SCM,
     "TCDScheduler": TCD,
     "UniPCMultistepScheduler": UniPC,
 }
