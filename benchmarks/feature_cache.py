@@ -71,7 +71,7 @@ def main() -> None:
     def sample(cache: dict[str, Any] | None) -> SampleResult:
         hooks = [] if cache is None else [FeatureCache(**cache, blocks=arguments.blocks)]
         sampler = LoopSampler(model, scheduler=arguments.scheduler, guidance=guidance, hooks=hooks)
-        return sampler.sample(task, seeds=seeds, steps=arguments.steps)
+        return sampler.sample(task, seeds=seeds, steps=arguments.steps, progress=False)
 
     cells: list[dict[str, Any] | None] = [None, *CACHES]
     results = [sample(cell) for cell in cells]  # and warm up

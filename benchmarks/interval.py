@@ -34,7 +34,9 @@ def main() -> int:
 
     def seconds(guidance: Guidance) -> tuple[float, int]:
         sampler = LoopSampler(model, arguments.scheduler, guidance=guidance)
-        result = sampler.sample(TextToImage("a red fox"), seeds=list(range(arguments.images)), steps=arguments.steps)
+        result = sampler.sample(
+            TextToImage("a red fox"), seeds=list(range(arguments.images)), steps=arguments.steps, progress=False
+        )
         return result.timings["denoise"], result.nfe
 
     def limited(fraction: float) -> Guidance:

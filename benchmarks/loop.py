@@ -138,7 +138,7 @@ def main() -> None:
 
         def ours(steps: int, hooks: tuple = (IdleHook(),), name: str = name) -> object:
             sampler = LoopSampler(model, scheduler=name, guidance=CFG(arguments.scale), hooks=hooks)
-            return sampler.sample(TextToImage("a"), seeds=[0], steps=steps)
+            return sampler.sample(TextToImage("a"), seeds=[0], steps=steps, progress=False)
 
         def busy(steps: int) -> object:
             return ours(steps, hooks=(BusyIdleHook(),) * 3)

@@ -104,12 +104,12 @@ def reads_a_step(model: Any, steps: int = 20) -> float:
                 warnings.simplefilter("always")
                 torch.cuda.set_sync_debug_mode("warn")
                 try:
-                    sampler.sample(TextToImage("a pizza"), seeds=[0], steps=count)
+                    sampler.sample(TextToImage("a pizza"), seeds=[0], steps=count, progress=False)
                 finally:
                     torch.cuda.set_sync_debug_mode("default")
             return sum("synchroniz" in str(each.message) for each in seen)
         with CountReads() as counter:
-            sampler.sample(TextToImage("a pizza"), seeds=[0], steps=count)
+            sampler.sample(TextToImage("a pizza"), seeds=[0], steps=count, progress=False)
         return counter.count
 
     return (run(steps + 1) - run(1)) / steps

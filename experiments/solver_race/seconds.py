@@ -26,7 +26,7 @@ def measured(sampler: LoopSampler, steps: int, images: int, clock: Callable[[], 
     """Seconds an image."""
     task = TextToImage("pizza on a blue background")
     began = clock()
-    sampler.sample(task, seeds=range(images), steps=steps)
+    sampler.sample(task, seeds=range(images), steps=steps, progress=False)
     return (clock() - began) / images
 
 

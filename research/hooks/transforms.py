@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from research.arguments import Recorded
 from research.checks import check_number, check_whole_number
 from research.errors import ConfigError, SamplingError
 from research.sampling.interfaces import Run, StepState
@@ -16,7 +17,7 @@ from research.sampling.prediction import Prediction, to_x0
 from research.sampling.timeline import Stage
 
 
-class Shift:
+class Shift(Recorded):
     """Moves the latents by whole cells, and adds an offset to their channels.
 
     Args:
@@ -60,7 +61,7 @@ class Shift:
         return x.index_select(dim, (torch.arange(last + 1, device=x.device) - by).clamp(0, last))
 
 
-class Flip:
+class Flip(Recorded):
     """Mirrors the latents.
 
     Args:
@@ -80,7 +81,7 @@ class Flip:
         return latents.flip(self.dims)
 
 
-class Blur:
+class Blur(Recorded):
     """A Gaussian blur of the latents, the noise in them included: less noise is left than the model is told, and so less detail.
 
     Args:
@@ -108,7 +109,7 @@ class Blur:
         return x.reshape(latents.shape).to(latents.dtype)
 
 
-class NoiseReinjection:
+class NoiseReinjection(Recorded):
     """Replaces a part of the noise in the latents by fresh noise; the level stays the stage's.
 
     With latents ``x = a * x0 + b * epsilon``, ``x0`` as it was estimated at the stage before, they become

@@ -79,7 +79,7 @@ def _latents(
 ) -> Tensor:
     sampler, task = sampler_and_task(config, origin, scheduler, hooks, steps)
     size = config["batch_size"] if isinstance(config["batch_size"], int) else 32
-    return sampler.sample(task, seeds=seeds, steps=steps, batch_size=min(size, len(seeds))).latents
+    return sampler.sample(task, seeds=seeds, steps=steps, batch_size=min(size, len(seeds)), progress=False).latents
 
 
 def sampler_and_task(

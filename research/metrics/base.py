@@ -14,6 +14,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
+from research.arguments import Recorded
 from research.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class MetricResult:
     features: SavedFeatures | None = None
 
 
-class Metric(ABC):
+class Metric(Recorded, ABC):
     """Scores the images of one job. Constructors are cheap; the first `compute` loads what is heavy.
 
     A class of one's own need not derive from it: ``name`` and `compute` are enough, see `as_metric`. A metric that asks for more
@@ -60,14 +61,14 @@ class Metric(ABC):
 
     name: str
 
-    def check(self, *, n_images: int) -> None:  # noqa: B027  # nothing to refuse, by default
+    def check(self, *, n_images: int) -> None:  # nothing to refuse, by default
         """Refuses a job that cannot be scored, before any weights are loaded.
 
         Raises:
             ConfigError: one line that names the key, what was found and what is accepted.
         """
 
-    def check_job(self, config: Mapping[str, Any]) -> None:  # noqa: B027
+    def check_job(self, config: Mapping[str, Any]) -> None:
         """Refuses a composed job that cannot be scored, before anything is loaded.
 
         Raises:

@@ -23,6 +23,7 @@ from research.models.memory import Memory
 from research.models.summary import check_choices, check_second
 from research.models.weak_model import WeakModels
 from research.sampling.interfaces import Batch, Denoiser, Model, Solver
+from research.showing import card
 from research.sigmas import as_schedule
 from research.solvers.build import SolverFactory
 from research.solvers.upstream_levels import Shape
@@ -298,6 +299,27 @@ class BaseModel(Model, ABC):
 
     def parameter_count(self) -> int:
         return sum(p.numel() for module in self.modules() for p in module.parameters())
+
+    def __repr__(self) -> str:
+        latents = "x".join(map(str, self.latent_shape(None, None)))
+        dtype = str(self.dtype).removeprefix("torch.")
+        millions = self.parameter_count() / 1e6
+        return f"{type(self).__name__}({self.name}, {millions:.3g} M parameters, latents {latents}, {dtype} on {self.device})"
+
+    def _repr_html_(self) -> str:
+        channels, height, width = self.latent_shape(None, None)
+        facts = {
+            "path": self.path,
+            "family": self.family,
+            "pipeline": self.pipeline,
+            "parameters": f"{self.parameter_count():,}",
+            "runs": f"{str(self.dtype).removeprefix('torch.')} on {self.device}",
+            "latents": f"{channels} x {height} x {width}",
+            "own scheduler": str(self.scheduler_config.get("_class_name", "")),
+            "offers": ", ".join(sorted(self.supports)),
+            "weights": f"sha256 {self.weights_sha256[:16]}",
+        }
+        return card(self.name, facts)
 
 
 def _scheduler_config(directory: Path) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 import torch
 from torch import Tensor
 
+from research.arguments import Recorded
 from research.errors import ConfigError
 from research.sampling.noise import NoiseSource
 from research.sampling.prediction import Kind, Prediction, to_epsilon, to_x0
@@ -659,7 +660,7 @@ def not_inherited(cls: type, base: type, name: str) -> None:
         setattr(cls, name, getattr(base, name))
 
 
-class Guidance:
+class Guidance(Recorded):
     """How predictions are combined. This base asks for the conditional one and hands it on: no guidance.
 
     Attributes:
@@ -738,7 +739,7 @@ class Guidance:
         return Guided(predictions["cond"])
 
 
-class Hook:
+class Hook(Recorded):
     """A plug with a method for each point of the loop. Override the ones you need; the others cost nothing.
 
     A hook object may serve several runs: set anything it keeps from a run in ``on_start``. Noise comes from

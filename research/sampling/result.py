@@ -9,12 +9,14 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from research.errors import UserError
 from research.sampling.interfaces import Run, Task
+from research.showing import card, grid, pictures, show
 
 Progress = Callable[[int, int, dict[str, Any]], None]
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class SampleResult:
     """Images and what they cost.
 
@@ -52,12 +54,70 @@ class SampleResult:
         """The latents as a row an image: [N, d] of a model of points, whose latents are [N, d, 1, 1]."""
         return self.latents.flatten(1)
 
+    def grid(self, columns: int | None = None, side: int | None = None) -> Any:
+        """All images as one PIL image, row by row.
+
+        Args:
+            columns: how many beside each other; by default as many as make it about square.
+            side: pixels of the longer side of each; by default a whole multiple of their own that is 128 at least.
+
+        Raises:
+            UserError: there are no images.
+        """
+        if not self.images:
+            raise UserError("grid: found no images; accepted is a result with one or more.")
+        return grid(self.images, columns, side)
+
+    def show(self, columns: int | None = None) -> None:
+        """Show the images: below the cell of a notebook, elsewhere in the system's viewer of pictures."""
+        whole = self.grid(columns)
+        show(self if columns is None else whole, whole)
+
+    @property
+    def seconds(self) -> float:
+        """Of encoding, denoising and decoding."""
+        return sum(self.timings.get(phase, 0.0) for phase in ("encode", "denoise", "decode"))
+
+    def __repr__(self) -> str:
+        sizes = sorted({image.size for image in self.images if hasattr(image, "size")})
+        of = ", ".join(f"{width} x {height}" for width, height in sizes)
+        seeds = _ranges(self.seeds)
+        return (
+            f"SampleResult({len(self.images)} image{'s' * (len(self.images) != 1)}{f' of {of}' if of else ''}, "
+            f"seed{'s' * (len(self.seeds) != 1)} {seeds}, {self.nfe} NFE an image, {self.seconds:.2f} s)"
+        )
+
+    def _repr_html_(self) -> str:
+        words = [*self.prompts, *[""] * len(self.images)]
+        captions = [": ".join(filter(None, (str(seed), words[k]))) for k, seed in enumerate(self.seeds)]
+        further = [one for one in self.pictures.values() if hasattr(one, "size")]
+        facts = {
+            "NFE an image": f"{self.nfe} ({', '.join(f'{name} {count}' for name, count in self.nfe_by_branch.items())})",
+            "seconds": ", ".join(f"{phase} {seconds:.2f}" for phase, seconds in self.timings.items()),
+            **{name: ", ".join(f"{score:.4g}" for score in scores[:8]) for name, scores in self.scores.items()},
+            "warnings": "; ".join(self.warnings),
+        }
+        seen = pictures(further, list(self.pictures), side=320) if further else ""
+        return pictures(self.images, captions) + seen + card("", facts)
+
 
 @runtime_checkable
 class Sampler(Protocol):
     """Anything that turns a task and seeds into images."""
 
     def sample(self, task: Task, *, seeds: Sequence[int], steps: int) -> SampleResult: ...
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """Numbers in few words: 0-3, 7."""
+    found: list[list[int]] = []
+    for number in numbers:
+        if found and number == found[-1][1] + 1:
+            found[-1][1] = number
+        else:
+            found.append([number, number])
+    said = [f"{first}-{last}" if last > first else str(first) for first, last in found]
+    return ", ".join([*said[:6], *["..."] * (len(said) > 6)])
 
 
 def result_of(run: Run, images: list[Any]) -> SampleResult:

@@ -96,7 +96,7 @@ class Bench:
         return [
             picture
             for some in _batches(seeds)
-            for picture in sampler.sample(self.task, seeds=some, steps=self.steps).images
+            for picture in sampler.sample(self.task, seeds=some, steps=self.steps, progress=False).images
         ]
 
     def converged(self, seeds: Sequence[int]) -> Tensor:
@@ -117,7 +117,9 @@ class Bench:
         hook = Record(tensors=["x", "x0"])
         parts = []
         for some in _batches(seeds):
-            result = self._sampler(REFERENCE, Karras(), [hook]).sample(self.task, seeds=some, steps=self.fine)
+            result = self._sampler(REFERENCE, Karras(), [hook]).sample(
+                self.task, seeds=some, steps=self.fine, progress=False
+            )
             kept = result.trace["tensors"]
             parts.append(
                 [[kept[f"{name}/step_{i:04d}"] for i in range(self.fine)] for name in ("x", "x0")] + [[result.latents]]
@@ -130,7 +132,9 @@ class Bench:
 
     def _sample(self, scheduler: Any, sigmas: Any, seeds: Sequence[int], steps: int) -> Tensor:
         sampler = self._sampler(scheduler, sigmas)
-        return torch.cat([sampler.sample(self.task, seeds=some, steps=steps).latents for some in _batches(seeds)])
+        return torch.cat(
+            [sampler.sample(self.task, seeds=some, steps=steps, progress=False).latents for some in _batches(seeds)]
+        )
 
     def _sampler(self, scheduler: Any, sigmas: Any, more: Sequence[Any] = ()) -> LoopSampler:
         own = self._own

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from research.arguments import Recorded
 from research.errors import ConfigError
 from research.solvers.levels import Level, Levels
 
@@ -73,7 +74,7 @@ class StagePlan:
     step: int
 
 
-class LinearSolver:
+class LinearSolver(Recorded):
     """A solver whose updates are linear. One with an evaluation a step writes `update`; any other writes `plan`.
 
     Attributes:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from research.arguments import Recorded
 from research.errors import ConfigError
 from research.sampling.interfaces import Batch, Condition, Hook, Model, ModelFacts, Solver, not_inherited
 from research.sampling.noise import INITIAL
@@ -54,7 +55,7 @@ class Conditions(Mapping[str, Condition]):
         return len(self._makers)
 
 
-class BaseTask:
+class BaseTask(Recorded):
     """Starts from noise at full strength, and decodes what the loop ends with."""
 
     name = "task"

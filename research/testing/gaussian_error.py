@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from research.errors import ConfigError
+from research.sampling import LoopSampler
 from research.sampling.interfaces import Batch, Condition, Hook, Solver
-from research.sampling.loop import LoopSampler
 from research.sampling.noise import INITIAL, NoiseSource, stream_seed
 from research.sampling.timeline import Timeline
 from research.testing.gaussian import GaussianModel
@@ -124,7 +124,9 @@ def measure(
         UserError: as `LoopSampler.sample`.
     """
     task = GaussianTask(strength, pure_noise)
-    result = LoopSampler(model, scheduler, options, parity=parity).sample(task, seeds=list(seeds), steps=steps)
+    result = LoopSampler(model, scheduler, options, parity=parity).sample(
+        task, seeds=list(seeds), steps=steps, progress=False
+    )
     first = task.timeline_walked[0]
     start, end = torch.cat(task.starts), torch.cat(task.ends).double()
     right = model.transport(start, (first.signal, first.noise), task.end_level)

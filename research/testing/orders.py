@@ -47,7 +47,7 @@ def errors(solver: LinearSolver, model: GaussianModel, steps: Sequence[int], sig
     found = []
     for count in steps:
         task = GaussianTask()
-        LoopSampler(model, solver, sigmas=grid).sample(task, seeds=[0, 1], steps=count)
+        LoopSampler(model, solver, sigmas=grid).sample(task, seeds=[0, 1], steps=count, progress=False)
         first = task.timeline_walked[0]
         right = model.transport(torch.cat(task.starts), (first.signal, first.noise), task.end_level)
         found.append(float((torch.cat(task.ends).double() - right).square().mean().sqrt()))

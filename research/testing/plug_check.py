@@ -174,7 +174,7 @@ class _Bench:
         with ExitStack() as stack:
             if not unwatched:
                 stack.enter_context(self.watch(plug, model, half=half))
-            return sampler.sample(task, seeds=list(seeds), steps=STEPS).latents.float()
+            return sampler.sample(task, seeds=list(seeds), steps=STEPS, progress=False).latents.float()
 
     def watch(self, plug: Any, model: Any, *, half: bool) -> Any:
         if self.role == "guidance":
@@ -444,7 +444,7 @@ def _whole_run(role: Role, plug: Any, seeds: Sequence[int], kind: Kind, dtype: t
     label = None if model.n_classes is None else 0
     task: Any = plug if role == "task" else TextToImage(PROMPTS[0]) if texts else Unconditional(label)
     sampler = LoopSampler(model, scheduler, guidance=CFG(3.0) if guided else Guidance())
-    return sampler.sample(task, seeds=list(seeds), steps=STEPS)
+    return sampler.sample(task, seeds=list(seeds), steps=STEPS, progress=False)
 
 
 # -- metrics
@@ -527,7 +527,7 @@ def _scored_job(order: Sequence[int]) -> ScoredJob:
     def sample(steps: int, scheduler: str | None = None) -> Tensor:
         sampler = LoopSampler(tiny_text_model(), scheduler or "ddim", guidance=CFG(3.0))
         task: Any = TextToImage(prompts)
-        return sampler.sample(task, seeds=list(order), steps=steps).latents
+        return sampler.sample(task, seeds=list(order), steps=steps, progress=False).latents
 
     return ScoredJob(config, list(order), sample)
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from research.arguments import Recorded
 from research.clip import Clip, find_clip, load_clip
 from research.errors import ConfigError
 from research.sampling.interfaces import Batch
@@ -41,7 +42,7 @@ class _Clip:
         return self._texts[key]
 
 
-class ClipLoss:
+class ClipLoss(Recorded):
     """``1 - cos(image, sentence)`` by a CLIP model (arXiv:2103.00020): from 0 to 2.
 
     A model that leads the images is no judge of them: its CLIP score is then high whatever they look like.
@@ -80,7 +81,7 @@ class ClipLoss:
         return 1 - (self.clip.images(pixels) * self.clip.texts(texts, pixels.device)).sum(1)
 
 
-class ClipClassifier:
+class ClipClassifier(Recorded):
     """A zero-shot classifier: which of several sentences an image is of, by a CLIP model (arXiv:2103.00020, section 3.1).
 
     Args:

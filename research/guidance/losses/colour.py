@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from research.arguments import Recorded
 from research.errors import ConfigError
 from research.guidance.losses.given import GivenPictures
 from research.sampling.interfaces import Batch
 
 
-class Colour:
+class Colour(Recorded):
     """The squared distance of the mean colour of an image, or of a part of it, from a colour, in RGB from 0 to 1.
 
     From 0 to 3: black against white is 3.

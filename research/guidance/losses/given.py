@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from research import pictures
+from research.arguments import Recorded
 from research.errors import ConfigError
 from research.sampling.interfaces import Batch
 
 Check = Callable[[Tensor], None]
 
 
-class GivenPictures:
+class GivenPictures(Recorded):
     """One picture for all images of a job, or one an image, read when the first size is known.
 
     Args:

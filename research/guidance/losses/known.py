@@ -7,13 +7,14 @@ from typing import Any
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
+from research.arguments import Recorded
 from research.checks import check_choice, check_whole_number
 from research.errors import ConfigError
 from research.guidance.losses.given import GivenPictures
 from research.sampling.interfaces import Batch
 
 
-class Inpainting:
+class Inpainting(Recorded):
     """The squared norm of what an image differs by from the known pixels of a picture, pixels from -1 to 1.
 
     The negative log-likelihood of diffusion posterior sampling up to its noise level, ``||y - A(x0)||**2`` (arXiv:2209.14687, eq.
@@ -76,7 +77,7 @@ class MaskLoss(Inpainting):
         return self._weighted(pixels, weight).sum((1, 2, 3)) / (3 * weight.square().sum((1, 2, 3)))
 
 
-class SuperResolution:
+class SuperResolution(Recorded):
     """The squared norm of what an image, made small, differs by from a small picture, pixels from -1 to 1.
 
     As `Inpainting` with the mean over squares of ``factor`` x ``factor`` pixels for A.
