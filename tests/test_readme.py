@@ -15,9 +15,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-EXAMPLES = Path(__file__).parent.parent / "examples"
-BLOCKS = re.findall(r"```(?:python|yaml)\n(.*?)```", README, flags=re.DOTALL)
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+EXAMPLES = ROOT / "examples"
+FENCED = r"```(?:python|yaml)\n(.*?)```"
+BLOCKS = re.findall(FENCED, README, flags=re.DOTALL)
+LOOP = (ROOT / "research/sampling/loop.py").read_text(encoding="utf-8")
+SOLVERS = re.findall(FENCED, (ROOT / "docs/reference/solvers.md").read_text(encoding="utf-8"), flags=re.DOTALL)
 
 
 def command(start: str) -> list[str]:
@@ -72,23 +76,29 @@ def test_plugs_of_ones_own(plugs: Path, in_process: Callable[[list[str], Path], 
         for definition in re.split(r"\n(?=class )", file.read_text(encoding="utf-8"))[1:]:
             assert len(definition.splitlines()) < 40
     assert in_process([*command("research --config-dir my_conf"), "tracker=none"], plugs) == 0
-    results = [json.loads(file.read_text()) for file in plugs.glob("outputs/mirrored/*/result.json")]
+    results = [json.loads(file.read_text()) for file in plugs.glob("outputs/ramped/*/result.json")]
     assert len(results) == 8
     assert {result["status"] for result in results} == {"done"}
-    pictures = {
-        (r["config"]["guidance"]["_target_"], bool(r["config"]["hooks"]), r["config"]["guidance"]["scale"]): tuple(
-            image["sha256"] for image in r["images"]
-        )
-        for r in results
-    }
-    assert len(set(pictures.values())) == 8  # every plug changes the pictures
+    assert len({tuple(image["sha256"] for image in result["images"]) for result in results}) == 8
 
 
-def test_the_examples_are_those_of_the_readme(plugs: Path) -> None:
-    files = {file.relative_to(plugs) for file in plugs.rglob("*") if file.is_file()}
-    assert len(files) == 5
-    for file in files:
-        assert (plugs / file).read_text(encoding="utf-8") == (EXAMPLES / file).read_text(encoding="utf-8")
+def test_the_examples_are_those_of_readme_and_docs(plugs: Path) -> None:
+    """A file of the README is the example's, or the part of it that begins with its class."""
+    named = [block for block in [*BLOCKS, *SOLVERS] if re.match(r"# \S+\.(?:py|yaml)\n", block)]
+    assert len(named) == 4
+    for block in named:
+        example = (EXAMPLES / block.splitlines()[0].removeprefix("# ")).read_text(encoding="utf-8")
+        _, begun, rest = block.partition("\n\n\nclass ")
+        assert begun + rest in example if begun else block == example
+
+
+def test_the_loop_is_that_of_the_source() -> None:
+    """Its central lines stand in the loop, in this order; the source also guards plugs, cares for gradients and keeps time."""
+    block = next(block for block in BLOCKS if block.startswith("for stage in run.timeline"))
+    source = [re.sub(r"guarded\(\"\w+\", (guidance\.\w+), ", r"\1(", line.strip()) for line in LOOP.splitlines()]
+    places = [source.index(line.strip()) for line in block.splitlines()]
+    assert places == sorted(places)
+    assert len(places) == 10
 
 
 @pytest.mark.slow
@@ -159,7 +169,9 @@ def test_own_sweep(tmp_path: Path) -> None:
 
 
 TASKS = re.findall(
-    r"^\|[^|]+\|[^|]+\| `(research [^`]*task[^`]*|research model=[^`]*)` \|$", README, flags=re.MULTILINE
+    r"^\|[^|]+\|[^|]+\| `(research [^`]*task[^`]*|research model=[^`]*)` \|$",
+    (ROOT / "docs/reference/tasks.md").read_text(encoding="utf-8"),
+    flags=re.MULTILINE,
 )
 
 
@@ -179,15 +191,3 @@ def test_tasks(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_there_is_a_command_for_each_task() -> None:
     assert len(TASKS) == 6
-
-
-@pytest.mark.slow
-def test_schedules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from research.schedule.cli import run as schedule
-
-    monkeypatch.chdir(tmp_path)
-    for start in ("research-schedule scheduler", "research-schedule --course"):
-        assert schedule(command(start)[1:]) == 0
-    assert {file.name for file in tmp_path.glob("*.png")} == {"out.png", "course.png"}
-    # a fault of upstream that parity reproduces is an error for the linter, and none for a job
-    assert schedule(command("research-schedule --lint")[1:]) in (0, 1)

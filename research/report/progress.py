@@ -110,7 +110,7 @@ def _label(config: dict[str, Any]) -> str:
         found = config.get(group)
         return found.get(key) if isinstance(found, dict) else None
 
-    levels = part("sigmas", "name")
+    levels = part("sigmas", "name") or str(part("sigmas", "_target_") or "model").rpartition(".")[2]
     named = {
         "": part("scheduler", "name"),
         "sigmas": None if levels == "model" else levels,

@@ -181,8 +181,10 @@ def read_row(folder: Path) -> Row:
         UserError: ``result.json`` is missing or not the record of a job.
     """
     result = read_result(folder)
-    # sweeps of before there was the group left the levels to the model
-    return Row(folder, result, {"sigmas.name": "model", **flatten(result.config)})
+    config = flatten(result.config)
+    # a grid of the user's own goes by its class; sweeps of before there was the group left the levels to the model
+    levels = str(config.get("sigmas._target_") or "model").rpartition(".")[2]
+    return Row(folder, result, {"sigmas.name": levels, **config})
 
 
 def read_sweep(directory: Path) -> Sweep:

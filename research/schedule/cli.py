@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -71,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("settings", nargs="*", metavar="key=value")
+    parser.add_argument("-cd", "--config-dir", type=Path, metavar="DIR", help="a folder of config groups of your own")
     parser.add_argument("--png", type=Path, metavar="FILE", help="draw the figure")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write the table's numbers")
     parser.add_argument("--json", action="store_true", help="print numbers and findings as JSON, for scripts")
@@ -92,7 +94,9 @@ def _schedules(args: argparse.Namespace) -> int:
         raise ConfigError("command line: --image goes with --course.")
     if args.lint and (args.png or args.csv):
         raise ConfigError("command line: --lint draws and writes nothing; leave out --png and --csv, or --lint.")
-    series = compose(read(args.settings, DEFAULTS), draw=not args.lint)
+    if args.config_dir and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # where one's own classes stand
+    series = compose(read(args.settings, DEFAULTS), draw=not args.lint, config_dir=args.config_dir)
     errors = [f for one in series for f in one.findings if f.severity == "error"]
     if not args.lint and not any(one.points for one in series):
         raise ConfigError(errors[0].message if errors else "steps: nothing to draw.")
@@ -120,6 +124,8 @@ def _course(args: argparse.Namespace) -> int:
 
     if args.lint:
         raise ConfigError("command line: --lint is about schedulers; it does not go with --course.")
+    if args.config_dir:
+        raise ConfigError("command line: --config-dir is about schedulers; it does not go with --course.")
     if args.table:
         raise ConfigError("command line: --table is about schedulers; it does not go with --course.")
     schedules = compose(read(args.settings, DEFAULTS, prefixes=()))

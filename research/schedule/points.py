@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from research.errors import ConfigError, ModelError
-from research.jobs.build import sigmas_named
+from research.jobs.build import sigmas_named, sigmas_of
+from research.jobs.compose import Composer
 from research.labels import value_label
 from research.models.scheduler_config import ModelSchedule, scheduler_config
 from research.schedule.arguments import LEVELS, OPTIONS, Values, number, one, product, several, text
 from research.schedule.curves import Curve, Point
 
 if TYPE_CHECKING:
-    from research.solvers import StagePlan
+    from research.solvers import SchedulerSpec, StagePlan
+    from research.solvers.levels import Schedule
 
 # one of its own for flow schedulers beside a model of another kind: how they step can be seen all the same
 _FLOW = {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000}
@@ -62,12 +65,37 @@ class Series:
         return next((p.stage for p in self.points if p.run), len(self.points))
 
 
-def compose(values: Mapping[str, Values], *, draw: bool = True) -> list[Series]:
+class OwnChoices:
+    """The groups ``scheduler`` and ``sigmas`` with the choices of a folder of the user's own among them.
+
+    Raises:
+        ConfigError: here and in the methods: no such folder or choice, or a config that cannot be composed.
+    """
+
+    def __init__(self, folder: Path):
+        self._composer = Composer(str(folder))
+
+    def scheduler(self, name: str, options: Mapping[str, Any]) -> SchedulerSpec:
+        from research.solvers import SchedulerSpec
+
+        node = self._composed("scheduler", name)
+        return SchedulerSpec(node["name"], node["class_name"], {**node["options"], **options})
+
+    def sigmas(self, name: str, options: Mapping[str, Any]) -> Schedule | None:
+        return sigmas_of({"sigmas": {**(self._composed("sigmas", name) or {}), **options}})
+
+    def _composed(self, group: str, name: str) -> Any:
+        lines = self._composer.normalise(["prompts=[a cat]", "metrics=none", f"{group}={name}"])
+        return self._composer.job(self._composer.master([]), lines)[group]
+
+
+def compose(values: Mapping[str, Values], *, draw: bool = True, config_dir: Path | None = None) -> list[Series]:
     """Every combination of the values given on the command line.
 
     Args:
         values: by key, `DEFAULTS`, ``scheduler.options.NAME`` and ``sigmas.NAME``.
         draw: also work out points and curves.
+        config_dir: a folder of config groups of the user's own, or None.
 
     Raises:
         ConfigError: a value that cannot be, or a scheduler that cannot be built.
@@ -79,10 +107,11 @@ def compose(values: Mapping[str, Values], *, draw: bool = True) -> list[Series]:
         raise ConfigError(f"parity: found {parity!r}; accepted: true, false.")
     keys = [key for key in values if key not in ("model", "parity")]
     told_apart = several(values)
+    own = None if config_dir is None else OwnChoices(config_dir)
     series = []
     for row in product(values, keys):
         label = ", ".join([str(row["scheduler"]), *(_label(k, row[k]) for k in told_apart if k != "scheduler")])
-        series.append(_series(row, label, model, parity, draw))
+        series.append(_series(row, label, model, parity, draw, own))
     return series
 
 
@@ -107,7 +136,9 @@ def _label(key: str, value: Any) -> str:
     return value if isinstance(value, str) else f"{name} {value_label(value)}"
 
 
-def _series(row: Mapping[str, Any], label: str, model: ModelSchedule, parity: bool, draw: bool) -> Series:
+def _series(
+    row: Mapping[str, Any], label: str, model: ModelSchedule, parity: bool, draw: bool, choices: OwnChoices | None
+) -> Series:
     from research.schedule.curves import points, training_curve
     from research.solvers import NativeSolver, SolverFactory, resolve
     from research.solvers.lint.linter import lint, quiet
@@ -116,18 +147,22 @@ def _series(row: Mapping[str, Any], label: str, model: ModelSchedule, parity: bo
     steps = number(1, whole=True)("steps", row["steps"])
     strength = float(number(0.0, 1.0)("strength", row["strength"]))
     options = {key.removeprefix(OPTIONS): value for key, value in row.items() if key.startswith(OPTIONS)}
-    sigmas = sigmas_named(
-        row["sigmas"], {key.removeprefix(LEVELS): value for key, value in row.items() if key.startswith(LEVELS)}
-    )
+    spec = resolve(name, options) if choices is None else choices.scheduler(name, options)
+    levels = {key.removeprefix(LEVELS): value for key, value in row.items() if key.startswith(LEVELS)}
+    if choices is None or not isinstance(row["sigmas"], str):
+        sigmas = sigmas_named(row["sigmas"], levels)
+    else:
+        sigmas = choices.sigmas(row["sigmas"], levels)
     own = getattr(sigmas, "steps", None)  # of a list
     steps = own if isinstance(own, int) and row["steps"] == DEFAULTS["steps"][0] else steps
-    findings = lint(name, options, model.config, steps, strength, parity=parity, latent=model.latent, sigmas=sigmas)
+    asked = name if choices is None else spec
+    findings = lint(asked, options, model.config, steps, strength, parity=parity, latent=model.latent, sigmas=sigmas)
     base, remark = model.config, ""
     if any(finding.rule == "cannot-be-built" for finding in findings):
         # raises again unless it is all about the kind of model
         base, remark = _FLOW, f"on a flow of its own: {model.path} is no flow model"
     with quiet():
-        factory = SolverFactory(name, options, base, parity=parity, sigmas=sigmas)
+        factory = SolverFactory(asked, options, base, parity=parity, sigmas=sigmas)
         flow = factory.kind == "flow"
         found: list[Point] = []
         plan: tuple[StagePlan, ...] = ()
@@ -145,7 +180,6 @@ def _series(row: Mapping[str, Any], label: str, model: ModelSchedule, parity: bo
             except ConfigError:
                 remark = next(f.message for f in findings if f.severity == "error")
         curve = training_curve(factory.scheduler, flow=flow) if draw else None
-    spec = resolve(name, options)
     return Series(
         label,
         name,
