@@ -70,7 +70,8 @@ def _rows_of(file: Path, folder: Path) -> Iterator[Row]:
                     f"{where}:{node.lineno}: found {ast.unparse(node)[:120]}; accepted are a section, what is brought, "
                     f"{' | '.join(OUTCOMES)}, and what is said."
                 )
-            yield Row(*map(str, said), test=where)
+            section, brought, outcome, why = map(str, said)
+            yield Row(section, brought, outcome, why, where)
 
 
 def page(found: list[Row]) -> str:
