@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 import research
 from research.errors import ConfigError, UserError, nearest
@@ -29,7 +29,7 @@ from research.jobs.overrides import parse
 from research.jobs.progress import LOGGER, configure_logging
 from research.jobs.record import StoreError
 from research.jobs.schema import OF_SWEEPS
-from research.jobs.sweep_settings import settings_of
+from research.jobs.sweep_settings import section, settings_of
 
 if TYPE_CHECKING:
     from research.jobs.sweep_file import ReportSettings
@@ -77,7 +77,7 @@ def _command(args: argparse.Namespace) -> int:
         return OK
     with Composer(args.config_dir, args.config_name, args.config_path) as composer:
         if _only_shows(args):
-            with explained():
+            with explained(), hydra_internals.logging_as_it_was():
                 return _show(args, composer)
         lines = composer.normalise(args.overrides)
         master = composer.master(lines)
@@ -185,8 +185,7 @@ def _report_settings(master: DictConfig) -> ReportSettings:
     from research.results.scales import read_margins
     from research.statistics import read_unit
 
-    node = master.get("report")
-    given = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node or {}
+    given = section(master, "report")
     if not isinstance(given, dict):
         raise ConfigError(f"report: found {given!r}; accepted are keys inside it, report.NAME=VALUE.")
     names = [name for name in ReportSettings._fields if name != "budget"]  # which is a section of its own
@@ -219,8 +218,7 @@ def _budget(master: DictConfig) -> _Budgeted:
     from research.checks import check_choice
     from research.results.budget import read_budget
 
-    node = master.get("budget")
-    given = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node or {}
+    given = section(master, "budget")
     if not isinstance(given, dict):
         raise ConfigError(f"budget: found {given!r}; accepted are keys inside it, budget.NAME=LIMIT.")
     over = check_choice("budget.over", given.get("over", "skip"), ("skip", "run"))
@@ -260,6 +258,7 @@ def _plan(composer: Composer, master: DictConfig, lines: list[str], args: argpar
     from research.jobs.planning import full_checks, keep_to_budget, plan_all
     from research.jobs.points import points_of
 
+    _report_settings(master)
     if sweep and master.hydra.sweeper._target_ != hydra_internals.BASIC_SWEEPER:
         raise ConfigError("--plan: a search draws its points as it goes, so that they cannot be planned.")
     if sweep:
@@ -357,6 +356,9 @@ def _report(error: BaseException, code: int, prefix: str = "") -> int:
     if os.environ.get("RESEARCH_FULL_ERROR") == "1":
         traceback.print_exception(error)
     text = " ".join(str(error).split()) or type(error).__name__
+    text = "".join(
+        letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text
+    )  # nothing that moves a cursor
     hint = "" if not prefix else " (RESEARCH_FULL_ERROR=1 shows the stack)"
     if not environment.rank():
         print(f"error: {prefix}{text}{hint}", file=sys.stderr)

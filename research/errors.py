@@ -5,9 +5,15 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+_LONGEST, _KEPT, _LONGEST_WORD = 2_000, 900, 200  # characters
+
 
 class UserError(Exception):
-    """Something the user can mend. The message is one complete line; the command line prints it without a stack."""
+    """Something the user can mend. The message is one complete line; the command line prints it without a stack. Of one that is
+    very long, as it says a value that is, the middle is left out."""
+
+    def __str__(self) -> str:
+        return shortened(super().__str__())
 
 
 class ConfigError(UserError):
@@ -22,9 +28,17 @@ class SamplingError(UserError):
     """Sampling went wrong at a known stage (for example, latents became NaN)."""
 
 
+def shortened(text: str) -> str:
+    """A text without its middle, where it is longer than a person reads: what it begins with, and what it ends with."""
+    if len(text) <= _LONGEST:
+        return text
+    return f"{text[:_KEPT]} [{len(text) - 2 * _KEPT:,} characters] {text[-_KEPT:]}"
+
+
 def nearest(word: str, choices: Iterable[str]) -> str:
-    """A suffix like `` Did you mean 'ddim'?`` for the choice nearest to `word`, or an empty string."""
-    found = difflib.get_close_matches(str(word), list(choices), n=5, cutoff=0.5)
+    """A suffix like `` Did you mean 'ddim'?`` for the choice nearest to `word`, or an empty string. It is never `word` itself."""
+    word = str(word)[:_LONGEST_WORD]  # comparing takes the square of the length
+    found = difflib.get_close_matches(word, [choice for choice in choices if choice != word], n=5, cutoff=0.5)
     # letters in the wrong order are the likelier slip than other letters
     found.sort(key=lambda choice: sorted(choice) != sorted(str(word)))
     return f" Did you mean '{found[0]}'?" if found else ""

@@ -21,9 +21,11 @@ from hydra.utils import get_object, instantiate
 from research.errors import ConfigError, UserError, nearest
 from research.jobs.moved_names import current_name, with_current_names
 from research.jobs.plugins import plugin_packages
+from research.jobs.roles import ROLES, Role, role_at
 from research.jobs.targets import check
 from research.package import config_dir
 from research.solvers.levels import Schedule
+from research.text_files import load_yaml, read_text
 
 
 @dataclass(frozen=True)
@@ -49,35 +51,6 @@ class Origin:
 COMPOSED = Origin()
 
 
-@dataclass(frozen=True)
-class Role:
-    """What may stand at a place of a job's config.
-
-    Attributes:
-        name: for the message.
-        room: the package that holds the project's classes of the role.
-        methods: what each of them has.
-        inside: roles of the nodes among its arguments.
-    """
-
-    name: str
-    room: str
-    methods: tuple[str, ...]
-    inside: tuple[str, ...] = ()
-
-
-# by the section of a job's config; below the line, what stands only inside others
-ROLES = {
-    "guidance": Role("guidance", "research.guidance", ("branches", "combine"), ("guidance", "loss")),
-    "hooks": Role("hook", "research.hooks", ("pre_step", "post_step"), ("transform",)),
-    "metrics": Role("metric", "research.metrics", ("check", "compute")),
-    "task": Role("task", "research.tasks", ("conditions", "timeline")),
-    "sigmas": Role("grid of noise levels", "research.sigmas", ("levels",)),
-    "tracker": Role("tracker", "research.tracking", ("log_job", "close")),
-    # --
-    "loss": Role("loss", "research.guidance.losses", ("__call__",)),
-    "transform": Role("latent transform", "research.hooks", ("__call__",)),
-}
 _SCHEDULERS = ("research.solvers.", "diffusers.schedulers.")
 
 
@@ -86,8 +59,8 @@ def names_in(folder: Path) -> frozenset[str]:
     found: set[str] = set()
     for file in sorted(folder.rglob("*.yaml")):
         try:
-            content = yaml.safe_load(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError, yaml.YAMLError):
+            content = load_yaml("config", file, read_text("config", file))
+        except UserError:
             continue
         found.update(target for _, target in _targets(content, "") if isinstance(target, str))
     return frozenset(found)
@@ -190,13 +163,11 @@ def build(node: Mapping[str, Any], key: str, origin: Origin = COMPOSED, /, **arg
     try:
         if not origin.is_free:
             return _from_record(node, key, ROLES[key.partition(".")[0]], origin, arguments)
-        if (own := _own_class(node)) is not None:
-            settings = {name: value for name, value in node.items() if name != "_target_"}
-            return _built(own, {**copy.deepcopy(settings), **arguments})
-        if not arguments:
-            return instantiate(with_current_names(node), _convert_="all")
-        # given past Hydra: a prompt may well hold "${", which in a config is an interpolation
-        return instantiate({**with_current_names(node), "_partial_": True}, _convert_="all")(**arguments)
+        made = _composed(node, arguments)
+        role = role_at(key)
+        if role is not None and (lacks := role.lacks(dir(made))):
+            raise ConfigError(f"{key}._target_: {node.get('_target_')} {lacks}")
+        return made
     except UserError:
         raise
     except Exception as error:  # a class of somebody else's may raise anything
@@ -207,6 +178,17 @@ def build(node: Mapping[str, Any], key: str, origin: Origin = COMPOSED, /, **arg
             raise cause from error
         reason = str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__
         raise ConfigError(f"{key}: {node.get('_target_')} cannot be built: {reason}") from error
+
+
+def _composed(node: Mapping[str, Any], arguments: Mapping[str, Any]) -> Any:
+    """The object of a node that the user composes now."""
+    if (own := _own_class(node)) is not None:
+        settings = {name: value for name, value in node.items() if name != "_target_"}
+        return _built(own, {**copy.deepcopy(settings), **arguments})
+    if not arguments:
+        return instantiate(with_current_names(node), _convert_="all")
+    # given past Hydra: a prompt may well hold "${", which in a config is an interpolation
+    return instantiate({**with_current_names(node), "_partial_": True}, _convert_="all")(**arguments)
 
 
 class _Failed(Exception):

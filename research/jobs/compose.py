@@ -71,7 +71,7 @@ class Composer:
     def master(self, lines: Sequence[str]) -> DictConfig:
         """The config of a whole sweep (or of a single job), ``hydra`` node included, with swept keys at their defaults."""
         fixed = [line for line in lines if not lines_of.parse(line).is_sweep_override()]
-        with explained():
+        with explained(), internals.as_hydra_errors(" ".join(map(lines_of.as_written, fixed)) or "the config"):
             return self.hydra.compose_config(self.config_name, fixed, RunMode.MULTIRUN)
 
     def job(self, master: DictConfig, point: Sequence[str]) -> dict[str, Any]:

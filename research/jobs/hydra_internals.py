@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import argparse
 import copy
+import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from hydra._internal.callbacks import Callbacks
@@ -22,10 +25,13 @@ from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.default_element import GroupDefault, ResultDefault
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
 from hydra.plugins.config_source import ConfigResult, ConfigSource
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
 from research.package import config_dir
+from research.text_files import check_yaml, read_text
 
 BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"  # runs jobs in this process
 BASIC_SWEEPER = (
@@ -42,8 +48,12 @@ class _Sources(ConfigRepository):
     """The files of a search path, those of the project and of Hydra read and listed once a process: that is much of composing."""
 
     def load_config(self, config_path: str) -> ConfigResult | None:
-        stamp = _stamp(self._find_object_source(config_path, ObjectType.CONFIG), config_path)
+        source = self._find_object_source(config_path, ObjectType.CONFIG)
+        stamp = _stamp(source, config_path)
         if stamp is None:
+            if source is not None and source.scheme() == "file":  # somebody's own
+                file = Path(source.path, source._normalize_file_name(config_path))
+                check_yaml("config", file, read_text("config", file))
             return super().load_config(config_path)
         if stamp not in _read:
             _read[stamp] = super().load_config(config_path)
@@ -122,6 +132,34 @@ def create_hydra(
     return hydra, loader
 
 
+@contextmanager
+def logging_as_it_was() -> Iterator[None]:
+    """Take back what Hydra's flags that show something do to the logging of the whole process."""
+    root = logging.getLogger()
+    level, handlers = root.level, list(root.handlers)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+        root.handlers[:] = handlers
+
+
+@contextmanager
+def as_hydra_errors(what: str) -> Iterator[None]:
+    """What Hydra and OmegaConf fail with where they did not expect such input, as an error of Hydra's."""
+    try:
+        yield
+    except HydraException:
+        raise
+    except OmegaConfBaseException:
+        raise
+    except RecursionError as error:
+        raise HydraException(f"{what} is nested too deep, or refers to itself") from error
+    except (TypeError, ValueError, AttributeError, AssertionError, LookupError) as error:
+        said = str(error).strip().splitlines()
+        raise HydraException(f"{what} cannot be composed ({said[0] if said else type(error).__name__})") from error
+
+
 def repository(loader: ConfigLoaderImpl, config_name: str, search_path: Sequence[Override]) -> Repository:
     """The files of a loader's search path and of ``hydra.searchpath``. Building it costs more than all its answers."""
     found = Repository(loader.repository)
@@ -149,9 +187,10 @@ def list_parts(
 ) -> tuple[list[ResultDefault], list[Override]]:
     """The config files that overrides lead to, in the order in which they are merged and less those of Hydra, and the
     overrides of single values among them."""
-    made = create_defaults_list(
-        repo=files, config_name=config_name, overrides_list=list(lines), prepend_hydra=True, skip_missing=False
-    )
+    with as_hydra_errors(_shown(lines)):
+        made = create_defaults_list(
+            repo=files, config_name=config_name, overrides_list=list(lines), prepend_hydra=True, skip_missing=False
+        )
     # what is Hydra's own was composed with the sweep, and costs more than all the rest
     parts = [part for part in made.defaults if not _is_of_hydra(part)]
     return parts, [override for override in made.config_overrides if not override.is_hydra_override()]
@@ -159,12 +198,19 @@ def list_parts(
 
 def merge_parts(loader: ConfigLoaderImpl, parts: Sequence[ResultDefault], files: Repository) -> DictConfig:
     """Config files merged in their order, each where its package says."""
-    return loader._compose_config_from_defaults_list(defaults=list(parts), repo=files.copies)
+    with as_hydra_errors("the config"):
+        return loader._compose_config_from_defaults_list(defaults=list(parts), repo=files.copies)
 
 
 def apply_overrides(overrides: Iterable[Override], config: DictConfig) -> None:
     """Set, add and delete single values in a config, in place, as Hydra does."""
-    ConfigLoaderImpl._apply_overrides_to_config(list(overrides), config)
+    given = list(overrides)
+    with as_hydra_errors(_shown(given)):
+        ConfigLoaderImpl._apply_overrides_to_config(given, config)
+
+
+def _shown(lines: Iterable[Override]) -> str:
+    return " ".join(str(line.input_line) for line in lines) or "the config"
 
 
 def has_interpolated_defaults(result: ConfigResult) -> bool:

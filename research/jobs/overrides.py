@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep, Override, QuotedString
+from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, QuotedString
 from hydra.errors import HydraException
 
 from research.errors import ConfigError, nearest
 from research.jobs.schema import GROUPS, SEVERAL
 
 Groups = Mapping[str, Sequence[str]]
+_MOST_LEVELS = 32  # of brackets; half of what a record may hold
 
 # packages of the launchers and sweepers that Hydra's users know, and how to get them, for the moment they are named and missing
 _EXTRA = "pip install 'diffusion-sampling-research[{}]'"
@@ -35,9 +36,22 @@ def parse(line: str) -> Override:
     Raises:
         ConfigError: it does not follow the grammar.
     """
+    if any("\ud800" <= letter <= "\udfff" for letter in line):
+        raise ConfigError(
+            f"argument {line!a}: holds a byte that is no UTF-8 (or half a letter of UTF-16); accepted is text in UTF-8."
+        )
     try:
-        return OverridesParser.create().parse_override(line)
-    except HydraException as error:
+        found = OverridesParser.create().parse_override(line)
+        if (levels := _levels(found._value)) > _MOST_LEVELS:
+            raise ConfigError(
+                f"argument '{line}': is nested {levels} levels deep; accepted are at most {_MOST_LEVELS}."
+            )
+        return found
+    except RecursionError:
+        raise ConfigError(
+            f"argument '{line}': has too many brackets inside one another; accepted are at most {_MOST_LEVELS}."
+        ) from None
+    except (HydraException, ValueError) as error:  # ValueError of a number with more digits than Python reads
         if "=" not in line and not line.startswith("~"):
             raise ConfigError(f"argument '{line}': accepted is key=value, for example steps=10.") from error
         key, _, value = line.partition("=")
@@ -46,6 +60,17 @@ def parse(line: str) -> Override:
             f"argument '{line}': the value of {key} cannot be read ({reason}). Put text with commas, colons, quotes, "
             f"brackets or letters beyond ASCII in double quotes inside the shell's single ones: {_example(key, value)}"
         ) from error
+
+
+def _levels(value: Any) -> int:
+    """How deep the lists and mappings of a value are nested."""
+    deepest, left = 0, [(value, 0)]
+    while left:
+        found, depth = left.pop()
+        deepest = max(deepest, depth)
+        inner = found.values() if isinstance(found, dict) else found if isinstance(found, list) else ()
+        left += [(each, depth + 1) for each in inner]
+    return deepest
 
 
 def _example(key: str, value: str) -> str:
@@ -91,6 +116,10 @@ def _lists(override: Override) -> list[list[Any]]:
 
 def _normalised(override: Override, line: str, groups: Groups) -> str:
     key = override.key_or_group
+    if not key or (override.package is not None and (not override.package or key not in groups)):
+        raise ConfigError(
+            f"argument '{line}': accepted is key=value, for example steps=10; and GROUP@PLACE=CHOICE, of a group of configs."
+        )
     if key in groups:
         _check_choices(override, groups)
         if override.package is not None or override.is_hydra_override() or override.is_delete():
@@ -115,6 +144,10 @@ def is_choice(override: Override, groups: Groups) -> bool:
 def _check_choices(override: Override, groups: Groups) -> None:
     group, options = override.key_or_group, list(groups[override.key_or_group])
     value = override._value
+    if override.is_sweep_override() and not isinstance(value, ChoiceSweep | Glob):
+        raise ConfigError(
+            f"{group}: found {str(override.input_line).partition('=')[2]}; accepted are names of choices: {group}=a,b."
+        )
     if not override.is_sweep_override() and not override.is_delete():
         if isinstance(value, list) and group not in SEVERAL:
             raise ConfigError(f"{group}: takes one choice; found a list. To sweep: research -m {group}=a,b")
@@ -143,7 +176,10 @@ def _check_choices(override: Override, groups: Groups) -> None:
 
 def _is_place(choice: str) -> bool:
     """Whether a choice of a model is where one is: a path, or a hub id."""
-    return "/" in choice or Path(choice).exists()
+    try:
+        return "/" in choice or Path(choice).exists()
+    except (OSError, ValueError):  # no name of a file at all
+        return False
 
 
 def _missing(launchers: Sequence[str]) -> list[str]:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra.core.override_parser.types import Quote, QuotedString
 
 from research.errors import ConfigError
 from research.jobs import overrides as lines_of
+from research.text_files import load_json, load_yaml, read_text
 
 _SUFFIXES = (".csv", ".yaml", ".yml", ".json")
 _BARE = re.compile(r"^[A-Za-z_./][\w./:\-]*$")
@@ -30,11 +29,7 @@ def read_points(path: str) -> list[list[str]]:
     file = Path(path).expanduser()
     if file.suffix.lower() not in _SUFFIXES:
         raise ConfigError(f"sweep.points: found {path!r}; accepted is a file {', '.join(_SUFFIXES)}.")
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ConfigError(f"sweep.points: {path} cannot be read: {reason}.") from error
+    text = read_text("sweep.points", file)
     rows = _of_table(path, text) if file.suffix.lower() == ".csv" else _of_list(path, text, file.suffix.lower())
     if not rows:
         raise ConfigError(f"sweep.points: {path} holds no points.")
@@ -70,11 +65,7 @@ def _of_cell(key: str, cell: str) -> str:
 
 
 def _of_list(path: str, text: str, suffix: str) -> list[list[str]]:
-    try:
-        content = json.loads(text) if suffix == ".json" else yaml.safe_load(text)
-    except (ValueError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"sweep.points: {path} cannot be read: {reason}.") from error
+    content = (load_json if suffix == ".json" else load_yaml)("sweep.points", path, text)
     if content is None:
         return []
     accepted = "accepted is a list of mappings, a point each"

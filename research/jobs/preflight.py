@@ -125,7 +125,12 @@ def check_metrics(
     """Check that each metric can be built, and can work with so many images, and with such a job if one is given."""
     for name, node in metrics.items():
         metric = build(node, f"metrics.{name}", origin)  # constructors are cheap by contract
-        check_metric(as_metric(metric, name), n_images, config)
+        try:
+            check_metric(as_metric(metric, name), n_images, config)
+        except UserError:
+            raise
+        except Exception as error:  # of settings that a class did not expect
+            raise ConfigError(f"metrics.{name}: {node.get('_target_')} cannot be checked: {one_line(error)}") from error
 
 
 def check_mapping(key: str, value: Any) -> None:

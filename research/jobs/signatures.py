@@ -64,10 +64,40 @@ def method_arguments(target: str, method: str) -> frozenset[str]:
     return frozenset()
 
 
+@lru_cache(maxsize=512)
+def methods_of(target: str) -> frozenset[str] | None:
+    """Names that a class and all those above it define; None where the source does not tell, and of what is no class."""
+    target = current_name(target)
+    module_name, module = longest_module(target)
+    found = _find(module, target[len(module_name) + 1 :]) if module else None
+    return _names_of(found, 0) if found is not None and isinstance(found.node, ast.ClassDef) else None
+
+
+def _names_of(found: _Found, depth: int) -> frozenset[str] | None:
+    assert isinstance(found.node, ast.ClassDef)
+    names: set[str] = set()
+    for item in found.node.body:
+        if isinstance(item, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names.add(item.name)
+        elif isinstance(item, ast.Assign | ast.AnnAssign):
+            named = item.targets if isinstance(item, ast.Assign) else [item.target]
+            names.update(target.id for target in named if isinstance(target, ast.Name))
+    for base in found.node.bases:
+        if _name_of(base) in ("object", "Protocol", "ABC", "Generic"):
+            continue
+        above = _find(found.module, base.id) if isinstance(base, ast.Name) and depth < 8 else None
+        inherited = _names_of(above, depth + 1) if above and isinstance(above.node, ast.ClassDef) else None
+        if inherited is None:
+            return None
+        names |= inherited
+    return None if "__getattr__" in names or found.node.keywords else frozenset(names)
+
+
 def forget() -> None:
     """Read sources anew: files of the user's change between two calls of the command in one process."""
     plug_sources.forget()
     signature.cache_clear()
+    methods_of.cache_clear()
     method_arguments.cache_clear()
 
 

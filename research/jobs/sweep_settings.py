@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from research.checks import check_choice, check_whole_number
 from research.errors import ConfigError, nearest
+from research.jobs.compose import explained
 
 MAX_POINTS = 10_000
 
@@ -40,8 +41,7 @@ def settings_of(master: DictConfig) -> SweepSettings:
     Raises:
         ConfigError: an unknown key, or a value that cannot be used.
     """
-    node = master.get("sweep")
-    given = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node or {}
+    given = section(master, "sweep")
     if not isinstance(given, Mapping):
         raise ConfigError(f"sweep: found {given!r}; accepted are keys inside it, sweep.NAME=VALUE.")
     names = [f.name for f in fields(SweepSettings)]
@@ -57,6 +57,17 @@ def settings_of(master: DictConfig) -> SweepSettings:
     settings["impossible"] = check_choice("sweep.impossible", given.get("impossible", "stop"), ("stop", "skip"))
     settings["optimise"] = _names(given.get("optimise"))
     return SweepSettings(**{str(name): value for name, value in settings.items()})
+
+
+def section(master: DictConfig, name: str) -> Any:
+    """A section of a composed config that is of the sweep as a whole, resolved; {} where there is none.
+
+    Raises:
+        ConfigError: it refers to what is not there.
+    """
+    with explained():
+        node = master.get(name)
+        return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node or {}
 
 
 def _zip(given: Any) -> list[list[str]]:

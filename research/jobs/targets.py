@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from research.errors import ConfigError, nearest
-from research.jobs.signatures import Signature, method_arguments, signature
+from research.jobs.roles import role_at
+from research.jobs.signatures import Signature, method_arguments, methods_of, signature
 from research.solvers import resolve
 from research.solvers.names import OF_MODEL
 
@@ -39,6 +40,9 @@ def check(value: Any, key: str, *, filled_in: frozenset[str] = frozenset()) -> N
     """
     for where, node in nodes(value, key):
         found = _signature(where, node["_target_"])
+        role = role_at(where)
+        if role is not None and (lacks := role.lacks(methods_of(node["_target_"]))):
+            raise ConfigError(f"{where}._target_: {node['_target_']} {lacks}")
         if found is not None:
             _check_arguments(where, node, found, filled_in if where == key else frozenset())
 

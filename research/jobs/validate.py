@@ -8,12 +8,15 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import msgspec
+
 from research.checks import check_choice, check_number, check_whole_number
 from research.errors import ConfigError, nearest
 from research.jobs import own_model, process_cache
 from research.jobs.job_images import check_frames, image_count, uses_prompts
 from research.jobs.plan_cache import NoCache, PlanCache
 from research.jobs.preflight import check_mapping, check_metrics, check_model, check_plug_configs
+from research.jobs.record import ModelSettings, RuntimeSettings
 from research.jobs.schema import (
     DTYPES,
     KEYS,
@@ -32,6 +35,9 @@ from research.tasks.checks import check_settings
 _DEVICE = re.compile(r"^(auto|cpu|mps|(cuda|xpu)(:\d+)?)$")
 _FOLDER = re.compile(r"^[^/\\\0]+$")
 _LARGEST_SEED = 2**63 - 1
+_MOST_LEVELS = 60  # a record holds some more
+# keys of sections that every job is asked for
+_NEEDED = {"model": ("dtype", "device", "allow_pickle", "offline"), "runtime": ("parity", "threads")}
 
 
 def validate(
@@ -48,7 +54,7 @@ def validate(
         ConfigError: one line with the key, what was found and what is accepted.
     """
     cache = NoCache() if cache is None else cache
-    config = {**config, "scheduler": _scheduler(config.get("scheduler"))}
+    config = _with_defaults({**config, "scheduler": _scheduler(config.get("scheduler"))})
     _check_keys(config, extra_keys)
     checked = dict(config)
     for section in OF_SWEEPS:
@@ -59,7 +65,7 @@ def validate(
             checked[key] = read(key, checked.get(key))
         elif name in checked[section]:
             checked[section] = {**checked[section], name: read(key, checked[section][name])}
-    _no_nan(checked, "")
+    _check_values(checked, "")
     check_plug_configs(checked, cache)
     model, task, steps = checked["model"], checked["task"], checked["steps"]
     parity = checked["runtime"].get("parity", False)
@@ -104,6 +110,8 @@ def _check_keys(config: Mapping[str, Any], extra_keys: Collection[str]) -> None:
         raise ConfigError(f"{missing[0]}: is missing from the config; it must be given.")
     for section, names in SECTIONS.items():
         check_mapping(section, config[section])
+        if section == "model" and not config[section].get("path"):
+            raise ConfigError("model.path: must be given: a zoo name, a directory, a checkpoint file, or a hub id.")
         if section == "model" and own_model.is_own(config[section]):
             continue  # the arguments of the user's own function
         for name in config[section]:
@@ -113,8 +121,14 @@ def _check_keys(config: Mapping[str, Any], extra_keys: Collection[str]) -> None:
 
 def _scheduler(section: Any) -> Any:
     """The section of a solver of one's own, ``_target_`` with its arguments beside it, in the keys that records have."""
-    if not isinstance(section, Mapping) or "_target_" not in section:
+    if not isinstance(section, Mapping):
         return section
+    if "_target_" not in section:
+        named = {**section, "options": {} if section.get("options") is None else section["options"]}
+        named.setdefault("name", section.get("class_name"))
+        if named["name"] is not None and not isinstance(named["name"], str):
+            raise ConfigError(f"scheduler.name: found {named['name']!r}; accepted is text.")
+        return named
     if section.get("class_name"):
         raise ConfigError(
             f"scheduler._target_: found beside class_name={section['class_name']}; accepted is one of the two. A solver of one's "
@@ -128,13 +142,34 @@ def _scheduler(section: Any) -> Any:
     return {"name": section.get("name") or str(target).rpartition(".")[2], "class_name": target, "options": options}
 
 
-def _no_nan(value: Any, key: str) -> None:
+def _with_defaults(config: dict[str, Any]) -> dict[str, Any]:
+    """With the keys that a section of fixed keys lacks, as in a YAML of the user's own, or deleted, at their defaults."""
+    for section, defaults in (("model", ModelSettings), ("runtime", RuntimeSettings)):
+        if isinstance(config.get(section), dict):
+            whole = {field.name: field.default for field in msgspec.structs.fields(defaults)}
+            lacking = {name: whole[name] for name in _NEEDED[section] if name not in config[section]}
+            if isinstance(config[section].get("_target_"), str) and "path" not in config[section]:
+                lacking["path"] = config[section]["_target_"]
+            config[section] = {**config[section], **lacking}
+    return config
+
+
+def _check_values(value: Any, key: str, depth: int = 0) -> None:
+    """Refuse what no config can keep: NaN, half letters, keys that cannot be sorted, and what is nested too deep."""
     if isinstance(value, float) and math.isnan(value):
         raise ConfigError(f"{key}: found NaN; accepted is a number.")
+    if isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise ConfigError(f"{key}: found {value!a}, with half a letter of UTF-16; accepted is text in UTF-8.")
+    if depth > _MOST_LEVELS:
+        raise ConfigError(f"{key}: is nested deeper than {_MOST_LEVELS} levels; accepted are so many.")
+    if isinstance(value, dict) and len({isinstance(name, str) for name in value}) > 1:
+        raise ConfigError(
+            f"{key}: found the keys {', '.join(map(repr, value))}; accepted are keys of one kind, all text or all numbers."
+        )
     pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for name, inner in pairs:
         place = f"[{name}]" if isinstance(value, list) else f".{name}"
-        _no_nan(inner, f"{key}{place}".lstrip("."))
+        _check_values(inner, f"{key}{place}".lstrip("."), depth + 1)
 
 
 # -- values

@@ -85,7 +85,7 @@ def read_limit(where: str, value: object) -> float:
     """
     try:
         limit = float(value) if is_number(value) or isinstance(value, str) else math.nan  # type: ignore[arg-type]
-    except ValueError:
+    except (ValueError, OverflowError):
         limit = math.nan
     if not 0 < limit < math.inf:
         raise UserError(f"{where}: found {value!r}; accepted is a number above 0.")

@@ -29,6 +29,8 @@ def find_features(name: str, key: str) -> Path | None:
     Raises:
         ConfigError: nothing is there, or an extra is not installed.
     """
+    if not isinstance(name, str):
+        raise ConfigError(f"{key}: found {name!r}; accepted is the name of a feature extractor.")
     if name not in _EXTRAS:
         return find_clip(name, key)
     if missing := [told for package, told in _EXTRAS[name].items() if importlib.util.find_spec(package) is None]:
