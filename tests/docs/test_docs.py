@@ -19,7 +19,7 @@ import pytest
 import yaml
 from doc_blocks import DOCS, ROOT, SCRIPTS, Reader, blocks, made_by_page, pages, pictures
 
-QUICK = {"index.md", "reference/models_own.md"}
+QUICK = {"index.md"}
 EXTRAS = {"researcher/wandb.md": "wandb_workspaces"}  # what a page's blocks import that a plain install lacks
 NAMES = [page.relative_to(DOCS).as_posix() for page in pages()]
 

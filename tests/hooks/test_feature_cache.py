@@ -54,7 +54,7 @@ def untouched(model) -> bool:
 
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
-@pytest.mark.spread(2)
+@pytest.mark.spread(1)
 def test_computing_all_the_time_is_no_cache(sd, scheduler):
     right = plain(sd, scheduler=scheduler)
     for settings_ in ({"every": 1}, {"every": None, "threshold": 0}):
@@ -165,6 +165,7 @@ def test_the_error_grows_with_the_cadence_and_is_an_error(sd):
 
 
 @pytest.mark.parametrize("settings_", [{"every": 3}, {"every": None, "threshold": 0.2}])
+@pytest.mark.spread(1)
 def test_nothing_stays_after_a_run(sd, settings_):
     right = plain(sd)
     hook = FeatureCache(**settings_)

@@ -137,6 +137,7 @@ def test_source_and_weights_and_arguments_are_the_identity(folder: Path) -> None
         (["model._target_=own_models.build", "runtime.parity=true", "scheduler=ddim"], "is for models that predict"),
     ],
 )
+@pytest.mark.spread(5)
 def test_errors_are_one_line_before_anything_runs(
     folder: Path, capsys: pytest.CaptureFixture[str], more: list[str], says: str
 ) -> None:

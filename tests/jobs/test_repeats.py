@@ -141,6 +141,7 @@ def test_a_budget_below_all_jobs_is_refused(base, capsys):
         ("budget.nfe=1,2", "budget.nfe: cannot be swept over"),
     ],
 )
+@pytest.mark.spread(2)
 def test_what_is_no_budget(base, capsys, line, said):
     assert run(["-m", *base, line]) == 2
     assert said in capsys.readouterr().err

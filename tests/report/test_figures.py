@@ -105,6 +105,7 @@ def test_facets_share_their_axes(figures_of_twelve: dict) -> None:
 
 
 @pytest.mark.parametrize("scales", [(1.0, 3.0, 7.0), (1.0, 7.0)], ids=str)
+@pytest.mark.spread(1)
 def test_labels_of_points_and_ticks_do_not_lie_on_each_other(tmp_path: Path, scales: tuple[float, ...]) -> None:
     steps = (1, 2, 3, 4, 5, 6, 7, 8, 20, 25, 49, 50)
     found = drawn(read_sweep(write_sweep(tmp_path / "many", SCHEDULERS[:2], scales, steps, images=False)))
@@ -119,6 +120,7 @@ def test_labels_of_points_and_ticks_do_not_lie_on_each_other(tmp_path: Path, sca
                 assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
 
 
+@pytest.mark.slow
 def test_long_names_are_laid_out(tmp_path: Path) -> None:
     folder = tmp_path / "long"
     for number, (name, text) in enumerate(product(SCHEDULERS, ("a", "b"))):

@@ -97,6 +97,7 @@ def test_the_file_is_taken_by_a_run(words, method, tmp_path, monkeypatch, capfd)
     assert cli.run([*words, *used]) == 0
 
 
+@pytest.mark.slow
 def test_descent_of_fid_tries_grids_by_their_pictures(words, tmp_path, monkeypatch, capfd):
     """On pictures of the other half of seeds, with an interval, and with what so few images can tell; also of a solver that
     adds noise."""
@@ -158,6 +159,7 @@ def test_fid_of_a_grid_is_that_of_the_metric(words, tmp_path, monkeypatch):
         ),
     ],
 )
+@pytest.mark.spread(4)
 def test_what_is_refused(words, more, words_of_error, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     flags = [] if "--images" in more else ["--images", "2"]

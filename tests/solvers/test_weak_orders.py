@@ -22,9 +22,14 @@ from research.testing.orders import SmoothLevels
 
 
 @pytest.mark.parametrize(
-    ("case", "kind"), [pytest.param(c, kind, id=f"{named(c.solver)}-{kind}") for c in CASES for kind in c.kinds]
+    ("case", "kind"),
+    [
+        pytest.param(c, kind, id=f"{named(c.solver)}-{kind}", marks=[pytest.mark.slow] if c.late else [])
+        for c in CASES
+        for kind in c.kinds
+    ],
 )
-@pytest.mark.spread(14)
+@pytest.mark.spread(8)
 def test_the_weak_order_is_what_the_study_says(case, kind):
     held = case.flow if kind == "flow" and case.flow is not None else case.order
     steps = (240, 480) if case.late else (60, 120)

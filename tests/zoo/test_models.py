@@ -179,6 +179,7 @@ def _pixels(name: str) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("pipeline_class", [DDPMPipeline, DDIMPipeline])
+@pytest.mark.spread(1)
 def test_pixel_model(pipeline_class: type) -> None:
     pixel = pipeline_class.from_pretrained(ZOO_DIR / "emoji-pixel")
     pixel.set_progress_bar_config(disable=True)
