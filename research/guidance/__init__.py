@@ -13,6 +13,7 @@ from research.guidance.icg import ICG
 from research.guidance.interval import Interval
 from research.guidance.loss import LossGuidance
 from research.guidance.magnitude_aware import MagnitudeAware
+from research.guidance.nag import NAG
 from research.guidance.none import NoGuidance
 from research.guidance.pag import PAG
 from research.guidance.perp_neg import PerpNeg
@@ -34,6 +35,7 @@ __all__ = [
     "DPS",
     "FDG",
     "ICG",
+    "NAG",
     "PAG",
     "SAG",
     "SEG",

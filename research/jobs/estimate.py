@@ -280,7 +280,7 @@ class _Guided:
         if name in ("Autoguidance", "PAG", "SAG", "SEG", "SLG"):
             base = node.get("base")
             return (self._branches(base, None, step) if base else 1) + (own != _neutral(node))
-        if name in ("DPS", "LossGuidance", "ClassifierGuidance"):
+        if name in ("DPS", "LossGuidance", "ClassifierGuidance", "NAG"):
             base = node.get("base")
             return self._branches(base, None, step) if base else 1
         return 1 if own == 1 else 2

@@ -61,7 +61,7 @@ class NetworkDenoiser:
         names = {branch.name for branch in branches}
         if len(names) != len(branches) or not names:
             raise _unfit(branches)
-        if self.together == "all" or len(branches) == 1:
+        if len(branches) == 1 or (self.together == "all" and not any(branch.apart for branch in branches)):
             outputs = self._of_one_batch(x, stage, branches)
         else:
             found = {
@@ -79,8 +79,9 @@ class NetworkDenoiser:
         """The branches of each batch."""
         if self.together == "none":
             return [[branch] for branch in branches]
-        plain = [branch for branch in branches if not branch.patches]
-        return [*([plain] if plain else []), *([branch] for branch in branches if branch.patches)]
+        alone = [branch for branch in branches if branch.apart or (branch.patches and self.together == "plain")]
+        joined = [branch for branch in branches if branch not in alone]
+        return [*([joined] if joined else []), *([branch] for branch in alone)]
 
     def _of_one_batch(self, x: Tensor, stage: Stage, branches: Sequence[Branch]) -> Sequence[Tensor]:
         conditions, patched, timed = [], False, False

@@ -8,7 +8,7 @@ from torch import nn
 
 from research.errors import ConfigError
 
-KINDS = ("self-attention", "attention-map", "cross-attention", "block")
+KINDS = ("self-attention", "attention-map", "cross-attention", "text-attention", "block")
 _ORDER = {"down_blocks": 0, "mid_block": 1, "up_blocks": 2}  # as data passes through them
 # lists of a transformer's main blocks, in that order; what else there is refines texts or embeds inputs
 _MAIN = ("transformer_blocks", "joint_transformer_blocks", "layers", "single_transformer_blocks")
@@ -22,7 +22,8 @@ def layer_names(network: nn.Module, kind: str) -> list[str]:
 
     "block" are transformer blocks, or the self-attention layers of a network that has none. "self-attention" are attention
     layers in which the picture looks at itself, whatever else it looks at; "attention-map" those of them that weigh places of
-    the picture alone by a softmax, and so have a map; "cross-attention" those in which it looks at a text.
+    the picture alone by a softmax, and so have a map; "cross-attention" those in which it looks at a text; "text-attention" these
+    and those over a text and the picture in one sequence, where the text is as the network was told it.
 
     Raises:
         ConfigError: an unknown kind.
@@ -53,12 +54,17 @@ def _kinds_of(module: Any) -> tuple[str, ...]:
     """The kinds of attention that a module is."""
     from diffusers.models.attention_processor import Attention
 
+    if type(module).__name__ == "FluxAttention":
+        return ("text-attention",)
     if not isinstance(module, Attention):
         return ()
     if module.is_cross_attention:
-        return ("cross-attention",)
+        return ("cross-attention", "text-attention")
     how = type(module.processor).__name__
     if any(name in how for name in _ONE_SEQUENCE):
-        return ()
+        # Lumina 2 mixes the tokens of its text before
+        return () if "Lumina2" in how else ("text-attention",)
     joint, linear = getattr(module, "add_q_proj", None) is not None, any(name in how for name in _LINEAR)
-    return ("self-attention",) if joint or linear else ("self-attention", "attention-map")
+    if joint:
+        return ("self-attention", "text-attention")
+    return ("self-attention",) if linear else ("self-attention", "attention-map")

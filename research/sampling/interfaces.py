@@ -137,6 +137,7 @@ class Branch:
     model: str = "main"  # a name in `run.models`; autoguidance names a second model
     patches: tuple[Patch, ...] = ()  # changes of the network's layers, active for this branch only
     time: Tensor | None = None  # [N] or 0-d: what the model is told instead of the stage's own time
+    apart: bool = False  # evaluated in a batch of its own: its condition is of another form than the others'
 
 
 @dataclass(slots=True, eq=False)

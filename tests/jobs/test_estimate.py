@@ -18,7 +18,7 @@ from research.solvers import SchedulerSpec, SolverFactory, scheduler_names
 HALF = ["task=image_to_image", "task.strength=0.6"]
 GUIDANCES = [
     "apg", "autoguidance", "cfg", "cfg_plus_plus", "cfg_zero", "composable", "dps_inpaint", "fdg", "icg", "loss",
-    "magnitude_aware", "none", "pag", "perp_neg", "sag", "seg", "slg", "tcfg", "tsg",
+    "magnitude_aware", "nag", "none", "pag", "perp_neg", "sag", "seg", "slg", "tcfg", "tsg",
 ]  # fmt: skip
 SHIPPED = [name for name in scheduler_names() if not name.startswith("flow_")]  # the tiny model predicts no flow
 CASES: list[list[str]] = [

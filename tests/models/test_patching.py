@@ -81,9 +81,10 @@ def test_an_outline_has_the_layers_and_offers_of_the_loaded_model(name: str, req
 def test_kinds_of_layers(sd, pixel) -> None:
     assert [name.rpartition(".")[2] for name in sd.layers("self-attention")] == ["attn1"] * len(sd.layers("block"))
     assert [name + ".attn2" for name in sd.layers("block")] == sd.layers("cross-attention")
+    assert sd.layers("text-attention") == sd.layers("cross-attention")
     assert pixel.layers("block") == pixel.layers("self-attention")
     assert pixel.layers("cross-attention") == []
-    with pytest.raises(ConfigError, match="self-attention, attention-map, cross-attention, block"):
+    with pytest.raises(ConfigError, match="self-attention, attention-map, cross-attention, text-attention, block"):
         sd.layers("norm")
 
 
