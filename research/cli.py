@@ -102,6 +102,7 @@ def _single(composer: Composer, master: DictConfig, lines: list[str]) -> int:
 
     report = _report_settings(master)
     made = plan_all(composer, master, [_own(lines)])
+    _refuse_several(made)
     keep_to_budget(made, _budget(master).planned_nfe)
     jobs = with_ids_of_their_own(made.accepted())
     if environment.world() > 1:
@@ -268,12 +269,24 @@ def _plan(composer: Composer, master: DictConfig, lines: list[str], args: argpar
         made.skips = settings_of(master).impossible == "skip"
     else:
         made = plan_all(composer, master, [_own(lines)])
+        _refuse_several(made)
     keep_to_budget(made, _budget(master).planned_nfe)
     full = args.plan == "full"
     if full:
         full_checks(made)
     print(as_json(made, full=full) if args.json else as_text(made, full=full))
     return OK if not made.impossible or (made.skips and made.jobs) else BAD_INPUT
+
+
+def _refuse_several(made: Any) -> None:
+    """One command without -m is one job: the rows of a file of prompts may make more."""
+    if made.points > 1:
+        lines = [set(each.overrides) for each in (*made.jobs, *made.impossible)]
+        keys = sorted({line.partition("=")[0] for line in set.union(*lines) - set.intersection(*lines)})
+        raise ConfigError(
+            f"prompts_file: its rows have settings of their own ({', '.join(keys)}), so that they are {made.points} jobs; start "
+            "a sweep, research -m."
+        )
 
 
 def _refuse_sweep(lines: Sequence[str], master: DictConfig | None = None) -> None:

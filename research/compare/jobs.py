@@ -15,7 +15,7 @@ from research.results.axes import find_axes
 from research.results.read import Row, asked_unit, read_row, read_sweep, with_seconds_judged
 
 Key = tuple[str, int, int]  # prompt, seed, and which of those of the same prompt and seed
-DATA = ("seed", "prompts", "images_per_prompt")  # settings that say which images are made, and not how
+DATA = ("seed", "seeds", "prompts", "images_per_prompt")  # settings that say which images are made, and not how
 
 
 @dataclass(eq=False)

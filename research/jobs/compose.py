@@ -12,7 +12,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 from yaml import YAMLError
 
 from research.errors import ConfigError
@@ -112,8 +112,16 @@ def explained() -> Iterator[None]:
             named = _first_line(error).rpartition(" ")[2]
             key = key if key.rpartition(".")[2] == named else named
             told = _ASKED.get(key, f"{key}: must be given; set it with {key}=VALUE.")
+            if key.isdigit() or key.endswith("]"):
+                told = f"{key}: found ???, which stands for a value that must be given; accepted is another text."
+                told = told if key.endswith("]") else f"config: an entry of a list, {told}"
             raise ConfigError(told) from error
-        raise ConfigError(f"{key}: {_first_line(error)}") from error
+        literal = (
+            ""
+            if not isinstance(error, InterpolationKeyError)
+            else r"; text that is meant as it stands is written \${...}"
+        )
+        raise ConfigError(f"{key}: {_first_line(error)}{literal}") from error
     except HydraException as error:
         raise ConfigError(f"config: {_first_line(error)}{_cause(error)}") from error
     except YAMLError as error:

@@ -67,6 +67,8 @@ def seeds(config: Mapping[str, Any]) -> list[int]:
     count = image_count(config)
     if makes_frames(config):
         return [config["task"].get("start_seed", config["seed"])] * count
+    if config.get("seeds"):  # one a prompt
+        return [seed + k for seed in config["seeds"] for k in range(config["images_per_prompt"])]
     return [config["seed"] + k for k in range(count)]
 
 

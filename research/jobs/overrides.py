@@ -83,6 +83,9 @@ def normalise(lines: Sequence[str], groups: Groups) -> list[str]:
     A choice must exist in its group. A plain key is set whether or not the YAML files mention it, so that
     ``scheduler.options.eta=1`` needs no ``+``; whether a key means something is then for `validate` to say, in one place.
     """
+    named = {parse(line).key_or_group for line in lines if not parse(line).is_delete()}
+    if "prompts_file" in named and (other := sorted(named & {"prompts", "prompt_set"})):
+        raise ConfigError(f"prompts_file: found with {other[0]}; accepted is one of them.")
     return [_normalised(parse(line), line, groups) for line in _with_levels(lines)]
 
 

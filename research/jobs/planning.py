@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from research.errors import ConfigError, UserError
+from research.jobs.asked_prompts import asked_prompts, with_prompts
 from research.jobs.compose import Composer
 from research.jobs.estimate import estimate
 from research.jobs.identity import job_digest, sources_of
@@ -109,19 +110,63 @@ def plan_all(composer: Composer, master: DictConfig, points: Iterable[Sequence[s
     extra = [name for name in composer.groups() if "/" not in name and name not in GROUPS]
     made, cache = Plan(), PlanCache()
     jobs: dict[tuple[str, str], Job] = {}
-    for point in points:
-        made.points += 1
-        try:
-            config = validate(composer.job(master, point), extra_keys=extra, cache=cache)
-            sources = sources_of(config, cache)
-            job = Job(config, list(point), digest=job_digest(config, cache, sources), sources=sources)
-        except UserError as error:
-            made.impossible.append(Impossible(list(point), error))
-            continue
-        made.ids.append((job.point, job.digest))
-        jobs.setdefault((str(job.folder.path), job.digest), job)
+    for asked in points:
+        for point, composed in _with_prompts(composer, master, asked, cache):
+            made.points += 1
+            try:
+                if isinstance(composed, UserError):
+                    raise composed
+                config = validate(composed, extra_keys=extra, cache=cache)
+                sources = sources_of(config, cache)
+                job = Job(config, list(point), digest=job_digest(config, cache, sources), sources=sources)
+            except UserError as error:
+                made.impossible.append(Impossible(list(point), error))
+                continue
+            made.ids.append((job.point, job.digest))
+            jobs.setdefault((str(job.folder.path), job.digest), job)
     made.jobs = _costliest_axis_slowest(list(jobs.values()))
     return made
+
+
+def _with_prompts(
+    composer: Composer, master: DictConfig, point: Sequence[str], cache: PlanCache
+) -> list[tuple[list[str], dict[str, Any] | UserError]]:
+    """What a point composes to: one job, or where the rows of its file of prompts have settings of their own, one for those that
+    agree; or why it is none."""
+    try:
+        config = composer.job(master, point)
+        given = {_key(line) for line in point}
+        if "prompts_file" not in given and given & {"prompts", "prompt_set"}:
+            config["prompts_file"] = None  # of an experiment, say; the command line has others
+        about = [config.get(key) for key in ("prompts_file", "wildcards", "prompts")]
+        groups = cache.get("prompts asked for", about, lambda: asked_prompts(config))
+        if groups is None:
+            return [(list(point), config)]
+    except UserError as error:
+        return [(list(point), error)]
+    found: list[tuple[list[str], dict[str, Any] | UserError]] = []
+    for group in groups:
+        lines = list(point)
+        try:
+            for line in composer.normalise(group.settings):
+                if (key := _key(line)) in given:
+                    raise ConfigError(
+                        f"{key}: given twice, as {_written(point, key)} and by {config['prompts_file']}; accepted is one."
+                    )
+                if parse(line).is_sweep_override():
+                    raise ConfigError(
+                        f"prompts_file: {config['prompts_file']}: found {as_written(line)}; accepted is one value a key."
+                    )
+                lines.append(line)
+            own = composer.job(master, lines) if group.settings else config
+            found.append((lines, with_prompts(own, group)))
+        except UserError as error:
+            found.append((lines, error))
+    return found
+
+
+def _written(point: Sequence[str], key: str) -> str:
+    return next(as_written(line) for line in point if _key(line) == key)
 
 
 def full_checks(made: Plan) -> None:

@@ -49,12 +49,12 @@ def _of_table(path: str, text: str) -> list[list[str]]:
         if len(row) > len(keys):
             raise ConfigError(f"sweep.points: {path}, row {number}: found {len(row)} cells for {len(keys)} columns.")
         points.append(
-            [f"{key}={_of_cell(key, cell.strip())}" for key, cell in zip(keys, row, strict=False) if cell.strip()]
+            [f"{key}={of_cell(key, cell.strip())}" for key, cell in zip(keys, row, strict=False) if cell.strip()]
         )
     return points
 
 
-def _of_cell(key: str, cell: str) -> str:
+def of_cell(key: str, cell: str) -> str:
     """A cell as Hydra reads a value; what it cannot read as one is text."""
     try:
         if not lines_of.parse(f"{key}={cell}").is_sweep_override():
@@ -74,7 +74,7 @@ def _of_list(path: str, text: str, suffix: str) -> list[list[str]]:
     points = []
     for number, entry in enumerate(content, 1):
         if isinstance(entry, dict) and entry:
-            points.append([f"{key}={value}" for key, value in _flat(entry)])
+            points.append([f"{key}={value}" for key, value in flat(entry)])
         elif isinstance(entry, list) and entry and all(isinstance(line, str) for line in entry):
             points.append([str(line) for line in entry])
         else:
@@ -82,23 +82,23 @@ def _of_list(path: str, text: str, suffix: str) -> list[list[str]]:
     return points
 
 
-def _flat(entry: dict[Any, Any], above: str = "") -> Iterator[tuple[str, str]]:
+def flat(entry: dict[Any, Any], above: str = "") -> Iterator[tuple[str, str]]:
     for key, value in entry.items():
         name = f"{above}{key}"
         if isinstance(value, dict) and value:
-            yield from _flat(value, f"{name}.")
+            yield from flat(value, f"{name}.")
         else:
-            yield name, _written(value)
+            yield name, written(value)
 
 
-def _written(value: Any) -> str:
+def written(value: Any) -> str:
     """A value in Hydra's grammar."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, list):
-        return f"[{','.join(map(_written, value))}]"
+        return f"[{','.join(map(written, value))}]"
     if isinstance(value, dict):
-        return "{" + ",".join(f"{key}:{_written(inner)}" for key, inner in value.items()) + "}"
+        return "{" + ",".join(f"{key}:{written(inner)}" for key, inner in value.items()) + "}"
     if isinstance(value, int | float):
         return str(value)
     text = str(value)

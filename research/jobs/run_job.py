@@ -328,7 +328,11 @@ class JobRun:
             "versions": self.result.versions,
         }
         for row in rows:
-            yield {"prompt": self.prompts[row] if self.prompts else None, "seed": self.seeds[row], **shared}
+            own: dict[str, Any] = {"prompt": self.prompts[row] if self.prompts else None, "seed": self.seeds[row]}
+            negative = config["task"].get("negative_prompt")
+            if isinstance(negative, list) and len(negative) == len(self.seeds):  # one an image
+                own |= {"negative_prompt": negative[row], "task": {**config["task"], "negative_prompt": negative[row]}}
+            yield {**shared, **own}
 
 
 def check_unchanged(job: Job) -> None:

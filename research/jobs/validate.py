@@ -13,7 +13,9 @@ import msgspec
 from research.checks import check_choice, check_number, check_whole_number
 from research.errors import ConfigError, nearest
 from research.jobs import own_model, process_cache
-from research.jobs.job_images import check_frames, image_count, uses_prompts
+from research.jobs.asked_prompts import OF_PROMPTS, one_job
+from research.jobs.job_images import check_frames, image_count, makes_frames, uses_prompts
+from research.jobs.other_names import said_otherwise
 from research.jobs.plan_cache import NoCache, PlanCache
 from research.jobs.preflight import check_mapping, check_metrics, check_model, check_plug_configs
 from research.jobs.record import ModelSettings, RuntimeSettings
@@ -54,11 +56,15 @@ def validate(
         ConfigError: one line with the key, what was found and what is accepted.
     """
     cache = NoCache() if cache is None else cache
+    from_file = config.get("prompts_file")
+    config = one_job(config)
     config = _with_defaults({**config, "scheduler": _scheduler(config.get("scheduler"))})
     _check_keys(config, extra_keys)
     checked = dict(config)
-    for section in OF_SWEEPS:
+    for section in (*OF_SWEEPS, *OF_PROMPTS):
         checked.pop(section, None)
+    if checked.get("seeds") is None:  # jobs without are what they were before there was such a key
+        checked.pop("seeds", None)
     for key, read in _READERS.items():
         section, _, name = key.rpartition(".")
         if not section:
@@ -71,10 +77,14 @@ def validate(
     parity = checked["runtime"].get("parity", False)
     cache.get("settings", [task, steps, parity], lambda: check_settings(task, steps, parity=parity))
     n_images = _count(checked, cache)
+    if from_file is not None and not uses_prompts(checked):
+        raise ConfigError(f"prompts_file: found {from_file!r} with a task that takes no prompts; accepted is null.")
     if checked["seed"] + n_images > _LARGEST_SEED:
         raise ConfigError(
             f"seed: found {checked['seed']} for {n_images} images; accepted are seeds up to {_LARGEST_SEED}."
         )
+    if "seeds" in checked:
+        _check_seeds(checked)
     cache.get("model", [model, checked["scheduler"]["options"], task, steps], lambda: check_model(checked))
     about = [checked[key] for key in ("metrics", "task", "scheduler", "prompts", "steps")]
     cache.get("metrics", [about, n_images], lambda: check_metrics(checked["metrics"], n_images, checked))
@@ -97,15 +107,33 @@ def _count(config: Mapping[str, Any], cache: PlanCache) -> int:
     return cache.get("images", about, count)
 
 
+def _check_seeds(config: dict[str, Any]) -> None:
+    """Check that there is a seed a prompt, and make them whole numbers."""
+    given, each = config["seeds"], config["images_per_prompt"]
+    if not isinstance(given, list):
+        raise ConfigError(f"seeds: found {given!r}; accepted is a list with a seed a prompt, or null.")
+    if makes_frames(config) or not uses_prompts(config):
+        raise ConfigError(
+            "seeds: found with a task that has no image a prompt; accepted is seed, which the images count from."
+        )
+    if len(given) != len(config["prompts"]):
+        raise ConfigError(f"seeds: found {len(given)} for {len(config['prompts'])} prompts; accepted is one a prompt.")
+    config["seeds"] = [
+        check_whole_number(f"seeds[{k}]", seed, most=_LARGEST_SEED - each, integral_float=True)
+        for k, seed in enumerate(given)
+    ]
+
+
 # -- keys
 
 
 def _check_keys(config: Mapping[str, Any], extra_keys: Collection[str]) -> None:
     for key in config:
         if key not in KEYS and key not in extra_keys:
-            raise ConfigError(f"{key}: unknown key.{nearest(key, KEYS)} Accepted: {', '.join(KEYS)}.")
+            hint = said_otherwise(key) or nearest(key, KEYS)
+            raise ConfigError(f"{key}: unknown key.{hint} Accepted: {', '.join(KEYS)}.")
     # a deleted ~tracker or ~metrics says none of it
-    optional = ("sigmas", "hooks", "metrics", "tracker", *OF_SWEEPS)
+    optional = ("sigmas", "hooks", "metrics", "tracker", "seeds", *OF_PROMPTS, *OF_SWEEPS)
     if missing := [key for key in KEYS if key not in config and key not in optional]:
         raise ConfigError(f"{missing[0]}: is missing from the config; it must be given.")
     for section, names in SECTIONS.items():
@@ -116,7 +144,8 @@ def _check_keys(config: Mapping[str, Any], extra_keys: Collection[str]) -> None:
             continue  # the arguments of the user's own function
         for name in config[section]:
             if name not in names:
-                raise ConfigError(f"{section}.{name}: unknown key.{nearest(name, names)} Accepted: {', '.join(names)}.")
+                hint = said_otherwise(str(name)) or nearest(name, names)
+                raise ConfigError(f"{section}.{name}: unknown key.{hint} Accepted: {', '.join(names)}.")
 
 
 def _scheduler(section: Any) -> Any:
