@@ -36,6 +36,8 @@ class APG(Pair):
         ConfigError: a number is not finite or outside its range, or the space is unknown.
     """
 
+    keeps = ("_past",)
+
     def __init__(
         self,
         scale: float = 7.5,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -51,6 +52,15 @@ class ICG(Guidance):
     def start(self, run: Batch) -> None:
         self._step: int | None = None
         self._independent: Condition | None = None
+
+    def memory(self) -> dict[str, Any]:
+        kept = self._independent
+        told = None if kept is None else {f.name: getattr(kept, f.name) for f in dataclasses.fields(kept)}
+        return {"step": self._step, "independent": told and {**told, "extra": dict(told["extra"])}}
+
+    def remember(self, memory: Mapping[str, Any]) -> None:
+        self._step = memory["step"]
+        self._independent = None if memory["independent"] is None else Condition(**memory["independent"])
 
     def forget(self) -> None:
         self._step = None  # a step that is taken again is another one

@@ -22,6 +22,7 @@ from research.sampling.interfaces import (
     Solver,
     StepState,
 )
+from research.sampling.memory import Remembering
 from research.sampling.prediction import Kind, Prediction, convert
 from research.sampling.timeline import Stage
 
@@ -100,11 +101,13 @@ class Scales(Modifier):
             return replace(guided, prediction=_narrow(state, guided.prediction, kind, half), renoise=renoise)
 
 
-class _Once:
+class _Once(Remembering):
     """A denoiser around another that evaluates an image's copies once, as long as they are alike.
 
     Copies of an image have its noise and its conditions: they part at the first stage at which guidance combines predictions.
     """
+
+    keeps = ("alike",)
 
     def __init__(self, denoiser: Denoiser, rows: Sequence[int]):
         self.denoiser = denoiser

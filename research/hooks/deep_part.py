@@ -26,25 +26,28 @@ class DeepPart:
     def __init__(self, unet: Any, blocks: int):
         middle = [] if unet.mid_block is None else [unet.mid_block]
         self.modules: list[Any] = [*unet.down_blocks[blocks:], *middle, *unet.up_blocks[:-blocks]]
-        self._residuals = [0] * len(self.modules)  # how many of them a block hands on, known once it was computed
-        self._before: list[Any] = []
+        self.residuals = [0] * len(self.modules)  # how many of them a block hands on, known once it was computed
+        self._forwards: list[Callable[..., Any]] = []  # made once: a compiled network knows them again
         self._now: tuple[Rows, Merged] | None = None
         self._calls = self._batch = 0
         self._rows: Tensor | None = None
 
-    def attach(self) -> None:
-        self._before = [module.__dict__.get("forward") for module in self.modules]
-        for place, module in enumerate(self.modules):
-            module.__dict__["forward"] = partial(self._forward, place, module.forward)
-
-    def detach(self) -> None:
-        """Give the blocks their own ``forward`` back."""
-        for module, before in zip(self.modules, self._before, strict=True):
-            if before is None:
-                module.__dict__.pop("forward", None)
-            else:
-                module.__dict__["forward"] = before
-        self._before = [None] * len(self.modules)
+    @contextmanager
+    def _attached(self) -> Iterator[None]:
+        """The blocks have another ``forward``, and afterwards their own again."""
+        if not self._forwards:
+            self._forwards = [partial(self._forward, k, module.forward) for k, module in enumerate(self.modules)]
+        before = [module.__dict__.get("forward") for module in self.modules]
+        for module, forward in zip(self.modules, self._forwards, strict=True):
+            module.__dict__["forward"] = forward
+        try:
+            yield
+        finally:
+            for module, own in zip(self.modules, before, strict=True):
+                if own is None:
+                    module.__dict__.pop("forward", None)
+                else:
+                    module.__dict__["forward"] = own
 
     @contextmanager
     def used(self, rows: Rows, merged: Merged) -> Iterator[None]:
@@ -59,7 +62,8 @@ class DeepPart:
         """
         self._now, self._calls = (rows, merged), 0
         try:
-            yield
+            with self._attached():
+                yield
         finally:
             self._now = None
         if self._calls != 1:
@@ -79,13 +83,13 @@ class DeepPart:
             cut = self._cut
             returned = own(*map(cut, args), **{name: cut(value) for name, value in kwargs.items()})
             if isinstance(returned, tuple):
-                self._residuals[place] = len(returned[1])
+                self.residuals[place] = len(returned[1])
         if place == len(self.modules) - 1:
             return self._now[1](returned)
         if returned is not None:
             return returned
         # nobody looks at it: all that takes it in is skipped as well
-        count = self._residuals[place]
+        count = self.residuals[place]
         return (hidden, (hidden,) * count) if count else hidden
 
     def _cut(self, value: Any) -> Any:

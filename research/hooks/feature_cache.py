@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -85,7 +86,6 @@ class FeatureCache(Hook):
         self._clock, self._next, self._open = 0, 0, True
         self._evaluations, self._deep = 0, [0] * len(run.seeds)
         self._part = DeepPart(run.model.network, self.blocks)
-        self._part.attach()
         run.cleanup.callback(self._release)
         return _Cached(self, denoiser)
 
@@ -95,6 +95,24 @@ class FeatureCache(Hook):
             self._saved.clear()
         self._clock, self._next = self._clock + 1, stage.index + 1
         self._open = stage in self.window
+
+    def memory(self) -> dict[str, Any]:
+        saved = {
+            name: {"given": one.given, "deep": one.deep, "since": torch.tensor(one.since)}
+            for name, one in self._saved.items()
+        }
+        deep = torch.tensor(self._deep)
+        return {"saved": saved, "clock": [self._clock, self._next], "evaluations": self._evaluations, "deep": deep,
+                "residuals": list(self._part.residuals)}
+
+    def remember(self, memory: Mapping[str, Any]) -> None:
+        self._saved = {}
+        for name, kept in memory["saved"].items():
+            one = self._saved[name] = _Saved(len(kept["since"]))
+            one.given, one.deep, one.since = kept["given"], kept["deep"], kept["since"].tolist()
+        self._part.residuals = list(memory["residuals"])
+        self._clock, self._next = memory["clock"]
+        self._evaluations, self._deep = memory["evaluations"], memory["deep"].tolist()
 
     def on_end(self, run: Run) -> None:
         run.trace["feature_cache"] = {"evaluations": self._evaluations, "deep_evaluations": self._deep}
@@ -176,7 +194,6 @@ class FeatureCache(Hook):
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
     def _release(self) -> None:
-        self._part.detach()
         self._saved.clear()
 
 

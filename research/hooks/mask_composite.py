@@ -37,6 +37,7 @@ class Composite(Hook):
     requires = frozenset({"noise-levels"})
     claims = frozenset({"composite"})
     name: ClassVar[str]  # of the hook in messages, and of its noise
+    keeps = ("_noise",)
     map_name: ClassVar[str]  # of the map in messages
 
     def __init__(

@@ -45,6 +45,8 @@ class Preview(Hook):
     requires = frozenset({"noise-levels"})
     order = 910
 
+    keeps = ("_drawn",)
+
     def __init__(
         self,
         every: int = 1,

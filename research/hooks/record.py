@@ -46,6 +46,8 @@ class Record(Hook):
 
     order = 900
 
+    keeps = ("_kept", "_tensors")
+
     def __init__(self, every: int = 1, steps: Sequence[int] | None = None, tensors: Sequence[str] | str = ()):
         self.every = check_whole_number(f"{KEY}.every", every, least=1)
         if steps is not None and self.every != 1:

@@ -33,6 +33,7 @@ class Revisiting(Hook):
     order = -1000  # before whatever looks at the latents
     requires = frozenset({"revisits"})
     claims = frozenset({"timeline"})
+    keeps = ("_reached",)
     name: ClassVar[str]  # of the hook in messages, and of its noise
 
     def walk(self, solver: Solver, timeline: Timeline) -> list[int]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from research.errors import ConfigError, SamplingError
 from research.sampling.interfaces import Run, StepState
 from research.sampling.noise import HOOK
 from research.sampling.prediction import Prediction, to_x0
-from research.sampling.timeline import Stage
+from research.sampling.timeline import Stage, Timeline
 
 
 class Shift(Recorded):
@@ -131,9 +132,22 @@ class NoiseReinjection(Recorded):
         self.amount = check_number("hooks.noise_reinjection.amount", amount, least=0.0, most=1.0)
         self.stream = f"{HOOK}/{stream}"
         self._last: tuple[Prediction, Tensor, Stage] | None = None
+        self._timeline: Timeline | None = None
 
     def on_start(self, run: Run) -> None:
-        self._last = None
+        self._last, self._timeline = None, run.timeline
+
+    def memory(self) -> dict[str, Any]:
+        if self._last is None:
+            return {"last": None}
+        prediction, x, stage = self._last
+        return {"last": {"value": prediction.value, "kind": prediction.kind, "x": x, "stage": stage.index}}
+
+    def remember(self, memory: Mapping[str, Any]) -> None:
+        if (last := memory["last"]) is None:
+            self._last = None
+        else:
+            self._last = Prediction(last["value"], last["kind"]), last["x"], self._timeline[last["stage"]]
 
     def post_guidance(self, state: StepState) -> None:
         self._last = (state.guided.prediction, state.x_before, state.stage)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from research.arguments import Recorded
 from research.errors import ConfigError
+from research.sampling.memory import Remembering
 from research.sampling.noise import NoiseSource
 from research.sampling.prediction import Kind, Prediction, to_epsilon, to_x0
 from research.sampling.timeline import Stage, Timeline
@@ -661,7 +662,7 @@ def not_inherited(cls: type, base: type, name: str) -> None:
         setattr(cls, name, getattr(base, name))
 
 
-class Guidance(Recorded):
+class Guidance(Recorded, Remembering):
     """How predictions are combined. This base asks for the conditional one and hands it on: no guidance.
 
     Attributes:
@@ -670,6 +671,7 @@ class Guidance(Recorded):
         neutral: the scale at which it is no guidance, or None if there is none.
         scale_range: the scales that it takes.
         requires: what it needs of model and scheduler, checked against what they support before anything runs.
+        keeps: what it keeps from stage to stage, by the names of its attributes; see `research.sampling.memory.Remembering`.
     """
 
     scale: float = 1.0
@@ -740,7 +742,7 @@ class Guidance(Recorded):
         return Guided(predictions["cond"])
 
 
-class Hook(Recorded):
+class Hook(Recorded, Remembering):
     """A plug with a method for each point of the loop. Override the ones you need; the others cost nothing.
 
     A hook object may serve several runs: set anything it keeps from a run in ``on_start``. Noise comes from
@@ -750,6 +752,7 @@ class Hook(Recorded):
         order: sorts hooks (low first; equal ones stay as given).
         requires: what it needs of model and scheduler, checked against what they support before anything runs.
         claims: what it alone may change ("composite", "timeline", ...); two hooks that claim the same are refused.
+        keeps: what it keeps from stage to stage, by the names of its attributes; see `research.sampling.memory.Remembering`.
     """
 
     order: int = 0

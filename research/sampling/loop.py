@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import os
 import time
+import weakref
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -38,6 +43,7 @@ from research.sampling.interfaces import (
     StepState,
     Task,
 )
+from research.sampling.memory import OWNER, changed, check_plain, memories, within
 from research.sampling.noise import NoiseSource
 from research.sampling.prediction import Prediction
 from research.sampling.result import Progress, SampleResult, gather, result_of
@@ -138,30 +144,87 @@ class LoopSampler:
                 treat it differently by its place. All by default.
             first: leave out as many of the rows.
         """
-        steps = check_whole_number("steps", steps, least=1)
-        task = checked_task(task)
-        seeds = checked_seeds(task.seeds(seeds if seeds is None or isinstance(seeds, Iterable) else [seeds]))
-        check_offers("task", task, self.model, self._new_solver())
-        check_negative_prompt(task, self.guidance, self.model)
-        task.check(self.model, len(seeds))
-        check_claims(self.hooks, task.claims(self.model), f"the task {task.name}")
+        seeds, steps, asked = self.asked(task, seeds, steps, rows)
         size = len(seeds) if batch_size is None else check_whole_number("batch_size", batch_size, least=1)
-        asked = range(len(seeds)) if rows is None else [check_whole_number("rows", row) for row in rows]
-        if asked and max(asked) >= len(seeds):
-            raise ConfigError(f"rows: found {max(asked)}; accepted are 0 to {len(seeds) - 1}.")
-        with torch.no_grad():
-            task.prepare(self.model, len(seeds), parity=self.parity)
         for start in range(first, len(asked), size):
             batch = self._batch(task, seeds, tuple(asked[start : start + size]), steps, start)
-            with batch.cleanup:
-                run = self._run(batch, progress)
-                with torch.no_grad(), run.timed("decode"):
-                    images = task.finish(run, run.x)
-            yield result_of(run, images)
+            with Trajectory(self, batch) as trajectory:
+                for state in trajectory:
+                    stage = state.stage
+                    if progress is not None and stage.last_of_step:
+                        told = {"rows": batch.rows, "places": batch.places, "sigma": stage.sigma}
+                        progress(trajectory.steps_done, trajectory.steps_total, told)
+                result = trajectory.finish()
+            yield result
 
-    def _batch(self, task: Task, seeds: Sequence[int], rows: tuple[int, ...], steps: int, first: int = 0) -> Batch:
+    def steps(
+        self,
+        task: Task,
+        *,
+        seeds: Sequence[int] | int | None = None,
+        steps: int,
+        rows: Sequence[int] | None = None,
+        noise_seeds: Sequence[int] | None = None,
+        noise: Tensor | None = None,
+        gradients: bool = False,
+        state: Mapping[str, Any] | str | os.PathLike[str] | None = None,
+    ) -> Trajectory:
+        """One batch, a stage at a time: ``for state in sampler.steps(...): state.x, state.x0, state.stage``.
+
+        Args:
+            task, seeds, steps: as of `sample`.
+            rows: which of the images the batch has, as of `batches`.
+            noise_seeds: of each of the rows, in place of the seed asked for: another noise for the same prompt and picture.
+            noise: standard normal start noise [N, C, h, w], in place of what is drawn.
+            gradients: record what the stages compute for autograd.
+            state: go on from there: a file of `Trajectory.save`, or what `Trajectory.state` gave. It must be of the same
+                images, steps, scheduler and plugs.
+
+        Raises:
+            UserError: as `sample`; or the state is of another run.
+        """
+        known, steps, asked = self.asked(task, seeds, steps, rows)
+        mine = None if noise_seeds is None else tuple(checked_seeds(noise_seeds))
+        if mine is not None and len(mine) != len(asked):
+            raise ConfigError(f"noise_seeds: found {len(mine)} for {len(asked)} images; accepted is one an image.")
+        given = None if state is None else read_state(state)
+        batch = self._batch(task, known, tuple(asked), steps, noise_seeds=mine, noise=noise)
+        return Trajectory(self, batch, gradients=gradients, state=given)
+
+    def asked(
+        self, task: Task, seeds: Sequence[int] | int | None, steps: int, rows: Sequence[int] | None = None
+    ) -> tuple[list[int], int, Sequence[int]]:
+        """Seeds, steps and rows as they are used, once it is checked that the task can be done with them, and the task is ready.
+
+        Raises:
+            UserError: see `sample`.
+        """
+        steps = check_whole_number("steps", steps, least=1)
+        task = checked_task(task)
+        known = checked_seeds(task.seeds(seeds if seeds is None or isinstance(seeds, Iterable) else [seeds]))
+        check_offers("task", task, self.model, self._new_solver())
+        check_negative_prompt(task, self.guidance, self.model)
+        task.check(self.model, len(known))
+        check_claims(self.hooks, task.claims(self.model), f"the task {task.name}")
+        asked = range(len(known)) if rows is None else [check_whole_number("rows", row) for row in rows]
+        if asked and max(asked) >= len(known):
+            raise ConfigError(f"rows: found {max(asked)}; accepted are 0 to {len(known) - 1}.")
+        with torch.no_grad():
+            task.prepare(self.model, len(known), parity=self.parity)
+        return known, steps, asked
+
+    def _batch(
+        self,
+        task: Task,
+        seeds: Sequence[int],
+        rows: tuple[int, ...],
+        steps: int,
+        first: int = 0,
+        noise_seeds: tuple[int, ...] | None = None,
+        noise: Tensor | None = None,
+    ) -> Batch:
         solver, device = task.solver(self._solver_for(task)), self.model.device
-        mine = tuple(seeds[row] for row in rows)
+        mine = tuple(seeds[row] for row in rows) if noise_seeds is None else noise_seeds
         timeline = task.timeline(solver, steps, device)
         for hook in in_order(self.hooks):
             timeline = hook.timeline(solver, timeline) or timeline
@@ -174,7 +237,7 @@ class LoopSampler:
             rows=rows,
             n_images=len(seeds),
             places=tuple(range(first, first + len(rows))),
-            noise=NoiseSource(mine, device, parity=self.parity),
+            noise=NoiseSource(mine, device, parity=self.parity, initial=noise),
             timeline=timeline,
             parity=self.parity,
         )
@@ -189,41 +252,103 @@ class LoopSampler:
             solver.fit(known)
         return solver
 
-    @torch.no_grad()
-    def _run(self, batch: Batch, progress: Progress | None) -> Run:
-        with batch.timed("encode"):
-            guarded("start", self.guidance.start, batch)
-            start = batch.task.start(batch)
-            batch.solver.start(batch.noise)
-            for note in batch.solver.notes:
-                batch.warn(note)
-        with batch.timed("denoise"):
-            hooks = HookSet([*batch.task.hooks(batch), *self.hooks])
-            run = Run.begin(batch, x=start, denoiser=self._denoiser(batch, hooks), model_inputs=hooks.pre_model)
-            hooks.on_start(run)
-            self._denoise(run, hooks, progress)
-            hooks.on_end(run)
-        return run
-
-    def _denoiser(self, batch: Batch, hooks: HookSet) -> Denoiser:
+    def denoiser(self, batch: Batch, hooks: HookSet) -> Denoiser:
         """What evaluates branches: the models that guidance asked for, what hooks put around them, and guidance outermost."""
         denoiser: Denoiser = ByModel({name: model.denoiser(batch) for name, model in batch.models.items()})
         for hook in hooks.hooks:
             denoiser = guarded("around_model", hook.around_model, batch, denoiser)
         return self.guidance.around_model(batch, denoiser)
 
-    def _denoise(self, run: Run, hooks: HookSet, progress: Progress | None) -> None:
+
+class Trajectory:
+    """A batch on its way through the loop, a stage at a time: iterate over it, then `finish`. Made by `LoopSampler.steps`.
+
+    Each iteration gives the `StepState` of the stage that was taken. Between two of them the way can be copied, saved to a file,
+    and gone on with: each goes on as if there were no other, with latents, the solver's history, what guidance and hooks keep,
+    and noise of its own. As a context manager it gives back at the end what the run holds.
+
+    Attributes:
+        run: what plugs see of it.
+        x: the latents [N, C, h, w] now; may be replaced by others of the same shape.
+        place: how many of the stages are behind it.
+        steps_done, steps_total: of the user's steps.
+    """
+
+    def __init__(
+        self, sampler: LoopSampler, batch: Batch, *, gradients: bool = False, state: Mapping[str, Any] | None = None
+    ):
+        self.sampler, self.place, self._gradients = sampler, 0, gradients
+        self.stages = list(batch.timeline)
+        self._seconds: list[float] = []
+        self._aside: dict[int, dict[str, Any]] = {}
+        self._remembered: list[dict[str, Any]] | None = None
+        self._recent: list[tuple[Stage, Tensor]] = []
+        self._last: Stage | None = None
+        self._holders, self._cleanup, self._closed = [0], batch.cleanup, False
+        self._holders[0] += 1
+        self._plugs = within([batch.guidance, *sampler.hooks])
+        try:
+            self._take()
+            with torch.no_grad():
+                self._begin(batch)
+            if state is not None:
+                self._go_to(state)
+        except BaseException:
+            self.close()
+            raise
+        self._walk = self._denoise()
+
+    def _begin(self, batch: Batch) -> None:
+        with batch.timed("encode"):
+            guarded("start", batch.guidance.start, batch)
+            start = batch.task.start(batch)
+            batch.solver.start(batch.noise)
+            for note in batch.solver.notes:
+                batch.warn(note)
+        with batch.timed("denoise"):
+            self.hooks = HookSet([*batch.task.hooks(batch), *self.sampler.hooks])
+            denoiser = self.sampler.denoiser(batch, self.hooks)
+            self.run = run = Run.begin(batch, x=start, denoiser=denoiser, model_inputs=self.hooks.pre_model)
+            self.hooks.on_start(run)
+        self.x = run.x
+        self._plugs = within([run.guidance, *self.hooks.hooks, run.denoiser])
+
+    @property
+    def steps_total(self) -> int:
+        return sum(stage.last_of_step for stage in self.stages)
+
+    @property
+    def steps_done(self) -> int:
+        return sum(stage.last_of_step for stage in self.stages[: self.place])
+
+    @property
+    def stage(self) -> Stage | None:
+        """The stage that is taken next; None at the end."""
+        return self.stages[self.place] if self.place < len(self.stages) else None
+
+    def __iter__(self) -> Trajectory:
+        return self
+
+    def __next__(self) -> StepState:
+        start = time.perf_counter()
+        self._take()
+        with torch.set_grad_enabled(self._gradients):
+            state = next(self._walk)
+        spent = time.perf_counter() - start
+        self._seconds.append(spent)
+        self.run.timings["denoise"] = self.run.timings.get("denoise", 0.0) + spent
+        return state
+
+    def _denoise(self) -> Iterator[StepState]:
         """The loop."""
-        guidance, solver = self.guidance, run.solver
+        run, hooks = self.run, self.hooks
+        guidance, solver = run.guidance, run.solver
         guided_by = plug_name("combine", guidance.combine)
-        x, ticks = run.x, [time.perf_counter()]
-        done, total = 0, sum(stage.last_of_step for stage in run.timeline)
-        last: Stage | None = None
-        recent: list[tuple[Stage, Tensor]] = []
-        for stage in run.timeline:
+        for stage in self.stages[self.place :]:
+            x, last = self.x, self._last
             if last is not None and not _goes_on(run, last, stage):
                 guidance.forget()
-            last = stage
+            self._last = stage
             state = StepState(run, stage, x)
             hooks.pre_step(state)
             state.x_before = state.x
@@ -237,20 +362,266 @@ class LoopSampler:
             if state.guided.shift is not None:
                 state.x = (state.x + state.guided.shift).to(state.x.dtype)
             hooks.post_step(state)
-            x = state.x
-            recent.append((stage, x))
-            if len(recent) == _STAGES_BETWEEN_LOOKS:  # now and then: at each stage it would stall a GPU
-                _raise_unless_finite(run, recent)
-            ticks.append(time.perf_counter())
-            done += stage.last_of_step
-            if progress is not None and stage.last_of_step:
-                progress(done, total, {"rows": run.rows, "places": run.places, "sigma": stage.sigma})
-        run.x = x
-        _raise_unless_finite(run, recent)
-        run.trace["stages"] = [
-            {"index": s.index, "step": s.step, "t": s.time, "sigma": s.sigma, "log_snr": s.log_snr, "seconds": b - a}
-            for s, a, b in zip(run.timeline, ticks, ticks[1:], strict=False)
-        ]
+            self.x = state.x
+            self.place += 1
+            self._recent.append((stage, state.x))
+            if len(self._recent) == _STAGES_BETWEEN_LOOKS:  # now and then: at each stage it would stall a GPU
+                _raise_unless_finite(run, self._recent)
+            yield state
+
+    def finish(self) -> SampleResult:
+        """The images of the final latents, and what they cost. Stages that are left are taken first.
+
+        Raises:
+            SamplingError: the latents are not finite.
+        """
+        for _ in self:
+            pass
+        run = self.run
+        self._take()
+        with torch.no_grad():
+            with run.timed("denoise"):
+                run.x = self.x.detach()
+                _raise_unless_finite(run, self._recent)
+                run.trace["stages"] = [
+                    {"index": s.index, "step": s.step, "t": s.time, "sigma": s.sigma, "log_snr": s.log_snr, "seconds": b}
+                    for s, b in zip(self.stages, self._seconds, strict=False)
+                ]
+                self.hooks.on_end(run)
+            with run.timed("decode"):
+                images = run.task.finish(run, run.x)
+        found = result_of(run, images)
+        self.close()
+        return found
+
+    # -- as a state
+
+    def copy(self) -> Trajectory:
+        """Another one that stands where this one does. Either goes on as if it were alone."""
+        self._take()
+        found = copy.copy(self)
+        found._holders[0] += 1
+        found.run = run = copy.copy(self.run)
+        run.noise, run.nfe = run.noise.copy(), Counter(run.nfe)
+        run.solver = _copy_of(run.solver, run.noise)
+        for name in ("timings", "trace", "scores", "warnings", "truncated", "task_tensors", "looks", "models"):
+            setattr(run, name, changed(getattr(run, name), _same) if name == "trace" else copy.copy(getattr(run, name)))
+        found._seconds, found._recent = list(self._seconds), list(self._recent)
+        found._aside = {id(plug): dict(vars(plug)) for plug in self._plugs}
+        found._remembered = [changed(each, torch.clone) for each in memories(self._plugs)]
+        found._walk = found._denoise()
+        return found
+
+    def state(self) -> dict[str, Any]:
+        """All that it takes to go on from here, in this process or another: tensors, numbers and words, in lists and dicts.
+
+        Raises:
+            SamplingError: a plug keeps something else; ConfigError: the scheduler cannot be saved.
+        """
+        self._take()
+        run = self.run
+        kept: dict[str, Any] = {
+            "format": _STATE_FORMAT,
+            "of": self._fingerprint(),
+            "x": self.x.detach(),
+            "start_noise": run.start_noise,
+            "place": self.place,
+            "last": None if self._last is None else self._last.index,
+            "plugs": memories(self._plugs),
+            "solver": dict(_memory_of(run.solver)),
+            "noise": run.noise.states(),
+            "nfe": dict(run.nfe),
+            "seconds": list(self._seconds),
+            **{name: getattr(run, name) for name in _OF_RUN},
+        }
+        check_plain(kept, "trajectory")
+        return {name: changed(value, torch.clone) for name, value in kept.items()}
+
+    def save(self, file: str | os.PathLike[str]) -> None:
+        """Write `state` to a file, all at once."""
+        place = Path(file)
+        part = place.with_name(f".{place.name}.part")
+        torch.save(self.state(), part)
+        os.replace(part, place)
+
+    def resample(self, ancestors: Sequence[int]) -> None:
+        """Have each image go on from where another of the same row stands: ``ancestors[k]`` is whose place image ``k`` takes.
+
+        Latents, the solver's history and what guidance and hooks keep go along; noise does not, so that copies of one image
+        part at the next noise that is drawn.
+
+        Raises:
+            SamplingError: images of different rows, whose prompts and pictures are others.
+        """
+        self._take()
+        rows, count = self.run.rows, len(self.run.rows)
+        if len(ancestors) != count or any(rows[a] != rows[k] for k, a in enumerate(ancestors)):
+            raise SamplingError(f"ancestors: found {list(ancestors)}; accepted is for each image one of its own row.")
+        if list(ancestors) == list(range(count)):
+            return
+        chosen = torch.tensor(list(ancestors), device=self.x.device)
+
+        def change(rows_of: Tensor) -> Tensor:
+            return rows_of[chosen.to(rows_of.device)] if rows_of.ndim and len(rows_of) == count else rows_of
+
+        self.x = change(self.x)
+        self.run.start_noise = None if self.run.start_noise is None else change(self.run.start_noise)
+        for plug, kept in zip(self._plugs, memories(self._plugs), strict=True):
+            if kept:
+                plug.remember(changed(kept, change))
+        if kept := dict(_memory_of(self.run.solver)):
+            cast(Any, self.run.solver).remember(changed(kept, change))
+
+    def go_back(self, place: int, x: Tensor) -> None:
+        """Stand before an earlier stage (or a later one), with other latents [N, C, h, w] of its level.
+
+        Raises:
+            ConfigError: the scheduler has a memory, which would be of other latents.
+        """
+        if "revisits" not in self.run.solver.supports:
+            raise ConfigError(
+                f"scheduler: {self.run.solver.name} cannot go back to a step; accepted are first-order ones, without parity."
+            )
+        self._take()
+        self.place, self.x = place, x
+        self._walk = self._denoise()
+
+    def close(self) -> None:
+        """Give back what the run holds. `finish` does so too."""
+        if self._closed:
+            return
+        self._closed = True
+        for plug in self._plugs:
+            if (owner := vars(plug).get(OWNER)) is not None and owner() in (self, None):
+                del vars(plug)[OWNER]
+        self._holders[0] -= 1
+        if not self._holders[0]:
+            self._cleanup.close()
+
+    def __enter__(self) -> Trajectory:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if "_closed" in vars(self):
+            self.close()
+
+    def _take(self) -> None:
+        """Have the plugs, which several trajectories may share, hold what they keep of this one."""
+        for plug in self._plugs:
+            held = vars(plug)
+            owner = None if OWNER not in held else held[OWNER]()
+            if owner is self:
+                continue
+            if owner is not None and not owner._closed:
+                owner._aside[id(plug)] = dict(held)
+            if (mine := self._aside.pop(id(plug), None)) is not None:
+                held.clear()
+                held.update(mine)
+            held[OWNER] = weakref.ref(self)
+        if self._remembered is not None:
+            kept, self._remembered = self._remembered, None
+            for plug, memory in zip(self._plugs, kept, strict=True):
+                if memory:
+                    plug.remember(memory)
+
+    def _fingerprint(self) -> dict[str, Any]:
+        """What a state is of: it can be gone on with where this is the same."""
+        run = self.run
+        return {
+            "task": run.task.name,
+            "seeds": list(run.seeds),
+            "rows": list(run.rows),
+            "model": str(run.model.weights_sha256 or run.model.name),
+            "scheduler": run.solver.name,
+            "plugs": [type(plug).__name__ for plug in self._plugs],
+            "timesteps": [stage.time for stage in self.stages],
+            "parity": run.parity,
+        }
+
+    def _go_to(self, state: Mapping[str, Any]) -> None:
+        """Stand where a state does.
+
+        Raises:
+            ConfigError: it is of another run.
+        """
+        now = self._fingerprint()
+        for name, value in now.items():
+            if state["of"].get(name) != value:
+                raise ConfigError(
+                    f"state: is of a run with {name} {state['of'].get(name)!r:.80}; this one has {value!r:.80}."
+                )
+        run, device = self.run, self.run.model.device
+        state = {**state, **{k: changed(state[k], lambda t: t.to(device)) for k in ("x", "start_noise", "plugs", "solver")}}
+        self.x, run.start_noise, self.place = state["x"], state["start_noise"], state["place"]
+        self._last = None if state["last"] is None else run.timeline[state["last"]]
+        for plug, memory in zip(self._plugs, state["plugs"], strict=True):
+            if memory:
+                plug.remember(memory)
+        if state["solver"]:
+            cast(Any, run.solver).remember(state["solver"])
+        run.noise.go_to(state["noise"])
+        run.nfe = Counter(state["nfe"])
+        self._seconds = list(state["seconds"])
+        for name in _OF_RUN:
+            setattr(run, name, changed(state[name], _same))
+
+
+_STATE_FORMAT = 1
+_OF_RUN = ("timings", "trace", "scores", "warnings", "truncated")
+
+
+def read_state(state: Mapping[str, Any] | str | os.PathLike[str]) -> Mapping[str, Any]:
+    """What `Trajectory.state` gave, or a file of it. No code in a file is run.
+
+    Raises:
+        ConfigError: the file cannot be read, or is none.
+    """
+    if not isinstance(state, Mapping):
+        try:
+            found = torch.load(state, map_location="cpu", weights_only=True)
+        except OSError as error:
+            raise ConfigError(f"state: {state} cannot be read: {error.strerror or error}.") from error
+        except Exception as error:  # a file of any kind
+            raise ConfigError(f"state: {state} is no file of a trajectory.") from error
+        state = found
+    known = {"of", "x", "start_noise", "place", "last", "plugs", "solver", "noise", "nfe", "seconds", *_OF_RUN}
+    if not isinstance(state, Mapping) or not known <= state.keys() or not isinstance(state["of"], Mapping):
+        raise ConfigError("state: found something else; accepted is what Trajectory.save wrote.")
+    if state.get("format") != _STATE_FORMAT:
+        raise ConfigError(f"state: found format {state.get('format')!r}; accepted is {_STATE_FORMAT}.")
+    return state
+
+
+def _same(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def _memory_of(solver: Solver) -> Mapping[str, Any]:
+    """What a solver keeps from stage to stage.
+
+    Raises:
+        ConfigError: a solver of somebody else's that does not say.
+    """
+    if hasattr(solver, "memory"):
+        found: Mapping[str, Any] = solver.memory()
+        return found
+    if "first-order" in solver.supports:
+        return {}
+    raise ConfigError(
+        f"scheduler: {solver.name} has no memory() and remember(memory), which a run that is copied or saved asks for."
+    )
+
+
+def _copy_of(solver: Solver, noise: NoiseSource) -> Solver:
+    """A solver that goes on by itself from where another stands, with other noise."""
+    memory = changed(dict(_memory_of(solver)), torch.clone)
+    found = solver.copy(noise) if hasattr(solver, "copy") else copy.copy(solver)
+    if memory:
+        found.remember(memory)
+    return cast(Solver, found)
 
 
 def _goes_on(run: Run, last: Stage, stage: Stage) -> bool:

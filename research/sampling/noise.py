@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
+
+from research.errors import SamplingError
 
 INITIAL, STEP, ENCODE, HOOK = "initial", "step", "encode", "hook"
 
@@ -33,12 +35,21 @@ class NoiseSource:
         device: where the drawn tensors go.
         parity: every stream of an image is one and the same generator, drawn in the dtype asked for, as a diffusers
             pipeline does with a list of generators.
+        initial: [N, ...], handed out instead of the first draw of the initial stream.
     """
 
-    def __init__(self, seeds: Sequence[int], device: torch.device | str = "cpu", *, parity: bool = False):
+    def __init__(
+        self,
+        seeds: Sequence[int],
+        device: torch.device | str = "cpu",
+        *,
+        parity: bool = False,
+        initial: Tensor | None = None,
+    ):
         self.seeds = tuple(seeds)
         self.device = torch.device(device)
         self.parity = parity
+        self._initial = initial
         self._streams: dict[str, list[torch.Generator]] = {}
 
     def generators(self, stream: str) -> list[torch.Generator]:
@@ -55,6 +66,13 @@ class NoiseSource:
 
         A hook that draws uses a stream of its own name and so moves nobody else's noise.
         """
+        if stream == INITIAL and self._initial is not None:
+            given, self._initial = self._initial, None
+            if given.shape != (len(self.seeds), *shape):
+                raise SamplingError(
+                    f"noise: found the shape {list(given.shape)}; accepted here is {[len(self.seeds), *shape]}."
+                )
+            return given.to(self.device, dtype)
         # fp16 and fp32 draws differ: outside parity the noise is that of fp32 whatever the model's dtype
         drawn_as = dtype if self.parity else torch.float32
         shape = (1, *shape)
@@ -64,3 +82,22 @@ class NoiseSource:
     def seeds_of(self, stream: str) -> list[int]:
         """A seed an image, for samplers that take seeds and not generators (Brownian trees)."""
         return [stream_seed(seed, stream) for seed in self.seeds]
+
+    def states(self) -> dict[str, list[Tensor]]:
+        """Where each stream stands, by its name: a state an image."""
+        return {name: [g.get_state() for g in generators] for name, generators in self._streams.items()}
+
+    def go_to(self, states: Mapping[str, Sequence[Tensor]]) -> None:
+        """Have streams stand where `states` found them. Others begin anew."""
+        self._initial = None
+        for name in [name for name in self._streams if name not in states]:
+            del self._streams[name]
+        for name, each in states.items():
+            for generator, state in zip(self.generators(name), each, strict=True):
+                generator.set_state(state)
+
+    def copy(self) -> NoiseSource:
+        """Another of the same images whose streams stand where these do, and go on by themselves."""
+        found = NoiseSource(self.seeds, self.device, parity=self.parity)
+        found.go_to(self.states())
+        return found

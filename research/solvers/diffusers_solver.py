@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import inspect
 import math
@@ -198,6 +199,22 @@ class DiffusersSolver:
             seeds = noise.seeds_of(STEP if given is None else f"{STEP}/{given}")
             self.scheduler.noise_sampler_seed = seeds
 
+    def memory(self) -> dict[str, Any]:
+        """What the scheduler object keeps from step to step: numbers, and tensors like the latents."""
+        return {name: value for name, value in vars(self.scheduler).items() if _is_kept(value)}
+
+    def remember(self, memory: Mapping[str, Any]) -> None:
+        """Go on with what `memory` gave."""
+        vars(self.scheduler).update(memory)
+
+    def copy(self, noise: NoiseSource) -> DiffusersSolver:
+        """Another one that draws from ``noise`` and goes on from here."""
+        found = copy.copy(self)
+        found.scheduler, found._kwargs = copy.copy(self.scheduler), dict(self._kwargs)
+        if self._takes_generator:
+            found._kwargs["generator"] = noise.generators(STEP)
+        return found
+
     def scale_noise(self, noise: Tensor) -> Tensor:
         return noise * getattr(self.scheduler, "init_noise_sigma", 1.0)
 
@@ -264,3 +281,14 @@ class DiffusersSolver:
             f"scheduler: {self.name} leaves its own table of noise levels at stage {stage.index}, step {stage.step + 1} of "
             f"{stage.n_steps} (t = {stage.time:g}): {reason}; another number of steps or other noise levels may do."
         )
+
+
+def _is_kept(value: Any) -> bool:
+    if isinstance(value, Tensor):
+        return not value.ndim or value.ndim >= _LIKE_LATENTS
+    if isinstance(value, list | tuple):
+        return all(_is_kept(inner) for inner in value)
+    return value is None or isinstance(value, int | float)
+
+
+_LIKE_LATENTS = 3  # dimensions from which on a tensor one is of latents, and no table of the schedule

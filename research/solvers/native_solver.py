@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -268,6 +268,14 @@ class NativeSolver:
             self._outputs = [output, *self._outputs[: depth - 1]]
             self._latents = [x, *self._latents[: depth - 1]]
         return StepOutput(new if new.dtype == x.dtype else new.to(x.dtype))
+
+    def memory(self) -> dict[str, list[Tensor]]:
+        """What earlier evaluations leave to the steps ahead, newest first: tensors [N, C, h, w]."""
+        return {"outputs": self._outputs, "latents": self._latents}
+
+    def remember(self, memory: Mapping[str, list[Tensor]]) -> None:
+        """Go on with what `memory` gave."""
+        self._outputs, self._latents = list(memory["outputs"]), list(memory["latents"])
 
     def _output(self, prediction: Prediction, x: Tensor, stage: Stage) -> Tensor:
         """A prediction as the table takes it, shape of ``x``."""

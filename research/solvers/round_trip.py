@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -76,6 +77,9 @@ class RoundTripSolver:
 
     def start(self, noise: NoiseSource) -> None:
         return None
+
+    def memory(self) -> dict[str, Any]:
+        return {}
 
     def scale_noise(self, noise: Tensor) -> Tensor:
         return self._solver.scale_noise(noise)
