@@ -21,7 +21,7 @@ import yaml
 from research.errors import ConfigError, UserError, nearest, one_line
 
 OK, FOUND, BAD_INPUT = 0, 1, 2
-_SECTIONS = ("guidance", "hooks", "metrics", "task", "scheduler", "model")
+_SECTIONS = ("guidance", "hooks", "metrics", "task", "scheduler", "model", "sampler")
 _EPILOG = """examples:
   research-check my_plugs:RampedCFG scale=6
   research-check my_plugs                          every plug of the module that needs no arguments
@@ -53,7 +53,7 @@ def run(argv: Sequence[str]) -> int:
         "target",
         metavar="TARGET",
         help="MODULE:CLASS or MODULE.CLASS (of a model, a function too), a module, or a choice of a config group: guidance=, "
-        "hooks=, metrics=, task=, scheduler= or model=",
+        "hooks=, metrics=, task=, scheduler=, model= or sampler=",
     )
     parser.add_argument(
         "settings", nargs="*", metavar="KEY=VALUE", help="arguments of the class; with a config group, overrides"
@@ -89,7 +89,7 @@ def _check(args: argparse.Namespace) -> int:
 def _of_config(args: argparse.Namespace) -> Iterator[Any]:
     """The plugs of a choice of a config group."""
     from research.jobs import process_cache
-    from research.jobs.build import build, guidance_of
+    from research.jobs.build import build, guidance_of, sampler_of
     from research.jobs.compose import Composer
     from research.jobs.job_images import task_arguments
 
@@ -109,6 +109,9 @@ def _of_config(args: argparse.Namespace) -> Iterator[Any]:
         yield process_cache.model({"path": "", "dtype": "auto", "device": "auto", **config["model"]})[0]
     elif section == "scheduler":
         yield _solver_of(config["scheduler"])
+    elif section == "sampler":
+        if (sampler := sampler_of(config)) is not None:
+            yield sampler
     elif section == "task":
         yield build(config["task"], "task", **task_arguments(config))
     else:

@@ -9,6 +9,7 @@ _LABELS = {
     "model.path": "model",
     "scheduler.name": "scheduler",
     "sigmas.name": "sigmas",
+    "sampler.name": "sampler",
     "guidance._target_": "guidance",
     "guidance.scale": "guidance scale",
     "task._target_": "task",

@@ -14,9 +14,9 @@ from research.compare.provenance import differs
 from research.compare.scores import Scores
 from research.compare.sides import Side, Sides, find_pairs, find_sides
 from research.compare.verdicts import fronts, judged, with_estimate
+from research.directions import direction, is_companion, label
 from research.errors import UserError, nearest
 from research.results.axes import find_axes
-from research.results.directions import direction, is_companion, label
 from research.statistics import IMAGES, JACKKNIFE, PROMPTS, SEEDS
 
 MOST_IN_FAMILY = 64  # jobs

@@ -167,6 +167,7 @@ def matching(rows: Sequence[Row], where: Sequence[str]) -> list[Row]:
 _SHORT = {
     "scheduler": "scheduler.name",
     "sigmas": "sigmas.name",
+    "sampler": "sampler.name",
     "guidance": "guidance._target_",
     "model": "model.path",
     "task": "task._target_",

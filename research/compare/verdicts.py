@@ -22,7 +22,7 @@ from research.compare.outcome import (
     Settle,
     SideSummary,
 )
-from research.results.directions import front
+from research.directions import front
 from research.statistics import EXACT, Estimate, holm, needed, resolvable
 
 COSTS = ("nfe", "seconds_per_image")

@@ -12,8 +12,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from research.compare.outcome import BETTER, NO_INTERVAL, TOO_FEW, WORSE, Comparison, Front, Outcome
+from research.directions import label
 from research.labels import number
-from research.results.directions import label
 
 if TYPE_CHECKING:
     from rich.console import Console

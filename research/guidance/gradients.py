@@ -87,10 +87,10 @@ class GradientGuidance(Wrapping):
             return guided
         values, shift = self.energy_gradient(state, guided.prediction)
         shift = state.scale_of(self) * self._normalised(state, values, shift)
-        moved = _moved(guided.prediction, shift, state.stage)
+        prediction = moved(guided.prediction, shift, state.stage)
         # the energy belongs to the density and not to a prompt: the noise to step along is that of the same density
-        renoise = guided.renoise and _moved(guided.renoise, shift, state.stage)
-        return replace(guided, prediction=moved, renoise=renoise)
+        renoise = guided.renoise and moved(guided.renoise, shift, state.stage)
+        return replace(guided, prediction=prediction, renoise=renoise)
 
     def _normalised(self, state: StepState, values: Tensor, shift: Tensor) -> Tensor:
         if self.normalize == "residual":
@@ -229,7 +229,7 @@ def at(state: StepState) -> str:
     return f"at step {stage.step + 1} of {stage.n_steps} (t = {stage.time:g})"
 
 
-def _moved(prediction: Prediction, shift: Tensor, stage: Stage) -> Prediction:
+def moved(prediction: Prediction, shift: Tensor, stage: Stage) -> Prediction:
     """The prediction whose x0 is less by ``shift`` at the same latents."""
     a, b = stage.signal, stage.noise
     factor = {"x0": -1.0, "epsilon": a / b, "v": math.hypot(a, b) / b, "flow": a / b + 1.0}[prediction.kind]

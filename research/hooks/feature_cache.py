@@ -102,8 +102,13 @@ class FeatureCache(Hook):
             for name, one in self._saved.items()
         }
         deep = torch.tensor(self._deep)
-        return {"saved": saved, "clock": [self._clock, self._next], "evaluations": self._evaluations, "deep": deep,
-                "residuals": list(self._part.residuals)}
+        return {
+            "saved": saved,
+            "clock": [self._clock, self._next],
+            "evaluations": self._evaluations,
+            "deep": deep,
+            "residuals": list(self._part.residuals),
+        }
 
     def remember(self, memory: Mapping[str, Any]) -> None:
         self._saved = {}

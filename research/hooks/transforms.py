@@ -144,7 +144,7 @@ class NoiseReinjection(Recorded):
         return {"last": {"value": prediction.value, "kind": prediction.kind, "x": x, "stage": stage.index}}
 
     def remember(self, memory: Mapping[str, Any]) -> None:
-        if (last := memory["last"]) is None:
+        if (last := memory["last"]) is None or self._timeline is None:
             self._last = None
         else:
             self._last = Prediction(last["value"], last["kind"]), last["x"], self._timeline[last["stage"]]

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from research.errors import UserError
 from research.jobs import images, job_images, process_cache
-from research.jobs.build import Origin
+from research.jobs.build import Origin, sampler_of
 from research.jobs.record import RESULT, DamagedRecord, NoRecord, read_result
-from research.jobs.schema import MODEL_LEVELS
+from research.jobs.schema import LOOP, MODEL_LEVELS
 from research.jobs.scoring import sampler_and_task
 from research.jobs.store import IMAGES
 
@@ -76,6 +76,7 @@ def _of_picture(file: Path) -> Recipe:
         carried = images.recipe(file)
         settings = {key: carried[key] for key in ("model", "scheduler", "guidance", "task", "hooks", "steps", "seed")}
         settings["sigmas"] = carried.get("sigmas") or dict(MODEL_LEVELS)
+        settings["sampler"] = carried.get("sampler") or dict(LOOP)
     except (KeyError, TypeError, ValueError, OSError):
         raise UserError(
             f"{file}: carries no recipe of this project; accepted are pictures as a job saved them, or a job's folder."
@@ -107,7 +108,8 @@ def make_again(recipe: Recipe, origin: Origin) -> Iterator[tuple[int, Image.Imag
     config, rows = recipe.config, list(recipe.files)
     process_cache.libraries()
     process_cache.set_threads(config["runtime"].get("threads"))
-    sampler, task = sampler_and_task(config, origin)
+    loop, task = sampler_and_task(config, origin)
+    sampler = sampler_of(config, origin, loop) or loop
     if recipe.weights_sha256 not in ("", sampler.model.weights_sha256):
         raise UserError(
             f"model.path: the weights of {config['model']['path']} are not those that made the images of {recipe.record}."

@@ -321,6 +321,19 @@ def sigmas_named(name: Any, options: Mapping[str, Any]) -> Schedule | None:
     return sigmas_of({"sigmas": node})
 
 
+def sampler_of(config: Mapping[str, Any], origin: Origin = COMPOSED, loop: Any = None) -> Any:
+    """The sampler of a job's config around its loop; None for the loop alone.
+
+    Args:
+        loop: the `LoopSampler` that makes candidates; None where only the settings are asked.
+
+    Raises:
+        UserError: see `build`.
+    """
+    node = {key: value for key, value in (config.get("sampler") or {}).items() if key != "name"}
+    return build(node, "sampler", origin, sampler=loop) if node else None
+
+
 def guidance_of(config: Mapping[str, Any], origin: Origin = COMPOSED) -> Any:
     """The guidance of a job's config with its modifiers around it, the first of them innermost.
 

@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 from yaml import YAMLError
 
-from research.errors import ConfigError
+from research.errors import ConfigError, nearest
 from research.jobs import hydra_internals as internals
 from research.jobs import overrides as lines_of
 from research.jobs.composed_choices import ComposedChoices
@@ -84,7 +84,34 @@ class Composer:
         with explained():
             if self._choices is None:
                 self._choices = ComposedChoices(self.loader, self.config_name, groups)
-            return self._choices.of((*own, *choices)).with_values(values)
+            config = self._choices.of((*own, *choices)).with_values(values)
+        sampler = config.get("sampler")
+        if isinstance(sampler, dict) and isinstance(sampler.get("score"), str):
+            config["sampler"] = {**sampler, "score": self._metric(sampler["score"])}
+        return config
+
+    def _metric(self, name: str) -> dict[str, Any]:
+        """The metric that a choice of the group ``metrics`` is, as the score of a sampler."""
+        accepted = self.groups().get("metrics", [])
+        if name not in accepted:
+            raise ConfigError(
+                f"sampler.score: found {name!r};{nearest(name, accepted)} accepted are choices of the group metrics that have "
+                "a value an image (clip_score, preference, ...), or {_target_: ...} of a metric, a loss or a function."
+            )
+        assert self._choices is not None
+        with explained():
+            found = self._choices.of((f"metrics={name}",)).plain.get("metrics") or {}
+        if len(found) != 1:
+            raise ConfigError(
+                f"sampler.score: found {name!r}, which is {len(found)} metrics; accepted are choices that are one."
+            )
+        (node,) = found.values()
+        if missing := [argument for argument, value in node.items() if value == "???"]:
+            raise ConfigError(
+                f"sampler.score: found {name!r}, whose {missing[0]} must be given; accepted is "
+                f"'sampler.score={{_target_: {node.get('_target_')}, {missing[0]}: ...}}'."
+            )
+        return dict(node)
 
 
 _ASKED = {  # conf/metrics/ask.yaml

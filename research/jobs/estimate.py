@@ -84,8 +84,37 @@ def estimate(config: Mapping[str, Any]) -> Estimate:
     stages, exact = _stages(config, surplus)
     walk, walked = _revisited(config, stages)
     branches = _Guided(config)
-    total = sum(branches.at(step) for step in walk)
-    return Estimate(total, exact and walked and branches.exact)
+    each = [branches.at(step) for step in walk]
+    total, counted = _searched(config, each)
+    return Estimate(total, exact and walked and branches.exact and counted)
+
+
+def _searched(config: Mapping[str, Any], each: Sequence[int]) -> tuple[int, bool]:
+    """Evaluations of all candidates of an image, of those that one has at each of its stages, and whether that is certain."""
+    node, one = config.get("sampler") or {}, sum(each)
+    if "_target_" not in node:
+        return one, True
+    given, name = _arguments(node), _class(node)
+    if not str(node["_target_"]).startswith("research.samplers."):
+        return one, False
+    if name == "BestOfN":
+        return given["n"] * one, True
+    if name == "ZeroOrder":
+        return (1 + given["neighbours"] * given["iterations"]) * one, True
+    if name == "NoiseOptimisation":
+        return (1 + given["iterations"]) * one, True
+    if name in ("FKSteering", "TwistedSMC"):
+        return given["particles"] * one, True
+    if name == "SearchOverPaths":
+        back, stages = given["back"], len(each)
+        place = min(max(round(given["start"] * stages), back), stages - 1)
+        total = given["paths"] * sum(each[:place])
+        while place < stages:
+            end = min(place + given["forth"], stages)
+            total += given["paths"] * given["branches"] * sum(each[max(place - back, 0) : end])
+            place = end
+        return total, not config["guidance"].get("modifiers")
+    return one, name == "ParticleGuidance"
 
 
 _NATIVE = "research.solvers.native."

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from research.jobs import claims, signals
 
 if TYPE_CHECKING:
-    from research.sampling import LoopSampler, SampleResult
+    from research.sampling import SampleResult
     from research.sampling.interfaces import Task
+    from research.sampling.result import BatchSampler
 
 _log = logging.getLogger(__name__)
 # how allocators say it that raise a plain RuntimeError: torch on a CPU, on a GPU through cuBLAS and cuDNN, on MPS, on XPU
@@ -60,7 +61,7 @@ def check_claim(folder: Path) -> None:
 
 
 def batches_that_fit(
-    sampler: LoopSampler,
+    sampler: BatchSampler,
     task: Task,
     *,
     seeds: Sequence[int],
@@ -76,7 +77,7 @@ def batches_that_fit(
     An image depends on its own seed and not on its batch, so that it stays the same.
 
     Args:
-        size: images at a time, to begin with.
+        size: images at a time, to begin with, or candidates of a sampler that makes several of each.
         rows: which images to make, in order, see `LoopSampler.batches`; all by default.
         first: the place among them of the first to make; those before it are there already.
         halved: called with what is recorded of a batch that did not fit: rows, batch_size, halved_to, error.
@@ -96,7 +97,7 @@ def batches_that_fit(
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
-                if min(size, count - first) == 1:
+                if min(size, (count - first) * sampler.candidates) <= sampler.images_together:
                     error.add_note("a single image at a time does not fit")
                     raise
                 said = " ".join(str(error).split())[:200] or type(error).__name__
@@ -107,9 +108,11 @@ def batches_that_fit(
         if said:
             # outside of the except block: the error holds the frames, and these hold the tensors
             del batches
-            failed = min(size, count - first)
-            size = max(1, failed // 2)
-            halved({"rows": [first, first + failed], "batch_size": failed, "halved_to": size, "error": said})
+            failed = min(size, (count - first) * sampler.candidates)
+            size = max(sampler.images_together, failed // 2)
+            halved(
+                {"rows": [first, min(first + failed, count)], "batch_size": failed, "halved_to": size, "error": said}
+            )
             _log.warning("out of memory with %d images at a time; it goes on with %d", failed, size)
             free_memory()
 

@@ -29,7 +29,7 @@ from research.zoo import ZOO_DIR, zoo_path
 ID_LENGTH = 12  # hex digits: with a million jobs in one sweep, a collision has a chance of 1 in 500
 # what names a file, and not a model or statistics that ship with the project
 _LIKE_A_PATH = re.compile(r"[/\\]|\.[A-Za-z0-9]{2,12}$")
-_OF_PLUGS = ("sigmas", "guidance", "task", "hooks", "metrics")  # sections whose arguments may name files
+_OF_PLUGS = ("sigmas", "guidance", "sampler", "task", "hooks", "metrics")  # sections whose arguments may name files
 _PATHS = frozenset(("reference", "model", "features", "classifier", "path", "file", "folder", "directory", "images"))
 _LONGEST_PATH = 1024  # characters
 _WHOLE = 32 << 20  # files up to this size are hashed whole ...
@@ -90,6 +90,10 @@ def identity(
         kept["sigmas"] = levels
     else:  # the model's own are what they were before there was such a key
         kept.pop("sigmas", None)
+    if sampler := {key: value for key, value in (config.get("sampler") or {}).items() if key != "name"}:
+        kept["sampler"] = sampler
+    else:  # jobs of the loop alone are what they were before there was such a key
+        kept.pop("sampler", None)
     if revisions.of_levels(config):
         kept["scheduler"]["revision"] = 2
     kept["guidance"] = _in_order(config["guidance"])

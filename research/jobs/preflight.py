@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 from research.checks import check_number
 from research.errors import ConfigError, ModelError, UserError, nearest, one_line
 from research.jobs import job_images, own_model, process_cache, targets
-from research.jobs.build import COMPOSED, Origin, build, guidance_of, sigmas_of
+from research.jobs.build import COMPOSED, Origin, build, guidance_of, sampler_of, sigmas_of
 from research.jobs.plan_cache import PlanCache
-from research.jobs.schema import MODEL_IDENTITY, MODEL_LEVELS
+from research.jobs.schema import LOOP, MODEL_IDENTITY, MODEL_LEVELS
 from research.metrics.base import as_metric
 from research.metrics.score import check_metric
 from research.models.inspect.find_model import find_pipeline, read_index
@@ -50,6 +50,8 @@ def check_plug_configs(config: dict[str, Any], cache: PlanCache) -> None:
         check_mapping(key, config[key])
         if "_target_" not in config[key]:
             raise ConfigError(f"{key}._target_: is missing; accepted is a class by its dotted name, or {key}=CHOICE.")
+    config["sampler"] = dict(config.get("sampler") or LOOP)
+    cache.get("sampler", config["sampler"], lambda: _check_sampler(config["sampler"]))
     guidance = dict(config["guidance"])
     modifiers = guidance.pop("modifiers", None) or {}
     config["guidance"] = {**guidance, "modifiers": modifiers} if modifiers else guidance
@@ -81,6 +83,24 @@ def _check_sigmas(sigmas: Any, steps: int) -> None:
     own = getattr(build(node, "sigmas"), "steps", None)  # constructors are cheap by contract
     if isinstance(own, int) and own != steps:
         raise ConfigError(f"steps: found {steps} with sigmas of {own} steps; accepted is {own}, or another grid.")
+
+
+def _check_sampler(sampler: Any) -> None:
+    check_mapping("sampler", sampler)
+    node = {key: value for key, value in sampler.items() if key != "name"}
+    if "_target_" not in node:
+        if node or sampler.get("name") != LOOP["name"]:
+            first = next(iter(node), "name")
+            raise ConfigError(
+                f"sampler.{first}: found without sampler._target_; accepted is a sampler, sampler=CHOICE, or sampler=loop, "
+                "which has no options."
+            )
+        return
+    targets.check(node, "sampler", filled_in=frozenset({"sampler"}))
+    if targets.needs(node, "score") and node.get("score") is None:
+        raise ConfigError(
+            "sampler.score: must be given; accepted is a metric with a value an image, sampler.score=clip_score."
+        )
 
 
 def _check_guidance(guidance: Mapping[str, Any], modifiers: Any) -> None:
@@ -262,6 +282,7 @@ def _fit_key(job: Job) -> str:
         "scheduler",
         "sigmas",
         "guidance",
+        "sampler",
         "task",
         "hooks",
         "prompts",
@@ -280,8 +301,11 @@ def _check_job(job: Job, looked_at: set[type]) -> None:
     guidance = guidance_of(config)
     hooks = [build(node, f"hooks.{name}") for name, node in config["hooks"].items()]
     task = build(config["task"], "task", **job_images.task_arguments(config))
+    sampler = sampler_of(config)
     if job.sources:
         named = {f"hooks.{name}": hook for name, hook in zip(config["hooks"], hooks, strict=True)}
+        if sampler is not None:
+            named["sampler"] = sampler
         named |= {f"metrics.{name}": build(node, f"metrics.{name}") for name, node in config["metrics"].items()}
         check_own_plugs({"guidance": guidance, "task": task, **named}, looked_at)
     own = own_model.is_own(config["model"])
@@ -300,6 +324,13 @@ def _check_job(job: Job, looked_at: set[type]) -> None:
     check_negative_prompt(task, guidance, model)
     task.check(model, job_images.image_count(config))
     check_claims(hooks, task.claims(model), f"the task {task.name}")
+    if sampler is not None:
+        sampler.check(model, task, solver, guidance, hooks)
+        asked_for, together = config["batch_size"], min(sampler.images_together, job_images.image_count(config))
+        if isinstance(asked_for, int) and asked_for < together:
+            raise ConfigError(
+                f"batch_size: found {asked_for}; the sampler makes {together} images together, accepted is as many or more."
+            )
     task.solver(solver)
 
 

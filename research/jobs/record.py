@@ -111,6 +111,7 @@ class JobSettings(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     metrics: dict[str, Config] = msgspec.field(default_factory=dict)
     tracker: Config | None = None
     sigmas: Config = msgspec.field(default_factory=dict)
+    sampler: Config = msgspec.field(default_factory=dict)
     runtime: RuntimeSettings = msgspec.field(default_factory=RuntimeSettings)
     images_per_prompt: int = 1
     batch_size: int | str = "auto"
@@ -215,6 +216,8 @@ class MadeSoFar(msgspec.Struct, kw_only=True):
         images: in order, those that are complete.
         nfe: model evaluations an image, the most of any batch; None before the first.
         nfe_by_branch: the same by the guidance's branches.
+        score_evaluations, decoder_calls, gradient_evaluations: what else an image has cost, see `SampleResult`; None of a record
+            of before it was counted.
         truncated: prompts longer than the text encoder takes, and what was dropped.
         out_of_memory: batches that did not fit.
         together: ids of the jobs whose images shared batches with this one's, itself among them.
@@ -223,6 +226,9 @@ class MadeSoFar(msgspec.Struct, kw_only=True):
     images: list[ImageRecord] = msgspec.field(default_factory=list)
     nfe: int | None = None
     nfe_by_branch: dict[str, int] = msgspec.field(default_factory=dict)
+    score_evaluations: int | None = None
+    decoder_calls: int | None = None
+    gradient_evaluations: int | None = None
     truncated: list[dict[str, str]] = msgspec.field(default_factory=list)
     warnings: list[str] = msgspec.field(default_factory=list)
     out_of_memory: list[HalvedBatch] = msgspec.field(default_factory=list)
@@ -231,10 +237,11 @@ class MadeSoFar(msgspec.Struct, kw_only=True):
     def add(self, other: MadeSoFar) -> None:
         """Take in what further batches gave; lines that are there already are not said twice."""
         self.images += other.images
-        if other.nfe is not None:
-            self.nfe = max(self.nfe or 0, other.nfe)
-        for branch, count in other.nfe_by_branch.items():
-            self.nfe_by_branch[branch] = max(self.nfe_by_branch.get(branch, 0), count)
+        for name in ("nfe", "score_evaluations", "decoder_calls", "gradient_evaluations"):
+            if (count := getattr(other, name)) is not None:
+                setattr(self, name, max(getattr(self, name) or 0, count))
+        for branch, number in other.nfe_by_branch.items():
+            self.nfe_by_branch[branch] = max(self.nfe_by_branch.get(branch, 0), number)
         for name in ("truncated", "warnings", "out_of_memory", "together"):
             known: list[Any] = getattr(self, name)
             known += [entry for entry in getattr(other, name) if entry not in known]
@@ -590,6 +597,9 @@ _FIRST = (
         "images_per_second",
         "nfe",
         "nfe_by_branch",
+        "score_evaluations",
+        "decoder_calls",
+        "gradient_evaluations",
         "n_images",
         "seeds",
         "images",

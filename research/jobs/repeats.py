@@ -13,12 +13,12 @@ from research.jobs import environment
 from research.jobs.record import TimedAgain, TimedBatch
 
 if TYPE_CHECKING:
-    from research.sampling import LoopSampler
     from research.sampling.interfaces import Task
+    from research.sampling.result import BatchSampler
 
 
 def time_again(
-    sampler: LoopSampler,
+    sampler: BatchSampler,
     task: Task,
     *,
     seeds: Sequence[int],
@@ -26,6 +26,7 @@ def time_again(
     batch: int,
     repeats: int,
     latency: int,
+    at_once: int | None = None,
     between: Callable[[], object] = lambda: None,
 ) -> TimedAgain:
     """Run a job's first batch, and its first image alone, for their seconds. What they make is dropped.
@@ -35,6 +36,7 @@ def time_again(
         batch: images of its first batch.
         repeats: counted runs of that batch; 0 for none.
         latency: counted runs of one image; 0 for none.
+        at_once: candidates at a time, of a sampler that makes several of each image; those of all images by default.
         between: called before each run, and may raise to end it all.
     """
 
@@ -42,8 +44,12 @@ def time_again(
         found = []
         for _ in range(times + 1 if times else 0):
             between()
-            (made,) = sampler.batches(task, seeds=seeds, steps=steps, rows=range(n_images))
-            seconds = {part: round(made.timings.get(part, 0.0), 6) for part in ("encode", "denoise", "decode")}
+            size = max(n_images * sampler.candidates if at_once is None else at_once, sampler.images_together)
+            made = list(sampler.batches(task, seeds=seeds, steps=steps, rows=range(n_images), batch_size=size))
+            seconds = {
+                part: round(sum(each.timings.get(part, 0.0) for each in made), 6)
+                for part in ("encode", "denoise", "decode")
+            }
             found.append(TimedBatch(n_images=n_images, **seconds))
         return found[1:]
 

@@ -9,7 +9,7 @@ import msgspec
 
 from research.errors import ConfigError, UserError
 from research.jobs import job_images, process_cache, record
-from research.jobs.build import Origin
+from research.jobs.build import Origin, sampler_of
 from research.jobs.claims import TIMEOUT, claim
 from research.jobs.record import DamagedRecord, JobResult, NoRecord, TimedAgain
 from research.jobs.repeats import time_again
@@ -50,7 +50,8 @@ def _timed(place: Path, result: JobResult, times: int, origin: Origin, between: 
     config = result.config
     process_cache.libraries()
     process_cache.set_threads((config.get("runtime") or {}).get("threads"))
-    sampler, task = sampler_and_task(config, origin)
+    loop, task = sampler_and_task(config, origin)
+    sampler = sampler_of(config, origin, loop) or loop
     if result.weights_sha256 not in (None, "", sampler.model.weights_sha256):
         raise UserError(
             f"model.path: the weights of {config['model']['path']} are not those that made the images of {place}."
@@ -63,6 +64,7 @@ def _timed(place: Path, result: JobResult, times: int, origin: Origin, between: 
         batch=_first_batch(place, result),
         repeats=times,
         latency=times,
+        at_once=result.batch_size if sampler.candidates > 1 else None,
         between=between,
     )
 

@@ -39,7 +39,9 @@ ROLES = {
     "task": Role("task", "research.tasks", ("conditions", "timeline")),
     "sigmas": Role("grid of noise levels", "research.sigmas", ("levels",)),
     "tracker": Role("tracker", "research.tracking", ("log_job", "close")),
+    "sampler": Role("sampler", "research.samplers", ("batches",), ("score", "loss")),
     # --
+    "score": Role("score", "research.metrics", ("compute",)),
     "loss": Role("loss", "research.guidance.losses", ("__call__",)),
     "transform": Role("latent transform", "research.hooks", ("__call__",)),
 }
@@ -53,4 +55,4 @@ def role_at(key: str) -> Role | None:
     outermost = (
         bool(named) == (section in ("hooks", "metrics") or named != rest) and "." not in named and "[" not in key
     )
-    return ROLES.get(section) if outermost and section not in ("loss", "transform") else None
+    return ROLES.get(section) if outermost and section not in ("loss", "score", "transform") else None

@@ -15,7 +15,7 @@ from research import caches
 from research.errors import ConfigError, one_line
 from research.jobs import environment, images, job_images, process_cache, record
 from research.jobs.batching import best_batch_size
-from research.jobs.build import build, guidance_of, sigmas_of
+from research.jobs.build import build, guidance_of, sampler_of, sigmas_of
 from research.jobs.checkpoint import CheckpointFile
 from research.jobs.claims import ClaimLost
 from research.jobs.faults import batches_that_fit, check_claim
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from research.metrics.base import Metric, MetricResult
     from research.sampling import LoopSampler, SampleResult
     from research.sampling.interfaces import Guidance, Model, Task
+    from research.sampling.result import BatchSampler
 
 Observer = Callable[[int, int, str], None]  # steps done, steps in all, and where that is
 
@@ -145,7 +146,8 @@ class JobRun:
         self.checkpoint.resume(self)
         task = self.task(sampler.model)
         size = self.batch_size(sampler, task, len(self.seeds))
-        progress = StepsMade(self.observer, len(self.seeds), size, self.settings.steps)
+        images = max(1, size // sampler.candidates)
+        progress = StepsMade(self.observer, len(self.seeds), images, self.settings.steps)
         batches = batches_that_fit(
             sampler,
             task,
@@ -199,7 +201,7 @@ class JobRun:
 
     # -- parts of sampling
 
-    def sampler(self, guidance: Guidance) -> LoopSampler:
+    def sampler(self, guidance: Guidance) -> BatchSampler:
         """The sampler that the config says, with a guidance."""
         check_unchanged(self.job)
         from research.solvers import SchedulerSpec
@@ -220,7 +222,7 @@ class JobRun:
             parity=self.settings.runtime.parity,
             sigmas=sigmas_of(self.job.config),
         )
-        return found
+        return sampler_of(self.job.config, loop=found) or found
 
     def note_model(self, model: Model) -> None:
         """Note what the job is made with."""
@@ -238,11 +240,12 @@ class JobRun:
         task.prepare(model, len(self.seeds), parity=self.settings.runtime.parity)
         return task
 
-    def batch_size(self, sampler: LoopSampler, task: Task, count: int) -> int:
-        """Images at a time, of ``count``."""
-        asked = self.settings.batch_size
+    def batch_size(self, sampler: BatchSampler, task: Task, count: int) -> int:
+        """Images at a time, of ``count``; candidates of a sampler that makes several of each."""
+        asked, together = self.settings.batch_size, min(sampler.images_together, count)
+        count *= sampler.candidates
         if isinstance(asked, str):
-            asked = best_batch_size(sampler, task, self.seeds, self.settings.steps, count)
+            asked = max(best_batch_size(sampler.loop, task, self.seeds, self.settings.steps, count), together)
         self.result.batch_size = found = min(asked, count)
         return found
 
@@ -271,6 +274,9 @@ class JobRun:
                 images=entries,
                 nfe=result.nfe,
                 nfe_by_branch=result.nfe_by_branch,
+                score_evaluations=result.score_evaluations,
+                decoder_calls=result.decoder_calls,
+                gradient_evaluations=result.gradient_evaluations,
                 truncated=result.truncated,
                 warnings=result.warnings,
             )
@@ -280,13 +286,13 @@ class JobRun:
             kept["tensors"] = self.folder.write_tensors(f"{rows[0]:05d}", tensors)
         self.trace.add_batch(Trace.of({**kept, "timings": {"n_images": len(rows), **result.timings}}))
 
-    def keep_pictures(self, sampler: LoopSampler, task: Task) -> None:
+    def keep_pictures(self, sampler: BatchSampler, task: Task) -> None:
         """Write the further pictures that task and hooks make of all images."""
         for name, picture in sampler.pictures(task, self.saved).items():
             file = images.save_picture(picture, self.folder.path / PICTURES / name)
             self.result.pictures[name] = file.relative_to(self.folder.path).as_posix()
 
-    def time_again(self, sampler: LoopSampler, task: Task) -> None:
+    def time_again(self, sampler: BatchSampler, task: Task) -> None:
         """Run the first batch, and one image, again for their seconds, where that is asked for. The job's own do not hold it."""
         asked = self.settings.runtime
         if not (asked.repeats or asked.latency):
@@ -306,6 +312,7 @@ class JobRun:
                 batch=int(self.trace.timings.get("n_images") or self.result.batch_size or 1),
                 repeats=asked.repeats,
                 latency=asked.latency,
+                at_once=self.result.batch_size if sampler.candidates > 1 else None,
                 between=between,
             )
         except (StoreError, ClaimLost):
@@ -323,6 +330,7 @@ class JobRun:
             "model": {**config["model"], "weights_sha256": self.result.weights_sha256, "dtype": self.result.dtype},
             **{key: config[key] for key in ("scheduler", "guidance", "task", "hooks")},
             "sigmas": config.get("sigmas") or MODEL_LEVELS,
+            **({"sampler": config["sampler"]} if "_target_" in (config.get("sampler") or {}) else {}),
             "parity": self.settings.runtime.parity,
             "job_id": self.job.id,
             "versions": self.result.versions,

@@ -9,6 +9,7 @@ GROUPS = (
     "sigmas",
     "guidance",
     "guidance/modifiers",
+    "sampler",
     "task",
     "hooks",
     "metrics",
@@ -27,6 +28,7 @@ KEYS = (
     "scheduler",
     "sigmas",
     "guidance",
+    "sampler",
     "task",
     "hooks",
     "metrics",
@@ -108,6 +110,9 @@ OF_SWEEPS = ("sweep", "report", "budget")
 
 # the choice of the group sigmas that leaves the levels to the model and its scheduler: what there was before there was a group
 MODEL_LEVELS = {"name": "model"}
+
+# the choice of the group sampler that makes each image once: what there was before there was a group
+LOOP = {"name": "loop"}
 
 QUANTIZE = ("none", "fp8", "int8", "nf4")
 OFFLOAD = ("none", "model", "sequential")

@@ -31,8 +31,9 @@ from research.jobs.schema import MODEL_IDENTITY
 from research.jobs.signals import Interrupted
 
 if TYPE_CHECKING:
-    from research.sampling import LoopSampler, SampleResult
+    from research.sampling import SampleResult
     from research.sampling.interfaces import Task
+    from research.sampling.result import BatchSampler
 
 _log = logging.getLogger(__name__)
 _LARGEST = 64  # images of all jobs of a unit
@@ -98,6 +99,8 @@ def _likeness(job: Job) -> str | None:
     if runtime.get("repeats") or runtime.get("latency"):  # times are of a job by itself
         return None
     if isinstance(scale, bool) or not isinstance(scale, int | float):
+        return None
+    if "_target_" in (config.get("sampler") or {}):  # which makes batches of its own
         return None
     guidance = {key: value for key, value in config["guidance"].items() if key != "scale"}
     return json.dumps({**config, "guidance": guidance}, sort_keys=True, default=str)
@@ -166,7 +169,7 @@ def _run_in_shared_batches(jobs: Sequence[Job], observer: Observer | None) -> di
     return found
 
 
-def _complete(runs: Sequence[JobRun]) -> Iterator[tuple[LoopSampler, Task, JobRun]]:
+def _complete(runs: Sequence[JobRun]) -> Iterator[tuple[BatchSampler, Task, JobRun]]:
     """Sample; give sampler, task and run of each job as its images are complete."""
     from research.guidance import Scales
 

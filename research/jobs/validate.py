@@ -86,7 +86,7 @@ def validate(
     if "seeds" in checked:
         _check_seeds(checked)
     cache.get("model", [model, checked["scheduler"]["options"], task, steps], lambda: check_model(checked))
-    about = [checked[key] for key in ("metrics", "task", "scheduler", "prompts", "steps")]
+    about = [checked[key] for key in ("metrics", "task", "scheduler", "prompts", "steps", "sampler")]
     cache.get("metrics", [about, n_images], lambda: check_metrics(checked["metrics"], n_images, checked))
     # its constructor checks its settings, and is cheap by contract
     cache.get("tracker", checked["tracker"], lambda: process_cache.tracker(checked["tracker"]))
@@ -133,7 +133,7 @@ def _check_keys(config: Mapping[str, Any], extra_keys: Collection[str]) -> None:
             hint = said_otherwise(key) or nearest(key, KEYS)
             raise ConfigError(f"{key}: unknown key.{hint} Accepted: {', '.join(KEYS)}.")
     # a deleted ~tracker or ~metrics says none of it
-    optional = ("sigmas", "hooks", "metrics", "tracker", "seeds", *OF_PROMPTS, *OF_SWEEPS)
+    optional = ("sigmas", "sampler", "hooks", "metrics", "tracker", "seeds", *OF_PROMPTS, *OF_SWEEPS)
     if missing := [key for key in KEYS if key not in config and key not in optional]:
         raise ConfigError(f"{missing[0]}: is missing from the config; it must be given.")
     for section, names in SECTIONS.items():

@@ -87,6 +87,11 @@ class SolverError(JobMetric):
 
     def check_job(self, config: Mapping[str, Any]) -> None:
         """Raises ConfigError for a scheduler that draws noise at its steps, or a reference that is no finer than the job."""
+        if "_target_" in (config.get("sampler") or {}):
+            raise ConfigError(
+                "metrics.solver_error: follows each image's one trajectory, and sampler "
+                f"{config['sampler'].get('name')} makes several; accepted is sampler=loop."
+            )
         scheduler, steps = config["scheduler"], int(config["steps"])
         options = scheduler.get("options") or {}
         name = scheduler.get("name") or scheduler.get("class_name")
@@ -263,6 +268,7 @@ def _identity(job: ScoredJob, scheduler: str | None) -> str:
     config = {key: value for key, value in job.config.items() if key not in left_out}
     if "_target_" not in (config.get("sigmas") or {}):
         config.pop("sigmas", None)  # the model's own, as before there was the key
+    config.pop("sampler", None)  # that of the loop: others are refused
     config["runtime"] = {"parity": (config.get("runtime") or {}).get("parity", False)}
     if scheduler is not None:
         config.pop("scheduler", None)

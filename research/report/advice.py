@@ -14,11 +14,11 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from research.directions import front
 from research.labels import count, number, value_label
 from research.report.columns import LATENCY, NFE, SECONDS, Measure, pairs_of, quality
 from research.report.times import command, measured_once
 from research.results.budget import INSIDE, OVER, UNKNOWN
-from research.results.directions import front
 from research.results.intervals import unit
 from research.results.pairs import LEAST_UNITS, as_good
 from research.results.read import Row, Sweep

@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from research.directions import LABELS, direction, is_companion, label
 from research.labels import number
 from research.results import comparable
-from research.results.directions import LABELS, direction, is_companion, label
 from research.results.intervals import interval, unit
 from research.results.pairs import Pairs
 from research.results.read import Row, Sweep

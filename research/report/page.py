@@ -16,6 +16,7 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
+from research.directions import label
 from research.files import write_atomic
 from research.labels import count, number, value_label
 from research.report.advice import Advice, advise, fronts, near_fronts, where
@@ -28,7 +29,6 @@ from research.report.provenance import fixed_settings, made_with, provenance_not
 from research.report.script_data import script_data
 from research.report.thumbs import Encoded
 from research.results.axes import Axis
-from research.results.directions import label
 from research.results.read import Row, Sweep
 
 TRACEBACKS_AT_MOST, TRACEBACK_AT_MOST = 20, 6000

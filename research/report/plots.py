@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from research.directions import front
 from research.errors import UserError
 from research.labels import count
 from research.report.advice import principal
 from research.report.columns import NFE, SECONDS, Measure, quality
 from research.results.axes import Axis
-from research.results.directions import front
 from research.results.intervals import unit_in_words
 from research.results.read import Row, Sweep
 

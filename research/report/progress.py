@@ -111,9 +111,11 @@ def _label(config: dict[str, Any]) -> str:
         return found.get(key) if isinstance(found, dict) else None
 
     levels = part("sigmas", "name") or str(part("sigmas", "_target_") or "model").rpartition(".")[2]
+    searched = part("sampler", "name") or str(part("sampler", "_target_") or "loop").rpartition(".")[2]
     named = {
         "": part("scheduler", "name"),
         "sigmas": None if levels == "model" else levels,
+        "sampler": None if searched == "loop" else searched,
         "guidance scale": part("guidance", "scale"),
         "steps": config.get("steps"),
     }

@@ -24,7 +24,15 @@ PIPE_WIDTH = 200
 # columns that a narrow terminal does without, in this order
 _DISPENSABLE = ("total", "images", "images_per_second", "job")
 _TIMINGS = ("load", "encode", "denoise", "decode", "metrics", "total")
-_COUNTS = ("nfe", "n_images", "images_per_second", "peak_memory_bytes")
+_COUNTS = (
+    "nfe",
+    "score_evaluations",
+    "decoder_calls",
+    "gradient_evaluations",
+    "n_images",
+    "images_per_second",
+    "peak_memory_bytes",
+)
 _TIMES = (
     *(
         "seconds_per_image",

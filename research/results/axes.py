@@ -16,6 +16,7 @@ PREFERRED = (
     "task._target_",
     "scheduler.name",
     "sigmas.name",
+    "sampler.name",
     "guidance._target_",
     "guidance.scale",
     "steps",

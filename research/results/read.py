@@ -182,9 +182,11 @@ def read_row(folder: Path) -> Row:
     """
     result = read_result(folder)
     config = flatten(result.config)
-    # a grid of the user's own goes by its class; sweeps of before there was the group left the levels to the model
+    # plugs of the user's own go by their class; sweeps of before there were the groups left the levels to the model, and made
+    # each image once
     levels = str(config.get("sigmas._target_") or "model").rpartition(".")[2]
-    return Row(folder, result, {"sigmas.name": levels, **config})
+    sampler = str(config.get("sampler._target_") or "loop").rpartition(".")[2]
+    return Row(folder, result, {"sigmas.name": levels, "sampler.name": sampler, **config})
 
 
 def read_sweep(directory: Path) -> Sweep:

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor
@@ -43,7 +43,7 @@ from research.sampling.interfaces import (
     StepState,
     Task,
 )
-from research.sampling.memory import OWNER, changed, check_plain, memories, within
+from research.sampling.memory import OWNER, changed, check_plain, gathered, memories, within
 from research.sampling.noise import NoiseSource
 from research.sampling.prediction import Prediction
 from research.sampling.result import Progress, SampleResult, gather, result_of
@@ -68,6 +68,8 @@ class LoopSampler:
     Raises:
         ConfigError: the scheduler or an option is unknown, or the guidance needs what model and scheduler do not offer.
     """
+
+    candidates = images_together = 1  # see `research.sampling.result.BatchSampler`
 
     def __init__(
         self,
@@ -116,6 +118,25 @@ class LoopSampler:
         result.pictures = self.pictures(task, result.images)
         return result
 
+    def with_plugs(self, guidance: Guidance, hooks: Sequence[Hook]) -> Self:
+        """The same loop with other guidance and hooks.
+
+        Raises:
+            ConfigError: they do not fit model and scheduler.
+        """
+        found = copy.copy(self)
+        found.guidance, found.hooks = checked_guidance(guidance), checked_hooks(hooks)
+        check_plugs(found.guidance, found.hooks, self.model, self._new_solver())
+        return found
+
+    @property
+    def loop(self) -> LoopSampler:
+        return self
+
+    def new_solver(self) -> Solver:
+        """A fresh solver of its scheduler, to be asked what it offers."""
+        return self._new_solver()
+
     def pictures(self, task: Task, images: Sequence[Any]) -> dict[str, Any]:
         """Further pictures that model, task and hooks make of all images, by name."""
         found = dict(self.model.pictures(images)) if hasattr(self.model, "pictures") else {}
@@ -144,15 +165,15 @@ class LoopSampler:
                 treat it differently by its place. All by default.
             first: leave out as many of the rows.
         """
-        seeds, steps, asked = self.asked(task, seeds, steps, rows)
-        size = len(seeds) if batch_size is None else check_whole_number("batch_size", batch_size, least=1)
+        known, steps, asked = self.asked(task, seeds, steps, rows)
+        size = len(known) if batch_size is None else check_whole_number("batch_size", batch_size, least=1)
         for start in range(first, len(asked), size):
-            batch = self._batch(task, seeds, tuple(asked[start : start + size]), steps, start)
-            with Trajectory(self, batch) as trajectory:
+            with self.trajectory(task, known, steps, tuple(asked[start : start + size]), first=start) as trajectory:
+                run = trajectory.run
                 for state in trajectory:
                     stage = state.stage
                     if progress is not None and stage.last_of_step:
-                        told = {"rows": batch.rows, "places": batch.places, "sigma": stage.sigma}
+                        told = {"rows": run.rows, "places": run.places, "sigma": stage.sigma}
                         progress(trajectory.steps_done, trajectory.steps_total, told)
                 result = trajectory.finish()
             yield result
@@ -188,8 +209,30 @@ class LoopSampler:
         if mine is not None and len(mine) != len(asked):
             raise ConfigError(f"noise_seeds: found {len(mine)} for {len(asked)} images; accepted is one an image.")
         given = None if state is None else read_state(state)
-        batch = self._batch(task, known, tuple(asked), steps, noise_seeds=mine, noise=noise)
-        return Trajectory(self, batch, gradients=gradients, state=given)
+        return self.trajectory(
+            task, known, steps, tuple(asked), noise_seeds=mine, noise=noise, gradients=gradients, state=given
+        )
+
+    def trajectory(
+        self,
+        task: Task,
+        seeds: Sequence[int],
+        steps: int,
+        rows: tuple[int, ...],
+        *,
+        first: int = 0,
+        noise_seeds: tuple[int, ...] | None = None,
+        noise: Tensor | None = None,
+        gradients: bool = False,
+        state: Mapping[str, Any] | None = None,
+    ) -> Trajectory:
+        """As `steps`, once `asked` has looked at the arguments and made the task ready.
+
+        Args:
+            first: the place of the first row among all that are asked for.
+        """
+        batch = self._batch(task, seeds, rows, steps, first, noise_seeds, noise)
+        return Trajectory(self, batch, gradients=gradients, state=state)
 
     def asked(
         self, task: Task, seeds: Sequence[int] | int | None, steps: int, rows: Sequence[int] | None = None
@@ -289,7 +332,7 @@ class Trajectory:
         self._plugs = within([batch.guidance, *sampler.hooks])
         try:
             self._take()
-            with torch.no_grad():
+            with torch.set_grad_enabled(gradients):
                 self._begin(batch)
             if state is not None:
                 self._go_to(state)
@@ -384,7 +427,14 @@ class Trajectory:
                 run.x = self.x.detach()
                 _raise_unless_finite(run, self._recent)
                 run.trace["stages"] = [
-                    {"index": s.index, "step": s.step, "t": s.time, "sigma": s.sigma, "log_snr": s.log_snr, "seconds": b}
+                    {
+                        "index": s.index,
+                        "step": s.step,
+                        "t": s.time,
+                        "sigma": s.sigma,
+                        "log_snr": s.log_snr,
+                        "seconds": b,
+                    }
                     for s, b in zip(self.stages, self._seconds, strict=False)
                 ]
                 self.hooks.on_end(run)
@@ -445,32 +495,8 @@ class Trajectory:
         os.replace(part, place)
 
     def resample(self, ancestors: Sequence[int]) -> None:
-        """Have each image go on from where another of the same row stands: ``ancestors[k]`` is whose place image ``k`` takes.
-
-        Latents, the solver's history and what guidance and hooks keep go along; noise does not, so that copies of one image
-        part at the next noise that is drawn.
-
-        Raises:
-            SamplingError: images of different rows, whose prompts and pictures are others.
-        """
-        self._take()
-        rows, count = self.run.rows, len(self.run.rows)
-        if len(ancestors) != count or any(rows[a] != rows[k] for k, a in enumerate(ancestors)):
-            raise SamplingError(f"ancestors: found {list(ancestors)}; accepted is for each image one of its own row.")
-        if list(ancestors) == list(range(count)):
-            return
-        chosen = torch.tensor(list(ancestors), device=self.x.device)
-
-        def change(rows_of: Tensor) -> Tensor:
-            return rows_of[chosen.to(rows_of.device)] if rows_of.ndim and len(rows_of) == count else rows_of
-
-        self.x = change(self.x)
-        self.run.start_noise = None if self.run.start_noise is None else change(self.run.start_noise)
-        for plug, kept in zip(self._plugs, memories(self._plugs), strict=True):
-            if kept:
-                plug.remember(changed(kept, change))
-        if kept := dict(_memory_of(self.run.solver)):
-            cast(Any, self.run.solver).remember(changed(kept, change))
+        """Have each image go on from where another of the same row stands; see `exchange`."""
+        exchange([self], ancestors)
 
     def go_back(self, place: int, x: Tensor) -> None:
         """Stand before an earlier stage (or a later one), with other latents [N, C, h, w] of its level.
@@ -554,7 +580,10 @@ class Trajectory:
                     f"state: is of a run with {name} {state['of'].get(name)!r:.80}; this one has {value!r:.80}."
                 )
         run, device = self.run, self.run.model.device
-        state = {**state, **{k: changed(state[k], lambda t: t.to(device)) for k in ("x", "start_noise", "plugs", "solver")}}
+        state = {
+            **state,
+            **{k: changed(state[k], lambda t: t.to(device)) for k in ("x", "start_noise", "plugs", "solver")},
+        }
         self.x, run.start_noise, self.place = state["x"], state["start_noise"], state["place"]
         self._last = None if state["last"] is None else run.timeline[state["last"]]
         for plug, memory in zip(self._plugs, state["plugs"], strict=True):
@@ -567,6 +596,43 @@ class Trajectory:
         self._seconds = list(state["seconds"])
         for name in _OF_RUN:
             setattr(run, name, changed(state[name], _same))
+
+
+def exchange(trajectories: Sequence[Trajectory], ancestors: Sequence[int]) -> None:
+    """Have each image go on from where another of the same row stands: ``ancestors[k]`` is whose place image ``k`` takes.
+
+    Latents, the solver's history and what guidance and hooks keep go along; noise does not, so that copies of one image part at
+    the next noise that is drawn.
+
+    Args:
+        trajectories: of one sampler and task, at the same stage. Their images are counted through.
+
+    Raises:
+        SamplingError: images of different rows, whose prompts and pictures are others.
+    """
+    rows = [row for trajectory in trajectories for row in trajectory.run.rows]
+    if len(ancestors) != len(rows) or any(rows[a] != rows[k] for k, a in enumerate(ancestors)):
+        raise SamplingError(f"ancestors: found {list(ancestors)}; accepted is for each image one of its own row.")
+    if list(ancestors) == list(range(len(rows))):
+        return
+    counts, kept = [len(each.run.rows) for each in trajectories], []
+    for trajectory in trajectories:
+        trajectory._take()
+        run = trajectory.run
+        moved = [trajectory.x, run.start_noise, memories(trajectory._plugs), dict(_memory_of(run.solver))]
+        kept.append(changed(moved, torch.clone) if len(trajectories) > 1 else moved)
+    chosen, first = torch.tensor(list(ancestors)), 0
+    for place, (trajectory, count) in enumerate(zip(trajectories, counts, strict=True)):
+        mine = gathered(kept, place, counts, chosen[first : first + count])
+        first += count
+        trajectory._take()
+        run = trajectory.run
+        trajectory.x, run.start_noise, plugs, solver = mine
+        for plug, memory in zip(trajectory._plugs, plugs, strict=True):
+            if memory:
+                plug.remember(memory)
+        if solver:
+            cast(Any, run.solver).remember(solver)
 
 
 _STATE_FORMAT = 1
@@ -618,7 +684,7 @@ def _memory_of(solver: Solver) -> Mapping[str, Any]:
 def _copy_of(solver: Solver, noise: NoiseSource) -> Solver:
     """A solver that goes on by itself from where another stands, with other noise."""
     memory = changed(dict(_memory_of(solver)), torch.clone)
-    found = solver.copy(noise) if hasattr(solver, "copy") else copy.copy(solver)
+    found: Any = solver.copy(noise) if hasattr(solver, "copy") else copy.copy(solver)
     if memory:
         found.remember(memory)
     return cast(Solver, found)

@@ -84,6 +84,28 @@ def changed(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     return value if isinstance(value, _PLAIN) else copy.copy(value)
 
 
+def gathered(parts: Sequence[Any], own: int, counts: Sequence[int], chosen: Tensor) -> Any:
+    """The memory of one of several batches that are alike, with other rows: those ``chosen`` among all of them, one batch after
+    the other.
+
+    Args:
+        parts: the memories.
+        own: which of them it is that gets other rows.
+        counts: images of each batch.
+        chosen: [N], long.
+    """
+    first = parts[own]
+    if isinstance(first, Tensor):
+        rows = all(isinstance(t, Tensor) and t.ndim and len(t) == n for t, n in zip(parts, counts, strict=True))
+        return torch.cat(list(parts))[chosen.to(first.device)] if rows else first
+    if isinstance(first, dict):
+        return {key: gathered([part[key] for part in parts], own, counts, chosen) for key in first}
+    if isinstance(first, list | tuple):
+        found = [gathered(inner, own, counts, chosen) for inner in zip(*parts, strict=True)]
+        return tuple(found) if isinstance(first, tuple) else found
+    return first
+
+
 def check_plain(value: Any, where: str) -> None:
     """See that a memory can stand in a file.
 
@@ -93,7 +115,8 @@ def check_plain(value: Any, where: str) -> None:
     for place, inner in _leaves(value, where):
         if not isinstance(inner, (Tensor, *_PLAIN)):
             raise SamplingError(
-                f"{place}: found {type(inner).__name__}; accepted in a saved trajectory are tensors, numbers, words, lists and dicts."
+                f"{place}: found {type(inner).__name__}; accepted in a saved trajectory are tensors, numbers, words, lists and "
+                "dicts."
             )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -27,6 +27,10 @@ class SampleResult:
         prompts: one an image, or empty.
         nfe: model evaluations an image, counted as they were made.
         nfe_by_branch: the same by branch of the guidance.
+        score_evaluations: of a sampler that searches, how often an image was scored; model evaluations of all it tried are in
+            ``nfe``.
+        decoder_calls: how often latents were decoded, an image.
+        gradient_evaluations: of the model evaluations those that were differentiated, which costs about twice as much again.
         timings: seconds, summed over batches: encode, denoise, decode.
         scores: numbers that the task measured, by name, one an image (the error of an inversion).
         pictures: further pictures of all images together, by name: a PIL image, or a list of them for an animation.
@@ -46,6 +50,9 @@ class SampleResult:
     scores: dict[str, list[float]] = field(default_factory=dict)
     pictures: dict[str, Any] = field(default_factory=dict)
     trace: dict[str, Any] = field(default_factory=dict)
+    score_evaluations: int = 0
+    decoder_calls: int = 1
+    gradient_evaluations: int = 0
     warnings: list[str] = field(default_factory=list)
     truncated: list[dict[str, str]] = field(default_factory=list)
 
@@ -108,6 +115,39 @@ class Sampler(Protocol):
     def sample(self, task: Task, *, seeds: Sequence[int], steps: int) -> SampleResult: ...
 
 
+class BatchSampler(Sampler, Protocol):
+    """A sampler that jobs run: batch by batch, so that they can be interrupted.
+
+    Attributes:
+        candidates: of an image that go through the network together.
+        images_together: images that must share a batch.
+        loop: what makes candidates.
+    """
+
+    @property
+    def model(self) -> Any: ...
+    @property
+    def candidates(self) -> int: ...
+    @property
+    def images_together(self) -> int: ...
+    @property
+    def loop(self) -> Any: ...
+
+    def batches(
+        self,
+        task: Task,
+        *,
+        seeds: Sequence[int] | int | None = None,
+        steps: int,
+        batch_size: int | None = None,
+        progress: Progress | None = None,
+        rows: Sequence[int] | None = None,
+        first: int = 0,
+    ) -> Iterator[SampleResult]: ...
+
+    def pictures(self, task: Task, images: Sequence[Any]) -> dict[str, Any]: ...
+
+
 def _ranges(numbers: Sequence[int]) -> str:
     """Numbers in few words: 0-3, 7."""
     found: list[list[int]] = []
@@ -163,6 +203,9 @@ def gather(parts: Sequence[SampleResult]) -> SampleResult:
         trace=_traces([part.trace for part in parts]),
         warnings=list(dict.fromkeys(message for part in parts for message in part.warnings)),
         truncated=[entry for part in parts for entry in part.truncated],
+        score_evaluations=max(part.score_evaluations for part in parts),
+        decoder_calls=max(part.decoder_calls for part in parts),
+        gradient_evaluations=max(part.gradient_evaluations for part in parts),
     )
 
 

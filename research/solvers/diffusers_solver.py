@@ -199,6 +199,12 @@ class DiffusersSolver:
             seeds = noise.seeds_of(STEP if given is None else f"{STEP}/{given}")
             self.scheduler.noise_sampler_seed = seeds
 
+    @property
+    def draws_by_image(self) -> bool:
+        """Whether the noise of its steps is each image's own."""
+        known = self._takes_generator or (hasattr(self.scheduler, "noise_sampler_seed") and not self.parity)
+        return known or "deterministic" in self.supports
+
     def memory(self) -> dict[str, Any]:
         """What the scheduler object keeps from step to step: numbers, and tensors like the latents."""
         return {name: value for name, value in vars(self.scheduler).items() if _is_kept(value)}

@@ -61,6 +61,7 @@ class BaseTask(Recorded):
     name = "task"
     roles: tuple[str, ...] = ("text",)  # what a latent UNet may take besides the latents, see `_ROLES`
     strength = 1.0
+    varies = True  # whether another start noise makes another image of the same seed
     requires: frozenset[str] = frozenset()
     prompts: Sequence[str] | str | None = None
     negative_prompt: Sequence[str] | str | None = None

@@ -37,6 +37,7 @@ class Interpolation(BaseTask):
     """
 
     name = "interpolation"
+    varies = False  # its frames name their noises
     requires = frozenset({"deterministic"})
 
     def __init__(

@@ -36,6 +36,7 @@ class Inversion(ImageToImage):
     """
 
     name = "inversion"
+    varies = False  # it starts from a picture
     roles = ("text",)
     requires = frozenset({"text", "deterministic"})
 

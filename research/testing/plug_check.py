@@ -24,10 +24,12 @@ from research.hooks import Restart
 from research.metrics.base import MetricResult, as_metric
 from research.metrics.job import ScoredJob
 from research.sampling import Guidance, Hook, LoopSampler, SampleResult
+from research.sampling.loop import Trajectory
 from research.sampling.prediction import KINDS, Kind
 from research.tasks import Inversion, TextToImage, Unconditional
 from research.testing.networks import PIXELS, tiny_pixel_model, tiny_text_model
 from research.testing.plug_rules import Finding, Role, place_of, role_of, static_findings
+from research.testing.sampler_check import check_sampler
 from research.testing.solver_check import check_order, check_plan, solver_place
 from research.testing.watched import (
     Faulty,
@@ -83,8 +85,8 @@ class Report:
 
 
 def check_plug(plug: object, *, role: Role | None = None) -> Report:
-    """Put a plug through the rules of its interface: a guidance, a hook, a metric, a scheduler, a task or a model. It takes
-    seconds, and no files.
+    """Put a plug through the rules of its interface: a guidance, a hook, a metric, a scheduler, a task, a model or a sampler. It
+    takes seconds, and no files.
 
     Looked at are names of methods and their arguments; what is returned (type, shape, dtype, kind, finite); whether arguments are
     changed in place; whether noise comes from the run; images alone, together and in another order; a second run with the same
@@ -110,7 +112,7 @@ def check_plug(plug: object, *, role: Role | None = None) -> Report:
     if found_role is None:
         raise ConfigError(
             f"check_plug: found {type(plug).__name__}, no plug that is known by its methods; accepted are objects of a guidance, "
-            "hook, metric, scheduler, task or model."
+            "hook, metric, scheduler, task, model or sampler."
         )
     report = Report(type(plug).__name__, found_role)
     report.findings += static_findings(plug, found_role)
@@ -176,6 +178,18 @@ class _Bench:
                 stack.enter_context(self.watch(plug, model, half=half))
             return sampler.sample(task, seeds=list(seeds), steps=STEPS, progress=False).latents.float()
 
+    def steps(self, plug: Any, state: Any = None) -> Trajectory:
+        """The run of `sample`, a stage at a time."""
+        on_pixels = _on_pixels(self.plug)
+        model: Any = (
+            tiny_pixel_model("epsilon", torch.float32) if on_pixels else tiny_text_model("epsilon", torch.float32)
+        )
+        usual = Guidance() if on_pixels else CFG(3.0)
+        guidance, mine = (plug, []) if self.role == "guidance" else (usual, [plug])
+        task: Any = Unconditional([0, 1]) if on_pixels else TextToImage(PROMPTS[:2])
+        sampler = LoopSampler(model, "ddim", guidance=guidance, hooks=mine)
+        return sampler.steps(task, seeds=list(SEEDS[:2]), steps=STEPS, state=state)
+
     def watch(self, plug: Any, model: Any, *, half: bool) -> Any:
         if self.role == "guidance":
             return watched(plug, guidance_checks(self.found, half=half), self.found)
@@ -221,6 +235,7 @@ def _check_in_loop(role: Role, plug: Any, report: Report) -> None:
         return
     _batches(bench, first)
     _state(bench, first)
+    _memory(bench, first)
     if any(finding.severity == "error" and finding.rule != "dtype" for finding in report.findings):
         return  # what follows would only say it again
     for kind in KINDS:
@@ -267,6 +282,27 @@ def _state(bench: _Bench, first: Tensor) -> None:
             problem = f"gives other images in a second run of the same object, after one of {said}"
             bench.found(Finding("error", "state", place_of(bench.plug), problem, kept))
             return
+
+
+def _memory(bench: _Bench, first: Tensor) -> None:
+    """A run that is taken up again from its state, with another object, ends as the straight run does."""
+    cure = "Name what one stage leaves to the next in keeps (attributes of tensors [N, ...], numbers, lists), or write "
+    cure += "memory() and remember(memory)."
+
+    def run() -> Tensor:
+        begun = bench.steps(fresh(bench.plug))
+        for _ in range(STEPS // 2):
+            next(begun)
+        state = begun.state()
+        begun.close()
+        return bench.steps(fresh(bench.plug), state).finish().latents.float()
+
+    second = bench.attempt("memory", run, cure)
+    if second is not None and not _close(second, first, 1e-6):
+        problem = (
+            "gives other images where a run is gone on with from a state of its middle (copied, saved or resampled)"
+        )
+        bench.found(Finding("warning", "memory", place_of(bench.plug), problem, cure))
 
 
 def _batches(bench: _Bench, together: Tensor) -> None:
@@ -573,4 +609,5 @@ _CHECKS: dict[Role, Callable[[Any, Report], None]] = {
     "linear solver": _check_linear,
     "task": partial(_check_runs, "task"),
     "model": partial(_check_runs, "model"),
+    "sampler": lambda plug, report: check_sampler(plug, report.findings.append, report.checked),
 }

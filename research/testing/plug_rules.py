@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from research.metrics.base import AdditiveMetric, JobMetric, Metric
+from research.samplers.search import Search
 from research.sampling.interfaces import Guidance, Hook, Model, Solver, Task
 from research.solvers.linear import LinearSolver
 
-Role = Literal["guidance", "hook", "metric", "task", "model", "solver", "linear solver"]
+Role = Literal["guidance", "hook", "metric", "task", "model", "solver", "linear solver", "sampler"]
 Severity = Literal["error", "warning"]
 
 # what models and schedulers may offer, and what a plug may require of them
@@ -32,6 +33,7 @@ INTERFACES: dict[Role, type] = {
     "model": Model,
     "solver": Solver,
     "linear solver": LinearSolver,
+    "sampler": Search,
 }
 # points whose hooks change what they are given; what they return goes nowhere
 ASSIGNING = ("on_start", "pre_step", "post_guidance", "post_step", "on_end")
@@ -65,7 +67,14 @@ class Finding:
 def role_of(plug: object) -> Role | None:
     """What a plug is, by its class, or else by the methods that it has; None where these do not say."""
     cls = plug if isinstance(plug, type) else type(plug)
-    for role, base in (("guidance", Guidance), ("hook", Hook), ("metric", Metric), ("linear solver", LinearSolver)):
+    known = (
+        ("guidance", Guidance),
+        ("hook", Hook),
+        ("metric", Metric),
+        ("linear solver", LinearSolver),
+        ("sampler", Search),
+    )
+    for role, base in known:
         if issubclass(cls, base):
             return role  # type: ignore[return-value]
     has = {name for name in dir(cls) if callable(getattr(cls, name, None))}

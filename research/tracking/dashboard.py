@@ -40,6 +40,7 @@ _FIRST = (
     "task",
     "scheduler",
     "sigmas/name",
+    "sampler/name",
     "guidance",
     GUIDANCE,
     "steps",

@@ -137,7 +137,7 @@ def run_name(result: JobResult) -> str:
             continue
         value = scrub_text(value)
         short = value if len(value) <= 24 else value[:23] + "…"
-        parts.append(short if key in ("scheduler", "sigmas", "guidance", "model") else f"{bare}={short}")
+        parts.append(short if key in ("scheduler", "sigmas", "sampler", "guidance", "model") else f"{bare}={short}")
     return " ".join(parts)[:NAME_AT_MOST] or result.job_id
 
 

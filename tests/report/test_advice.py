@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from rich.console import Console
 from support.sweep_samples import PROMPTS, write_job, write_sweep
 
+from research.directions import direction, front
 from research.errors import UserError
 from research.report import build_report, read_row, read_sweep
 from research.report.advice import advise, fronts, near_fronts
 from research.report.build import judged_by
 from research.report.columns import metric, pairs_of, quality, verdicts
 from research.report.script_data import image_command
-from research.results.directions import direction, front
 from research.results.intervals import difference, interval, unit_in_words
 from research.results.pairs import LEAST_UNITS
 from research.results.scales import read_margins

@@ -35,8 +35,9 @@ from research.metrics.base import AdditiveMetric, Metric, MetricResult, as_metri
 from research.metrics.score import save
 
 if TYPE_CHECKING:
-    from research.sampling import LoopSampler, SampleResult
+    from research.sampling import SampleResult
     from research.sampling.interfaces import Task
+    from research.sampling.result import BatchSampler
 
 _NOTE = ".batch-"  # beginning of the names of notes, in a job's folder
 
@@ -114,13 +115,13 @@ class _Share(JobRun):
         sampler, task = on_all_ranks(self._load)
         told = on_all_ranks(lambda: self._plan(sampler, task) if self.rank == 0 else None)
         told = broadcast(told)
-        on_all_ranks(lambda: self._batches(sampler, task, told["size"], set(told["done"])))
+        on_all_ranks(lambda: self._batches(sampler, task, told["size"], told["at_once"], set(told["done"])))
         notes = on_all_ranks(self._notes)  # each reads them all, once all are there
         on_all_ranks(lambda: self._add_up(notes, told["size"]))
         self._reduce()
         if self.rank == 0:
             self._merge(notes)
-            self.result.batch_size = told["size"]
+            self.result.batch_size = told["at_once"]
             self.keep_pictures(sampler, task)
             self.time_again(sampler, task)
 
@@ -137,14 +138,15 @@ class _Share(JobRun):
 
     # -- steps, each of which all ranks take
 
-    def _load(self) -> tuple[LoopSampler, Task]:
+    def _load(self) -> tuple[BatchSampler, Task]:
         sampler = self.sampler(guidance_of(self.job.config))
         self.note_model(sampler.model)
         return sampler, self.task(sampler.model)
 
-    def _plan(self, sampler: LoopSampler, task: Task) -> dict[str, Any]:
+    def _plan(self, sampler: BatchSampler, task: Task) -> dict[str, Any]:
         """How large batches are, and the first images of those that are there already. Notes that do not fit are removed."""
-        size = self.batch_size(sampler, task, -(-len(self.seeds) // self.world))
+        at_once = self.batch_size(sampler, task, -(-len(self.seeds) // self.world))
+        size = max(1, at_once // sampler.candidates)
         made_with = (self.result.weights_sha256, self.result.device)
         done = []
         for first, note in self._notes().items():
@@ -155,9 +157,9 @@ class _Share(JobRun):
                 done.append(first)
             else:
                 _note(self.folder.path, first).unlink()
-        return {"size": size, "done": done}
+        return {"size": size, "at_once": at_once, "done": done}
 
-    def _batches(self, sampler: LoopSampler, task: Task, size: int, done: set[int]) -> None:
+    def _batches(self, sampler: BatchSampler, task: Task, size: int, at_once: int, done: set[int]) -> None:
         mine = [first for first in self._mine(size) if first not in done]
         own = [min(first + size, len(self.seeds)) - first for first in mine]
         progress = StepsMade(
@@ -170,7 +172,7 @@ class _Share(JobRun):
                 task,
                 seeds=self.seeds,
                 steps=self.settings.steps,
-                size=size,
+                size=at_once,
                 rows=range(first, first + count),
                 progress=progress,
                 halved=self.note_halved,

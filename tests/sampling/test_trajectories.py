@@ -123,9 +123,7 @@ else:
         subprocess.run(list(map(str, lines)), check=True, timeout=300)
     from research import load_model
 
-    sampler = LoopSampler(
-        load_model(sd_directory, dtype="float32", device="cpu"), "dpmpp_2m_sde", guidance=APG(3.0)
-    )
+    sampler = LoopSampler(load_model(sd_directory, dtype="float32", device="cpu"), "dpmpp_2m_sde", guidance=APG(3.0))
     straight = sampler.sample(TextToImage("a cat"), seeds=[4, 5], steps=5)
     assert torch.equal(torch.load(tmp_path / "latents"), straight.latents)
 
@@ -205,7 +203,11 @@ def test_files_that_are_none_and_memory_that_cannot_be_saved(tmp_path: Path):
     broken = tmp_path / "broken"
     broken.write_bytes(b"nothing of the kind")
     sampler = gaussian("ddim")
-    for state, told in ((broken, "no file of a trajectory"), (tmp_path / "none", "cannot be read"), ({}, "something else")):
+    for state, told in (
+        (broken, "no file of a trajectory"),
+        (tmp_path / "none", "cannot be read"),
+        ({}, "something else"),
+    ):
         with pytest.raises(ConfigError, match=told):
             sampler.steps(Unconditional(), seeds=[0], steps=4, state=state)
     with pytest.raises(SamplingError, match=r"plugs\[1\]\.held\[0\]: found object"):
