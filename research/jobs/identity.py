@@ -72,11 +72,12 @@ def identity(
         **(
             {"own": own_model.node_of(model)}
             if own_model.is_own(model)
-            else {"content": cache.get("content", model["path"], lambda: model_content(model["path"]))}
+            else {"content": cache.get("content", _place_of(model), lambda: model_content(**_place_of(model)))}
         ),
         # a checkpoint file has its scheduler and tokenizer from there
         **({"config": model_content(model["config"])} if model.get("config") else {}),
         "dtype": _DTYPES.get(model["dtype"], model["dtype"]),
+        **({"variant": model["variant"]} if model.get("variant") is not None else {}),
         **_weights_changed(model),
         **{key: model[key] for key in MODEL_IDENTITY if model.get(key) is not None},
     }
@@ -254,12 +255,19 @@ def _picture(value: Any, where: str) -> Any:
     return f"sha256:{hashlib.sha256(pictures.find(where, value).read_bytes()).hexdigest()}"
 
 
-def model_content(path: str) -> str:
-    """A model by its content if it is on this disk, wherever it lies, and by its name on the hub otherwise."""
-    found = find_pipeline(path)
+def _place_of(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Where a config's model is."""
+    return {key: model[key] for key in ("path", "revision", "subfolder") if model.get(key) is not None}
+
+
+def model_content(path: str, *, revision: str | None = None, subfolder: str | None = None) -> str:
+    """A model by its content if it is on this disk, wherever it lies, and by its name and revision on the hub otherwise."""
+    found = find_pipeline(path, revision=revision, subfolder=subfolder)
     if found.file is not None:
         return f"sha256:{_file_hash(found.file).hex()}"
-    return f"hub:{path}" if found.directory is None else f"sha256:{_folder_hash(found.directory.resolve())}"
+    if found.directory is None:
+        return f"hub:{found.hub}{'/' if found.subfolder else ''}{found.subfolder or ''}"
+    return f"sha256:{_folder_hash(found.directory.resolve())}"
 
 
 def _folder_hash(folder: Path) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from research.errors import ConfigError
 from research.jobs import targets
 from research.models.inspect.families import PIPELINES
-from research.models.inspect.find_model import find_pipeline, pipeline_class
+from research.models.inspect.find_model import find_configured, pipeline_class
 
 
 def uses_prompts(config: Mapping[str, Any]) -> bool:
@@ -17,7 +17,7 @@ def uses_prompts(config: Mapping[str, Any]) -> bool:
         return False
     if "_target_" in config["model"]:
         return True
-    directory = find_pipeline(config["model"]["path"]).directory
+    directory = find_configured(config["model"]).directory
     if directory is None or targets.needs(config["task"], "prompt"):
         return True
     return PIPELINES[pipeline_class(directory)] != "unet-pixel"

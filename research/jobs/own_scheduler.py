@@ -17,12 +17,13 @@ def model_schedule(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
     model = config["model"]
     if "_target_" in model:  # which only its code tells
         return None
-    path = model.get("config") or model["path"]
+    place = {key: model.get(key) for key in ("revision", "subfolder")}
+    path, place = (model["config"], {}) if model.get("config") else (model["path"], place)
     try:
-        found = find_pipeline(path)
+        found = find_pipeline(path, **place)
         if found.file is None and found.directory is None:
             return None
-        schedule = scheduler_config(path, defaults=False)
+        schedule = scheduler_config(path, defaults=False, **place)
     except UserError:
         return {}
     return {} if schedule is None else schedule.config

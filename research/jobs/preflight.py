@@ -22,8 +22,9 @@ from research.jobs.plan_cache import PlanCache
 from research.jobs.schema import LOOP, MODEL_IDENTITY, MODEL_LEVELS
 from research.metrics.base import as_metric
 from research.metrics.score import check_metric
-from research.models.inspect.find_model import find_pipeline, read_index
-from research.models.inspect.parts import WEIGHTED, choose_variant, wanted_parts
+from research.models.inspect.find_model import find_configured, find_pipeline, pipeline_class, read_index
+from research.models.inspect.hub import local_directory
+from research.models.inspect.parts import WEIGHTED, choose_variants, folder_of, wanted_parts
 from research.models.inspect.weights import check_safetensors, weight_files
 from research.models.loras import check_loras, read_loras
 
@@ -174,12 +175,13 @@ def check_model(config: Mapping[str, Any]) -> None:
     if own_model.is_own(config["model"]):
         own_model.check(config["model"])
         return
-    directory = find_pipeline(config["model"]["path"]).directory
+    model = config["model"]
+    directory = local_directory(find_configured(model), offline=model.get("offline"), variant=model.get("variant"))
     if directory is None:
         return
-    _check_files(directory, config["model"]["allow_pickle"])
+    _check_files(directory, model["allow_pickle"], model.get("variant"))
     check_loras(read_loras(config["model"].get("loras")), directory, config["model"]["path"])
-    known = _read_json(directory / "scheduler" / "scheduler_config.json").get("num_train_timesteps", 1000)
+    known = _read_json(folder_of(directory, "scheduler") / "scheduler_config.json").get("num_train_timesteps", 1000)
     timesteps = config["scheduler"]["options"].get("num_train_timesteps", known)
     if isinstance(timesteps, int) and config["steps"] > timesteps:
         raise ConfigError(
@@ -189,16 +191,18 @@ def check_model(config: Mapping[str, Any]) -> None:
 
 
 @lru_cache(maxsize=64)
-def _check_files(directory: Path, allow_pickle: bool) -> None:
+def _check_files(directory: Path, allow_pickle: bool, variant: str | None) -> None:
+    pipeline_class(directory)
     index = read_index(directory)
     parts = [
         name
         for name in wanted_parts(index)
         if name in WEIGHTED and isinstance(index.get(name), list) and index[name][0] is not None
     ]
-    variant = choose_variant(directory, parts)
+    chosen = choose_variants(directory, parts, variant)
     for part in parts:
-        files, safe = weight_files(directory / part, allow_pickle=allow_pickle, variant=variant)
+        folder = folder_of(directory, part)
+        files, safe = weight_files(folder, allow_pickle=allow_pickle, variant=chosen[part], part=part)
         for file in files if safe else ():
             check_safetensors(file)
 
@@ -309,13 +313,13 @@ def _check_job(job: Job, looked_at: set[type]) -> None:
         named |= {f"metrics.{name}": build(node, f"metrics.{name}") for name, node in config["metrics"].items()}
         check_own_plugs({"guidance": guidance, "task": task, **named}, looked_at)
     own = own_model.is_own(config["model"])
-    model = own_model.built(config["model"]) if own else _outline(config["model"]["path"])
+    model = own_model.built(config["model"]) if own else _outline(_place(config["model"]))
     if model is None:
         return
     check_choices(model, *(config["model"].get(key) for key in MODEL_IDENTITY))
     asked = json.dumps([config["scheduler"], config["sigmas"]])
     parity = config["runtime"]["parity"]
-    factory = _own_solvers(asked, model, parity) if own else _solvers(asked, config["model"]["path"], parity)
+    factory = _own_solvers(asked, model, parity) if own else _solvers(asked, _place(config["model"]), parity)
     if factory.sigmas is not None:
         factory.levels(config["steps"])  # whether the model knows them
     solver = factory()
@@ -368,11 +372,25 @@ def _with_inner(plugs: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             left += [(key, inner) for inner in getattr(plug, "__dict__", {}).values() if hasattr(inner, "combine")]
 
 
+def _place(model: Mapping[str, Any]) -> str:
+    """What decides which model is loaded, as a key."""
+    names = ("path", "revision", "subfolder", "offline", "variant", "allow_pickle")
+    return json.dumps({name: model.get(name) for name in names})
+
+
 @lru_cache(maxsize=16)
-def _outline(path: str) -> Any:
+def _outline(place: str) -> Any:
+    """The outline of a model that can be loaded, as far as its files are here."""
+    from research.models.inspect.fit import checked
     from research.models.summary import outline
 
-    return outline(path)
+    model = json.loads(place)
+    variant, allow_pickle = model.pop("variant"), bool(model.pop("allow_pickle"))
+    found = find_pipeline(model["path"], revision=model["revision"], subfolder=model["subfolder"])
+    directory = local_directory(found, offline=model["offline"], variant=variant)
+    if directory is not None:
+        checked(directory, allow_pickle=allow_pickle, variant=variant)
+    return outline(**model)
 
 
 def _own_solvers(asked: str, model: Any, parity: bool) -> Any:
@@ -384,13 +402,13 @@ def _own_solvers(asked: str, model: Any, parity: bool) -> Any:
 
 
 @lru_cache(maxsize=256)
-def _solvers(asked: str, path: str, parity: bool) -> SolverFactory:
+def _solvers(asked: str, place: str, parity: bool) -> SolverFactory:
     from research.solvers import SchedulerSpec
     from research.solvers.build import SolverFactory
 
     node, sigmas = json.loads(asked)
     spec = SchedulerSpec(node["name"], node["class_name"], node["options"])
-    known = _outline(path)
+    known = _outline(place)
     return SolverFactory(
         spec, None, known.scheduler_config, parity=parity, sigmas=sigmas_of({"sigmas": sigmas}), schedule=known.schedule
     )

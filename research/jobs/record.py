@@ -58,6 +58,9 @@ class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
     device: str = "auto"
     allow_pickle: bool = False
     offline: bool | None = None
+    revision: str | None = None
+    variant: str | None = None
+    subfolder: str | None = None
     attention_slicing: int | str | None = None
     compile: bool = False
     channels_last: bool = False
@@ -272,6 +275,7 @@ class JobResult(MadeSoFar, kw_only=True, dict=True):
     seeds: list[int] = msgspec.field(default_factory=list)
     pictures: dict[str, str] = msgspec.field(default_factory=dict)  # of all images together: files by name
     weights_sha256: str | None = None
+    model_commit: str | None = None  # of a hub model: what its revision stood for
     dtype: str | None = None
     versions: dict[str, str | None] = msgspec.field(default_factory=dict)
     # of each class of the user's own, by its dotted name: the hash of its source; see `research.jobs.plug_sources`

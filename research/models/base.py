@@ -57,6 +57,8 @@ class BaseModel(Model, ABC):
         None  # to where hooks bring parts that wait in the CPU's memory; None where none wait
     )
     pipeline = ""  # the pipeline's class, as model_index.json names it
+    notes: tuple[str, ...] = ()  # what is good to know of how it was read, a sentence each
+    commit: str | None = None  # of a hub model, what its revision stood for
     distilled_guidance: float | None = (
         None  # the guidance scale that the network is told; None for one that is told none
     )

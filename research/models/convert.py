@@ -71,7 +71,7 @@ def convert_model(
     if target.is_symlink() or (target.exists() and not (target.is_dir() and not any(target.iterdir()))):
         raise ConfigError(f"--convert: {target} is there already; accepted is a new or an empty folder.")
     found = find_model(path)
-    if found.hub_id is not None:
+    if found.hub is not None:
         raise ModelError(f"model.path: {path!r} is a hub id or does not exist; accepted here is a file or a directory.")
     if found.directory is not None:
         if config is not None or original_config is not None:
@@ -133,7 +133,7 @@ def _write_directory(directory: Path, parts: list[Component], scratch: Path) -> 
         for file in part.files:
             tensors |= _tensors(file, part.safe)
         if tensors:
-            save_file(tensors, scratch / part.name / f"{stems(part.folder)[0]}.safetensors", {"format": "pt"})
+            save_file(tensors, scratch / part.name / f"{stems(part.name)[0]}.safetensors", {"format": "pt"})
 
 
 def _tensors(file: Path, safe: bool) -> dict[str, torch.Tensor]:

@@ -17,14 +17,14 @@ class LatentGeometry:
     Attributes:
         in_channels: of the UNet.
         latent_channels: of the VAE.
-        sample_size: height and width of the latents it was made for.
+        sample_size: height and width of the latents it was made for; None where its config does not say.
         vae_factor: pixels a latent, on a side.
         patch: latents a token of the network, on a side; 1 for a UNet.
     """
 
     in_channels: int
     latent_channels: int
-    sample_size: tuple[int, int]
+    sample_size: tuple[int, int] | None
     vae_factor: int
     patch: int = 1
 
@@ -35,7 +35,7 @@ class LatentGeometry:
         return cls(
             in_channels=unet.get("in_channels", 4),
             latent_channels=vae.get("latent_channels", 4),
-            sample_size=(size, size) if isinstance(size, int) else tuple(size or (64, 64)),
+            sample_size=(size, size) if isinstance(size, int) else tuple(size) if size else None,
             vae_factor=2 ** (len(vae.get("block_out_channels", (64,))) - 1),
         )
 
@@ -62,9 +62,13 @@ class LatentGeometry:
             ConfigError: a side is no positive multiple of the VAE's factor.
         """
         sides = []
-        for key, pixels, latent in (("height", height, self.sample_size[0]), ("width", width, self.sample_size[1])):
+        for place, (key, pixels) in enumerate((("height", height), ("width", width))):
             if pixels is None:
-                sides.append(latent)
+                if self.sample_size is None:
+                    raise ConfigError(
+                        f"task.{key}: is missing; the model's config says no sample_size, accepted is a number of pixels."
+                    )
+                sides.append(self.sample_size[place])
                 continue
             try:
                 number = None if isinstance(pixels, bool) else operator.index(pixels)

@@ -16,12 +16,13 @@ import torch
 from research.checks import check_number, check_whole_number
 from research.errors import ConfigError, ModelError, nearest
 from research.hashing import sha256_files
+from research.hub_cache import commit_of
 from research.models.base import BaseModel
 from research.models.inspect.families import ACCEPTED, PIPELINES, family_of
 from research.models.inspect.find_model import find_pipeline, pipeline_class
-from research.models.inspect.fit import checked_parts
+from research.models.inspect.fit import checked
 from research.models.inspect.hub import fetch
-from research.models.inspect.weights import plain_view
+from research.models.known_tokens import refuse_unknown_tokens
 from research.models.loras import Lora, check_loras, fuse_loras, hash_with, read_loras
 from research.models.memory import Memory, quantization, use_memory
 from research.models.single_file import single_file_config, write_file
@@ -47,6 +48,9 @@ def load_model(
     device: str | torch.device = "auto",
     allow_pickle: bool = False,
     offline: bool | None = None,
+    revision: str | None = None,
+    variant: str | None = None,
+    subfolder: str | None = None,
     attention_slicing: str | int | None = None,
     config: str | os.PathLike[str] | None = None,
     compile: bool = False,
@@ -65,12 +69,18 @@ def load_model(
 
     Args:
         path: a zoo name ("emoji"), a directory in diffusers layout, a single-file checkpoint of Stable Diffusion 1.x / 2.x
-            (``.safetensors``, or a pickled ``.ckpt`` with ``allow_pickle``), or a hub id ("owner/name"). Or a diffusers
-            pipeline that is loaded already: its weights are copied, by way of a temporary directory, and it is left as it is.
-        dtype: "float32", "float16" / "fp16", "bfloat16" / "bf16", a torch dtype, or "auto": float16 on a GPU, float32 on a CPU.
-        device: "cpu", "cuda", "cuda:1", "mps", or "auto": a GPU where there is one.
+            (``.safetensors``, or a pickled ``.ckpt`` with ``allow_pickle``), or a hub id ("owner/name" or "owner/name@revision").
+            Or a diffusers pipeline that is loaded already: its weights are copied, by way of a temporary directory, and it stays
+            as it is.
+        dtype: "float32", "float16" / "fp16", "bfloat16" / "bf16", a torch dtype, or "auto": float16 on a CUDA GPU, else float32.
+        device: "cpu", "cuda", "cuda:1", "mps", or "auto": a CUDA GPU where there is one, else that of a Mac, else the CPU.
         allow_pickle: read pickled weights (.bin) where there are no safetensors. They can run code: only if you trust them.
         offline: never use the network. By default as the variable HF_HUB_OFFLINE says.
+        revision: of a hub model, a branch, a tag or a commit, as well as in its id; the commit that it stood for is ``commit`` of
+            the model.
+        variant: "fp16", say: the variant of weights to read of the parts that have it, and plain files of the others. By default
+            plain files, or the variant that there is in their place.
+        subfolder: where in the directory, or in the hub's repository, the model is.
         attention_slicing: None, "auto", "max" or a slice size: less memory for attention at some cost in speed.
         config: for a single file, the diffusers directory (or zoo name) that gives component configs, tokenizer and
             scheduler; its weights are not read. Without it that of the hub's model of the kind is used, from the cache or online.
@@ -94,7 +104,8 @@ def load_model(
             `research.models.size_conditioning.SizeConditioning`, such as ``{"crop": [0, 256]}``.
 
     Raises:
-        ModelError: the model cannot be found, is broken, is pickled, or is of a family that is not supported.
+        ModelError: the model cannot be found, is broken, is pickled, or is of a family that is not supported; a revision is given
+            with what is no hub model, or a variant or subfolder that is not there.
         ConfigError: dtype, device or attention_slicing is not one of the accepted, config is given with no single file, the
             network is to be compiled and there is no compiler, or the model knows no such guidance or length. A
             LoRA is not there or is of another model, peft or the backend of ``quantize`` is not installed, there is no GPU to
@@ -111,7 +122,7 @@ def load_model(
     files = read_loras(loras)
     memory = Memory(quantize, offload, drop_text_encoders, vae_tiling, vae_slicing)
     memory.check(torch_device, compile=compile, loras=bool(files))
-    how = _How(torch_dtype, allow_pickle, files, quantization(quantize, torch_dtype))
+    how = _How(torch_dtype, allow_pickle, files, quantization(quantize, torch_dtype), variant)
 
     def ready(model: BaseModel) -> BaseModel:
         model.choose(
@@ -122,17 +133,23 @@ def load_model(
         return _ready(model, torch_device, memory, attention_slicing, compile, channels_last)
 
     if not isinstance(path, str | os.PathLike):
+        if (given := {"revision": revision, "variant": variant, "subfolder": subfolder}) != dict.fromkeys(given):
+            key = next(key for key, value in given.items() if value is not None)
+            raise ConfigError(f"model.{key}: found {given[key]!r} with a loaded pipeline; accepted is null there.")
         return ready(_from_pipeline(path, how))
-    found = find_pipeline(path)
+    found = find_pipeline(path, revision=revision, subfolder=subfolder)
     if found.file is None and config is not None:
         raise ConfigError(
             f"model.config: found {config!r} with {path}, which is no single file; accepted is null there."
         )
     if found.file is not None:
+        if variant is not None:
+            raise ConfigError(f"model.variant: found {variant!r} with the file {path}; accepted is null there.")
         model = _from_file(found.file, os.fspath(path), config, how, offline)
     else:
-        directory = found.directory or fetch(str(found.hub_id), allow_pickle=allow_pickle, offline=offline)
+        directory = found.directory or fetch(found, allow_pickle=allow_pickle, offline=offline, variant=variant)
         model = _from_directory(directory, os.fspath(path), how)
+        model.commit = commit_of(directory)
     return ready(model)
 
 
@@ -160,6 +177,7 @@ class _How:
     allow_pickle: bool
     loras: Sequence[Lora]
     quantization: Any  # diffusers' config of a backend, or None
+    variant: str | None = None
 
 
 def _from_pipeline(pipeline: Any, how: _How) -> BaseModel:
@@ -201,9 +219,9 @@ def _from_directory(directory: Path, path: str, how: _How) -> BaseModel:
     assert known is not None
     module, _, name = known.driver.partition(":")
     family: type[BaseModel] = getattr(importlib.import_module(module), name)
-    parts = checked_parts(directory, allow_pickle=how.allow_pickle)
-    check_loras(how.loras, directory, path)
-    with plain_view(directory, next((part.variant for part in parts if part.variant), "")) as view:
+    examined = checked(directory, allow_pickle=how.allow_pickle, variant=how.variant)
+    with examined.shown() as view:
+        check_loras(how.loras, view, path)
         try:
             model = family.from_directory(
                 view, path=path, dtype=how.dtype, allow_pickle=how.allow_pickle, quantization=how.quantization
@@ -211,6 +229,8 @@ def _from_directory(directory: Path, path: str, how: _How) -> BaseModel:
         except ModelError as error:
             raise ModelError(str(error).replace(str(view), str(directory))) from error
     model.pipeline = str(pipeline)
+    model.notes = tuple(examined.notes)
+    refuse_unknown_tokens(model)
     if how.loras:
         fuse_loras(model.named_parts(), model.pipeline, how.loras)
         model.weights_sha256 = hash_with(model.weights_sha256, how.loras)
@@ -242,7 +262,8 @@ def resolve_dtype_and_device(dtype: str | torch.dtype, device: str | torch.devic
     if isinstance(device, torch.device):
         chosen = device
     elif device == "auto":
-        chosen = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        mps = torch.backends.mps.is_available()
+        chosen = torch.device("cuda" if torch.cuda.is_available() else "mps" if mps else "cpu")
     else:
         try:
             chosen = torch.device(device)

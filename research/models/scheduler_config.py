@@ -6,16 +6,16 @@ import inspect
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from research.errors import ModelError
-from research.models.inspect.find_model import find_model
+from research.models.inspect.families import mends
+from research.models.inspect.find_model import find_model, read_index
+from research.models.inspect.hub import cached_directory
+from research.models.inspect.parts import folder_of, scheduler_settings
 from research.models.inspect.safe_files import read_json
 
 _FILE = "scheduler_config.json"
-# pipelines that mend old settings on loading, and those of the same prefix that do not
-_MENDING, _NOT_MENDING = "StableDiffusion", ("StableDiffusion3", "StableDiffusionXL")
 
 
 @dataclass(frozen=True)
@@ -33,13 +33,16 @@ class ModelSchedule:
     latent: bool | None
 
 
-def scheduler_config(path: str | os.PathLike[str], *, defaults: bool = True) -> ModelSchedule | None:
+def scheduler_config(
+    path: str | os.PathLike[str], *, defaults: bool = True, revision: str | None = None, subfolder: str | None = None
+) -> ModelSchedule | None:
     """The schedule of a model: a zoo name, a directory in diffusers layout (of any pipeline), a folder or file with a
     ``scheduler_config.json``, or a hub id in the local cache. The network is never asked.
 
     Args:
         defaults: of Stable Diffusion, mend the config as its pipeline does, which imports diffusers; without, it is said that
             latents are not clipped, and no more.
+        revision, subfolder: as of `research.load_model`.
 
     Returns:
         None for a hub model that is not in the cache, and for a checkpoint file, which has no scheduler config.
@@ -48,36 +51,24 @@ def scheduler_config(path: str | os.PathLike[str], *, defaults: bool = True) -> 
         ModelError: nothing is there, or it has no scheduler config that can be read.
     """
     name = os.fspath(path)
-    found = find_model(name)
+    found = find_model(name, revision=revision, subfolder=subfolder)
     if found.file is not None:
         return ModelSchedule(name, read_json(found.file), None) if found.file.suffix == ".json" else None
-    directory = found.directory or _cached(str(found.hub_id))
+    directory = found.directory or cached_directory(found)
     if directory is None:
         return None
-    if (directory / _FILE).is_file():
+    has_index = (directory / "model_index.json").is_file()
+    if (directory / _FILE).is_file() and not has_index:
         return ModelSchedule(name, read_json(directory / _FILE), None)
-    file = directory / "scheduler" / _FILE
-    if not file.is_file():
+    if not (folder_of(directory, "scheduler") / _FILE).is_file():
         raise ModelError(f"model.path: {name} has no scheduler; accepted is a directory with scheduler/{_FILE}.")
-    config = read_json(file)
-    index = directory / "model_index.json"
-    pipeline = str(read_json(index).get("_class_name", "")) if index.is_file() else ""
+    index = read_index(directory) if has_index else {}
+    config, _ = scheduler_settings(directory, index)
+    pipeline = str(index.get("_class_name", ""))
     if mends(pipeline):
         return ModelSchedule(name, mended(config) if defaults else {**config, "clip_sample": False}, True)
-    latent = (directory / "vae").is_dir() if index.is_file() else None
+    latent = (directory / "vae").is_dir() if has_index else None
     return ModelSchedule(name, config, latent)
-
-
-def _cached(hub_id: str) -> Path | None:
-    from huggingface_hub import try_to_load_from_cache
-
-    found = try_to_load_from_cache(hub_id, f"scheduler/{_FILE}")
-    return Path(found).parents[1] if isinstance(found, str) else None
-
-
-def mends(pipeline: str) -> bool:
-    """Whether a pipeline of this class mends its scheduler's config on loading, as `mended` does it."""
-    return pipeline.startswith(_MENDING) and not pipeline.startswith(_NOT_MENDING)
 
 
 def mended(config: Mapping[str, Any]) -> dict[str, Any]:

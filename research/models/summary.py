@@ -14,6 +14,9 @@ from research.errors import ConfigError, ModelError
 from research.models.geometry import LatentGeometry, pixel_shape
 from research.models.inspect.families import family_of
 from research.models.inspect.find_model import find_pipeline, pipeline_class, read_index
+from research.models.inspect.fit import completed_config
+from research.models.inspect.hub import local_directory
+from research.models.inspect.parts import folder_of
 from research.models.inspect.safe_files import read_json
 from research.models.patching import outlined_layers
 from research.models.scheduler_config import scheduler_config
@@ -102,25 +105,32 @@ class Outline:
         check_second(self, path)
 
 
-def outline(path: str) -> Outline | None:
-    """The outline of a model on this disk; None for a hub id and for a single file, which are looked at when they load.
+def outline(
+    path: str, *, revision: str | None = None, subfolder: str | None = None, offline: bool | None = None
+) -> Outline | None:
+    """The outline of a model on this disk, also in the hub's cache; None for one that has to be fetched and for a single file,
+    which are looked at when they load.
+
+    Args:
+        revision, subfolder, offline: as of `research.load_model`.
 
     Raises:
         ModelError: there is no such model, or its configs do not tell.
     """
-    directory = find_pipeline(path).directory
+    found = find_pipeline(path, revision=revision, subfolder=subfolder)
+    directory = local_directory(found, offline=offline)
     if directory is None:
         return None
     known = family_of(pipeline_class(directory))
     assert known is not None
     module, _, name = known.driver.partition(":")
     family: type[Family] = getattr(importlib.import_module(module), name)
-    schedule = scheduler_config(path)
+    schedule = scheduler_config(path, revision=revision, subfolder=subfolder)
     index = read_index(directory)
     configs = {
-        name: read_json(file)
+        name: completed_config(name, read_json(file), index)
         for name in index
-        if not name.startswith("_") and (file := directory / name / "config.json").is_file()
+        if not name.startswith("_") and (file := folder_of(directory, name) / "config.json").is_file()
     }
     return Outline(
         name=Path(path).name,
@@ -130,7 +140,8 @@ def outline(path: str) -> Outline | None:
         of=family,
         max_length=family.max_length,
         size_conditioning=family.size_conditioning,
-        network_config=configs.get(family.network_part) or read_json(directory / family.network_part / "config.json"),
+        network_config=configs.get(family.network_part)
+        or read_json(folder_of(directory, family.network_part) / "config.json"),
         **family.facts_of(configs, index),
     )
 

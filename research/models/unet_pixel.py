@@ -73,9 +73,10 @@ class UnetPixelModel(BaseModel):
 
     def evaluate(self, x: Tensor, t: Tensor, told: Condition) -> Tensor:
         """What the network predicts; see `NetworkDenoiser`."""
-        if told.class_labels is None:
-            return self.unet(x, t, return_dict=False)[0]
-        return self.unet(x, t, class_labels=told.class_labels, return_dict=False)[0]
+        labels = {} if told.class_labels is None else {"class_labels": told.class_labels}
+        made = self.unet(x, t, return_dict=False, **labels)[0]
+        # of a network that learned its sigmas too, what it predicts comes first
+        return made[:, : x.shape[1]] if made.shape[1] == 2 * x.shape[1] else made
 
     def latent_shape(self, height: int | None = None, width: int | None = None) -> tuple[int, int, int]:
         size = self.unet.config.sample_size

@@ -14,11 +14,12 @@ from research.models.denoiser import NetworkDenoiser
 from research.models.depth import DepthEstimator
 from research.models.geometry import LatentGeometry
 from research.models.guidance_embedding import guidance_embedding
+from research.models.inspect.families import mends
 from research.models.inspect.find_model import pipeline_class
 from research.models.inspect.weights import loaded_module
 from research.models.latent_model import LatentModel
 from research.models.patching import has_attention
-from research.models.scheduler_config import mended, mends
+from research.models.scheduler_config import mended
 from research.models.text import TextEncoder
 from research.sampling.interfaces import Batch, Condition
 

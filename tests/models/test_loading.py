@@ -202,7 +202,10 @@ def test_a_single_file(tmp_path):
         ("{}", "_class_name"),
         ('{"_class_name": 3}', "_class_name"),
         ('{"_class_name": "FluxPipeline"}', "names no transformer, which its pipeline needs"),
-        ('{"_class_name": "StableDifusionPipeline"}', "a StableDifusionPipeline, which is not supported. Accepted: "),
+        (
+            '{"_class_name": "StableDifusionPipeline"}',
+            "a StableDifusionPipeline, which is not supported, and its parts are",
+        ),
     ],
 )
 def test_an_index_that_is_no_good(tmp_path, content, says):

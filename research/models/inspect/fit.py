@@ -1,6 +1,6 @@
 """Whether a pipeline can be loaded: its parts whole, each fitting its config and one another, tried without reading a weight.
 
-`examine` is asked by `load_model`, which raises the first problem, and by ``research-inspect``, which tells them all.
+`examine` is asked by `load_model` and by plans, which raise the first problem, and by ``research-inspect``, which tells them all.
 
 The libraries themselves are asked: each module is made on torch's meta device, where tensors have shapes and no contents.
 """
@@ -12,18 +12,32 @@ import logging
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from research.errors import ModelError, nearest
-from research.models.inspect.find_model import read_index
+from research.hub_cache import commit_of, hub_name
+from research.models.inspect.families import class_in
+from research.models.inspect.find_model import index_notes, pipeline_class, read_index
 from research.models.inspect.kinds import CLIP, UNET, VAE
-from research.models.inspect.parts import TEXT_PARTS, Component, components_of, config_problems, index_problems
+from research.models.inspect.parts import (
+    TEXT_PARTS,
+    Component,
+    components_of,
+    config_problems,
+    index_problems,
+    is_whole,
+    repaired_config,
+)
 from research.models.inspect.safe_files import read_json, shown, unreadable
-from research.models.inspect.weights import TensorInfo, misfit, plain_view
+from research.models.inspect.view import shown_directory, shown_folder
+from research.models.inspect.weights import TensorInfo, first_not_finite, misfit, surplus_layers
 
 CONFIGURED = ("unet", "vae", "text_encoder")  # parts of a Stable Diffusion checkpoint whose configs give their shapes
 MOST_TIMESTEPS = 100_000
+READ_UNASKED = 256 << 20  # bytes of weights that are looked through for NaN without being asked to
 _PIECES = ("spiece.model", "tokenizer.model")  # of SentencePiece
 _OF_ANGLES = "SCMScheduler"  # of trigonometric flow, which has angles in place of timesteps
 _CHOICES = {
@@ -32,29 +46,117 @@ _CHOICES = {
 }
 
 
-def examine(directory: Path, *, allow_pickle: bool) -> tuple[list[Component], list[str]]:
-    """The parts of a pipeline, and everything that keeps it from being loaded; no weight is read.
+@dataclass(frozen=True)
+class Examined:
+    """What is known of a pipeline's directory before a weight is loaded.
 
-    What only ``allow_pickle`` stands against is no problem here, but a part's ``pickle_refusal``.
+    Attributes:
+        index: ``model_index.json``, of the family's pipeline.
+        parts: the parts that it names.
+        problems: what keeps it from being loaded, whether pickles are allowed or not.
+        refusals: what keeps it from being loaded as long as pickles are not allowed.
+        notes: what is read otherwise than it stands there.
+    """
+
+    directory: Path
+    index: dict[str, Any]
+    parts: list[Component]
+    problems: list[str]
+    refusals: list[str]
+    notes: list[str]
+
+    @contextlib.contextmanager
+    def shown(self) -> Iterator[Path]:
+        """The directory as the libraries are to read it, see `research.models.inspect.view`."""
+        with shown_directory(self.directory, self.index, [part.view for part in self.parts if part.used]) as view:
+            yield view
+
+
+def examine(directory: Path, *, allow_pickle: bool = False, variant: str | None = None, deep: bool = False) -> Examined:
+    """All that decides whether a pipeline can be loaded. `load_model`, the plan of a job and ``research-inspect`` ask it, and
+    nothing else; what they found is kept until a file is another.
+
+    Args:
+        variant: the variant of weights to read where a part has it.
+        deep: look through all weights for values that are not finite, however large they are.
 
     Raises:
         ModelError: the directory has no index that can be read.
     """
-    parts = components_of(directory, read_index(directory), allow_pickle=allow_pickle)
-    return parts, [problem for part in parts for problem in part.problems] or fit_problems(parts)
+    found = _examined(directory, allow_pickle, variant, deep, _stamp(directory))
+    if found.problems and commit_of(directory) and not is_whole(directory, variant):
+        more = f"{found.problems[0].rstrip('.')}; the hub's cache holds no more of {hub_name(directory)}."
+        return replace(found, problems=[more, *found.problems[1:]])
+    return found
 
 
-def checked_parts(directory: Path, *, allow_pickle: bool) -> list[Component]:
-    """The parts of a pipeline that can be loaded.
+def _stamp(directory: Path) -> tuple[object, ...]:
+    """Names, sizes and times of the files of a model's directory and of its folders, of those behind links too."""
+    found: list[object] = []
+    with contextlib.suppress(OSError):
+        for entry in sorted(directory.iterdir()):
+            for file in sorted(entry.iterdir()) if entry.is_dir() else [entry]:
+                with contextlib.suppress(OSError):
+                    status = file.stat()
+                    found.append((entry.name, file.name, status.st_size, status.st_mtime_ns, status.st_ctime_ns))
+    return tuple(found)
+
+
+@lru_cache(maxsize=16)
+def _examined(directory: Path, allow_pickle: bool, variant: str | None, deep: bool, _: object) -> Examined:
+    index = read_index(directory)
+    parts = components_of(directory, index, allow_pickle=allow_pickle, variant=variant)
+    problems = []
+    try:
+        pipeline_class(directory)
+    except ModelError as error:
+        problems.append(str(error))
+    problems += [problem for part in parts for problem in part.problems] or fit_problems(parts)
+    refusals = [part.pickle_refusal for part in parts if part.pickle_refusal]
+    if not problems:
+        problems += _not_finite([file for part in parts if part.used and part.safe for file in part.files], deep)
+    notes = [*index_notes(directory), *(note for part in parts if part.used for note in part.notes)]
+    if any(part.variant for part in parts):
+        notes.append(_variant_note([part for part in parts if part.used and part.files]))
+    return Examined(directory, index, parts, problems, refusals, notes)
+
+
+def checked(directory: Path, *, allow_pickle: bool, variant: str | None = None) -> Examined:
+    """A pipeline that can be loaded.
 
     Raises:
         ModelError: the first thing that is wrong.
     """
-    parts, problems = examine(directory, allow_pickle=allow_pickle)
-    refusals = [part.pickle_refusal for part in parts if part.pickle_refusal]
-    if found := [*refusals, *problems]:
-        raise ModelError(found[0])
-    return parts
+    found = examine(directory, allow_pickle=allow_pickle, variant=variant)
+    if wrong := [*([] if allow_pickle else found.refusals), *found.problems]:
+        raise ModelError(wrong[0])
+    return found
+
+
+def checked_parts(directory: Path, *, allow_pickle: bool) -> list[Component]:
+    """The parts of a pipeline that can be loaded, see `checked`."""
+    return checked(directory, allow_pickle=allow_pickle).parts
+
+
+def _not_finite(files: Sequence[Path], deep: bool) -> list[str]:
+    """Weights with values that are not finite; large ones are looked through only if asked for."""
+    if not deep and sum(file.stat().st_size for file in files) > READ_UNASKED:
+        return []
+    for file in files:
+        if name := first_not_finite(file):
+            return [
+                f"model.path: {file}: {shown(name)} has values that are not finite (NaN or infinite), so no picture can come "
+                "of it."
+            ]
+    return []
+
+
+def _variant_note(parts: Sequence[Component]) -> str:
+    found = {part.variant for part in parts}
+    if len(found) == 1:
+        return f"the weights are of one variant ({found.pop()}), and that is what is loaded, converted to the dtype asked for"
+    told = ", ".join(f"{part.name} {part.variant or 'plain'}" for part in parts)
+    return f"the weights are of several variants ({told}), converted to the dtype asked for"
 
 
 def fit_problems(parts: Sequence[Component]) -> list[str]:
@@ -67,11 +169,11 @@ def fit_problems(parts: Sequence[Component]) -> list[str]:
         if part.tensors:
             found = _module_problem(part)
         elif part.name == "scheduler":
-            found = scheduler_problem(part.folder, part.accepted)
+            found = scheduler_problem(part.folder, part.accepted, part.config)
         elif part.name.startswith("tokenizer"):
             encoder = by_name.get(part.name.replace("tokenizer", "text_encoder"))
             rows = encoder.config.get("vocab_size") if encoder else None
-            found = tokenizer_problem(part.folder, rows, str(part.class_name))
+            found = tokenizer_problem(part.folder, rows, str(part.class_name), part.notes)
         elif part.name == "feature_extractor":
             found = _processor_problem(part.folder)
         else:
@@ -103,22 +205,40 @@ def channel_problems(configs: Mapping[str, Mapping[str, Any]], directory: Path) 
             f"model.path: {directory / 'vae' / 'config.json'}: scaling_factor is {shown(scale)}; accepted is a number."
         ]
     size = unet.get("sample_size")
-    sides = size if isinstance(size, list) and len(size) == 2 else [size]
-    if not all(type(side) is int and side > 0 for side in sides):
+    sides = size if isinstance(size, list | tuple) and len(size) == 2 else [size]
+    if size is not None and not all(type(side) is int and side > 0 for side in sides):
         return [
-            f"model.path: {directory / 'unet' / 'config.json'}: sample_size is {shown(size)}; accepted is a whole number or two."
+            f"model.path: {directory / 'unet' / 'config.json'}: sample_size is {shown(size)}; accepted is a whole number or two, "
+            "or none where the task says height and width."
         ]
     width = unet.get("cross_attention_dim")
     # two encoders stand side by side
     hidden = [config.get("hidden_size") for name, config in configs.items() if name.startswith("text_encoder")]
-    widths = set(width) if isinstance(width, list) else {width}
+    widths = set(width) if isinstance(width, list | tuple) else {width}
     known = [each for each in hidden if isinstance(each, int)]
     if unet.get("encoder_hid_dim_type") is None and known == hidden and hidden and widths != {sum(known)}:
         made = " and ".join(map(str, known))
         return [
             f"model.path: the UNet of {directory} takes texts of {width} numbers a token and its text encoder makes {made}."
         ]
-    return _told_problems(unet, configs.get("text_encoder_2", {}), directory)
+    return _more_told(unet, directory) or _told_problems(unet, configs.get("text_encoder_2", {}), directory)
+
+
+def _more_told(unet: Mapping[str, Any], directory: Path) -> list[str]:
+    """Where a UNet asks for more than texts, and the sizes of Stable Diffusion XL."""
+    known = {
+        "class_embed_type": (None,),
+        "num_class_embeds": (None,),
+        "addition_embed_type": (None, "text", "text_time"),
+        "encoder_hid_dim_type": (None, "text_proj"),
+    }
+    for key, accepted in known.items():
+        if unet.get(key) not in accepted:
+            return [
+                f"model.path: the UNet of {directory} is told more than a text, by {key} {shown(unet[key])}; accepted: "
+                f"{', '.join('none' if each is None else each for each in accepted)}."
+            ]
+    return []
 
 
 def _told_problems(unet: Mapping[str, Any], text: Mapping[str, Any], directory: Path) -> list[str]:
@@ -138,12 +258,12 @@ def _told_problems(unet: Mapping[str, Any], text: Mapping[str, Any], directory: 
     ]
 
 
-def scheduler_problem(folder: Path, accepted: Sequence[str] = ()) -> str | None:
-    """Why no scheduler can be made of a folder's config, or none for a family that accepts these classes (none: all that know
-    timesteps)."""
+def scheduler_problem(folder: Path, accepted: Sequence[str] = (), given: Mapping[str, Any] | None = None) -> str | None:
+    """Why no scheduler can be made of a folder's config (or the one given), or none for a family that accepts these classes; with
+    none, all that know timesteps."""
     file = folder / "scheduler_config.json"
     try:
-        config = read_json(file)
+        config = given or read_json(file)
         make_scheduler(config, file)
         name = config.get("_class_name")
         if name not in accepted if accepted else name == _OF_ANGLES:
@@ -225,8 +345,8 @@ def _module_problem(part: Component) -> str | None:
             f"model.path: {part.folder / 'config.json'} is of a {shown(kind)} model; accepted is a CLIP text encoder."
         )
     try:
-        with quietly(), plain_view(part.folder, part.variant) as folder:
-            _, info = _loader(part).from_pretrained(
+        with quietly(), shown_folder(part.view) as folder:
+            module, info = _loader(part).from_pretrained(
                 folder,
                 device_map="meta",
                 use_safetensors=True,
@@ -236,7 +356,63 @@ def _module_problem(part: Component) -> str | None:
             )
     except Exception as error:  # what a broken file makes libraries raise is no closed list
         return f"model.path: {part.folder} cannot be loaded: {reason(error).replace(str(folder), str(part.folder))}"
-    return misfit(info, part.folder)
+    if surplus := surplus_layers(info, module) if part.name.startswith("text_encoder") else set():
+        layers = {name.rpartition("layers.")[2].partition(".")[0] for name in surplus}
+        part.notes.append(
+            f"{part.name}: its config has {module.config.num_hidden_layers} layers, its weights {len(layers)} more, which are "
+            "left out"
+        )
+    part.config = {**_plain(module.config), **part.config}
+    return misfit(info, part.folder, module) or _cannot_run(part, module)
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    """A module's config, with what its file leaves out at the defaults of the class."""
+    return dict(config.to_dict() if hasattr(config, "to_dict") else config)
+
+
+def completed_config(name: str, stored: dict[str, Any], index: Mapping[str, Any]) -> dict[str, Any]:
+    """A part's config as `repaired_config` gives it, with what it leaves out at the defaults of its class."""
+    import inspect as python
+
+    import diffusers
+
+    config, _ = repaired_config(name, stored, index)
+    cls = getattr(diffusers, str(class_in(index, name)), None)
+    parameters = {} if cls is None else python.signature(cls.__init__).parameters
+    defaults = {key: each.default for key, each in parameters.items() if each.default is not each.empty}
+    return {**defaults, **config}
+
+
+def _cannot_run(part: Component, module: Any) -> str | None:
+    """Why a network on pixels does not run: it is asked once without contents."""
+    if type(module).__name__ != "UNet2DModel":
+        return None
+    import torch
+
+    config, file = module.config, part.folder / "config.json"
+    size = config.sample_size
+    sides = [size, size] if type(size) is int else list(size or ())
+    if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
+        return (
+            f"model.path: {file}: sample_size is {shown(size)}; accepted is a whole number or two, as a model on pixels makes "
+            "one size."
+        )
+    labels = {"class_labels": torch.zeros(1, dtype=torch.long, device="meta")} if config.num_class_embeds else {}
+    try:
+        with torch.no_grad(), quietly():
+            pixels = torch.zeros(1, config.in_channels, *sides, device="meta")
+            made = module(pixels, torch.zeros(1, device="meta"), **labels).sample
+    except Exception as error:  # what a strange config makes a network raise is no closed list
+        return f"model.path: {part.folder} makes a network that does not run on {sides[0]} x {sides[1]} pixels: {reason(error)}."
+    if made.shape[1] == 2 * config.in_channels:
+        part.notes.append(f"{part.name}: its last {config.in_channels} channels are learned sigmas, which are left out")
+    elif made.shape[1] != config.in_channels:
+        return (
+            f"model.path: {file}: out_channels is {made.shape[1]} with in_channels {config.in_channels}; accepted are as many, "
+            "or twice as many, of which the second half is learned sigmas."
+        )
+    return None
 
 
 def check_config(config: Path) -> dict[str, Any]:
@@ -321,8 +497,11 @@ def _loader(part: Component) -> Any:
     return getattr(transformers if part.library == "transformers" else diffusers, name)
 
 
-def tokenizer_problem(folder: Path, rows: object, class_name: str = "CLIPTokenizer") -> str | None:
-    """Why a folder has no tokenizer for a text encoder of so many rows (of any number if that is no int)."""
+def tokenizer_problem(
+    folder: Path, rows: object, class_name: str = "CLIPTokenizer", notes: list[str] | None = None
+) -> str | None:
+    """Why a folder has no tokenizer for a text encoder of so many rows (of any number if that is no int). Words that were added
+    behind the encoder's rows keep no other sentence from being told: that is noted."""
     file = folder / "tokenizer.json"
     has_words = unreadable(folder / "vocab.json") is None
     has_pieces = any(unreadable(folder / name) is None for name in _PIECES)
@@ -338,13 +517,20 @@ def tokenizer_problem(folder: Path, rows: object, class_name: str = "CLIPTokeniz
         with quietly():
             loader = getattr(transformers, class_name)
             tokenizer = loader.from_pretrained(str(folder), local_files_only=True)
-            largest = max(tokenizer.get_vocab().values(), default=-1)
+            vocabulary = tokenizer.get_vocab()
+            added = {word for word in tokenizer.get_added_vocab() if word not in tokenizer.all_special_tokens}
+            largest = max((number for word, number in vocabulary.items() if word not in added), default=-1)
     except ModelError as error:
         return str(error)
     except Exception as error:
         return f"model.path: {folder} makes no tokenizer: {reason(error)}"
     if largest < 0 or (isinstance(rows, int) and largest >= rows):
         return f"model.path: {folder} has tokens up to number {largest}, and its text encoder knows {rows}."
+    beyond = sorted(word for word in added if isinstance(rows, int) and vocabulary[word] >= rows)
+    if beyond and notes is not None:
+        notes.append(
+            f"{folder.name}: its text encoder knows no {shown(', '.join(beyond), 60)}, which no prompt may hold"
+        )
     return None
 
 

@@ -9,20 +9,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from research.errors import ModelError
-from research.models.inspect.families import FAMILIES, PARTS
-from research.models.inspect.find_model import read_index
+from research.hub_cache import HubId, cached_snapshot, hub_name
+from research.models.inspect.families import PARTS
+from research.models.inspect.find_model import Located, read_index
 from research.models.inspect.kinds import Kind
 from research.models.inspect.parts import (
     WEIGHTED,
     Component,
-    choose_variant,
+    choose_variants,
     config_problems,
     entry_of,
+    folder_of,
     index_problems,
+    is_whole,
+    repaired_config,
+    scheduler_settings,
     wanted_parts,
 )
 from research.models.inspect.safe_files import read_json, shown
-from research.models.inspect.weights import TensorInfo, variants, weight_files
+from research.models.inspect.weights import TensorInfo, weight_files
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -40,39 +45,74 @@ _CONFIGS = {
 }
 
 
-def fetch(hub_id: str, *, allow_pickle: bool, offline: bool | None) -> Path:
-    """The local copy of a hub model, fetched if need be: only what the families read, and no pickles unless allowed.
+def fetch(place: Located, *, allow_pickle: bool, offline: bool | None, variant: str | None = None) -> Path:
+    """The local directory of a hub model, fetched if need be: only what the families read, and no pickles unless allowed.
+
+    Without a network it is what the cache holds of it. Whether that is all that its pipeline needs is not asked here.
 
     Raises:
         ModelError: it cannot be had.
     """
     from huggingface_hub import snapshot_download
 
-    endings = (*_SMALL, "safetensors", *(("bin",) if allow_pickle else ()))
-    patterns = ["model_index.json", *(f"{part}/*.{ending}" for part in PARTS for ending in endings)]
+    assert place.hub is not None
+    hub, folder = place.hub, f"{place.subfolder}/" if place.subfolder else ""
+    weights = ("safetensors", *(("bin",) if allow_pickle else ()))
+    patterns = ["model_index.json", "config.json", "scheduler_config.json"]
+    patterns += [
+        f"diffusion_pytorch_model*.{ending}" for ending in weights
+    ]  # of models whose files lie without folders
+    patterns += [f"{part}/*.{ending}" for part in PARTS for ending in (*_SMALL, *weights)]
 
     def download(local_only: bool) -> Path:
         # plain files first: a repository with an fp16 variant beside them has everything twice
-        for unwanted in (["*.fp16.*", "*.non_ema.*"], ["*.non_ema.*"]):
-            folder = Path(
-                snapshot_download(
-                    hub_id,
-                    allow_patterns=patterns,
-                    ignore_patterns=unwanted,
-                    local_files_only=local_only,
-                    etag_timeout=10,
-                )
+        tries = (["*.fp16.*", "*.non_ema.*"], ["*.non_ema.*"], []) if variant is None else ([],)
+        for unwanted in tries:
+            snapshot = snapshot_download(
+                hub.name,
+                revision=hub.revision,
+                allow_patterns=[folder + pattern for pattern in patterns],
+                ignore_patterns=unwanted,
+                local_files_only=local_only,
+                etag_timeout=10,
             )
-            if _has_weights(folder):
+            found = Path(snapshot, place.subfolder or "")
+            if (found / "model_index.json").is_file() and is_whole(found):
                 break
-        return folder
+        return found
 
-    return asked(hub_id, offline, download)
+    cached = cached_directory(place)
+    if cached is not None and is_offline(offline):
+        return cached
+    try:
+        return asked(str(hub), offline, download)
+    except ModelError:
+        if cached is not None and is_whole(cached, variant):  # the hub cannot be reached, and need not be
+            return cached
+        raise
 
 
-def _has_weights(folder: Path) -> bool:
-    parts = [folder / part for part in WEIGHTED if (folder / part).is_dir()]
-    return bool(parts) and all(variants(part) or variants(part, pickled=True) for part in parts)
+def cached_directory(place: Located) -> Path | None:
+    """The local directory of a hub model, if the hub's cache has its ``model_index.json``."""
+    assert place.hub is not None
+    inside = place.subfolder or ""
+    snapshot = cached_snapshot(place.hub, (f"{inside}/model_index.json".removeprefix("/"),))
+    return None if snapshot is None else snapshot / inside
+
+
+def local_directory(place: Located, *, offline: bool | None, variant: str | None = None) -> Path | None:
+    """The directory that `load_model` will read, as far as that is known before: that of a hub model if its cache holds all that
+    is needed; None for one that has to be fetched, and for a single file.
+
+    Raises:
+        ModelError: it cannot be fetched, as the network is not to be used.
+    """
+    if place.hub is None:
+        return place.directory
+    cached = cached_directory(place)
+    if is_offline(offline):
+        return fetch(place, allow_pickle=False, offline=True, variant=variant) if cached is None else cached
+    return cached if cached is not None and is_whole(cached, variant) else None
 
 
 def fetch_configs(file: Path, kind: Kind, *, offline: bool | None) -> Path:
@@ -127,32 +167,21 @@ def asked(hub_id: str, offline: bool | None, ask: Callable[[bool], Answer]) -> A
     try:
         return ask(local_only)
     except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
-        why = "offline mode is on" if local_only else "the hub cannot be reached"
         raise ModelError(
-            f"model.path: no directory {hub_id!r}, and as a hub id it cannot be fetched: it is not in the cache and {why}."
+            _not_to_be_had(hub_id, "offline mode is on" if local_only else "the hub cannot be reached")
         ) from error
     except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise ModelError(f"model.path: hub model {hub_id!r} cannot be fetched: {shown(lines[0])}") from error
 
 
-def cached_snapshot(hub_id: str) -> Path | None:
-    """The local copy of a hub model, if all of what ``model_index.json`` needs may be there."""
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-
-    try:
-        index = try_to_load_from_cache(hub_id, "model_index.json")
-    except HFValidationError as error:
-        raise ModelError(f"model.path: {hub_id!r} is no hub id: {shown(error)}") from error
-    if not isinstance(index, str):
-        return None
-    folder = Path(index).parent
-    networks = [folder / family.network for family in FAMILIES.values()]
-    return folder if any(variants(part) or variants(part, pickled=True) for part in networks) else None
+def _not_to_be_had(hub_id: str, why: str) -> str:
+    return (
+        f"model.path: no directory {hub_id!r}, and as a hub id it cannot be fetched: it is not in the cache and {why}."
+    )
 
 
-def remote_parts(hub_id: str, *, offline: bool | None) -> tuple[Path, list[Component]]:
+def remote_parts(place: Located, *, offline: bool | None, variant: str | None = None) -> tuple[Path, list[Component]]:
     """The parts of a hub model from its small files, which are fetched, and from the headers of its weights, which are not.
 
     Raises:
@@ -160,68 +189,75 @@ def remote_parts(hub_id: str, *, offline: bool | None) -> tuple[Path, list[Compo
     """
     from huggingface_hub import HfApi, snapshot_download
 
+    assert place.hub is not None
+    hub, inside = place.hub, f"{place.subfolder}/" if place.subfolder else ""
     if is_offline(offline):
-        raise ModelError(
-            f"model.path: no directory {hub_id!r}, and as a hub id it cannot be looked at: it is not in the cache and offline "
-            "mode is on."
-        )
-    patterns = ["model_index.json", *(f"*/*.{ending}" for ending in _SMALL)]
+        raise ModelError(_not_to_be_had(str(hub), "offline mode is on"))
+    patterns = [inside + name for name in ("model_index.json", "*.json", *(f"*/*.{ending}" for ending in _SMALL))]
     api = HfApi()
-    directory = asked(
-        hub_id, False, lambda _: Path(snapshot_download(hub_id, allow_patterns=patterns, etag_timeout=10))
-    )
-    listed = asked(hub_id, False, lambda _: api.model_info(hub_id).siblings) or []
-    parts = _listed_parts(directory, [entry.rfilename for entry in listed])
+
+    def small(_: bool) -> Path:
+        return Path(
+            snapshot_download(hub.name, revision=hub.revision, allow_patterns=patterns, etag_timeout=10),
+            place.subfolder or "",
+        )
+
+    directory = asked(str(hub), False, small)
+    listed = asked(str(hub), False, lambda _: api.model_info(hub.name, revision=hub.revision).siblings) or []
+    names = [entry.rfilename.removeprefix(inside) for entry in listed if entry.rfilename.startswith(inside)]
+    parts = _listed_parts(directory, names, variant)
     for part in parts:
         for file in part.files if part.safe else ():
-            header = asked(hub_id, False, partial(_header, api, hub_id, f"{part.name}/{file.name}"))
+            name = f"{inside}{'' if part.folder == directory else part.name + '/'}{file.name}"
+            header = asked(str(hub), False, partial(_header, api, hub, name))
             for key, tensor in header.tensors.items():
                 start, end = tensor.data_offsets
                 part.tensors[key] = TensorInfo(tensor.dtype, tuple(tensor.shape), start, end - start)
     return directory, parts
 
 
-def _header(api: HfApi, hub_id: str, name: str, _: bool) -> SafetensorsFileMetadata:
-    return api.parse_safetensors_file_metadata(hub_id, name)
+def _header(api: HfApi, hub: HubId, name: str, _: bool) -> SafetensorsFileMetadata:
+    return api.parse_safetensors_file_metadata(hub.name, name, revision=hub.revision)
 
 
-def _listed_parts(directory: Path, names: list[str]) -> list[Component]:
+def _listed_parts(directory: Path, names: list[str], variant: str | None) -> list[Component]:
     """The parts of a model whose small files are here, and whose weights are names in a list."""
     index = read_index(directory)
     wanted = wanted_parts(index)
     with tempfile.TemporaryDirectory(prefix="research-") as scratch:
+        root = Path(scratch, "model")
+        root.mkdir()
         for name in names:
-            folder, _, file = name.partition("/")
-            if folder in wanted and file and "/" not in file:
-                Path(scratch, folder).mkdir(exist_ok=True)
-                Path(scratch, folder, file).touch()
-                if (directory / name).is_file() and name.endswith(".json"):
-                    Path(scratch, folder, file).write_bytes((directory / name).read_bytes())
-        weighted = [name for name in wanted if name in WEIGHTED and Path(scratch, name).is_dir()]
-        variant = choose_variant(Path(scratch), weighted)
+            folder = name.rpartition("/")[0]
+            if folder and folder not in wanted:
+                continue
+            (root / folder).mkdir(exist_ok=True)
+            (root / name).touch()
+            if (directory / name).is_file() and name.endswith(".json"):
+                (root / name).write_bytes((directory / name).read_bytes())
+        weighted = [name for name in wanted if name in WEIGHTED and folder_of(root, name).is_dir()]
+        chosen = choose_variants(root, weighted, variant)
         parts = []
         for name, classes in wanted.items():
             library, class_name = entry_of(index.get(name))
-            part = Component(name, library, class_name, directory / name, True, variant=variant)
+            part = Component(name, library, class_name, folder_of(directory, name), True, variant=chosen.get(name, ""))
             part.problems += index_problems(directory, name, index.get(name), classes)
             parts.append(part)
+            if name == "scheduler" and not part.problems:
+                part.config = scheduler_settings(directory, index)[0]
             if name not in weighted or part.problems:
                 continue
+            find = partial(weight_files, folder_of(root, name), variant=part.variant, part=name)
             try:
-                part.config = read_json(directory / name / "config.json")
-                part.problems += config_problems(directory / name / "config.json", part.config, class_name)
-                part.files, part.safe = weight_files(Path(scratch, name), allow_pickle=True, variant=variant)
+                config = part.folder / "config.json"
+                part.config = repaired_config(name, read_json(config), index)[0]
+                part.problems += config_problems(config, part.config, class_name)
+                part.files, part.safe = find(allow_pickle=True)
             except ModelError as error:
-                part.problems.append(str(error).replace(scratch, hub_name(directory)))
+                part.problems.append(str(error).replace(str(root), hub_name(directory)))
                 continue
             try:
-                weight_files(Path(scratch, name), allow_pickle=False, variant=variant)
+                find(allow_pickle=False)
             except ModelError as refusal:
-                part.pickle_refusal = str(refusal).replace(scratch, hub_name(directory))
+                part.pickle_refusal = str(refusal).replace(str(root), hub_name(directory))
     return parts
-
-
-def hub_name(snapshot: Path) -> str:
-    """The hub id of a folder of the hub's cache, as its path says it."""
-    names = [parent.name for parent in snapshot.parents if parent.name.startswith("models--")]
-    return names[0].removeprefix("models--").replace("--", "/") if names else str(snapshot)

@@ -10,13 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from research.errors import ModelError
-from research.models.inspect.families import ACCEPTED, PIPELINES
-from research.models.inspect.find_model import Located, config_directory, find_model, read_index
-from research.models.inspect.fit import check_config, examine, make_scheduler, size_problem
-from research.models.inspect.hub import cached_snapshot, remote_parts
+from research.models.inspect.families import PIPELINES, family_of
+from research.models.inspect.find_model import (
+    Located,
+    config_directory,
+    find_model,
+    index_notes,
+    pipeline_class,
+    read_index,
+)
+from research.models.inspect.fit import READ_UNASKED, check_config, examine, make_scheduler, size_problem
+from research.models.inspect.hub import cached_directory, is_offline, remote_parts
 from research.models.inspect.inspection import ComponentEntry, Inspection, count
 from research.models.inspect.kinds import CLIP, UNET, VAE, Kind, kind_of_file, kind_of_folder, kind_of_tensors
-from research.models.inspect.parts import Component
+from research.models.inspect.parts import Component, is_whole
 from research.models.inspect.pickles import check_pickle, report_pickle
 from research.models.inspect.safe_files import read_json, shown, sniff
 from research.models.inspect.weights import TensorInfo, check_safetensors, first_not_finite, read_header
@@ -29,7 +36,6 @@ _TASKS = {
     "pixel": ["unconditional", "interpolation"],
     "classes": ["unconditional"],
 }
-_READ_UNASKED = 256 << 20  # bytes of weights that are looked through for NaN without being asked to
 _TELLING = (
     "num_train_timesteps",
     "beta_schedule",
@@ -46,6 +52,9 @@ def inspect_model(
     config: str | os.PathLike[str] | None = None,
     deep: bool = False,
     offline: bool | None = None,
+    revision: str | None = None,
+    variant: str | None = None,
+    subfolder: str | None = None,
 ) -> Inspection:
     """Look at a model: a zoo name, a directory, a single file or a hub id. No weight is loaded and no pickle is opened.
 
@@ -53,18 +62,19 @@ def inspect_model(
         config: for a single file, the diffusers directory whose configs it would be opened with.
         deep: look through all weights for values that are not finite, however large they are.
         offline: never use the network. By default as the variable HF_HUB_OFFLINE says.
+        revision, variant, subfolder: as of `research.load_model`.
 
     Whatever is wrong with the model is in the result; nothing is raised for it.
     """
     found = Inspection(path=os.fspath(path) if isinstance(path, str | os.PathLike) else repr(path))
     try:
-        place = find_model(path)
-        if place.directory is not None:
-            _directory(found, place.directory, deep)
-        elif place.file is not None:
+        place = find_model(path, revision=revision, subfolder=subfolder)
+        if place.file is not None:
             _file(found, place.file, config, deep)
+        elif place.directory is not None:
+            _directory(found, place.directory, deep, variant)
         else:
-            _hub(found, place, deep, offline)
+            _hub(found, place, deep, offline, variant)
     except ModelError as error:
         found.refuse(str(error))
     except (OSError, ValueError, RecursionError, MemoryError) as error:
@@ -77,7 +87,7 @@ def inspect_model(
 # -- a directory
 
 
-def _directory(found: Inspection, directory: Path, deep: bool) -> None:
+def _directory(found: Inspection, directory: Path, deep: bool, variant: str | None) -> None:
     found.location = str(directory)
     index_file = directory / "model_index.json"
     if not index_file.exists() and not index_file.is_symlink():
@@ -91,23 +101,20 @@ def _directory(found: Inspection, directory: Path, deep: bool) -> None:
     made = f", made with diffusers {shown(version, 20)}" if version else ""
     found.pipeline = shown(index["_class_name"])
     found.what = f"a diffusers pipeline, {found.pipeline}{made}"
-    parts, problems = examine(directory, allow_pickle=False)
-    _pipeline(found, parts, problems, directory, deep)
+    examined = examine(directory, variant=variant, deep=deep)
+    found.notes += examined.notes
+    _pipeline(found, examined.parts, examined.problems, directory)
 
 
-def _pipeline(
-    found: Inspection, parts: list[Component], problems: list[str], directory: Path, deep: bool | None
-) -> None:
-    """Everything that can be said of a pipeline whose parts have been looked at; ``deep=None`` if its weights are not here."""
+def _pipeline(found: Inspection, parts: list[Component], problems: list[str], directory: Path) -> None:
+    """Everything that can be said of a pipeline whose parts have been looked at."""
     by_name = {part.name: part for part in parts}
     refusals = [part.pickle_refusal for part in parts if part.pickle_refusal]
-    supported = found.pipeline in PIPELINES
+    supported = family_of(found.pipeline) is not None
     found.components = [_component_entry(part) for part in parts]
     for part in parts:
         _list_pickles(found, part.pickles, read=[] if part.safe else part.files)
     found.pickles.sort(key=lambda each: not each["read"])
-    if not supported:
-        found.refuse(f"{found.pipeline} is not supported. Accepted: {ACCEPTED}.")
     for problem in problems:
         found.refuse(problem)
     for refusal in refusals:
@@ -115,19 +122,15 @@ def _pipeline(
     if not found.reason:
         found.verdict = "pickle" if refusals else "safe"
         found.reason = found.problems[0] if refusals else None
-    found.scheduler = _describe_scheduler(directory / "scheduler" / "scheduler_config.json")
+    scheduler = by_name.get("scheduler")
+    if scheduler is not None and scheduler.config:
+        found.scheduler = _described(scheduler.config, scheduler.folder / "scheduler_config.json")
     if supported:
         used = [part for part in parts if part.used]
         _estimate_memory(found, used)
         found.family = PIPELINES[str(found.pipeline)]
         found.role = _role_of({name: part.config for name, part in by_name.items()})
         _fill_fitting(found)
-        if deep is not None:
-            _look_through(found, [file for part in used if part.safe for file in part.files], deep)
-    if any(part.variant for part in parts):
-        found.notes.append(
-            "the weights are of one variant, and that is what is loaded, converted to the dtype asked for"
-        )
 
 
 def _component_entry(part: Component) -> ComponentEntry:
@@ -151,17 +154,24 @@ def _component_entry(part: Component) -> ComponentEntry:
 # -- the hub
 
 
-def _hub(found: Inspection, place: Located, deep: bool, offline: bool | None) -> None:
-    hub_id = str(place.hub_id)
-    found.location = hub_id
-    if (snapshot := cached_snapshot(hub_id)) is not None:
-        _directory(found, snapshot, deep)
+def _hub(found: Inspection, place: Located, deep: bool, offline: bool | None, variant: str | None) -> None:
+    assert place.hub is not None
+    found.location = str(place.hub)
+    cached = cached_directory(place)
+    if cached is not None and (is_offline(offline) or is_whole(cached, variant)):
+        _directory(found, cached, deep, variant)
         return
-    directory, parts = remote_parts(hub_id, offline=offline)
+    directory, parts = remote_parts(place, offline=offline, variant=variant)
     found.kind, found.pipeline = "pipeline", shown(read_index(directory)["_class_name"])
     found.what = f"a diffusers pipeline on the hub, {found.pipeline}"
+    found.notes += index_notes(directory)
     found.notes.append("its weights are not here yet; what is said of them is from their headers")
-    _pipeline(found, parts, [problem for part in parts for problem in part.problems], directory, deep=None)
+    problems = [problem for part in parts for problem in part.problems]
+    try:
+        pipeline_class(directory)
+    except ModelError as error:
+        problems.insert(0, str(error))
+    _pipeline(found, parts, problems, directory)
 
 
 # -- a single file
@@ -255,11 +265,14 @@ def _fill_fitting(found: Inspection) -> None:
 
 
 def _describe_scheduler(file: Path) -> dict[str, Any] | None:
-    """The class and the telling settings, as they are in force (defaults included) where the class is known."""
     try:
-        config = read_json(file)
+        return _described(read_json(file), file)
     except ModelError:
         return None
+
+
+def _described(config: Mapping[str, Any], file: Path) -> dict[str, Any]:
+    """The class and the telling settings, as they are in force (defaults included) where the class is known."""
     settings: dict[str, Any] = dict(config)
     snr = None
     with contextlib.suppress(ModelError):
@@ -308,7 +321,7 @@ def _estimate_memory(found: Inspection, parts: list[Component]) -> None:
 
 def _look_through(found: Inspection, files: list[Path], deep: bool) -> None:
     """Refuse weights with values that are not finite; large files are looked at only if asked for."""
-    if found.verdict == "no" or not (deep or sum(f.stat().st_size for f in files) <= _READ_UNASKED):
+    if found.verdict == "no" or not (deep or sum(f.stat().st_size for f in files) <= READ_UNASKED):
         return
     for file in files:
         if name := first_not_finite(file):

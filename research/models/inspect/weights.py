@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import re
-import tempfile
+import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -47,9 +46,13 @@ _CHUNK = 16 << 20  # bytes
 # of the dtypes that numpy does not know: the type of the same size, and the bits that are all set in NaN and infinity
 _NOT_FINITE_BITS = {"BF16": ("<u2", 0x7F80), "F8_E5M2": ("u1", 0x7C), "F8_E4M3": ("u1", 0x7F)}
 _NUMPY_DTYPES = {"F16": "<f2", "F32": "<f4", "F64": "<f8"}
+_WRAPPER, _PARALLEL = "._orig_mod.", "module."
 _TRANSFORMERS = re.compile(r"text_encoder|image_encoder|safety_checker|depth_estimator")
 # tensors that checkpoints carry and their modules no longer have, or have in another class of the same weights
 _HARMLESS = re.compile(r"position_ids$|^text_projection\.weight$|^logit_scale$|^vision_model\.|^visual_projection\.")
+
+
+_LAYER = re.compile(r"(?:^|\.)(?:layers|block)\.(\d+)\.")
 
 
 @dataclass(frozen=True)
@@ -66,29 +69,29 @@ class TensorInfo:
         return math.prod(self.shape)
 
 
-def stems(component: Path) -> tuple[str, str]:
-    """The names, less the ending, under which a component's safetensors and its pickles are read."""
-    if _TRANSFORMERS.match(component.name):
+def stems(part: str) -> tuple[str, str]:
+    """The names, less the ending, under which a part's safetensors and its pickles are read."""
+    if _TRANSFORMERS.match(part):
         return "model", "pytorch_model"
     return "diffusion_pytorch_model", "diffusion_pytorch_model"
 
 
-def variants(component: Path, *, pickled: bool = False) -> set[str]:
-    """The variants of weights there are: "" for plain names, "fp16" for ``model.fp16.safetensors``."""
-    stem, ending = (stems(component)[1], "bin") if pickled else (stems(component)[0], "safetensors")
+def variants(component: Path, part: str | None = None, *, pickled: bool = False) -> set[str]:
+    """The variants of weights there are in the folder of a part: "" for plain names, "fp16" for ``model.fp16.safetensors``."""
+    of_part = stems(part or component.name)
+    stem, ending = (of_part[1], "bin") if pickled else (of_part[0], "safetensors")
     pattern = _name_pattern(stem, ending)
     found = (pattern.fullmatch(p.name) for p in component.iterdir())
     return {m["a"] or m["b"] or m["c"] or "" for m in found if m}
 
 
-def plain_name(component: Path, name: str, variant: str) -> str | None:
-    """A file's name without the variant; None for weights of another variant. Shards keep the name that their index says."""
-    for stem, ending in zip(stems(component), ("safetensors", "bin"), strict=True):
+def plain_name(part: str, name: str) -> str | None:
+    """A weight file's (or index's) name without its variant, None for a file of another kind. Shards keep the name that their
+    index says."""
+    for stem, ending in zip(stems(part), ("safetensors", "bin"), strict=True):
         if match := _name_pattern(stem, ending).fullmatch(name):
-            if (match["a"] or match["b"] or match["c"] or "") != variant:
-                return None
             return name if match["shard"] else f"{stem}.{ending}{'.index.json' * bool(match['index'])}"
-    return name
+    return None
 
 
 def _name_pattern(stem: str, ending: str) -> re.Pattern[str]:
@@ -99,19 +102,30 @@ def _name_pattern(stem: str, ending: str) -> re.Pattern[str]:
     )
 
 
-def weight_files(component: Path, *, allow_pickle: bool, variant: str = "") -> tuple[list[Path], bool]:
+def weight_files(
+    component: Path, *, allow_pickle: bool, variant: str = "", part: str | None = None
+) -> tuple[list[Path], bool]:
     """The weight files that diffusers or transformers would read from one component's folder, and whether they are safetensors.
+
+    Where one file and an index of shards lie side by side, transformers reads the file and diffusers the shards.
+
+    Args:
+        part: the component's name, where its folder is not called so.
 
     Raises:
         ModelError: none, a missing shard, or only pickles without ``allow_pickle``.
     """
     if not component.is_dir():
         raise ModelError(f"model.path: component folder {component} is missing.")
-    safe_stem, pickle_stem = stems(component)
+    name = part or component.name
+    safe_stem, pickle_stem = stems(name)
     for stem, ending, safe in ((safe_stem, "safetensors", True), (pickle_stem, "bin", False)):
         single = component / f"{stem}{'.' * bool(variant)}{variant}.{ending}"
         indices = index_files(component, stem, ending, variant)
-        files = _shards(indices[0], ending) if indices else [single] if _there(single) else []
+        if _there(single) and (_TRANSFORMERS.match(name) or not indices):
+            files = [single]
+        else:
+            files = _shards(indices[0], ending) if indices else []
         if not files:
             continue
         if not safe and not allow_pickle:
@@ -120,32 +134,28 @@ def weight_files(component: Path, *, allow_pickle: bool, variant: str = "") -> t
                 "accepted are safetensors, or set model.allow_pickle=true if you trust where they come from."
             )
         return files, safe
-    raise ModelError(_no_weights(component, variant))
+    raise ModelError(_no_weights(component, variant, name))
 
 
-@contextlib.contextmanager
-def plain_view(directory: Path, variant: str) -> Iterator[Path]:
-    """A temporary folder of links to a model's (or a component's) files in which a variant's weights have plain names.
-
-    Without a variant it is the directory itself. Files that were opened from the view stay readable after it is gone.
-    """
-    if not variant:
-        yield directory
-        return
-    with tempfile.TemporaryDirectory(prefix="research-") as scratch:
-        view = Path(scratch, directory.name or "model")
-        _link(directory.absolute(), view, variant, depth=1)
-        yield view
+def stripped_names(names: Sequence[str]) -> dict[str, str] | None:
+    """Tensor names without what wrappers put into them: torch.compile ``_orig_mod.`` wherever it compiled, and data parallelism
+    ``module.`` before all of them. None where there is nothing of the kind, or two names would become one."""
+    found = {name: f".{name}".replace(_WRAPPER, ".")[1:] for name in names}
+    while found and all(plain.startswith(_PARALLEL) for plain in found.values()):
+        found = {name: f".{plain.removeprefix(_PARALLEL)}".replace(_WRAPPER, ".")[1:] for name, plain in found.items()}
+    changed = any(name != plain for name, plain in found.items())
+    return found if changed and len(set(found.values())) == len(found) else None
 
 
-def _link(folder: Path, view: Path, variant: str, depth: int) -> None:
-    view.mkdir()
-    for entry in folder.iterdir():
-        if entry.is_dir():
-            if depth:
-                _link(entry, view / entry.name, variant, depth - 1)
-        elif name := plain_name(folder, entry.name, variant):
-            (view / name).symlink_to(entry)
+def write_renamed(file: Path, names: Mapping[str, str], target: Path) -> None:
+    """Write a safetensors file with other names for its tensors, and the same bytes."""
+    with file.open("rb") as source, target.open("wb") as copy:
+        length = int.from_bytes(source.read(8), "little")
+        header = json.loads(source.read(length))
+        renamed = json.dumps({names.get(name, name): entry for name, entry in header.items()}).encode()
+        renamed += b" " * (-len(renamed) % 8)  # tensors begin at a multiple of 8 bytes
+        copy.write(len(renamed).to_bytes(8, "little") + renamed)
+        shutil.copyfileobj(source, copy, _CHUNK)
 
 
 def index_files(component: Path, stem: str, ending: str, variant: str = "") -> list[Path]:
@@ -233,12 +243,20 @@ def loaded_module(loaded: tuple[Any, Mapping[str, Any]], component: Path) -> Any
             and go on with random or without them.
     """
     module, info = loaded
-    if problem := misfit(info, component):
+    if problem := misfit(info, component, module):
         raise ModelError(problem)
     return module.eval()
 
 
-def misfit(info: Mapping[str, Any], component: Path) -> str | None:
+def surplus_layers(info: Mapping[str, Any], module: Any) -> set[str]:
+    """Of tensors that a text encoder has no place for, those of layers above the last that its config says: who skips layers of
+    CLIP writes it so."""
+    kept = getattr(module.config, "num_hidden_layers", None)
+    found = {key: _LAYER.search(key) for key in info.get("unexpected_keys") or ()}
+    return {key for key, match in found.items() if match and isinstance(kept, int) and int(match[1]) >= kept}
+
+
+def misfit(info: Mapping[str, Any], component: Path, module: Any) -> str | None:
     """What of a component's weights does not fit its config, from the libraries' loading info."""
     if wrong := sorted(info.get("mismatched_keys") or ()):
         name, found, wanted = wrong[0]
@@ -248,7 +266,9 @@ def misfit(info: Mapping[str, Any], component: Path) -> str | None:
         )
     if missing := sorted(info.get("missing_keys") or ()):
         return f"model.path: the weights in {component} lack {shown(missing[0])}{_more(missing)}."
-    strange = sorted(k for k in info.get("unexpected_keys") or () if not _HARMLESS.search(k))
+    surplus = surplus_layers(info, module) if component.name.startswith("text_encoder") else set()
+    strange = sorted(set(info.get("unexpected_keys") or ()) - surplus)
+    strange = [key for key in strange if not _HARMLESS.search(key)]
     if strange:
         return (
             f"model.path: the weights in {component} do not fit its config.json: there is no place for "
@@ -265,8 +285,8 @@ def _there(file: Path) -> bool:
     return file.is_symlink() or file.exists()
 
 
-def _no_weights(component: Path, variant: str) -> str:
-    stem = stems(component)[0]
+def _no_weights(component: Path, variant: str, part: str) -> str:
+    stem = stems(part)[0]
     inside = sorted(p.name for p in component.iterdir() if p.suffix in (".safetensors", ".gguf", *PICKLE_SUFFIXES))
     found = f" (found {shown(', '.join(inside[:4]))})" if inside else ""
     wanted = f"{stem}{'.' * bool(variant)}{variant}.safetensors"
