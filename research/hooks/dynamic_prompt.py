@@ -92,7 +92,7 @@ class DynamicPrompt(Hook):
             for name, course in self.courses.items()
             if self.given[name]
         }
-        state.conditions = _Overlay(state.conditions, makers)
+        state.conditions = Overlay(state.conditions, makers)
 
     def on_end(self, run: Run) -> None:
         for name, key in (("cond", "prompts"), ("uncond", "negative")):
@@ -187,7 +187,7 @@ class _Course:
         return filled
 
 
-class _Overlay(Mapping[str, Condition]):
+class Overlay(Mapping[str, Condition]):
     """Conditions of which some are replaced, made when they are asked for."""
 
     def __init__(self, base: Mapping[str, Condition], makers: Mapping[str, Callable[[], Condition]]):

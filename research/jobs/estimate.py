@@ -53,6 +53,10 @@ _ONCE = {
     "UniPCMultistepScheduler",
 }
 _OWN = "research.guidance."
+# modifiers that ask for what the guidance inside asks for (of Renorm and Rescale: nearly always)
+_EVEN = {"EpsilonScaling", "HiGS", "MimicThreshold", "Momentum", "Renorm", "Rescale", "TSR", "Threshold"}
+# guidances that add to another, and are that one at scale 0
+_ADDING = {"PAG", "PLADIS", "SAG", "SEG", "SLG", "SWG", "TPG", "DPS", "LossGuidance", "ClassifierGuidance"}
 _MOST_RECORDS = 300  # read for the timings, the latest first: they tell the time of thousands
 _TIMED_BY = (
     "path",
@@ -241,7 +245,7 @@ class _Guided:
             return self._interval(node, settings, inside)
         if kind == "Schedule":
             return lambda step, scale: inside(step, self._scheduled(node, settings, step))
-        if kind not in ("Renorm", "Rescale", "Threshold"):
+        if kind not in _EVEN:
             self.exact = False
         return inside
 
@@ -306,10 +310,11 @@ class _Guided:
             return 1 if own == 0 else 2
         if name in ("Composable", "PerpNeg"):
             return 1 if own == 0 else 2 + self._further(node)
-        if name in ("Autoguidance", "PAG", "SAG", "SEG", "SLG"):
+        if name in ("Autoguidance", "PAG", "SAG", "SEG", "SLG", "SWG", "TPG"):
             base = node.get("base")
-            return (self._branches(base, None, step) if base else 1) + (own != _neutral(node))
-        if name in ("DPS", "LossGuidance", "ClassifierGuidance", "NAG"):
+            further = int(_arguments(node)["windows"]) ** 2 if name == "SWG" else 1
+            return (self._branches(base, None, step) if base else 1) + further * (own != _neutral(node))
+        if name in ("DPS", "LossGuidance", "ClassifierGuidance", "NAG", "PLADIS"):
             base = node.get("base")
             return self._branches(base, None, step) if base else 1
         return 1 if own == 1 else 2
@@ -321,7 +326,7 @@ class _Guided:
 
 
 def _neutral(node: Node) -> float:
-    if _class(node) in ("PAG", "SAG", "SEG", "SLG", "DPS", "LossGuidance", "ClassifierGuidance"):
+    if _class(node) in _ADDING:
         return 0.0
     return math.nan if _class(node) in ("CFGPlusPlus", "Composable", "PerpNeg") else 1.0
 

@@ -18,7 +18,7 @@ from research.solvers import SchedulerSpec, SolverFactory, scheduler_names
 HALF = ["task=image_to_image", "task.strength=0.6"]
 GUIDANCES = [
     "apg", "autoguidance", "cfg", "cfg_plus_plus", "cfg_zero", "composable", "dps_inpaint", "fdg", "icg", "loss",
-    "magnitude_aware", "nag", "none", "pag", "perp_neg", "sag", "seg", "slg", "tcfg", "tsg",
+    "magnitude_aware", "nag", "none", "pag", "perp_neg", "pladis", "sag", "seg", "slg", "smc_cfg", "swg", "tcfg", "tpg", "tsg",
 ]  # fmt: skip
 SHIPPED = [name for name in scheduler_names() if not name.startswith("flow_")]  # the tiny model predicts no flow
 CASES: list[list[str]] = [
@@ -32,6 +32,7 @@ CASES: list[list[str]] = [
     ["guidance/modifiers=schedule", "guidance.modifiers.schedule.kind=triangle"],
     ["guidance=pag", "guidance/modifiers=schedule"],
     ["guidance/modifiers=[schedule,interval]"],
+    ["guidance/modifiers=[schedule,higs,momentum,tsr,epsilon_scaling,mimic_threshold]"],
     ["guidance/modifiers=[interval,schedule,rescale]"],
     ["hooks=repaint", "hooks.repaint.jump_length=2", "hooks.repaint.jump_n_sample=3"],
     ["hooks=restart", "hooks.restart.sigma=null", "hooks.restart.steps=[0.2,0.7]"],

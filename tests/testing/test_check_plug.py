@@ -429,7 +429,20 @@ def test_sound_ones_pass(plug: object) -> None:
 CONF = Path(__file__).parents[2] / "conf"
 OWN = [f"guidance={file.stem}" for file in sorted((CONF / "guidance").glob("*.yaml"))]
 OWN += [f"hooks={file.stem}" for file in sorted((CONF / "hooks").glob("*.yaml")) if file.stem != "none"]
-OWN += [f"guidance/modifiers={name}" for name in ("interval", "rescale", "schedule", "threshold")]
+OWN += [
+    f"guidance/modifiers={name}"
+    for name in (
+        "epsilon_scaling",
+        "higs",
+        "interval",
+        "mimic_threshold",
+        "momentum",
+        "rescale",
+        "schedule",
+        "threshold",
+        "tsr",
+    )
+]
 
 
 @pytest.mark.parametrize("choice", OWN)
