@@ -169,7 +169,7 @@ def _sweep(composer: Composer, master: DictConfig, lines: list[str]) -> int:
         return _over_ranks(jobs, report)
     in_process = master.hydra.launcher._target_ == hydra_internals.BASIC_LAUNCHER
     with machine_slot(jobs) if in_process else nullcontext():
-        prepare(jobs, report)
+        prepare(jobs, report, here=in_process)
         _log.info("sweep of %d jobs", len(jobs))
         for said in filter(None, (duplicates_note(made), budget_note(made))):
             _log.info("%s", said)
@@ -273,7 +273,7 @@ def _plan(composer: Composer, master: DictConfig, lines: list[str], args: argpar
     keep_to_budget(made, _budget(master).planned_nfe)
     full = args.plan == "full"
     if full:
-        full_checks(made)
+        full_checks(made, here=master.hydra.launcher._target_ == hydra_internals.BASIC_LAUNCHER)
     print(as_json(made, full=full) if args.json else as_text(made, full=full))
     return OK if not made.impossible or (made.skips and made.jobs) else BAD_INPUT
 

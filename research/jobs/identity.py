@@ -22,7 +22,7 @@ from research.jobs.schema import MODEL_IDENTITY, NOT_IDENTITY
 from research.jobs.targets import without_defaults
 from research.metrics.extractors.find import EFFICIENTNET, INCEPTION, INCEPTION_ANTIALIASED, REFERENCES_DIR
 from research.models.inspect.find_model import find_pipeline
-from research.models.loras import read_loras
+from research.models.lora_files import read_loras
 from research.tasks.checks import PICTURES
 from research.zoo import ZOO_DIR, zoo_path
 
@@ -116,7 +116,7 @@ def identity(
 def _weights_changed(model: Mapping[str, Any]) -> dict[str, Any]:
     """Of a model's settings those that change its weights or its decoder, where they say something: LoRAs by content."""
     found: dict[str, Any] = {}
-    if loras := read_loras(model.get("loras")):
+    if loras := read_loras(model.get("loras"), offline=model.get("offline")):
         found["loras"] = [{"content": f"sha256:{_file_hash(lora.path).hex()}", "weight": lora.weight} for lora in loras]
     if (quantize := model.get("quantize") or "none") != "none":
         found["quantize"] = quantize

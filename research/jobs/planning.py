@@ -169,16 +169,16 @@ def _written(point: Sequence[str], key: str) -> str:
     return next(as_written(line) for line in point if _key(line) == key)
 
 
-def full_checks(made: Plan) -> None:
+def full_checks(made: Plan, *, here: bool = True) -> None:
     """Look too at what takes torch: whether plugs fit the model, and what the scheduler linter says. Jobs that fail move to
-    the impossible points of the plan."""
+    the impossible points of the plan. ``here``: whether they run on this machine."""
     from research.jobs.lint import lint_jobs
     from research.jobs.preflight import check_fit
 
     kept = []
     for job in made.jobs:
         try:
-            check_fit([job])
+            check_fit([job], here=here)
             lint_jobs([job])
             kept.append(job)
         except UserError as error:

@@ -10,6 +10,7 @@ import json
 import logging
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,17 +23,23 @@ from research.jobs.plan_cache import PlanCache
 from research.jobs.schema import LOOP, MODEL_IDENTITY, MODEL_LEVELS
 from research.metrics.base import as_metric
 from research.metrics.score import check_metric
+from research.models.geometry import factor_and_patch, wrong_side
+from research.models.inspect.families import FAMILIES, PIPELINES
 from research.models.inspect.find_model import find_configured, find_pipeline, pipeline_class, read_index
+from research.models.inspect.fit import channel_problems
 from research.models.inspect.hub import local_directory
 from research.models.inspect.parts import WEIGHTED, choose_variants, folder_of, wanted_parts
 from research.models.inspect.weights import check_safetensors, weight_files
-from research.models.loras import check_loras, read_loras
+from research.models.lora_files import Lora, read_loras
+from research.models.loras import check_converted, check_loras
+from research.models.memory import Memory
 
 if TYPE_CHECKING:
     from research.jobs.job import Job
     from research.solvers.build import SolverFactory
 
 _log = logging.getLogger(__name__)
+_SAID = {"in_channels", "out_channels", "cross_attention_dim"}
 
 
 # -- the classes of one config, without torch
@@ -176,11 +183,12 @@ def check_model(config: Mapping[str, Any]) -> None:
         own_model.check(config["model"])
         return
     model = config["model"]
+    check_memory(model)
     directory = local_directory(find_configured(model), offline=model.get("offline"), variant=model.get("variant"))
     if directory is None:
         return
     _check_files(directory, model["allow_pickle"], model.get("variant"))
-    check_loras(read_loras(config["model"].get("loras")), directory, config["model"]["path"])
+    check_loras(_loras_of(config), directory, config["model"]["path"])
     known = _read_json(folder_of(directory, "scheduler") / "scheduler_config.json").get("num_train_timesteps", 1000)
     timesteps = config["scheduler"]["options"].get("num_train_timesteps", known)
     if isinstance(timesteps, int) and config["steps"] > timesteps:
@@ -188,6 +196,26 @@ def check_model(config: Mapping[str, Any]) -> None:
             f"steps: found {config['steps']}; accepted is a whole number from 1 to {timesteps}, the timesteps of the scheduler."
         )
     _check_size(directory, config["task"])
+
+
+def check_memory(model: Mapping[str, Any], device: str | None = None) -> None:
+    """Check how a job's model is to use memory.
+
+    Args:
+        device: on what kind of device it runs, where the config does not say it.
+
+    Raises:
+        ConfigError: settings that do not go together, or a package that is not installed.
+    """
+    named = str(model.get("device") or "auto")
+    known = device if named == "auto" else named.partition(":")[0]
+    told = {field.name: model[field.name] for field in fields(Memory) if model.get(field.name) is not None}
+    Memory(**told).check(known, compile=bool(model.get("compile")), loras=bool(model.get("loras")))
+
+
+def _loras_of(config: Mapping[str, Any]) -> tuple[Lora, ...]:
+    model = config["model"]
+    return read_loras(model.get("loras"), offline=model.get("offline"))
 
 
 @lru_cache(maxsize=64)
@@ -205,21 +233,28 @@ def _check_files(directory: Path, allow_pickle: bool, variant: str | None) -> No
         files, safe = weight_files(folder, allow_pickle=allow_pickle, variant=chosen[part], part=part)
         for file in files if safe else ():
             check_safetensors(file)
+    configs = {part: _read_json(folder_of(directory, part) / "config.json") for part in parts}
+    if (
+        "transformer" in configs or configs.get("unet", {}).keys() >= _SAID
+    ):  # what is left out needs diffusers to be known
+        for problem in channel_problems(configs, directory):
+            raise ModelError(problem)
 
 
 def _check_size(directory: Path, task: Mapping[str, Any]) -> None:
-    blocks = _read_json(directory / "vae" / "config.json").get("block_out_channels")
-    if not blocks:
+    family = PIPELINES.get(str(read_index(directory)["_class_name"]))
+    if family is None or "vae" not in FAMILIES[family].parts:
         return
-    factor = 2 ** (len(blocks) - 1)
+    network, vae = (
+        _read_json(folder_of(directory, part) / "config.json") for part in (FAMILIES[family].network, "vae")
+    )
+    factor, patch = factor_and_patch(family, network, vae)
     for key in ("height", "width"):
         pixels = task.get(key)
         if pixels is None:
             continue
-        if isinstance(pixels, bool) or not isinstance(pixels, int) or pixels < 1 or pixels % factor:
-            raise ConfigError(
-                f"task.{key}: found {pixels!r}; accepted is a positive multiple of {factor}, the factor of the VAE."
-            )
+        if isinstance(pixels, bool) or not isinstance(pixels, int) or pixels < 1 or pixels % (factor * patch):
+            raise wrong_side(key, pixels, factor, patch)
 
 
 def _read_json(file: Path) -> dict[str, Any]:
@@ -235,10 +270,13 @@ def _read_json(file: Path) -> dict[str, Any]:
 # -- plugs against one another and the model
 
 
-def check_fit(jobs: Sequence[Job]) -> None:
+def check_fit(jobs: Sequence[Job], *, here: bool = True) -> None:
     """Build guidance, hooks, scheduler and task of each job that will run, and check them against the model's outline.
 
     Models that are not on this disk, and single files, are looked at when they load.
+
+    Args:
+        here: whether the jobs run on this machine, whose GPU is what they have.
 
     Raises:
         UserError: a task that its model cannot do, a scheduler that a task or guidance cannot work with, a picture that does not
@@ -258,6 +296,8 @@ def check_fit(jobs: Sequence[Job]) -> None:
         seen.add(key)
         try:
             try:
+                if here and job.config["model"].get("offload", "none") != "none":
+                    check_memory(job.config["model"], _device_here())
                 _check_job(job, looked_at)
             except UserError:
                 raise
@@ -267,6 +307,13 @@ def check_fit(jobs: Sequence[Job]) -> None:
             if len(jobs) == 1:
                 raise
             raise type(error)(f"{str(error).rstrip('.')} (in the job {' '.join(job.overrides)}).") from error
+
+
+def _device_here() -> str:
+    """What "auto" is on this machine."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _plug_failed(error: Exception) -> str:
@@ -317,6 +364,13 @@ def _check_job(job: Job, looked_at: set[type]) -> None:
     if model is None:
         return
     check_choices(model, *(config["model"].get(key) for key in MODEL_IDENTITY))
+    if not own and config["model"].get("loras"):
+        chosen = config["model"]
+        directory = local_directory(
+            find_configured(chosen), offline=chosen.get("offline"), variant=chosen.get("variant")
+        )
+        assert directory is not None
+        check_converted(_loras_of(config), directory, chosen["path"])
     asked = json.dumps([config["scheduler"], config["sigmas"]])
     parity = config["runtime"]["parity"]
     factory = _own_solvers(asked, model, parity) if own else _solvers(asked, _place(config["model"]), parity)

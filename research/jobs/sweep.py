@@ -77,17 +77,18 @@ def _number(result: JobResult, name: str) -> float:
     return float(numbers[name])
 
 
-def prepare(jobs: Sequence[Job], report: ReportSettings = AS_DEFAULT) -> None:
+def prepare(jobs: Sequence[Job], report: ReportSettings = AS_DEFAULT, *, here: bool = True) -> None:
     """Make the folders that the jobs are kept in, once it is known that all of them can run.
 
     Args:
         report: kept for the report.
+        here: whether the jobs run on this machine.
 
     Raises:
         ConfigError: a job's scheduler cannot work, or a folder cannot be written, or it is of a later version of the project.
     """
     with gc_paused(keep=True):
-        check_fit(jobs)
+        check_fit(jobs, here=here)
         lint_jobs(jobs)
     for line in changed_lines(changed_since(jobs)):
         _log.info("%s; they stay where they are, and the report leaves them out", line)

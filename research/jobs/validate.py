@@ -31,7 +31,7 @@ from research.jobs.schema import (
     SECTIONS,
     VECTORISE,
 )
-from research.models.loras import read_loras
+from research.models.lora_files import read_loras
 from research.tasks.checks import check_settings
 
 _DEVICE = re.compile(r"^(auto|cpu|mps|(cuda|xpu)(:\d+)?)$")
@@ -65,7 +65,9 @@ def validate(
         checked.pop(section, None)
     if checked.get("seeds") is None:  # jobs without are what they were before there was such a key
         checked.pop("seeds", None)
-    for key, read in _READERS.items():
+    readers: dict[str, Callable[[str, Any], Any]] = {**_READERS}
+    readers["model.loras"] = partial(_loras, offline=(config.get("model") or {}).get("offline"))
+    for key, read in readers.items():
         section, _, name = key.rpartition(".")
         if not section:
             checked[key] = read(key, checked.get(key))
@@ -233,11 +235,16 @@ def _mapping_or_none(key: str, value: Any) -> Any:
     return value or None
 
 
-def _loras(key: str, value: Any) -> Any:
+def _loras(key: str, value: Any, *, offline: Any = None) -> Any:
     """With each path as it was given, which is a part of the job's record."""
-    found = read_loras(value)
+    found = read_loras(value, offline=offline)
+    named = [
+        {"weight_name": each["weight_name"]} if isinstance(each, Mapping) and each.get("weight_name") else {}
+        for each in value or []
+    ]
     return [
-        {"path": str(each["path"]), "weight": lora.weight} for each, lora in zip(value or [], found, strict=True)
+        {"path": str(each["path"]), "weight": lora.weight, **name}
+        for each, lora, name in zip(value or [], found, named, strict=True)
     ] or None
 
 

@@ -76,16 +76,31 @@ class LatentGeometry:
                 number = None
             multiple = self.vae_factor * self.patch
             if number is None or number < 1 or number % multiple:
-                what = (
-                    "the factor of the VAE"
-                    if self.patch == 1
-                    else f"the factor of the VAE times patches of {self.patch}"
-                )
-                raise ConfigError(
-                    f"task.{key}: found {pixels!r}; accepted is a positive multiple of {multiple}, {what}."
-                )
+                raise wrong_side(key, pixels, self.vae_factor, self.patch)
             sides.append(number // self.vae_factor)
         return self.latent_channels, sides[0], sides[1]
+
+
+def factor_and_patch(family: str, network: Mapping[str, Any], vae: Mapping[str, Any]) -> tuple[int, int]:
+    """Pixels a latent, and latents a token of the network, on a side, told from configs as `LatentGeometry` of the family has
+    them."""
+    if family == "qwen-image":
+        factor = 2 ** len(vae.get("temperal_downsample", (False, True, True)))
+    elif family.startswith("sana"):
+        factor = 2 ** (len(vae.get("encoder_block_out_channels", (64,) * 6)) - 1)
+    else:
+        factor = 2 ** (len(vae.get("block_out_channels", (64,))) - 1)
+    if family in ("flux", "chroma", "qwen-image"):
+        return factor, 2
+    if family in ("unet-text", "unet-pixel", "sdxl", "dit"):
+        return factor, 1
+    return factor, int(network.get("patch_size", 1 if family.startswith("sana") else 2))
+
+
+def wrong_side(key: str, pixels: Any, factor: int, patch: int) -> ConfigError:
+    """What is said of a side that factor and patch do not divide."""
+    what = "the factor of the VAE" if patch == 1 else f"the factor of the VAE times patches of {patch}"
+    return ConfigError(f"task.{key}: found {pixels!r}; accepted is a positive multiple of {factor * patch}, {what}.")
 
 
 def pixel_shape(own: tuple[int, int, int], height: Any, width: Any) -> tuple[int, int, int]:

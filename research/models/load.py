@@ -23,7 +23,8 @@ from research.models.inspect.find_model import find_pipeline, pipeline_class
 from research.models.inspect.fit import checked
 from research.models.inspect.hub import fetch
 from research.models.known_tokens import refuse_unknown_tokens
-from research.models.loras import Lora, check_loras, fuse_loras, hash_with, read_loras
+from research.models.lora_files import Lora, read_loras
+from research.models.loras import check_converted, check_loras, fuse_loras, hash_with
 from research.models.memory import Memory, quantization, use_memory
 from research.models.single_file import single_file_config, write_file
 
@@ -87,8 +88,10 @@ def load_model(
         compile: have torch compile the network (``torch.compile``) when it is first called, and once more for another batch size;
             the seconds of it stand in ``timings["compile"]``. Where a patch or a hook changes layers, it runs as it is written.
         channels_last: lay weights out in memory with the channels last, which convolutions on some GPUs prefer.
-        loras: LoRA files (or folders with one) added to the weights, each with a factor: ``[("style.safetensors", 0.8)]``
-            or ``[{"path": ..., "weight": ...}]``. Weights are those of the pipeline after ``load_lora_weights``, ``set_adapters``
+        loras: LoRA files (folders with one, or of the hub: "owner/name", "owner/name/file.safetensors") added to the
+            weights, each with a factor: ``[("style.safetensors", 0.8)]`` or ``[{"path": ..., "weight": ...,
+            "weight_name": ...}]``.
+            Weights are those of the pipeline after ``load_lora_weights``, ``set_adapters``
             and ``fuse_lora()``. Needs peft.
         quantize: keep the network's weights in fewer bits: "fp8" (diffusers' layerwise casting; needs nothing), "int8" (needs
             torchao), "nf4" (needs bitsandbytes). Text encoders and VAE stay as they are.
@@ -119,9 +122,9 @@ def load_model(
     if max_sequence_length is not None:
         check_whole_number("model.max_sequence_length", max_sequence_length, least=1)
     torch_dtype, torch_device = resolve_dtype_and_device(dtype, device)
-    files = read_loras(loras)
+    files = read_loras(loras, offline=offline)
     memory = Memory(quantize, offload, drop_text_encoders, vae_tiling, vae_slicing)
-    memory.check(torch_device, compile=compile, loras=bool(files))
+    memory.check(torch_device.type, compile=compile, loras=bool(files))
     how = _How(torch_dtype, allow_pickle, files, quantization(quantize, torch_dtype), variant)
 
     def ready(model: BaseModel) -> BaseModel:
@@ -222,6 +225,7 @@ def _from_directory(directory: Path, path: str, how: _How) -> BaseModel:
     examined = checked(directory, allow_pickle=how.allow_pickle, variant=how.variant)
     with examined.shown() as view:
         check_loras(how.loras, view, path)
+        check_converted(how.loras, view, path)
         try:
             model = family.from_directory(
                 view, path=path, dtype=how.dtype, allow_pickle=how.allow_pickle, quantization=how.quantization

@@ -1,15 +1,17 @@
-"""Large models on small GPUs: parts that wait in the CPU's memory, weights in fewer bits, pictures decoded by pieces."""
+"""Large models on small GPUs: parts that wait in the CPU's memory, weights in fewer bits, pictures decoded by pieces. The checks
+need no torch."""
 
 from __future__ import annotations
 
 import importlib.util
 from dataclasses import dataclass
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from research.checks import check_choice
 from research.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
 
 OFFLOAD = ("none", "model", "sequential")
 QUANTIZE = ("none", "fp8", "int8", "nf4")
@@ -26,8 +28,12 @@ class Memory:
     vae_tiling: bool = False
     vae_slicing: bool = False
 
-    def check(self, device: torch.device, *, compile: bool, loras: bool) -> None:
+    def check(self, device: str | None, *, compile: bool, loras: bool) -> None:
         """Check before weights load.
+
+        Args:
+            device: its type, "cpu" or "cuda"; None where that is not known yet.
+            compile, loras: whether there are any.
 
         Raises:
             ConfigError: a value that is none of the accepted, a backend that is not installed, no device to offload from, or
@@ -47,7 +53,11 @@ class Memory:
                 f"model.quantize: found {self.quantize} with model.loras, which are added to whole weights; accepted: none, "
                 "fp8."
             )
-        if self.offload != "none" and device.type == "cpu":
+        if self.offload != "none" and importlib.util.find_spec("accelerate") is None:
+            raise ConfigError(
+                f"model.offload: found {self.offload}, for which accelerate is not installed; accepted is none."
+            )
+        if self.offload != "none" and device == "cpu":
             raise ConfigError(
                 f"model.offload: found {self.offload}; the model runs on the CPU, where nothing is to be saved; accepted is none."
             )
@@ -82,6 +92,8 @@ def use_memory(model: Any, memory: Memory, device: torch.device) -> None:
         if getattr(memory, key):
             _call(model, key, method)
     if memory.quantize == "fp8":
+        import torch
+
         model.network.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=model.dtype)
     model.memory = memory
     waits = memory.offload != "none" or (memory.drop_text_encoders and device.type != "cpu")

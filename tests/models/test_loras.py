@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from research import LoopSampler, load_model
 from research.errors import ConfigError
 from research.guidance import CFG
 from research.models import BaseModel
+from research.models.inspect.families import FAMILIES
+from research.models.lora_files import read_loras
 from research.tasks import TextToImage
 from research.testing import random_pipelines
 
@@ -145,3 +148,120 @@ def test_names_that_fit_nothing(sdxl: Path, tmp_path: Path) -> None:
     save_file({"something.lora_A.weight": torch.zeros(2, 4), "something.lora_B.weight": torch.zeros(4, 2)}, file)
     with pytest.raises(ConfigError, match=r"^model.loras\[0\].path: .*odd.safetensors"):
         load_model(sdxl, device="cpu", loras=[(file, 1.0)])
+
+
+def lora_of_any(directory: Path, folder: Path) -> Path:
+    """A LoRA of the network's attention, and of the first text encoder where the pipeline's loader takes it."""
+    index = json.loads((directory / "model_index.json").read_text())
+    absent = {name: None for name, entry in index.items() if isinstance(entry, list) and entry[0] is None}
+    pipe: Any = diffusers.DiffusionPipeline.from_pretrained(directory, **absent)
+    found = {}
+    for name in type(pipe)._lora_loadable_modules[:2]:
+        module = getattr(pipe, name, None)
+        layers = [] if module is None else module.named_modules()
+        targets = [key for key, _ in layers if key.rpartition(".")[2] in ("to_q", "add_q_proj", "q_proj")]
+        if not targets:
+            continue
+        torch.manual_seed(5)
+        module.add_adapter(peft.LoraConfig(r=2, lora_alpha=4, target_modules=targets, init_lora_weights=False))
+        found[f"{name}_lora_layers"] = peft.get_peft_model_state_dict(module)
+    type(pipe).save_lora_weights(folder, **found)
+    return folder
+
+
+TAKES = [name for name in random_pipelines.BUILDERS if not name.startswith(("dit", "pixart"))]
+
+
+@pytest.mark.spread(2)
+@pytest.mark.parametrize("name", ["chroma", "qwen-image", *(n for n in TAKES if n not in ("chroma", "qwen-image"))])
+def test_weights_of_every_family(name: str, tmp_path: Path) -> None:
+    directory = random_pipelines.BUILDERS[name](tmp_path / "model")
+    lora = lora_of_any(directory, tmp_path / "lora")
+    model = load_model(directory, dtype="float32", device="cpu", loras=[(lora, 0.7)])
+    index = json.loads((directory / "model_index.json").read_text())
+    absent = {name: None for name, entry in index.items() if isinstance(entry, list) and entry[0] is None}
+    pipe: Any = diffusers.DiffusionPipeline.from_pretrained(directory, **absent)
+    before = {key: value.clone() for key, value in getattr(pipe, model.network_part).state_dict().items()}
+    pipe.load_lora_weights(lora, adapter_name="one")
+    pipe.set_adapters(["one"], [0.7])
+    pipe.fuse_lora(components=list(pipe.get_list_adapters()))
+    pipe.unload_lora_weights()
+    for part, module in model.named_parts().items():
+        if isinstance(module, torch.nn.Module):
+            want = getattr(pipe, part).state_dict()
+            assert all(torch.equal(value, want[key]) for key, value in module.state_dict().items()), part
+    assert any(not torch.equal(value, before[key]) for key, value in model.network.state_dict().items())
+
+
+def test_families_that_take_none_are_those_whose_pipelines_have_no_loader(sdxl: Path, tmp_path: Path) -> None:
+    for family in FAMILIES.values():
+        known = [name for name in family.pipelines if hasattr(diffusers, name)]
+        assert all(hasattr(getattr(diffusers, name), "load_lora_weights") == family.loras for name in known)
+    lora = saved_lora(sdxl, tmp_path / "lora", 1)
+    with pytest.raises(ConfigError, match=r"^model.loras: DiTPipeline takes no LoRA; accepted is null\.$"):
+        load_model(random_pipelines.save_dit(tmp_path / "dit"), device="cpu", loras=[(lora, 1.0)])
+
+
+def test_names_of_other_programs(sd_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kohya's names are read by the pipeline's loader, and a file for wider layers is refused before weights load."""
+    weights = load_model(sd_directory, dtype="float32", device="cpu").network.state_dict()
+    layer = next(key for key in weights if key.endswith("attn1.to_q.weight")).removesuffix(".weight")
+    rows, columns = weights[f"{layer}.weight"].shape
+    name = f"lora_unet_{layer.replace('.', '_')}"
+
+    def saved(columns: int, file: str) -> Path:
+        tensors = {
+            f"{name}.lora_down.weight": torch.ones(2, columns),
+            f"{name}.lora_up.weight": torch.ones(rows, 2),
+            f"{name}.alpha": torch.tensor(2.0),
+        }
+        save_file(tensors, tmp_path / file)
+        return tmp_path / file
+
+    model = load_model(sd_directory, dtype="float32", device="cpu", loras=[(saved(columns, "kohya.safetensors"), 0.5)])
+    torch.testing.assert_close(model.network.state_dict()[f"{layer}.weight"], weights[f"{layer}.weight"] + 1.0)
+    monkeypatch.setattr(BaseModel, "from_directory", None)
+    with pytest.raises(ConfigError, match=rf"is of another model: it has {columns + 1} inputs for unet"):
+        load_model(sd_directory, device="cpu", loras=[(saved(columns + 1, "wide.safetensors"), 0.5)])
+    odd = tmp_path / "odd.safetensors"
+    save_file({"else.lora_A.weight": torch.zeros(2, 4), "else.lora_B.weight": torch.zeros(4, 2)}, odd)
+    with pytest.raises(ConfigError, match=r"odd.safetensors (is of another model|does not fit)"):
+        load_model(sd_directory, device="cpu", loras=[(odd, 1.0)])
+
+
+def test_files_of_folders_and_of_the_hub(sdxl: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    lora = next(saved_lora(sdxl, tmp_path / "lora", 1).glob("*.safetensors"))
+    cache = tmp_path / "cache"
+    snapshot = cache / "models--someone--style" / "snapshots" / ("0" * 40)
+    (snapshot / "more").mkdir(parents=True)
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text("0" * 40)
+    for name in ("a.safetensors", "more/b.safetensors"):
+        (snapshot / name).write_bytes(lora.read_bytes())
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+
+    def read(path: str, offline: bool | None = True, **more: Any) -> Path:
+        return read_loras([{"path": path, "weight": 1.0, **more}], offline=offline)[0].path
+
+    assert read("someone/style/a.safetensors") == snapshot / "a.safetensors"
+    assert read("someone/style/more/b.safetensors", offline=None) == snapshot / "more" / "b.safetensors"
+    assert read("someone/style", weight_name="a.safetensors") == snapshot / "a.safetensors"
+    assert read(str(snapshot), weight_name="more/b.safetensors") == snapshot / "more" / "b.safetensors"
+    assert read(str(snapshot)) == snapshot / "a.safetensors"
+    for match, path, more in (
+        (r"path: someone/style has 2 .*weight_name: a.safetensors, more/b.safetensors\.$", "someone/style", {}),
+        (r"path: no file or folder 'someone/other', .* not in the cache and offline", "someone/other", {}),
+        (r"path: loras/a.safetensors is not there; accepted is a .safetensors file", "loras/a.safetensors", {}),
+        (r"path: c.bin may run code", "someone/style/c.bin", {}),
+        (
+            r"weight_name: found 'b.safetensors', and 'a",
+            "someone/style/a.safetensors",
+            {"weight_name": "b.safetensors"},
+        ),
+        (r"weight_name: .* has no c.safetensors; accepted: a.saf", str(snapshot), {"weight_name": "c.safetensors"}),
+        (r"weight_name: .* has no \.\./x", str(snapshot), {"weight_name": "../x"}),
+    ):
+        with pytest.raises(ConfigError, match=rf"^model.loras\[0\].{match}"):
+            read(path, **more)

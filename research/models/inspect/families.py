@@ -20,6 +20,7 @@ class Family:
         optional: of the parts, those that a directory may do without (null in model_index.json).
         network: the part that the loop evaluates.
         only_with: of the parts, those that are of use only where another is there too.
+        loras: whether its pipelines take LoRAs.
     """
 
     driver: str
@@ -28,6 +29,7 @@ class Family:
     optional: frozenset[str] = frozenset()
     network: str = "transformer"
     only_with: Mapping[str, str] = field(default_factory=dict)
+    loras: bool = True
 
     def wanted(self, index: Mapping[str, Any]) -> dict[str, Classes]:
         """The parts that a directory with this ``model_index.json`` must have, with the classes accepted."""
@@ -80,6 +82,7 @@ FAMILIES: dict[str, Family] = {
         ("DDPMPipeline", "DDIMPipeline", "PNDMPipeline"),
         {"scheduler": (), "unet": ("UNet2DModel",)},
         network="unet",
+        loras=False,
     ),
     "sdxl": Family(
         "research.models.families.sdxl:SDXLModel",
@@ -151,6 +154,7 @@ FAMILIES: dict[str, Family] = {
         "research.models.families.dit:DiTModel",
         ("DiTPipeline",),
         {"scheduler": (), "transformer": ("DiTTransformer2DModel", _LEGACY), "vae": _KL},
+        loras=False,
     ),
     "pixart-alpha": Family(
         "research.models.families.pixart:PixArtAlphaModel",
@@ -162,6 +166,7 @@ FAMILIES: dict[str, Family] = {
             "transformer": ("PixArtTransformer2DModel", _LEGACY),
             "vae": _KL,
         },
+        loras=False,
     ),
     "pixart-sigma": Family(
         "research.models.families.pixart:PixArtSigmaModel",
@@ -173,6 +178,7 @@ FAMILIES: dict[str, Family] = {
             "transformer": ("PixArtTransformer2DModel", _LEGACY),
             "vae": _KL,
         },
+        loras=False,
     ),
     "auraflow": Family(
         "research.models.families.auraflow:AuraFlowModel",

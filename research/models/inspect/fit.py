@@ -19,7 +19,7 @@ from typing import Any
 
 from research.errors import ModelError, nearest
 from research.hub_cache import commit_of, hub_name
-from research.models.inspect.families import class_in
+from research.models.inspect.families import PIPELINES, class_in
 from research.models.inspect.find_model import index_notes, pipeline_class, read_index
 from research.models.inspect.kinds import CLIP, UNET, VAE
 from research.models.inspect.parts import (
@@ -187,7 +187,9 @@ def fit_problems(parts: Sequence[Component]) -> list[str]:
 
 
 def channel_problems(configs: Mapping[str, Mapping[str, Any]], directory: Path) -> list[str]:
-    """Where UNet, VAE and text encoder were not made for one another."""
+    """Where network, VAE and text encoders were not made for one another."""
+    if "transformer" in configs:
+        return _transformer_problems(configs, directory)
     unet, vae = (configs.get(name, {}) for name in ("unet", "vae"))
     if not vae or "unet" not in configs:
         return []
@@ -237,6 +239,55 @@ def _more_told(unet: Mapping[str, Any], directory: Path) -> list[str]:
             return [
                 f"model.path: the UNet of {directory} is told more than a text, by {key} {shown(unet[key])}; accepted: "
                 f"{', '.join('none' if each is None else each for each in accepted)}."
+            ]
+    return []
+
+
+_PACKED = ("flux", "chroma", "qwen-image")  # whose networks take 2 x 2 latents as one token
+# by family: how wide a transformer says its texts are, and the text encoder that makes them, with the key in its config
+_WIDTHS: dict[str, Sequence[tuple[str, str, str]]] = {
+    "sd3": [("joint_attention_dim", "text_encoder_3", "d_model")],
+    "flux": [
+        ("joint_attention_dim", "text_encoder_2", "d_model"), ("pooled_projection_dim", "text_encoder", "hidden_size")
+    ],
+    "chroma": [("joint_attention_dim", "text_encoder", "d_model")],
+    "pixart-alpha": [("caption_channels", "text_encoder", "d_model")],
+    "pixart-sigma": [("caption_channels", "text_encoder", "d_model")],
+    "auraflow": [("joint_attention_dim", "text_encoder", "d_model")],
+    "lumina2": [("cap_feat_dim", "text_encoder", "hidden_size")],
+    "sana": [("caption_channels", "text_encoder", "hidden_size")],
+    "sana-sprint": [("caption_channels", "text_encoder", "hidden_size")],
+    "qwen-image": [("joint_attention_dim", "text_encoder", "hidden_size")],
+}  # fmt: skip
+
+
+def _transformer_problems(configs: Mapping[str, Mapping[str, Any]], directory: Path) -> list[str]:
+    """Where a transformer, its VAE and its text encoders were not made for one another."""
+    network, vae = configs["transformer"], configs.get("vae", {})
+    family = PIPELINES.get(str(read_index(directory).get("_class_name")), "")
+    latent = vae.get("latent_channels", vae.get("z_dim"))
+    tokens = 4 if family in _PACKED else 1
+    entry, out = network.get("in_channels"), network.get("out_channels")
+    # learned variances are as many channels more; packed networks say what a latent has
+    known = isinstance(latent, int) and isinstance(entry, int)
+    if known and (entry != tokens * latent or out not in (None, latent, 2 * latent, tokens * latent)):
+        each = f" ({latent} in each of {tokens} latents)" if tokens > 1 else ""
+        return [
+            f"model.path: the transformer of {directory} takes {entry} input channels and makes "
+            f"{entry if out is None else out}, and its VAE has {latent}; accepted are {tokens * latent}{each} in."
+        ]
+    if family == "qwen-image" and network.get("guidance_embeds"):
+        return [
+            f"model.path: {directory / 'transformer' / 'config.json'}: guidance_embeds is true, with which QwenImagePipeline "
+            "calls its network wrongly; accepted is false."
+        ]
+    for key, part, name in _WIDTHS.get(family, ()):
+        config = configs.get(part, {})
+        made = config.get(name, (config.get("text_config") or {}).get(name))
+        if isinstance(made, int) and isinstance(network.get(key), int) and made != network[key]:
+            return [
+                f"model.path: the transformer of {directory} takes texts of {network[key]} numbers ({key}), and its {part} makes "
+                f"{made}."
             ]
     return []
 
