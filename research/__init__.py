@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from research.sampling import LoopSampler as LoopSampler
     from research.sampling import Sampler as Sampler
     from research.sampling import SampleResult as SampleResult
+    from research.sweeps import load_sweep as load_sweep
+    from research.sweeps import sweep as sweep
 
 _LAZY = {
     "load_model": "research.models",
@@ -25,9 +27,21 @@ _LAZY = {
     "Sampler": "research.sampling",
     "SampleResult": "research.sampling",
     "Hook": "research.sampling",
+    "load_sweep": "research.sweeps",
+    "sweep": "research.sweeps",
 }
 
-__all__ = ["Hook", "LoopSampler", "SampleResult", "Sampler", "__version__", "config_dir", "load_model"]
+__all__ = [
+    "Hook",
+    "LoopSampler",
+    "SampleResult",
+    "Sampler",
+    "__version__",
+    "config_dir",
+    "load_model",
+    "load_sweep",
+    "sweep",
+]
 
 
 __getattr__ = lazy_names(__name__, _LAZY)

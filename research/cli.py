@@ -15,27 +15,29 @@ import traceback
 import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
 import research
-from research.errors import ConfigError, UserError, nearest
+from research.errors import ConfigError, UserError
 from research.jobs import environment, hydra_internals, own_model, signatures
 from research.jobs.compose import Composer, explained
 from research.jobs.overrides import parse
 from research.jobs.progress import LOGGER, configure_logging
 from research.jobs.record import StoreError
 from research.jobs.schema import OF_SWEEPS
-from research.jobs.sweep_settings import section, settings_of
+from research.jobs.sweep_settings import settings_of
 
 if TYPE_CHECKING:
     from research.jobs.sweep_file import ReportSettings
 
 _log = logging.getLogger(__name__)
 OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+_VERBS = ("again", "show", "doctor")
 _SEARCHES = re.compile("optuna|nevergrad|ax_sweeper", re.IGNORECASE)
 
 
@@ -53,10 +55,9 @@ def run(argv: Sequence[str]) -> int:
     if environment.rank():  # torchrun starts several of us, and one speaks
         logging.getLogger(LOGGER).setLevel(logging.ERROR)
     try:
-        if list(argv[:1]) == ["again"]:
-            from research.again_cli import main as again
-
-            return again(argv[1:])
+        if argv and argv[0] in _VERBS:
+            main_of: Any = import_module(f"research.{argv[0]}_cli").main
+            return int(main_of(argv[1:]))
         return _command(_arguments(argv))
     except StoreError as error:
         return _report(error, FAILED)
@@ -99,11 +100,12 @@ def _single(composer: Composer, master: DictConfig, lines: list[str]) -> int:
     from research.jobs.planning import keep_to_budget, plan_all
     from research.jobs.run_job import OneByOne
     from research.jobs.sweep import prepare, run_jobs
+    from research.sweeps.ready import budget_of, report_settings
 
-    report = _report_settings(master)
+    report = report_settings(master)
     made = plan_all(composer, master, [_own(lines)])
     _refuse_several(made)
-    keep_to_budget(made, _budget(master).planned_nfe)
+    keep_to_budget(made, budget_of(master).planned_nfe)
     jobs = with_ids_of_their_own(made.accepted())
     if environment.world() > 1:
         return _over_ranks(jobs, report, single=True)
@@ -125,12 +127,10 @@ def _over_ranks(jobs: Sequence[Any], report: ReportSettings, *, single: bool = F
 
 def _sweep(composer: Composer, master: DictConfig, lines: list[str]) -> int:
     from research.jobs.engines.launch import launch
-    from research.jobs.job_status import with_ids_of_their_own
     from research.jobs.machine_slots import machine_slot
-    from research.jobs.plan_view import budget_note, duplicates_note
-    from research.jobs.planning import keep_to_budget, leave_out, plan_all
     from research.jobs.points import points_of
     from research.jobs.sweep import prepare, run_in_worker, run_jobs
+    from research.sweeps.ready import budget_of, ready_to_run
 
     if master.hydra.sweeper._target_ != hydra_internals.BASIC_SWEEPER:
         # a search (Optuna, say) draws its points as it goes: they cannot be planned
@@ -139,7 +139,7 @@ def _sweep(composer: Composer, master: DictConfig, lines: list[str]) -> int:
 
         if not settings_of(master).optimise and _SEARCHES.search(master.hydra.sweeper._target_):
             raise ConfigError("sweep.optimise: says nothing; a search needs a number to improve: sweep.optimise=fid.")
-        if limits := _budget(master).limits:
+        if limits := budget_of(master).limits:
             raise ConfigError(
                 f"budget.{next(iter(limits))}: is of account for sweeps whose points are planned; accepted for a search are two "
                 "numbers to improve, sweep.optimise=[clip_score,nfe], and research-report --budget afterwards."
@@ -151,17 +151,8 @@ def _sweep(composer: Composer, master: DictConfig, lines: list[str]) -> int:
             process_cache.close_trackers()
         show_search(Path(master.hydra.sweep.dir))
         return OK
-    report = _report_settings(master)
-    made = plan_all(composer, master, points_of(composer, master, lines).found)
-    keep_to_budget(made, _budget(master).planned_nfe)
-    note = None
-    if settings_of(master).impossible == "skip":
-        leave_out(made)
-        if made.impossible:
-            note = (
-                f"{len(made.impossible)} of {made.points} points cannot run and were left out; --plan=full lists them"
-            )
-    jobs = with_ids_of_their_own(made.accepted())
+    ready = ready_to_run(composer, master, points_of(composer, master, lines).found)
+    jobs, report, note = ready.jobs, ready.report, ready.note
     if environment.world() > 1:
         from research.jobs.engines.ranks import check_launcher
 
@@ -171,60 +162,9 @@ def _sweep(composer: Composer, master: DictConfig, lines: list[str]) -> int:
     with machine_slot(jobs) if in_process else nullcontext():
         prepare(jobs, report, here=in_process)
         _log.info("sweep of %d jobs", len(jobs))
-        for said in filter(None, (duplicates_note(made), budget_note(made))):
+        for said in ready.remarks:
             _log.info("%s", said)
         return _finish(jobs, lambda: run_jobs(jobs) if in_process else launch(jobs, master), note=note)
-
-
-def _report_settings(master: DictConfig) -> ReportSettings:
-    """The section ``report`` as it was written, see `research.results.scales` and `research.statistics.unit_of`, and the budget.
-
-    Raises:
-        UserError: an unknown key of the section, or a value that is no margin, or no unit.
-    """
-    from research.jobs.sweep_file import ReportSettings
-    from research.results.scales import read_margins
-    from research.statistics import read_unit
-
-    given = section(master, "report")
-    if not isinstance(given, dict):
-        raise ConfigError(f"report: found {given!r}; accepted are keys inside it, report.NAME=VALUE.")
-    names = [name for name in ReportSettings._fields if name != "budget"]  # which is a section of its own
-    for name in map(str, given):
-        if name not in names:
-            raise ConfigError(f"report.{name}: unknown key.{nearest(name, names)} Accepted: {', '.join(names)}.")
-    written = {str(name): value for name, value in given.items()}
-    read_margins("report.margin", written.get("margin"))
-    sizes = written.get("margin") or {}
-    return ReportSettings(
-        {str(key): value if isinstance(value, int | float) else str(value) for key, value in sizes.items()},
-        read_unit("report.unit", written.get("unit")) or None,
-        _budget(master).limits,
-    )
-
-
-class _Budgeted(NamedTuple):
-    """The section ``budget``: the limits, and the evaluations beyond which no job is run."""
-
-    limits: dict[str, float]
-    planned_nfe: float | None
-
-
-def _budget(master: DictConfig) -> _Budgeted:
-    """The section ``budget`` as it was written; see `research.results.budget`.
-
-    Raises:
-        UserError: an unknown key of the section, or a value that is no limit.
-    """
-    from research.checks import check_choice
-    from research.results.budget import read_budget
-
-    given = section(master, "budget")
-    if not isinstance(given, dict):
-        raise ConfigError(f"budget: found {given!r}; accepted are keys inside it, budget.NAME=LIMIT.")
-    over = check_choice("budget.over", given.get("over", "skip"), ("skip", "run"))
-    limits = read_budget("budget", {name: limit for name, limit in given.items() if name != "over"}).limits
-    return _Budgeted(limits, limits.get("nfe") if over == "skip" else None)
 
 
 def _finish(jobs: Sequence[Any], work: Any, *, single: bool = False, note: str | None = None) -> int:
@@ -258,8 +198,9 @@ def _plan(composer: Composer, master: DictConfig, lines: list[str], args: argpar
     from research.jobs.plan_view import as_json, as_text
     from research.jobs.planning import full_checks, keep_to_budget, plan_all
     from research.jobs.points import points_of
+    from research.sweeps.ready import budget_of, report_settings
 
-    _report_settings(master)
+    report_settings(master)
     if sweep and master.hydra.sweeper._target_ != hydra_internals.BASIC_SWEEPER:
         raise ConfigError("--plan: a search draws its points as it goes, so that they cannot be planned.")
     if sweep:
@@ -270,7 +211,7 @@ def _plan(composer: Composer, master: DictConfig, lines: list[str], args: argpar
     else:
         made = plan_all(composer, master, [_own(lines)])
         _refuse_several(made)
-    keep_to_budget(made, _budget(master).planned_nfe)
+    keep_to_budget(made, budget_of(master).planned_nfe)
     full = args.plan == "full"
     if full:
         full_checks(made, here=master.hydra.launcher._target_ == hydra_internals.BASIC_LAUNCHER)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from research.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from research.compare.comparing import compare as compare
+    from research.compare.asked import compare as compare
     from research.compare.outcome import Comparison as Comparison
     from research.compare.outcome import Outcome as Outcome
     from research.compare.outcome import Request as Request
@@ -18,7 +18,7 @@ _LAZY = {
     "Estimate": "research.statistics",
     "Outcome": "research.compare.outcome",
     "Request": "research.compare.outcome",
-    "compare": "research.compare.comparing",
+    "compare": "research.compare.asked",
 }
 
 __all__ = ["Comparison", "Estimate", "Outcome", "Request", "compare"]

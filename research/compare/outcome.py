@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
 from typing import Any
 
 from research.results.timing import Spread
+from research.showing import number, table
 
 BETTER, WORSE, HIGHER, LOWER = "better", "worse", "higher", "lower"
 EQUAL, NOT_APART, NO_INTERVAL, TOO_FEW = "equal", "not told apart", "no interval", "too few images"
@@ -154,7 +156,7 @@ class Front:
     points: tuple[FrontPoint, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Comparison:
     """All of it; `notes` are sentences that a reader has to know."""
 
@@ -163,3 +165,23 @@ class Comparison:
     outcomes: tuple[Outcome, ...]
     fronts: tuple[Front, ...]
     notes: tuple[str, ...] = field(default=())
+
+    def __repr__(self) -> str:
+        metrics = dict.fromkeys(one.metric for one in self.outcomes)
+        return f"Comparison({' against '.join(side.name for side in self.sides[:4])}, {', '.join(metrics)})"
+
+    def _repr_html_(self) -> str:
+        rows = [
+            {
+                "": f"{one.b} against {one.a}",
+                "metric": one.label,
+                "before": number(one.value_a) if one.value_a is not None else "",
+                "after": number(one.value_b) if one.value_b is not None else "",
+                "difference": "" if one.difference is None else f"{one.difference:+.4g}",
+                "interval": "" if one.low is None or one.high is None else f"{one.low:+.4g} to {one.high:+.4g}",
+                "p": "" if one.p_holm is None else f"{one.p_holm:.3g}",
+                "verdict": one.verdict + (" †" if one.provenance else ""),
+            }
+            for one in self.outcomes
+        ]
+        return table(rows) + "".join(f"<p style='opacity:.7;margin:2px'>{escape(note)}</p>" for note in self.notes)

@@ -19,6 +19,7 @@ import yaml
 from hydra.utils import get_object, instantiate
 
 from research.errors import ConfigError, UserError, nearest
+from research.jobs import live_sources
 from research.jobs.moved_names import current_name, with_current_names
 from research.jobs.plugins import plugin_packages
 from research.jobs.roles import ROLES, Role, role_at
@@ -171,6 +172,9 @@ def build(node: Mapping[str, Any], key: str, origin: Origin = COMPOSED, /, **arg
     except UserError:
         raise
     except Exception as error:  # a class of somebody else's may raise anything
+        for _, target in _targets(node, key):
+            if isinstance(target, str) and live_sources.is_live(target):
+                live_sources.find(target)  # says it, should the class be one of another process
         cause: BaseException = error
         while cause.__cause__ is not None:
             cause = cause.__cause__

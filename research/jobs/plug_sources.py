@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from research.errors import ConfigError
-from research.jobs import modules
+from research.jobs import live_sources, modules
 from research.jobs.modules import Module, absolute, longest_module, module_of, spec_of
 from research.jobs.plugins import is_of_plugin
 from research.jobs.schema import NOT_IDENTITY
+from research.jobs.source_words import words_of
 
 LENGTH = 16  # hex digits that are kept of each hash
 _OWN = "research"
@@ -43,7 +44,6 @@ _LIBRARIES = frozenset(
 )
 _INSTALLED = frozenset(("site-packages", "dist-packages"))
 _STDLIB = tuple(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib"))
-_DEFINITIONS = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 # of the modules that this process may have imported: their source when it was last looked at
 _seen: dict[str, str] = {}
 
@@ -73,6 +73,8 @@ def source_of(target: str) -> str | None:
     Raises:
         ConfigError: see `plug_sources`.
     """
+    if live_sources.is_live(target):
+        return live_sources.digest(target, _of_module)[:LENGTH]
     first, _ = longest_module(target)
     if not _is_users(first):
         return None
@@ -84,6 +86,20 @@ def source_of(target: str) -> str | None:
     _seen.update(hashes)
     whole = hashlib.sha256("".join(f"{name} {digest}\n" for name, digest in sorted(hashes.items())).encode())
     return whole.hexdigest()[:LENGTH]
+
+
+def hash_of_value(value: Any, key: str) -> str:
+    """The hash of a value that is there in this process, code and weights included; see `research.jobs.live_sources`.
+
+    Raises:
+        ConfigError: it holds something of which that cannot be told.
+    """
+    return live_sources.digest_of_value(value, _of_module, key)
+
+
+def _of_module(name: str) -> str | None:
+    """The hash of what a name of some module is made of; None of a library's."""
+    return source_of(f"{name}.it") if _is_users(name) else None
 
 
 def forget() -> None:
@@ -197,36 +213,8 @@ def _source(name: str) -> str:
     digest = hashlib.sha256()
     module, spec = _read(name), spec_of(name)
     if module is not None:
-        for word in _words(module.tree):
+        for word in words_of(module.tree):
             digest.update(word.encode("utf-8", "backslashreplace") + b"\0")
     elif spec is not None and (place := _place(spec)) is not None and place.is_file():
         digest.update(place.read_bytes())
     return digest.hexdigest()
-
-
-def _words(tree: ast.AST) -> Iterator[str]:
-    """A tree in words: kinds of nodes, names of fields and values. Fields that are empty say nothing, as some versions of Python
-    have more of them."""
-    left: list[Any] = [tree]
-    while left:
-        item = left.pop()
-        if isinstance(item, ast.AST):
-            yield type(item).__name__
-            left.append(")")
-            for name, value in reversed(list(ast.iter_fields(item))):
-                if name == "body" and isinstance(item, _DEFINITIONS):
-                    value = [each for each in value if not _is_text(each)]
-                silent = value is None or value == [] or name in ("ctx", "kind", "type_comment", "type_ignores")
-                # a None that is written in the code is a value, and stands in a node of its own
-                if silent and not (isinstance(item, ast.Constant) and name == "value"):
-                    continue
-                left += [value, f"{name}:"] if isinstance(value, ast.AST | list) else [f"{name}={value!r}"]
-        elif isinstance(item, list):
-            left += ["]", *reversed(item), "["]
-        else:
-            yield str(item)
-
-
-def _is_text(node: ast.stmt) -> bool:
-    """A docstring, of a module, a class, a function or an attribute."""
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -60,19 +60,26 @@ class Points:
     excluded: int = 0  # of those that were looked at
 
 
-def points_of(composer: Composer, master: DictConfig, lines: Sequence[str]) -> Points:
+def points_of(
+    composer: Composer, master: DictConfig, lines: Sequence[str], objects: Mapping[str, Axis] | None = None
+) -> Points:
     """The points that a command line, an experiment's ``hydra.sweeper.params`` and the section ``sweep`` make.
+
+    Args:
+        lines: overrides in their normal form.
+        objects: further axes by the keys that ``sweep.zip`` names, in rows of as many overrides as a value takes; they replace
+            axes of the same name.
 
     Raises:
         ConfigError: a setting is wrong, axes contradict each other, or there are no points or too many.
     """
     with explained():
-        return _points(composer, master, lines)
+        return _points(composer, master, lines, objects or {})
 
 
-def _points(composer: Composer, master: DictConfig, lines: Sequence[str]) -> Points:
+def _points(composer: Composer, master: DictConfig, lines: Sequence[str], objects: Mapping[str, Axis]) -> Points:
     settings = settings_of(master)
-    axes, order = _axes(composer, master, lines, settings)
+    axes, order = _axes(composer, master, lines, settings, objects)
     found = Points(axes=axes, total=math.prod(len(axis.rows) for axis in axes))
     wanted = found.total if settings.sample is None else min(settings.sample, found.total)
     if wanted > settings.max_points:
@@ -117,7 +124,7 @@ def _composed_value(composer: Composer, master: DictConfig, point: Sequence[str]
 
 
 def _axes(
-    composer: Composer, master: DictConfig, lines: Sequence[str], settings: SweepSettings
+    composer: Composer, master: DictConfig, lines: Sequence[str], settings: SweepSettings, objects: Mapping[str, Axis]
 ) -> tuple[list[Axis], list[str]]:
     params = OmegaConf.to_container(master.hydra.sweeper, resolve=True).get("params") or {}  # type: ignore[union-attr]
     experiment = composer.normalise([f"{key}={value}" for key, value in params.items()])
@@ -131,7 +138,9 @@ def _axes(
             raise ConfigError(f"{key}: cannot be swept over; it belongs to the whole sweep.")
         if not override.is_hydra_override() and key.split(".")[0] not in OF_SWEEPS:
             values[_name(override)] = Axis((_name(override),), _rows(override, settings))
-    order, axes = list(values), dict(values)
+    values |= objects
+    names = [_name(lines_of.parse(line)) for axis in objects.values() for row in axis.rows for line in row]
+    order, axes = list(dict.fromkeys([*(key for key in values if key not in objects), *names])), dict(values)
     for together in settings.zip:
         _zip(axes, together)
     found = list(axes.values())
@@ -215,7 +224,8 @@ def _zip(axes: dict[str, Axis], together: Sequence[str]) -> None:
         counted = ", ".join(f"{key} {size}" for key, size in sizes.items())
         raise ConfigError(f"sweep.zip: axes that go together differ in length ({counted}); accepted is one length.")
     columns = [axes[key].rows if sizes[key] == longest else [axes[key].rows[0]] * longest for key in together]
-    made = Axis(tuple(together), [tuple(cell[0] for cell in row) for row in zip(*columns, strict=True)])
+    rows = [tuple(line for cell in row for line in cell) for row in zip(*columns, strict=True)]
+    made = Axis(tuple(together), rows)
     rest = {key: axis for key, axis in axes.items() if key not in together[1:]}
     axes.clear()
     axes.update({key: made if key == together[0] else axis for key, axis in rest.items()})

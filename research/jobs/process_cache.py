@@ -22,6 +22,7 @@ from research.lazy import gc_paused
 _log = logging.getLogger(__name__)
 # one at a time: a sweep goes through them one after the other, and two may not fit a GPU
 _models = Cache("models", 0)
+_adopted: dict[str, Any] = {}  # models that a caller has loaded already
 _trackers: dict[str, Any] = {}
 _default_threads: int | None = None
 
@@ -43,7 +44,7 @@ def libraries() -> Any:
 
 def model(settings: Mapping[str, Any]) -> tuple[Any, bool]:
     """The model of a config's ``model`` section, and whether it had to be loaded."""
-    key = json.dumps({name: value for name, value in settings.items() if name not in MODEL_IDENTITY}, sort_keys=True)
+    key = _key(settings)
     if loaded := key not in _models:
         _models.clear()  # before the next is there, not after
     found = _models.get(key, lambda: _load(settings), _bytes)
@@ -52,9 +53,27 @@ def model(settings: Mapping[str, Any]) -> tuple[Any, bool]:
     return found, loaded
 
 
-def _load(settings: Mapping[str, Any]) -> Any:
-    from research import load_model
+def adopt(settings: Mapping[str, Any], model: Any) -> None:
+    """Have a model that is loaded already stand for a config's ``model`` section, until `give_back`."""
+    _adopted[_key(settings)] = model
 
+
+def give_back() -> None:
+    """Forget the models that were adopted; they go on with their owner."""
+    if _adopted:
+        _adopted.clear()
+        _models.clear()
+
+
+def _key(settings: Mapping[str, Any]) -> str:
+    return json.dumps({name: value for name, value in settings.items() if name not in MODEL_IDENTITY}, sort_keys=True)
+
+
+def _load(settings: Mapping[str, Any]) -> Any:
+    from research.models import load_model
+
+    if (found := _adopted.get(_key(settings))) is not None:
+        return found
     if own_model.is_own(settings):
         _log.info("building model %s", settings["_target_"])
         return own_model.loaded(settings)

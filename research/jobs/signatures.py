@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import ast
 import builtins
+import inspect
 import pkgutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
+from research.arguments import parameters_of
 from research.errors import ConfigError, nearest
-from research.jobs import plug_sources
+from research.jobs import live_sources, plug_sources
 from research.jobs.modules import Module, absolute, longest_module, module_of, spec_of
 from research.jobs.moved_names import current_name
 
@@ -40,6 +42,8 @@ def signature(target: str) -> Signature | None:
     Raises:
         ConfigError: no such module, or no such name in it.
     """
+    if live_sources.is_live(target):
+        return _signature_of_live(live_sources.find(target))
     target = current_name(target)
     module_name, module = longest_module(target)
     rest = target[len(module_name) + 1 :].split(".")
@@ -55,6 +59,9 @@ def signature(target: str) -> Signature | None:
 @lru_cache(maxsize=512)
 def method_arguments(target: str, method: str) -> frozenset[str]:
     """Names of the arguments of a method that the class itself defines; empty where the source does not tell."""
+    if live_sources.is_live(target):
+        there = getattr(live_sources.find(target), method, None)
+        return frozenset(inspect.signature(there).parameters) if there is not None else frozenset()
     target = current_name(target)
     module_name, module = longest_module(target)
     found = _find(module, target[len(module_name) + 1 :]) if module else None
@@ -67,6 +74,9 @@ def method_arguments(target: str, method: str) -> frozenset[str]:
 @lru_cache(maxsize=512)
 def methods_of(target: str) -> frozenset[str] | None:
     """Names that a class and all those above it define; None where the source does not tell, and of what is no class."""
+    if live_sources.is_live(target):
+        thing = live_sources.find(target)
+        return frozenset(dir(thing)) if isinstance(thing, type) else None
     target = current_name(target)
     module_name, module = longest_module(target)
     found = _find(module, target[len(module_name) + 1 :]) if module else None
@@ -163,6 +173,23 @@ def _signature_of(found: _Found, depth: int = 0) -> Signature | None:
     if any(_name_of(d) == "dataclass" for d in node.decorator_list):
         return None if inherited is None else _of_fields(node, inherited)
     return inherited
+
+
+def _signature_of_live(thing: Any) -> Signature | None:
+    """Of a class or function that is there, and has no file."""
+    arguments = thing if inspect.isroutine(thing) else parameters_of(thing)
+    if not isinstance(arguments, dict):
+        arguments = None if arguments is None else dict(inspect.signature(arguments).parameters)
+    if arguments is None:
+        return None
+    kinds = inspect.Parameter
+    named = {key: each for key, each in arguments.items() if each.kind not in (kinds.VAR_KEYWORD, kinds.VAR_POSITIONAL)}
+    plain = (bool, int, float, str, type(None), list, tuple, dict)
+    return Signature(
+        {key: each.default if type(each.default) in plain else UNKNOWN for key, each in named.items()},
+        open_ended=any(each.kind is kinds.VAR_KEYWORD for each in arguments.values()),
+        required=frozenset(key for key, each in named.items() if each.default is kinds.empty),
+    )
 
 
 def _inherited(found: _Found, depth: int) -> Signature | None:

@@ -65,6 +65,9 @@ class BaseModel(Model, ABC):
     # what else the network is told of pictures, see `SizeConditioning`; None for one that is told nothing
     size_conditioning: Mapping[str, Any] | None = None
     max_length: int | None = None  # tokens that the longest text encoder takes; None where that cannot be chosen
+    loaded_with: tuple[Mapping[str, Any], Any] | None = (
+        None  # arguments of `load_model`, and `weights_stamp` as it was then
+    )
     _own: tuple[float | None, int | None] | None = None  # guidance and length before any were chosen
     _dtype: tuple[Any, torch.dtype] | None = None  # with the network that it is of
 
@@ -298,6 +301,10 @@ class BaseModel(Model, ABC):
                 self.network.set_attention_slice(size)
             except ValueError as error:
                 raise ConfigError(f"model.attention_slicing: found {size!r}; {self.name}: {error}") from error
+
+    def weights_stamp(self) -> Any:
+        """Another one after a part was replaced, or weights were trained or written to."""
+        return [(id(module), sum(p._version for p in module.parameters())) for module in self.modules()]
 
     def parameter_count(self) -> int:
         return sum(p.numel() for module in self.modules() for p in module.parameters())

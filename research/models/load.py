@@ -114,6 +114,7 @@ def load_model(
             LoRA is not there or is of another model, peft or the backend of ``quantize`` is not installed, there is no GPU to
             offload from, or the VAE cannot do what is asked.
     """
+    loaded_with = dict(locals())
     for key, flag in (("compile", compile), ("channels_last", channels_last)):
         if not isinstance(flag, bool):
             raise ConfigError(f"model.{key}: found {flag!r}; accepted: true, false.")
@@ -133,7 +134,10 @@ def load_model(
             max_sequence_length=max_sequence_length,
             size_conditioning=size_conditioning,
         )
-        return _ready(model, torch_device, memory, attention_slicing, compile, channels_last)
+        _ready(model, torch_device, memory, attention_slicing, compile, channels_last)
+        if isinstance(path, str | os.PathLike):
+            model.loaded_with = loaded_with, model.weights_stamp()
+        return model
 
     if not isinstance(path, str | os.PathLike):
         if (given := {"revision": revision, "variant": variant, "subfolder": subfolder}) != dict.fromkeys(given):

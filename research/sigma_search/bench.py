@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from research import LoopSampler
 from research.errors import ConfigError
 from research.hooks import Record
 from research.jobs.scoring import sampler_and_task
+from research.sampling import LoopSampler
 from research.sigmas import Karras
 from research.solvers import Levels, SchedulerSpec, TrainedLevels
 

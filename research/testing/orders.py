@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from research import LoopSampler
+from research.sampling import LoopSampler
 from research.solvers import Levels, LinearSolver, TrainedLevels
 from research.testing.gaussian import GaussianModel
 from research.testing.gaussian_error import GaussianTask

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import research
+from research import package
 
 _PIECE = 1 << 20
 _TO_END = 10.0  # seconds
@@ -33,7 +33,7 @@ class WorkerProcess:
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         # the worker must find this package also where it was put on the path by hand
-        paths = [str(Path(research.__file__).parent.parent), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+        paths = [str(Path(package.__file__).parent.parent), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
         self._scratch = tempfile.mkdtemp(prefix="research-wandb-")
         own = {
             "PYTHONPATH": os.pathsep.join(os.path.abspath(path) for path in paths if path),
