@@ -5,7 +5,6 @@ A model is loaded once a process and always in float32; local names never touch 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from research.caches import MIB, Cache
 from research.errors import ConfigError, nearest
 from research.files import stamp
 from research.hashing import sha256_files
+from research.hub_cache import cached_snapshot, hub_id, repository_folder
 from research.lazy import gc_paused
 from research.zoo import ZOO_DIR, zoo_path
 
@@ -26,8 +26,10 @@ if TYPE_CHECKING:
     from research.image_tensors import Preprocess
 
 PROMPTS_AT_ONCE = 64
+_NEEDED = ("preprocessor_config.json",)
+# of the root: what lies in folders (of ONNX, of parts of a pipeline) is not read
 _HUB_FILES = ["*.json", "*.txt", "*.safetensors"]
-_HUB_ID = re.compile(r"^[A-Za-z0-9][\w.\-]*/[A-Za-z0-9][\w.\-]*$")
+_IN_FOLDERS = ["*/*"]
 _models = Cache("metric models", 8192 * MIB)
 _lengths = Cache("metric text lengths", 16 * MIB, 16384)
 _read_texts = Cache("metric texts", 64 * MIB)
@@ -132,11 +134,13 @@ def find_clip(name: str, key: str) -> Path | None:
     if not isinstance(name, str) or not name:
         raise ConfigError(f"{key}: found {name!r}; accepted is a zoo name, a directory or a hub id.")
     directory = zoo_path(name) or Path(name).expanduser()
+    if (repository := repository_folder(directory)) is not None:
+        directory = _snapshot(repository) or directory
     if directory.is_dir():
         if not (directory / "config.json").is_file():
             raise ConfigError(f"{key}: {name!r} is no CLIPModel: it has no config.json.{_accepted(name)}")
         return directory
-    if _HUB_ID.match(name):
+    if hub_id(name) is not None:
         return None
     raise ConfigError(f"{key}: {name!r} does not exist.{_accepted(name)}")
 
@@ -160,19 +164,45 @@ def load_clip(name: str, *, device: str = "cpu", key: str = "metrics.clip_score.
 
 
 @lru_cache(maxsize=8)
-def fetch(hub_id: str, key: str) -> Path:
-    """The directory of a model of the hub, fetched if it is not in the cache; safetensors weights only.
+def fetch(name: str, key: str) -> Path:
+    """The directory of a model of the hub, fetched if need be; safetensors weights only. Without a network it is what the cache
+    holds of it, if the config and the weights are there, whatever else the repository lists.
+
+    Args:
+        name: "owner/name", or "owner/name@revision".
 
     Raises:
         ConfigError: it cannot be fetched.
     """
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import constants, snapshot_download
 
-    try:
-        return Path(snapshot_download(hub_id, allow_patterns=_HUB_FILES))
-    except Exception as error:  # offline, unknown, gated, interrupted: all are one thing to the user
+    asked = hub_id(name)
+    assert asked is not None
+    cached = cached_snapshot(asked, ("config.json",))
+    if cached is not None and constants.HF_HUB_OFFLINE:
+        missing = [file for file in _NEEDED if not (cached / file).is_file()]
+        missing += [] if _weights(cached) else ["model.safetensors"]
+        if not missing:
+            return cached
         raise ConfigError(
-            f"{key}: {hub_id!r} cannot be fetched from the hub ({type(error).__name__}). "
+            f"{key}: {name!r} lacks {', '.join(missing)} in the hub's cache, and offline mode is on; accepted are an embedded "
+            "model such as 'emoji-eval', a directory, or a whole one in the cache."
+        )
+    try:
+        return Path(
+            snapshot_download(
+                asked.name,
+                revision=asked.revision,
+                allow_patterns=_HUB_FILES,
+                ignore_patterns=_IN_FOLDERS,
+                etag_timeout=10,
+            )
+        )
+    except Exception as error:  # offline, unknown, gated, interrupted: all are one thing to the user
+        if cached is not None and isinstance(error, OSError) and _weights(cached):  # the hub cannot be reached
+            return cached
+        raise ConfigError(
+            f"{key}: {name!r} cannot be fetched from the hub ({type(error).__name__}). "
             "Without a network, use an embedded model such as 'emoji-eval', or a directory."
         ) from error
 
@@ -183,10 +213,23 @@ def transformers_weights(directory: Path, name: str, key: str) -> list[Path]:
     Raises:
         ConfigError: there is none.
     """
-    single = directory / "model.safetensors"
-    if weights := [single] if single.is_file() else sorted(directory.glob("model-*-of-*.safetensors")):
+    if weights := _weights(directory):
         return weights
     raise ConfigError(f"{key}: {name} has no safetensors weights; pickled weights are not read, as they can run code.")
+
+
+def _weights(directory: Path) -> list[Path]:
+    """As transformers prefers them: one file, else shards."""
+    single = directory / "model.safetensors"
+    return [single] if single.is_file() else sorted(directory.glob("model-*-of-*.safetensors"))
+
+
+def _snapshot(repository: Path) -> Path | None:
+    """The snapshot of the main branch in the folder that the hub's cache keeps of a repository, or the only one."""
+    ref, kept = repository / "refs" / "main", sorted((repository / "snapshots").iterdir())
+    commit = ref.read_text(encoding="utf-8").strip() if ref.is_file() else ""
+    named = [each for each in kept if each.name == commit] or kept
+    return named[0] if len(named) == 1 else None
 
 
 @contextmanager

@@ -230,7 +230,6 @@ class JobRun:
         reset_peak_memory(self.device)
         self.result.weights_sha256 = model.weights_sha256
         self.result.model_commit = getattr(model, "commit", None)  # a network of one's own has none
-        self.result.add(MadeSoFar(warnings=list(getattr(model, "notes", ()))))
         self.result.device = environment.device_name(self.device)
         self.result.dtype = str(model.dtype).removeprefix("torch.")
 

@@ -60,7 +60,8 @@ def _command(args: argparse.Namespace) -> int:
     from research.models.inspect.inspect_model import inspect_model
     from research.models.inspect.report import lines
 
-    found = inspect_model(args.path, config=args.config, deep=args.deep, offline=offline)
+    place = {"revision": args.revision, "variant": args.variant, "subfolder": args.subfolder}
+    found = inspect_model(args.path, config=args.config, deep=args.deep, offline=offline, **place)
     if args.json:
         _say(json.dumps(found.to_dict(), indent=2))
     else:
@@ -70,8 +71,9 @@ def _command(args: argparse.Namespace) -> int:
 
 
 def _convert(args: argparse.Namespace, offline: bool | None) -> int:
-    if args.deep:
-        raise ConfigError("--deep: goes with a look at a model, not with --convert.")
+    for name in ("deep", "revision", "variant", "subfolder"):
+        if getattr(args, name):
+            raise ConfigError(f"--{name}: goes with a look at a model, not with --convert.")
     from research.models.convert import convert_model
 
     written = convert_model(
@@ -121,6 +123,9 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
         help="with --convert: read pickled weights (tensors alone, by weights_only)",
     )
     parser.add_argument("--deep", action="store_true", help="look for NaN in all weights, also in more than 256 MB")
+    parser.add_argument("--revision", metavar="NAME", help="of a hub id: a branch, a tag or a commit")
+    parser.add_argument("--variant", metavar="NAME", help="of the weights, such as fp16, where a part has it")
+    parser.add_argument("--subfolder", metavar="FOLDER", help="where in the directory or the repository the model is")
     parser.add_argument("--offline", action="store_true", help="never use the network")
     args = parser.parse_args(list(argv))
     if args.config is not None and args.original_config is not None:

@@ -477,6 +477,7 @@ class Model(ModelFacts, Protocol):
     """
 
     weights_sha256: str
+    notes: Sequence[str] = ()  # what is good to know of how it was read; the result's warnings hold it
     guided_by_negative_alone: bool = False  # whether its pipeline guides only where a negative prompt is given
 
     @property

@@ -346,7 +346,7 @@ class Trajectory:
             guarded("start", batch.guidance.start, batch)
             start = batch.task.start(batch)
             batch.solver.start(batch.noise)
-            for note in batch.solver.notes:
+            for note in (*batch.model.notes, *batch.solver.notes):
                 batch.warn(note)
         with batch.timed("denoise"):
             self.hooks = HookSet([*batch.task.hooks(batch), *self.sampler.hooks])

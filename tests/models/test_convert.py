@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from broken import CANARY, Evil, to_pickle
 from diffusers import DiffusionPipeline, StableDiffusionPipeline
 from ldm_layout import YAML, config_only, original_names, sd1_shaped
 from safetensors.torch import load_file, save_file
+from support.broken import CANARY, Evil, to_pickle
 from support.tiny_models import quiet
 
 from research import LoopSampler, load_model

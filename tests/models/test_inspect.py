@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from broken import CANARY, DIRECTORIES, TEXT, UNET, VAE, Evil, more_files, shard, to_pickle, to_variant
 from safetensors.torch import load_file
+from support.broken import CANARY, DIRECTORIES, TEXT, UNET, VAE, Evil, more_files, shard, to_pickle, to_variant
 from support.tiny_models import edit_json, save_tiny_sd
 
 from research import LoopSampler, load_model

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 from safetensors.torch import save_file as save
+
 from support.tiny_models import edit_json
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
