@@ -11,7 +11,7 @@ from hydra import version
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 from yaml import YAMLError
 
@@ -46,6 +46,8 @@ class Composer:
         self.hydra, self.loader = internals.create_hydra(
             main, folder, [(plugin.name, str(plugin.configs)) for plugin in plugin_packages()]
         )
+        self._is_own = config_path is None  # whether the primary config is the project's
+        self._classes: set[str] = set()  # scheduler=CLASS, which no file has
         self._choices: ComposedChoices | None = None
         self._groups: dict[str, list[str]] | None = None
 
@@ -53,6 +55,8 @@ class Composer:
         return self
 
     def __exit__(self, *exc: Any) -> None:
+        for name in self._classes:
+            internals.remove_choice("scheduler", name)
         GlobalHydra.instance().clear()
 
     def groups(self, search_path: Sequence[str] = ()) -> dict[str, list[str]]:
@@ -66,13 +70,21 @@ class Composer:
     def normalise(self, lines: Sequence[str]) -> list[str]:
         """Overrides checked against the grammar and the groups; see `overrides.normalise`."""
         search_path = [line for line in lines if line.lstrip("+").startswith("hydra.searchpath=")]
-        return lines_of.normalise(lines, self.groups(search_path))
+        groups = self.groups(search_path)
+        for name in lines_of.scheduler_classes(lines, groups):
+            if name not in self._classes:
+                internals.add_choice("scheduler", name, {"name": name, "class_name": name, "options": {}})
+                self._classes.add(name)
+        return lines_of.normalise(lines, {**groups, "scheduler": [*groups["scheduler"], *self._classes]})
 
     def master(self, lines: Sequence[str]) -> DictConfig:
         """The config of a whole sweep (or of a single job), ``hydra`` node included, with swept keys at their defaults."""
         fixed = [line for line in lines if not lines_of.parse(line).is_sweep_override()]
         with explained(), internals.as_hydra_errors(" ".join(map(lines_of.as_written, fixed)) or "the config"):
-            return self.hydra.compose_config(self.config_name, fixed, RunMode.MULTIRUN)
+            master = self.hydra.compose_config(self.config_name, fixed, RunMode.MULTIRUN)
+            if self._is_own:
+                _check_folders(master)
+        return master
 
     def job(self, master: DictConfig, point: Sequence[str]) -> dict[str, Any]:
         """The resolved config of one job, as plain dicts, lists and numbers, without the ``hydra`` node."""
@@ -112,6 +124,16 @@ class Composer:
                 f"'sampler.score={{_target_: {node.get('_target_')}, {missing[0]}: ...}}'."
             )
         return dict(node)
+
+
+def _check_folders(master: DictConfig) -> None:
+    """Refuse what a file sets of Hydra's own folders, which would have no effect."""
+    node = master.hydra
+    mine = f"{master.get('output_dir')}/{master.get('sweep_name')}"
+    wanted = {"sweep.dir": mine, "run.dir": mine, "sweep.subdir": ".", "job.chdir": False, "output_subdir": None}
+    for key, value in wanted.items():
+        if (found := OmegaConf.select(node, key)) != value:
+            raise ConfigError(f"hydra.{key}: found {found!r}, which has no effect; {lines_of.OF_HYDRA[key]}")
 
 
 _ASKED = {  # conf/metrics/ask.yaml

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from research.errors import ConfigError
+from research.errors import ConfigError, nearest
 from research.jobs import overrides as lines_of
 
 Lookup = Callable[[str], Any]  # the value of a key at a point; MISSING where it has none
 Test = Callable[[Lookup], bool]
 MISSING = object()
+_MOST_VALUES = 1000  # of a key, that are remembered
 GRAMMAR = "conditions key=value (also !=, <, <=, >, >=, in [a,b]) joined by and, or, not and brackets"
 
 _TOKEN = re.compile(
@@ -109,6 +110,11 @@ class Rules:
     def __init__(self, given: Sequence[Any], order: Sequence[str], composed: Callable[[Sequence[str]], Lookup]):
         self._rules: list[Test] = [rule(given, f"sweep.exclude[{i}]") for i, given in enumerate(given)]
         self._asked: dict[str, bool] = {}
+        self._values: dict[str, list[Any]] = {}  # that points had, by key
+        self._named: dict[str, list[Any]] = {}  # that rules name, by key
+        for number, each in enumerate(given):
+            for key, value in _named(each, f"sweep.exclude[{number}]"):
+                self._named.setdefault(key, []).append(value)
         self._order, self._composed = order, composed
         self.excluded = 0
 
@@ -120,13 +126,37 @@ class Rules:
         composed = self._composed(point)
 
         def lookup(key: str) -> Any:
-            found = given[key] if key in given else composed(key)
+            # a value that refers to others is what they make of it
+            found = given[key] if key in given and not _refers(given[key]) else composed(key)
+            if (
+                found is not MISSING
+                and len(self._values.setdefault(key, [])) < _MOST_VALUES
+                and found not in self._values[key]
+            ):
+                self._values[key].append(found)
             self._asked[key] = self._asked.get(key, False) or found is not MISSING
             return found
 
         dropped = True in [test(lookup) for test in self._rules]
         self.excluded += dropped
         return not dropped
+
+    def absent(self) -> list[str]:
+        """A line for each value that a rule names and no point has had so far: a slip, or a rule that no longer applies."""
+        said = []
+        for key, wanted in self._named.items():
+            there = self._values.get(key, [])
+            if not there or len(there) >= _MOST_VALUES:
+                continue
+            for value in wanted:
+                if not any(_equal(each, value) for each in there):
+                    shown = [_said(each) for each in there]
+                    more = ", ..." if len(shown) > 8 else ""
+                    said.append(
+                        f"sweep.exclude: no point has {key}={_said(value)}.{nearest(_said(value), shown)} They have "
+                        f"{', '.join(shown[:8])}{more}."
+                    )
+        return list(dict.fromkeys(said))
 
     def check_keys(self) -> None:
         """Refuse rules about keys that no point has: they would be typing errors that leave nothing out."""
@@ -136,6 +166,32 @@ class Rules:
                     f"sweep.exclude: '{key}' is no key of any point; accepted are those of the jobs, such as "
                     f"{', '.join(self._order[:4]) or 'steps'}."
                 )
+
+
+def _refers(value: Any) -> bool:
+    """Whether a value of an override is an interpolation, or holds one."""
+    if isinstance(value, Mapping):
+        return any(map(_refers, value.values()))
+    return any(map(_refers, value)) if isinstance(value, list) else "${" in str(value)
+
+
+def _said(value: Any) -> str:
+    return (
+        {True: "true", False: "false", None: "null"}[value] if value is None or isinstance(value, bool) else str(value)
+    )
+
+
+def _named(given: Any, key: str) -> Iterator[tuple[str, Any]]:
+    """The values that a rule asks for, with their keys: those that are compared by = or in."""
+    if isinstance(given, Mapping):
+        for name, wanted in given.items():
+            if isinstance(wanted, str) and re.match(r"^\s*(<=|>=|!=|<|>)", wanted):
+                continue
+            yield from ((str(name), value) for value in (wanted if isinstance(wanted, list) else [wanted]))
+    elif isinstance(given, str):
+        parser = _Parser(given, key)
+        parser.parsed()
+        yield from parser.named
 
 
 def select(config: Any, key: str) -> Any:
@@ -150,6 +206,7 @@ def select(config: Any, key: str) -> Any:
 class _Parser:
     def __init__(self, text: str, key: str):
         self._text, self._key = text, key
+        self.named: list[tuple[str, Any]] = []  # keys with the values that they are compared with for being equal
         self._tokens: list[tuple[str, str]] = []
         at = 0
         while text[at:].strip():
@@ -193,10 +250,15 @@ class _Parser:
             raise self._error(f"has '{name}' where a key was expected")
         kind, operator = self._take(f"a comparison after '{name}'")
         if operator == "in":
-            return _condition(name, "in", self._list())
+            wanted = self._list()
+            self.named += [(name, value) for value in wanted]
+            return _condition(name, "in", wanted)
         if kind != "op":
             raise self._error(f"has '{operator}' where a comparison was expected")
-        return _condition(name, operator, self._one_value())
+        value = self._one_value()
+        if operator in ("=", "=="):
+            self.named.append((name, value))
+        return _condition(name, operator, value)
 
     def _one_value(self) -> Any:
         if self._tokens and self._tokens[0] == ("mark", "["):

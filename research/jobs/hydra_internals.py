@@ -22,6 +22,7 @@ from hydra._internal.defaults_list import create_defaults_list
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path, get_args_parser
 from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.config_store import ConfigStore
 from hydra.core.default_element import GroupDefault, ResultDefault
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.types import Override
@@ -130,6 +131,19 @@ def create_hydra(
     assert isinstance(loader, ConfigLoaderImpl)
     loader.repository = _Sources(search_path)
     return hydra, loader
+
+
+def add_choice(group: str, name: str, content: dict[str, Any]) -> None:
+    """Make a choice of a group that no file has, for all composing in this process."""
+    ConfigStore.instance().store(group=group, name=name, node=content)
+
+
+def remove_choice(group: str, name: str) -> None:
+    """Take back what `add_choice` made."""
+    folder: Any = ConfigStore.instance().repo.get(group, {})
+    folder.pop(f"{name}.yaml", None)
+    if not folder:
+        ConfigStore.instance().repo.pop(group, None)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -12,9 +13,11 @@ from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, Quoted
 from hydra.errors import HydraException
 
 from research.errors import ConfigError, nearest
+from research.jobs.modules import spec_of
 from research.jobs.schema import GROUPS, SEVERAL
 
 Groups = Mapping[str, Sequence[str]]
+_CLASS = re.compile(r"[A-Z]\w*Scheduler|[A-Za-z_]\w*(\.[A-Za-z_]\w*)*\.[A-Z]\w*")
 _MOST_LEVELS = 32  # of brackets; half of what a record may hold
 
 # packages of the launchers and sweepers that Hydra's users know, and how to get them, for the moment they are named and missing
@@ -77,6 +80,47 @@ def _example(key: str, value: str) -> str:
     return f"'{key}=[\"...\"]'" if value.startswith("[") or key == "prompts" else f"'{key}=\"...\"'"
 
 
+_FOLDERS = "jobs are kept in output_dir/sweep_name: output_dir=FOLDER sweep_name=NAME."
+# what of Hydra's own settings is without effect here, and what does it
+OF_HYDRA = {
+    "sweep.dir": _FOLDERS,
+    "sweep.subdir": "a job's folder is called by its id.",
+    "run.dir": _FOLDERS,
+    "output_subdir": "a job's config.yaml is in its folder.",
+    "job.chdir": "all jobs run in the folder that the command was started from.",
+    "job.name": "sweep_name=NAME calls a sweep.",
+    "job.config": "an override's name in tables is its key.",
+    "job": "all there is of it is hydra.job.env_set, for launchers.",
+    "verbose": "runtime.progress says how much is shown, and RESEARCH_FULL_ERROR=1 shows the stack of an error.",
+    "job_logging": "runtime.progress says how much is shown.",
+    "hydra_logging": "runtime.progress says how much is shown.",
+    "runtime": "it is for Hydra to fill in.",
+    "overrides": "it is for Hydra to fill in.",
+    "env": "it is for Hydra to fill in.",
+    "sweep": _FOLDERS,
+    "run": _FOLDERS,
+}
+
+
+def _check_hydra(override: Override) -> None:
+    key = override.key_or_group.removeprefix("hydra.").removeprefix("hydra/")
+    if key.startswith(("job.env_set", "job.env_copy")) or override.is_delete():
+        return
+    for name, instead in OF_HYDRA.items():
+        if key == name or key.startswith((f"{name}.", f"{name}/")):
+            raise ConfigError(f"{override.key_or_group}: has no effect; {instead}")
+
+
+def scheduler_classes(lines: Sequence[str], groups: Groups) -> list[str]:
+    """What ``scheduler=`` names that is no choice and may be a class: ``TCDScheduler``, ``my_module.MyScheduler``."""
+    found = []
+    for override in map(parse, lines):
+        if override.key_or_group == "scheduler" and override.package is None and not override.is_delete():
+            names = [name for name in choices_of(override) if name not in groups.get("scheduler", ())]
+            found += [name for name in names if _CLASS.fullmatch(name)]
+    return found
+
+
 def normalise(lines: Sequence[str], groups: Groups) -> list[str]:
     """The same overrides, checked and in the form in which they are composed.
 
@@ -123,6 +167,8 @@ def _normalised(override: Override, line: str, groups: Groups) -> str:
         raise ConfigError(
             f"argument '{line}': accepted is key=value, for example steps=10; and GROUP@PLACE=CHOICE, of a group of configs."
         )
+    if override.is_hydra_override():
+        _check_hydra(override)
     if key in groups:
         _check_choices(override, groups)
         if override.package is not None or override.is_hydra_override() or override.is_delete():
@@ -163,7 +209,8 @@ def _check_choices(override: Override, groups: Groups) -> None:
         if choice not in options:
             short = group.removeprefix("hydra/")
             more = _missing(options) if group == "hydra/launcher" else []
-            hint = nearest(choice, [*options, *more])
+            classes = _classes_of_diffusers() if group == "scheduler" else ()
+            hint = nearest(choice, [*options, *more, *classes])
             if group == "model" and _is_place(choice):
                 raise ConfigError(
                     f"model: found {choice!r}, which is no name of a model config; a directory, a file or a hub id is "
@@ -173,8 +220,19 @@ def _check_choices(override: Override, groups: Groups) -> None:
                 package, install = _PLUGIN_PACKAGES[choice]
                 hint = f" It comes with the package {package}, which is not installed: {install}."
             raise ConfigError(
-                f"{group}: unknown {short} '{choice}'.{hint} Accepted: {', '.join(sorted(options))}{_to_install(more)}."
+                f"{group}: unknown {short} '{choice}'.{hint} Accepted: {', '.join(sorted(options))}{_to_install(more)}"
+                f"{', or a class of diffusers such as DDIMScheduler' if classes else ''}."
             )
+
+
+@lru_cache(maxsize=1)
+def _classes_of_diffusers() -> tuple[str, ...]:
+    """Names of diffusers' schedulers, read from its source."""
+    spec = spec_of("diffusers")
+    file = Path(spec.origin).parent / "schedulers" / "__init__.py" if spec is not None and spec.origin else None
+    if file is None or not file.is_file():
+        return ()
+    return tuple(sorted(set(re.findall(r'"(\w+Scheduler)"', file.read_text(encoding="utf-8")))))
 
 
 def _is_place(choice: str) -> bool:

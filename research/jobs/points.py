@@ -96,6 +96,9 @@ def _points(composer: Composer, master: DictConfig, lines: Sequence[str], object
         found.found = _drawn(axes, order, settings, rules, found.total)
     found.excluded = rules.excluded
     rules.check_keys()
+    if settings.sample is None:  # else others may have them
+        for line in rules.absent():
+            _log.warning("warning: %s", line)
     if not found.found:
         raise ConfigError(
             f"sweep.exclude: leaves none of the {found.total} points; accepted are rules that leave some."

@@ -17,6 +17,7 @@ from research.errors import ConfigError, ModelError
 from research.hashing import sha256_files
 from research.image_tensors import pixels_to_images
 from research.models.compiled import compile_network
+from research.models.inspect.fit import quietly
 from research.models.inspect.weights import check_safetensors, weight_files
 from research.models.layers import layer_names
 from research.models.memory import Memory
@@ -94,7 +95,8 @@ class BaseModel(Model, ABC):
                     check_safetensors(file)
         try:
             # a component may be pickled and another not: diffusers then takes what there is, safetensors first
-            parts = cls.load_parts(directory, dtype=dtype, safe=safe or None, quantization=quantization)
+            with quietly():
+                parts = cls.load_parts(directory, dtype=dtype, safe=safe or None, quantization=quantization)
         except ModelError:
             raise
         except Exception as error:  # what a broken file makes libraries raise is no closed list

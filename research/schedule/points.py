@@ -141,7 +141,8 @@ def _series(
 ) -> Series:
     from research.schedule.curves import points, training_curve
     from research.solvers import NativeSolver, SolverFactory, resolve
-    from research.solvers.lint.linter import lint, quiet
+    from research.solvers.lint.linter import lint
+    from research.solvers.quiet import quiet
 
     name = text("scheduler", row["scheduler"])
     steps = number(1, whole=True)("steps", row["steps"])
@@ -162,7 +163,7 @@ def _series(
         # raises again unless it is all about the kind of model
         base, remark = _FLOW, f"on a flow of its own: {model.path} is no flow model"
     with quiet():
-        factory = SolverFactory(asked, options, base, parity=parity, sigmas=sigmas)
+        factory = SolverFactory(asked, options, base, parity=parity, sigmas=sigmas, strict=False)
         flow = factory.kind == "flow"
         found: list[Point] = []
         plan: tuple[StagePlan, ...] = ()

@@ -15,6 +15,7 @@ from torch import Tensor
 from research.errors import ConfigError, nearest
 from research.sampling.interfaces import Solver
 from research.sampling.prediction import Kind
+from research.solvers.can_sample import check_can_sample
 from research.solvers.diffusers_solver import STEP_ARGUMENTS_OF_THE_LOOP, DiffusersSolver
 from research.solvers.levels import Levels, TrainedLevels
 from research.solvers.linear import LinearSolver
@@ -23,6 +24,7 @@ from research.solvers.native.counterparts import COUNTERPARTS
 from research.solvers.native.upstream_options import clip_of
 from research.solvers.native_solver import NativeSolver, offers_of
 from research.solvers.probing import settings_key
+from research.solvers.quiet import quiet
 from research.solvers.trigflow import TRIGFLOW, SCMSolver, TrigFlowGrid, is_trigflow
 from research.solvers.upstream_levels import Shape, Told, levels_of, make_timesteps, nothing_told, shifted, trained_of
 
@@ -62,6 +64,7 @@ class SolverFactory:
         schedule: what the model has a scheduler told besides the number of steps; see `research.solvers.upstream_levels.Told`.
         trained: the noise levels that the model was trained on, where no scheduler config says them exactly; the config is
             then for diffusers' classes that have no native counterpart.
+        strict: refuse a class that would take the model's output for something else; the linter says it in its own way.
 
     Attributes:
         native: the native solver, or None where diffusers' class is driven.
@@ -83,6 +86,7 @@ class SolverFactory:
         sigmas: Any = None,
         schedule: Told | None = None,
         trained: TrainedLevels | None = None,
+        strict: bool = True,
     ):
         self.parity, self.sigmas = parity, checked_sigmas(sigmas)
         self._trained = trained
@@ -153,8 +157,12 @@ class SolverFactory:
             return
         self._check_angles(own_config)
         self._untouched = self._build()
+        if upstream and counterpart is None:
+            check_can_sample(self._untouched, self.name, self.step_options)
         self.kind = self._kind(self._untouched)
         _check_kind(self.name, self.cls, self.kind, own_config)
+        if strict and not _is_flow(own_config):
+            _check_prediction(self.cls, own_config)
         self.trained = self._trained or trained_of(self._untouched, self._config, flow=self.kind == "flow")
         if counterpart and is_upstream(self._untouched):
             # with the keys of the model's config that the class has no argument for
@@ -306,7 +314,8 @@ class SolverFactory:
 
     def _build(self) -> Any:
         try:
-            return self.cls.from_config(self._config, **self._init_options)
+            with quiet():
+                return self.cls.from_config(self._config, **self._init_options)
         except ImportError as error:
             raise ConfigError(f"scheduler: {self.name} needs a package that is not installed: {error}") from error
         except (TypeError, ValueError, NotImplementedError) as error:
@@ -438,6 +447,16 @@ def _check_kind(name: str, cls: type, kind: Kind, base_config: Mapping[str, Any]
         raise ConfigError(
             f"scheduler: {name} ({cls.__name__}) is for models that predict {'flow' if kind == 'flow' else 'noise'}; "
             f"this model predicts {trained}."
+        )
+
+
+def _check_prediction(cls: type, config: Mapping[str, Any]) -> None:
+    """A class without ``prediction_type`` takes what a model puts out for noise, whatever it is."""
+    wanted = config.get("prediction_type") or "epsilon"
+    if wanted != "epsilon" and "prediction_type" not in inspect.signature(cls).parameters:
+        raise ConfigError(
+            f"prediction_type: found {wanted!r} in the model's config, and {cls.__name__} takes every output for noise "
+            "(epsilon); accepted here are models that predict epsilon."
         )
 
 

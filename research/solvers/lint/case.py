@@ -277,7 +277,13 @@ class Case:
 
     def _factory(self, *, parity: bool) -> SolverFactory:
         return SolverFactory(
-            self._scheduler, self._options, self.base, parity=parity, sigmas=self.sigmas, schedule=self._schedule
+            self._scheduler,
+            self._options,
+            self.base,
+            parity=parity,
+            sigmas=self.sigmas,
+            schedule=self._schedule,
+            strict=False,
         )
 
     def _drive(self, factory: SolverFactory, strength: float) -> Trajectory:

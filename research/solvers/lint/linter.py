@@ -15,6 +15,7 @@ import torch
 from research.errors import ConfigError
 from research.solvers.lint import config_rules, level_rules
 from research.solvers.lint.case import Case, Finding
+from research.solvers.quiet import quiet
 from research.solvers.upstream_levels import Told
 
 Rule = Callable[[Case], Iterable[Finding]]
@@ -74,17 +75,3 @@ def lint(
     if not notes:
         found = [finding for finding in found if finding.severity != "note"]
     return sorted(dict.fromkeys(found), key=lambda finding: _SEVERITY[finding.severity])
-
-
-class quiet:
-    """Diffusers' own log lines about configs, held back for a while: the linter says the same and more."""
-
-    def __enter__(self) -> None:
-        from diffusers.utils import logging
-
-        self._logging = logging
-        self._before = logging.get_verbosity()
-        logging.set_verbosity_error()
-
-    def __exit__(self, *_: object) -> None:
-        self._logging.set_verbosity(self._before)
