@@ -54,6 +54,8 @@ def emphases(key: str, given: Any) -> list[Emphasis]:
 def token_places(text_encoder: Any, text: str, words: str) -> list[int]:
     """Where the tokens of ``words`` stand in the embeddings of a text; empty if they do not occur in what the encoder takes."""
     tokenizer = text_encoder.tokenizer
+    if hasattr(text_encoder, "prepared"):  # some pipelines change texts before they are encoded
+        text, words = text_encoder.prepared(text), text_encoder.prepared(words)
     ids = tokenizer(text, truncation=True, max_length=text_encoder.max_tokens).input_ids
     sought = tokenizer(words, add_special_tokens=False).input_ids
     starts = [k for k in range(len(ids) - len(sought) + 1) if sought and ids[k : k + len(sought)] == sought]

@@ -18,6 +18,7 @@ class AuraFlowModel(PipelineModel):
     """UMT5, whose padding is zeros that the network attends to."""
 
     family = "auraflow"
+    supports = PipelineModel.supports | {"word-places"}
     steps_by_seed = False
     max_length: int = 256
 

@@ -22,6 +22,7 @@ class ChromaModel(PackedModel):
     """Flux without CLIP and without an embedded guidance scale: T5 whose padding is left out, but for one token."""
 
     family = "chroma"
+    supports = PackedModel.supports | {"word-places"}
 
     def tokenizers(self) -> Sequence[tuple[Any, int]]:
         return [(self.parts["tokenizer"], self.max_length)]

@@ -23,6 +23,7 @@ class FluxModel(PackedModel):
 
     family = "flux"
     guided_by_negative_alone = True
+    supports = PackedModel.supports | {"word-places"}
     sigmas_for_all = False
 
     @classmethod

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from research.models.families.pipeline_model import PipelineModel, patched_geometry
-from research.models.families.texts import padded
+from research.models.families.texts import Texts, padded
 from research.models.geometry import LatentGeometry
 from research.models.memory import device_of
 from research.sampling.interfaces import Condition
@@ -18,6 +18,7 @@ class PixArtSigmaModel(PipelineModel):
     """T5 with its mask; learned sigmas are dropped. Prompts are lower-cased and stripped, and not cleaned further."""
 
     family = "pixart-sigma"
+    supports = PipelineModel.supports | {"word-places"}
     max_length: int = 300
 
     @classmethod
@@ -27,9 +28,13 @@ class PixArtSigmaModel(PipelineModel):
     def tokenizers(self) -> Sequence[tuple[Any, int]]:
         return [(self.parts["tokenizer"], self.max_length)]
 
+    @property
+    def text(self) -> Texts:
+        return Texts(self.tokenizers(), self.weights_sha256, lowered=True)
+
     def encode_texts(self, texts: Sequence[str], *, negative: bool) -> Condition:
         encoder = self.parts["text_encoder"]
-        given = [text.lower().strip() for text in texts]
+        given = [self.text.prepared(text) for text in texts]
         found = padded(self.parts["tokenizer"], given, self.max_length, device_of(encoder), add_special_tokens=True)
         embeds = encoder(found.input_ids, attention_mask=found.attention_mask)[0]
         return Condition(embeds=embeds, mask=found.attention_mask)

@@ -22,12 +22,24 @@ class Texts:
         tokenizers: each with how many tokens its encoder takes; the one that takes most counts.
         identity: says which weights these are.
         closing: tokens that the tokenizer puts after a text.
+        lowered: whether texts are lower-cased and stripped before they are encoded.
     """
 
-    def __init__(self, tokenizers: Sequence[tuple[Any, int]], identity: Hashable = None, closing: int = 1):
-        self.closing = closing
+    def __init__(
+        self,
+        tokenizers: Sequence[tuple[Any, int]],
+        identity: Hashable = None,
+        closing: int = 1,
+        *,
+        lowered: bool = False,
+    ):
+        self.closing, self.lowered = closing, lowered
         self.tokenizer, self.max_tokens = max(tokenizers, key=lambda pair: pair[1])
         self.identity = object() if identity is None else identity
+
+    def prepared(self, text: str) -> str:
+        """A text as the tokenizer is given it."""
+        return text.lower().strip() if self.lowered else text
 
     def encode(self, texts: Sequence[str]) -> Tensor:
         raise ConfigError(
