@@ -9,6 +9,7 @@ from research.guidance.classifier import ClassifierGuidance
 from research.guidance.composable import Composable
 from research.guidance.dps import DPS
 from research.guidance.fdg import FDG
+from research.guidance.feedback import FeedbackGuidance
 from research.guidance.history import HiGS, Momentum
 from research.guidance.icg import ICG
 from research.guidance.interval import Interval
@@ -21,6 +22,7 @@ from research.guidance.none import NoGuidance
 from research.guidance.pag import PAG
 from research.guidance.perp_neg import PerpNeg
 from research.guidance.pladis import PLADIS
+from research.guidance.rectified_cfg import RectifiedCFGPlusPlus
 from research.guidance.renorm import Renorm
 from research.guidance.rescale import Rescale
 from research.guidance.sag import SAG
@@ -60,6 +62,7 @@ __all__ = [
     "ClassifierGuidance",
     "Composable",
     "EpsilonScaling",
+    "FeedbackGuidance",
     "Guidance",
     "HiGS",
     "Interval",
@@ -69,6 +72,7 @@ __all__ = [
     "Momentum",
     "NoGuidance",
     "PerpNeg",
+    "RectifiedCFGPlusPlus",
     "Renorm",
     "Rescale",
     "Scales",

@@ -27,6 +27,7 @@ class History(Modifier):
     """
 
     space: Space = "x0"
+    keeps = ("_past",)
 
     def __init__(self, guidance: Guidance):
         super().__init__(guidance)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from research.checks import check_number
 from research.guidance.perturbed import LayerPatch, PatchedLayers
-from research.sampling.interfaces import Guidance, Patch, StepState
+from research.sampling.interfaces import Branch, Guidance, Guided, Patch, StepState
+from research.sampling.prediction import Prediction
 
 
 class PAG(PatchedLayers):
@@ -23,18 +26,43 @@ class PAG(PatchedLayers):
         scale: strength of the push, from 0; the paper uses 1 to 5.
         layers: self-attention layers, by pattern; the paper takes the middle block.
         base: for example ``CFG(5)``; by default none, which costs two evaluations a stage.
+        adaptive: how fast the scale falls: at the time ``t``, from 1000 to 0, it is ``scale - adaptive * (1000 - t)``, not below
+            0, from where on nothing is perturbed (``pag_adaptive_scale`` of diffusers); 0 keeps it.
 
     Raises:
-        ConfigError: see `PatchedLayers`.
+        ConfigError: adaptive is no number from 0; see also `PatchedLayers`.
     """
 
     why = "replaces self-attention by the identity, which nobody has published for picture and text in one sequence"
 
-    def __init__(self, scale: float = 3.0, layers: str | Sequence[str] = "mid", base: Guidance | None = None):
+    def __init__(
+        self,
+        scale: float = 3.0,
+        layers: str | Sequence[str] = "mid",
+        base: Guidance | None = None,
+        adaptive: float = 0.0,
+    ):
         super().__init__(scale, layers, base)
+        self.adaptive = check_number("guidance.adaptive", adaptive, least=0)
 
     def vectorises(self) -> bool:
-        return self.pushes_each_alone()
+        return self.adaptive == 0 and self.pushes_each_alone()
+
+    def branches(self, state: StepState) -> Sequence[Branch]:
+        with self._adapted(state):
+            return super().branches(state)
+
+    def combine(self, state: StepState, predictions: Mapping[str, Prediction]) -> Guided:
+        with self._adapted(state):
+            return super().combine(state, predictions)
+
+    def _adapted(self, state: StepState) -> AbstractContextManager[None]:
+        scale = state.scale_of(self)
+        if self.adaptive == 0 or isinstance(scale, Tensor):
+            return nullcontext()
+        # in fp32, as the pipelines
+        fallen = scale - self.adaptive * (1000 - torch.tensor(state.stage.time, dtype=torch.float32))
+        return state.at_scale(self, max(float(fallen), 0.0))
 
     def patch(self, state: StepState) -> Patch:
         return IdentityAttention(self.chosen)

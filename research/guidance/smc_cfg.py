@@ -28,6 +28,8 @@ class SMCCFG(Pair):
         ConfigError: a number is out of range, or the space is unknown.
     """
 
+    keeps = ("_past",)
+
     def __init__(self, scale: float = 7.5, slope: float = 0.05, gain: float = 0.3, space: str = "prediction"):
         super().__init__(scale, space)
         self.slope = check_number("guidance.slope", slope, above=0)

@@ -37,16 +37,17 @@ class CADS(Hook):
     """
 
     requires = frozenset({"text"})
+    keeps = ("_step", "_noises")
 
     def __init__(self, noise_scale: float = 0.1, tau1: float = 0.6, tau2: float = 0.9, mixing: float = 1.0):
         self.noise_scale = check_number(f"{_KEY}.noise_scale", noise_scale, least=0)
         self.tau1 = check_number(f"{_KEY}.tau1", tau1, least=0)
         self.tau2 = check_number(f"{_KEY}.tau2", tau2, least=self.tau1)
         self.mixing = check_number(f"{_KEY}.mixing", mixing, least=0, most=1)
-        self._last: tuple[int, Condition, Condition] | None = None
+        self._step, self._noises = -1, dict[str, Tensor]()
 
     def on_start(self, run: Run) -> None:
-        self._last = None
+        self._step, self._noises = -1, {}
 
     def gamma(self, step: int, n_steps: int) -> float:
         """The share of the condition at the user's step ``step`` of ``n_steps``, counted from 0: eq. 4."""
@@ -59,22 +60,30 @@ class CADS(Hook):
         share = self.gamma(state.stage.step, state.stage.n_steps)
         if share < 1:
             given = state.conditions
-            state.conditions = Overlay(given, {"cond": lambda: self._annealed(state, given["cond"], share)})
+            made: list[Condition] = []  # once a stage, as guidances hold it against itself
+
+            def annealed() -> Condition:
+                if not made:
+                    made.append(self._annealed(state, given["cond"], share))
+                return made[0]
+
+            state.conditions = Overlay(given, {"cond": annealed})
 
     def _annealed(self, state: StepState, condition: Condition, share: float) -> Condition:
         if condition.embeds is None:
             raise ConfigError(f"{_KEY}: anneals the embedding of a prompt; found a task without one.")
-        step = state.stage.step
-        if self._last is None or self._last[0] != step or self._last[1] is not condition:
-            noised = partial(self._noised, state=state, share=share)
-            pooled = None if condition.pooled is None else noised(condition.pooled)
-            self._last = step, condition, replace(condition, embeds=noised(condition.embeds), pooled=pooled)
-        return self._last[2]
+        if self._step != state.stage.step:
+            self._step, self._noises = state.stage.step, {}
+        noised = partial(self._noised, state=state, share=share)
+        pooled = None if condition.pooled is None else noised("pooled", condition.pooled)
+        return replace(condition, embeds=noised("embeds", condition.embeds), pooled=pooled)
 
-    def _noised(self, y: Tensor, *, state: StepState, share: float) -> Tensor:
+    def _noised(self, name: str, y: Tensor, *, state: StepState, share: float) -> Tensor:
         wide = y.float()
         over = tuple(range(1, y.ndim))
-        noise = state.run.noise.draw(f"{HOOK}/cads", y.shape[1:], torch.float32)
+        if name not in self._noises:
+            self._noises[name] = state.run.noise.draw(f"{HOOK}/cads_{name}", y.shape[1:], torch.float32)
+        noise = self._noises[name]
         found = math.sqrt(share) * wide + self.noise_scale * math.sqrt(1 - share) * noise
         if self.mixing > 0:
             std, mean = torch.std_mean(wide, dim=over, keepdim=True)

@@ -27,7 +27,8 @@ class FeatureCache(Hook):
     ones of the way down, whose outputs the last ones of the way up are joined with. What lies between is computed again for
     an image
 
-    * ``every`` stages after it last was (DeepCache's uniform schedule), and
+    * ``every`` stages after it last was (DeepCache's uniform schedule), or with ``power`` at as many stages that lie denser
+      about the stage ``centre`` (its non-uniform schedule, appendix C), and
     * once the input of the deep part has changed by more than ``threshold`` since then, ``mean |h - h'| / mean |h'|`` (the
       measure of first-block caches, but taken for each image by itself, so that an image does not depend on its batch).
 
@@ -40,6 +41,9 @@ class FeatureCache(Hook):
         every: stages (model evaluations) from one computation of the deep part to the next, from 1 (always); None: as the
             threshold says.
         threshold: relative change of an image's features from 0; None: as ``every`` says. With both, whichever comes first.
+        power: above 1, of the non-uniform schedule; None: the uniform one. It is lowered by 0.02 until there are as many stages,
+            as in the authors' code. They take 1.2 to 1.4.
+        centre: the stage, counted from 0, about which these lie.
         blocks: how many of the outermost blocks are computed at every stage, from 1 to one less than there are.
         steps: the part of the user's steps in which features are reused, as fractions ``lo <= hi`` from 0 to 1: step ``k`` of
             ``n``, counted from 0, is in it if ``lo <= k / n < hi``.
@@ -57,7 +61,13 @@ class FeatureCache(Hook):
         threshold: float | None = None,
         blocks: int = 1,
         steps: Sequence[float] = (0.0, 1.0),
+        power: float | None = None,
+        centre: int = 0,
     ):
+        self.power = None if power is None else check_number(f"{_KEY}.power", power, above=1)
+        self.centre = check_whole_number(f"{_KEY}.centre", centre, least=0)
+        if power is not None and every is None:
+            raise ConfigError(f"{_KEY}.every: found null with a power; accepted is a whole number from 1.")
         if every is None and threshold is None:
             raise ConfigError(f"{_KEY}: found neither every nor threshold; accepted is one of them, or both.")
         self.every = None if every is None else check_whole_number(f"{_KEY}.every", every, least=1)
@@ -85,6 +95,9 @@ class FeatureCache(Hook):
         self._saved: dict[str, _Saved] = {}  # by branch
         self._clock, self._next, self._open = 0, 0, True
         self._evaluations, self._deep = 0, [0] * len(run.seeds)
+        self._places: frozenset[int] | None = None
+        if self.power is not None and self.every is not None:
+            self._places = non_uniform(len(run.timeline), self.every, self.centre, self.power)
         self._part = DeepPart(run.model.network, self.blocks)
         run.cleanup.callback(self._release)
         return _Cached(self, denoiser)
@@ -173,7 +186,9 @@ class FeatureCache(Hook):
         due = [False] * images
         for name, part in parts.items():
             saved = self._saved[name]
-            if self.every is not None:
+            if self._places is not None:
+                due = [each or self._next - 1 in self._places for each in due]
+            elif self.every is not None:
                 old = [self._clock - since >= self.every for since in saved.since]
                 due = [a or b for a, b in zip(due, old, strict=True)]
             if self.threshold is not None and saved.given is not None:
@@ -200,6 +215,27 @@ class FeatureCache(Hook):
 
     def _release(self) -> None:
         self._saved.clear()
+
+
+def non_uniform(stages: int, every: int, centre: int, power: float) -> frozenset[int]:
+    """Stages of DeepCache's non-uniform schedule: 0, and those of ``stages // every`` that lie denser about ``centre``.
+
+    Raises:
+        ConfigError: there are not as many different ones with any power above 1.
+    """
+    count, lowered = max(1, stages // every), power
+    while lowered > 1:
+        # roots of what lies before the centre are complex, and real parts are taken, as in the authors' code
+        first, last = (complex(end) ** (1 / lowered) for end in (-centre, stages - centre))
+        ways = [first + (last - first) * k / count for k in range(count + 1)]
+        found = sorted({int((way**lowered).real) for way in ways})
+        if len(found) - 1 == count or count == 1:
+            return frozenset([0, *(place + centre for place in found[1:-1])])
+        lowered -= 0.02
+    raise ConfigError(
+        f"{_KEY}.power: found {power:g}; about stage {centre} of {stages} no power from there to 1 gives {count} different ones. "
+        "Accepted are a greater every, or a lesser centre."
+    )
 
 
 class _Saved:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
 
 from research.checks import check_number
 from research.errors import ConfigError
 from research.hooks.windows import Window
-from research.sampling.interfaces import Batch, Denoiser, Hook, ModelFacts, Solver, StepState
+from research.sampling.interfaces import Batch, Branch, Denoiser, Hook, ModelFacts, Solver
+from research.sampling.prediction import Prediction
+from research.sampling.timeline import Stage
 
 _KEY = "hooks.freeu"
 _BLOCKS = ("CrossAttnUpBlock2D", "UpBlock2D")
@@ -40,7 +45,6 @@ class FreeU(Hook):
         given = {"b1": b1, "b2": b2, "s1": s1, "s2": s2}
         self.weights = {name: check_number(f"{_KEY}.{name}", value, above=0) for name, value in given.items()}
         self.window = Window(f"{_KEY}.steps", steps)
-        self._on = False
 
     def check(self, model: ModelFacts, solver: Solver) -> None:
         up = [str(kind) for kind in model.network_config.get("up_block_types") or ()]
@@ -57,17 +61,27 @@ class FreeU(Hook):
     def around_model(self, run: Batch, denoiser: Denoiser) -> Denoiser:
         self.check(run.model, run.solver)
         self.window.warn_if_empty(run)
-        self._on = False
-        run.cleanup.callback(self._switch, run.model.network, False)
-        return denoiser
+        if all(weight == 1 for weight in self.weights.values()):
+            return denoiser
+        return _Weighed(self, run.model.network.up_blocks, denoiser)
 
-    def pre_step(self, state: StepState) -> None:
-        inside = state.stage in self.window and any(weight != 1 for weight in self.weights.values())
-        if inside is not self._on:
-            self._switch(state.run.model.network, inside)
 
-    def _switch(self, network: object, on: bool) -> None:
-        self._on = on
-        for block in network.up_blocks:  # type: ignore[attr-defined]
-            for name, weight in self.weights.items():
-                setattr(block, name, weight if on else None)
+class _Weighed:
+    """A denoiser whose network weighs features for as long as it is asked, and no longer."""
+
+    def __init__(self, hook: FreeU, blocks: Any, denoiser: Denoiser):
+        self.hook, self.blocks, self.denoiser = hook, blocks, denoiser
+
+    def predict(self, x: Tensor, stage: Stage, branches: Sequence[Branch]) -> dict[str, Prediction]:
+        if stage not in self.hook.window:
+            return self.denoiser.predict(x, stage, branches)
+        self._set(self.hook.weights)
+        try:
+            return self.denoiser.predict(x, stage, branches)
+        finally:
+            self._set(dict.fromkeys(self.hook.weights))
+
+    def _set(self, weights: Mapping[str, float | None]) -> None:
+        for block in self.blocks:
+            for name, weight in weights.items():
+                setattr(block, name, weight)

@@ -55,8 +55,20 @@ _ONCE = {
 _OWN = "research.guidance."
 # modifiers that ask for what the guidance inside asks for (of Renorm and Rescale: nearly always)
 _EVEN = {"EpsilonScaling", "HiGS", "MimicThreshold", "Momentum", "Renorm", "Rescale", "TSR", "Threshold"}
-# guidances that add to another, and are that one at scale 0
-_ADDING = {"PAG", "PLADIS", "SAG", "SEG", "SLG", "SWG", "TPG", "DPS", "LossGuidance", "ClassifierGuidance"}
+# guidances that at scale 0 are the one that they add to, or none
+_ADDING = {
+    "RectifiedCFGPlusPlus",
+    "PAG",
+    "PLADIS",
+    "SAG",
+    "SEG",
+    "SLG",
+    "SWG",
+    "TPG",
+    "DPS",
+    "LossGuidance",
+    "ClassifierGuidance",
+}
 _MOST_RECORDS = 300  # read for the timings, the latest first: they tell the time of thousands
 _TIMED_BY = (
     "path",
@@ -224,7 +236,8 @@ class _Guided:
         self._parity = config["runtime"].get("parity", False)
         node = dict(config["guidance"])
         modifiers = list((node.pop("modifiers", None) or {}).values())
-        ends = [m.get(key) for m in modifiers if _class(m) == "Schedule" for key in ("start", "end")]
+        scheduled = [m for m in modifiers if _class(m) == "Schedule"]
+        ends = [end for m in scheduled for end in (m.get("start"), m.get("end"), *(m.get("values") or ()))]
         self._scheduled_from_1 = any(end not in (None, 1) for end in ends)
         self._at = self._modified(node, modifiers)
         self._known: dict[int, int] = {}
@@ -276,10 +289,16 @@ class _Guided:
             start = end if settings.get("kind") == "constant" or neutral is None else neutral
         part = step / (self._n - 1) if self._n > 1 else 1.0
         part = 1 - part if settings.get("reverse") else part
+        if values := settings.get("values"):
+            place = part * (len(values) - 1)
+            before = max(0, min(int(place), len(values) - 2))
+            after = min(before + 1, len(values) - 1)
+            return float(values[before] + (place - before) * (values[after] - values[before]))
         shape = {
             "constant": 1.0,
             "cosine": (1 - math.cos(math.pi * part)) / 2,
             "power": part ** float(settings.get("power") or 2.0),
+            "power_cosine": (1 - math.cos(math.pi * part ** float(settings.get("power") or 2.0))) / 2,
             "triangle": 1 - abs(2 * part - 1),
         }.get(str(settings.get("kind")), part)
         return float(start + (end - start) * shape)
@@ -306,10 +325,16 @@ class _Guided:
             return 1
         if name in ("CFG", "ICG", "TSG"):
             return 1 if own in (0, 1) else 2
+        if name == "RectifiedCFGPlusPlus":
+            if own and step == self._n - 1:  # two at the last stage, which may be one of several of its step
+                return 2
+            return 3 if own else 1
         if name == "CFGPlusPlus":
             return 1 if own == 0 else 2
         if name in ("Composable", "PerpNeg"):
             return 1 if own == 0 else 2 + self._further(node)
+        if name == "PAG" and _arguments(node).get("adaptive"):  # by times, of which the libraries know
+            self.exact = False
         if name in ("Autoguidance", "PAG", "SAG", "SEG", "SLG", "SWG", "TPG"):
             base = node.get("base")
             further = int(_arguments(node)["windows"]) ** 2 if name == "SWG" else 1

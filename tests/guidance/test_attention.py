@@ -78,6 +78,15 @@ def test_pag_is_bit_equal_to_the_pipeline(kind, layers, scale, request) -> None:
     assert torch.equal(ours.latents, of_pipeline(pipe, scale, pag_scale=2.0))
 
 
+@pytest.mark.parametrize(("adaptive", "perturbed"), [(0.001, 4), (0.004, 2)])
+@pytest.mark.spread(1)
+def test_a_scale_that_falls_is_that_of_the_pipeline(sd, adaptive, perturbed) -> None:
+    pipe = quiet(StableDiffusionPAGPipeline.from_pretrained(sd.path, pag_applied_layers=["mid"]))
+    ours = sample(sd, PAG(2.0, base=CFG(5.0), adaptive=adaptive), seeds=[3], steps=4, parity=True)
+    assert torch.equal(ours.latents, of_pipeline(pipe, 5.0, pag_scale=2.0, pag_adaptive_scale=adaptive))
+    assert ours.nfe_by_branch["perturbed"] == perturbed  # where the scale is 0 nothing is
+
+
 @pytest.mark.parametrize("scale", [1.0, 5.0])
 @pytest.mark.parametrize("kind", ["sd", "sd_v"])
 @pytest.mark.spread(2)

@@ -486,3 +486,26 @@ def test_an_error_leaves_every_scale_as_it_was(sd):
     with pytest.raises(RuntimeError, match=r"at 2\.0"):
         LoopSampler(sd, guidance=Schedule(mine, "constant", end=2)).sample(TextToImage("a"), seeds=[0], steps=2)
     assert mine.scale == 7
+
+
+# --- schedules that were found
+
+
+def test_values_over_the_steps_and_mdts_powered_cosine():
+    learned = Schedule(CFG(9.0), values=[1.0, 4.0, 2.0])
+    assert [learned.at(step, 5) for step in range(5)] == pytest.approx([1, 2.5, 4, 3, 2])
+    assert Schedule(CFG(9.0), values=[3.0]).at(2, 5) == 3
+    powered = Schedule(CFG(7.0), "power_cosine", power=4.0)
+    for step in range(5):
+        part = step / 4  # of the way that MDT counts as 1 - t / 1000
+        assert powered.at(step, 5) == pytest.approx(1 + 6 * (1 - math.cos(math.pi * part**4)) / 2)
+    for values in ([], "1,2", [1, None], [1, math.nan]):
+        with pytest.raises(ConfigError, match=r"schedule\.values: found"):
+            Schedule(CFG(3), values=values)
+    with pytest.raises(ConfigError, match=r"from 0 to 1"):
+        Schedule(CFGPlusPlus(0.5), values=[0.2, 7])
+
+
+def test_learned_values_pay_for_what_they_need(sd):
+    found = sample(sd, Schedule(CFG(1.0), values=[1, 1, 4, 0]))
+    assert found.nfe_by_branch == {"cond": 7, "uncond": 5}

@@ -48,7 +48,7 @@ def test_the_prompt_comes_out_of_noise(sd, mixing):
         g = min(max((0.9 - time) / (0.9 - 0.3), 0.0), 1.0)
         wanted = y
         if g < 1:
-            n = source.draw("hook/cads", y.shape[1:])
+            n = source.draw("hook/cads_embeds", y.shape[1:])
             wanted = math.sqrt(g) * y + 0.25 * math.sqrt(1 - g) * n
             own = torch.stack([(w - w.mean()) / w.std() * o.std() + o.mean() for w, o in zip(wanted, y, strict=True)])
             wanted = mixing * own + (1 - mixing) * wanted

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from contextlib import contextmanager
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -15,6 +16,7 @@ from research import Hook, LoopSampler
 from research.errors import ConfigError, SamplingError
 from research.guidance import CFG
 from research.hooks import FeatureCache
+from research.hooks.feature_cache import non_uniform
 from research.models.summary import outline
 from research.sampling import Branch, Guidance, Guided
 from research.tasks import ImageToImage, TextToImage, Unconditional
@@ -330,3 +332,33 @@ def test_settings_it_refuses(settings_, found):
     with pytest.raises(ConfigError, match=rf"^hooks\.feature_cache{found}") as caught:
         FeatureCache(**settings_)
     assert "\n" not in str(caught.value)
+
+
+def published(total, count, centre, power):
+    """The stages of the authors' `sample_from_quad_center`, in numpy."""
+    while power > 1:
+        ends = [complex(end) ** (1 / power) for end in (-centre, total - centre)]
+        x = np.linspace(*ends, count + 1)
+        places = [0] + [each + centre for each in np.unique((x**power).real.astype(np.int32))[1:-1]]
+        if len(places) == count:
+            return set(map(int, places))
+        power -= 0.02
+    raise ValueError
+
+
+@pytest.mark.parametrize(
+    ("stages", "every", "centre", "power"), [(50, 5, 15, 1.4), (50, 10, 15, 1.3), (20, 3, 0, 1.2), (100, 5, 40, 1.6)]
+)
+def test_the_non_uniform_schedule_is_that_of_the_authors(stages, every, centre, power):
+    assert non_uniform(stages, every, centre, power) == published(stages, stages // every, centre, power)
+
+
+def test_stages_of_the_non_uniform_schedule_are_computed(sd):
+    places = non_uniform(6, 2, 0, 1.4)
+    found = cached(sd, every=2, power=1.4).trace["feature_cache"]
+    assert found["deep_evaluations"][0] * 6 == found["evaluations"] * len(places)
+    with pytest.raises(ConfigError, match=r"power: found 1\.05; about stage 5 of 6"):
+        cached(sd, every=1, power=1.05, centre=5)
+    for settings_ in ({"power": 1.0}, {"centre": -1}, {"every": None, "power": 1.2, "threshold": 0.1}):
+        with pytest.raises(ConfigError, match=r"hooks\.feature_cache\.(power|centre|every): found"):
+            FeatureCache(**settings_)

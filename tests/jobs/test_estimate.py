@@ -17,8 +17,9 @@ from research.solvers import SchedulerSpec, SolverFactory, scheduler_names
 
 HALF = ["task=image_to_image", "task.strength=0.6"]
 GUIDANCES = [
-    "apg", "autoguidance", "cfg", "cfg_plus_plus", "cfg_zero", "composable", "dps_inpaint", "fdg", "icg", "loss",
-    "magnitude_aware", "nag", "none", "pag", "perp_neg", "pladis", "sag", "seg", "slg", "smc_cfg", "swg", "tcfg", "tpg", "tsg",
+    "apg", "autoguidance", "cfg", "cfg_plus_plus", "cfg_zero", "composable", "dps_inpaint", "fdg", "feedback", "icg", "loss",
+    "magnitude_aware", "nag", "none", "pag", "perp_neg", "pladis", "rectified_cfg", "sag", "seg", "slg", "smc_cfg", "swg",
+    "tcfg", "tpg", "tsg",
 ]  # fmt: skip
 SHIPPED = [name for name in scheduler_names() if not name.startswith("flow_")]  # the tiny model predicts no flow
 CASES: list[list[str]] = [
@@ -31,6 +32,7 @@ CASES: list[list[str]] = [
     ["guidance=pag", "guidance/modifiers=interval", "guidance.modifiers.interval.outside=base"],
     ["guidance/modifiers=schedule", "guidance.modifiers.schedule.kind=triangle"],
     ["guidance=pag", "guidance/modifiers=schedule"],
+    ["guidance/modifiers=schedule", "guidance.modifiers.schedule.values=[1,4,0,2]"],
     ["guidance/modifiers=[schedule,interval]"],
     ["guidance/modifiers=[schedule,higs,momentum,tsr,epsilon_scaling,mimic_threshold]"],
     ["guidance/modifiers=[interval,schedule,rescale]"],
