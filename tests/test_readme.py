@@ -94,11 +94,11 @@ def test_the_examples_are_those_of_readme_and_docs(plugs: Path) -> None:
 
 def test_the_loop_is_that_of_the_source() -> None:
     """Its central lines stand in the loop, in this order; the source also guards plugs, cares for gradients and keeps time."""
-    block = next(block for block in BLOCKS if block.startswith("for stage in run.timeline"))
+    block = next(block for block in BLOCKS if block.startswith("for stage in self.stages"))
     source = [re.sub(r"guarded\(\"\w+\", (guidance\.\w+), ", r"\1(", line.strip()) for line in LOOP.splitlines()]
     places = [source.index(line.strip()) for line in block.splitlines()]
     assert places == sorted(places)
-    assert len(places) == 10
+    assert len(places) == 11
 
 
 @pytest.mark.slow

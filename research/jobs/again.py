@@ -114,10 +114,15 @@ def make_again(recipe: Recipe, origin: Origin) -> Iterator[tuple[int, Image.Imag
         raise UserError(
             f"model.path: the weights of {config['model']['path']} are not those that made the images of {recipe.record}."
         )
+    if sampler.images_together > 1 and not recipe.record.name.endswith(RESULT):
+        raise UserError(
+            f"{recipe.record}: sampler {config['sampler'].get('name')} makes an image together with others, and {_NO_JOB}."
+        )
     size = config["batch_size"] if isinstance(config["batch_size"], int) else 32
+    size = max(min(size, len(rows) * sampler.candidates), sampler.images_together)
     seeds = job_images.seeds(config)
     left = iter(rows)
-    for result in sampler.batches(task, seeds=seeds, steps=config["steps"], rows=rows, batch_size=min(size, len(rows))):
+    for result in sampler.batches(task, seeds=seeds, steps=config["steps"], rows=rows, batch_size=size):
         for image in result.images:
             yield next(left), image
 

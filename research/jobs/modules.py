@@ -57,10 +57,23 @@ def spec_of(name: str) -> ModuleSpec | None:
             return None
         path = list(above.submodule_search_locations)
     for finder in sys.meta_path:
-        spec = finder.find_spec(name, path) if hasattr(finder, "find_spec") else None
+        try:
+            spec = finder.find_spec(name, path) if hasattr(finder, "find_spec") else None
+        except KeyError:  # a folder without __init__.py, inside of one that is not imported
+            spec = _folder(name, path or [])
         if spec is not None:
             return spec
     return None
+
+
+def _folder(name: str, path: list[str]) -> ModuleSpec | None:
+    """A folder without ``__init__.py`` as the package that it is."""
+    places = [str(place) for above in path if (place := Path(above, name.rpartition(".")[2])).is_dir()]
+    if not places:
+        return None
+    spec = ModuleSpec(name, None, is_package=True)
+    spec.submodule_search_locations = places
+    return spec
 
 
 @lru_cache(maxsize=512)

@@ -223,6 +223,8 @@ _CALLS: dict[Role, dict[str, tuple[int, tuple[str, ...]]]] = {
         "combine": (2, ()),
         "vectorises": (0, ()),
         "with_scale": (1, ()),
+        "memory": (0, ()),
+        "remember": (1, ()),
     },
     "hook": {
         "check": (2, ()),
@@ -237,6 +239,8 @@ _CALLS: dict[Role, dict[str, tuple[int, tuple[str, ...]]]] = {
         "on_end": (1, ()),
         "pictures": (1, ()),
         "vectorises": (0, ()),
+        "memory": (0, ()),
+        "remember": (1, ()),
     },
     "metric": {"check": (0, ("n_images",)), "check_job": (1, ()), "compute": (2, ("device",))},
     "task": {
@@ -255,6 +259,7 @@ _CALLS: dict[Role, dict[str, tuple[int, tuple[str, ...]]]] = {
     "model": {"denoiser": (1, ()), "decode": (2, ()), "latent_shape": (2, ()), "encode": (3, ())},
     "solver": {},
     "linear solver": {"plan": (1, ()), "update": (2, ()), "orders": (1, ())},
+    "sampler": {"search": (1, ()), "steps_of": (1, ()), "check_loop": (3, ())},
 }
 
 

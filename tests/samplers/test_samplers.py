@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -9,6 +11,7 @@ from research import Hook, LoopSampler
 from research.errors import ConfigError, SamplingError
 from research.guidance import CFG, LossGuidance
 from research.guidance.losses import ClipLoss
+from research.hooks.restart import levels, renoised
 from research.metrics import FID, CLIPScore
 from research.samplers import (
     BestOfN,
@@ -20,7 +23,10 @@ from research.samplers import (
     ZeroOrder,
     candidate_seed,
 )
+from research.samplers.particle_guidance import repulsion
+from research.sampling import NoiseSource
 from research.tasks import Interpolation, TextToImage, Unconditional
+from research.testing import check_plug
 from research.testing.gaussian import GaussianModel
 
 SHAPE = (1, 2, 2)
@@ -79,6 +85,12 @@ def test_one_candidate_is_the_loop_bit_for_bit(sd):
         assert (found.score_evaluations, found.decoder_calls) == (1, 1)
 
 
+@pytest.mark.fidelity(
+    "sampler/best_of_n",
+    source="arXiv:2501.09732, random search",
+    against="the best of n runs of the loop",
+    within="equal",
+)
 @pytest.mark.parametrize("batch_size", [1, 4, 7, 100])
 def test_best_of_n_is_the_best_of_n_runs(batch_size):
     loop, score = gaussian(), Near()
@@ -139,6 +151,20 @@ SAMPLERS_OF_THE_TILTED = {
 }
 
 
+@pytest.mark.fidelity(
+    "sampler/fk_steering",
+    source="arXiv:2501.06848, algorithm 1",
+    against="the mean of a Gaussian times the exponential of a quadratic score",
+    within="4 standard errors of 200 draws",
+    differs="weights that were not resampled are kept; resampling is systematic, and drawn by the image's own seed",
+)
+@pytest.mark.fidelity(
+    "sampler/smc",
+    source="arXiv:2306.17775, algorithm 1",
+    against="the same",
+    within="4 standard errors of 200 draws",
+    differs="resampled where the effective sample size is low, and not at each step; the last step is not led",
+)
 @pytest.mark.spread(1)
 @pytest.mark.parametrize("sampler", SAMPLERS_OF_THE_TILTED)
 def test_particles_reach_the_tilted_mean(sampler):
@@ -217,3 +243,105 @@ def test_what_cannot_work_is_refused(name):
 def test_a_task_that_names_its_noises_is_refused(sd):
     with pytest.raises(ConfigError, match="task: interpolation"):
         BestOfN(LoopSampler(sd, "ddim"), CLIPScore()).sample(Interpolation(0, 1, 3, prompt="a cat"), steps=2)
+
+
+@pytest.mark.fidelity(
+    "sampler/zero_order",
+    source="arXiv:2501.09732, zero-order search",
+    against="norm and angle of the neighbours to the pivot",
+    within="1e-5",
+    differs="neighbours have the pivot's norm, so that they are likely noises",
+)
+def test_neighbours_lie_on_the_sphere_at_an_angle():
+    search = ZeroOrder(None, Near(), cosine=0.9)
+    pivot = torch.randn(4, 8, 8)
+    for seed in range(5):
+        other = search._neighbour(pivot, torch.Generator().manual_seed(seed))
+        assert float(other.norm() / pivot.norm()) == pytest.approx(1, abs=1e-5)
+        assert float(torch.cosine_similarity(other.flatten(), pivot.flatten(), dim=0)) == pytest.approx(0.9, abs=1e-5)
+
+
+@pytest.mark.fidelity(
+    "sampler/search_over_paths",
+    source="arXiv:2501.09732, search over paths",
+    against="one path, noised and denoised by hand",
+    within="1e-6",
+    differs="distances are counted in steps; the estimate that is scored is that of the last evaluation",
+)
+def test_one_path_goes_back_and_forth():
+    loop = gaussian("ddim")
+    search = SearchOverPaths(loop, Near(), paths=1, branches=1, start=0.5, back=2, forth=2)
+    found = search.sample(Unconditional(), seeds=3, steps=6)
+    way = loop.steps(Unconditional(), seeds=3, steps=6)
+    for _ in range(3):
+        next(way)
+    for turn, end in enumerate((5, 6), start=1):
+        noise = NoiseSource([candidate_seed(3, 1, f"paths/{turn}")]).draw("paths", SHAPE, torch.float64)
+        at = levels(way.run.solver, way.run.timeline)
+        begin = way.place - 2
+        way.go_back(begin, renoised(way.x, noise, at[way.place], at[begin]))
+        while way.place < end:
+            next(way)
+    torch.testing.assert_close(found.latents, way.finish().latents)
+    assert found.nfe == search.steps_of(6) == 3 + 4 + 3
+
+
+@pytest.mark.fidelity(
+    "sampler/noise_optimisation",
+    source="arXiv:2406.04312 (ReNO)",
+    against="the step by the gradient in closed form, of a model whose images are linear in the noise",
+    within="1e-5",
+    differs="any score with gradients; the gradient is cut an image at a time",
+)
+def test_a_step_of_noise_optimisation_is_along_the_gradient():
+    loop, goal = gaussian("ddim"), 1.5
+
+    def run(noise):
+        return loop.steps(Unconditional(), seeds=[2], steps=4, noise=noise).finish().latents.double()
+
+    start = torch.randn((1, *SHAPE), generator=torch.Generator().manual_seed(2))
+    slope = run(torch.ones(1, *SHAPE)) - run(torch.zeros(1, *SHAPE))
+    gradient = slope * (goal - run(start))
+    for clip in (1e6, 0.1):
+        step = gradient * min(1.0, clip / float(gradient.norm()))
+        moved = start + 0.3 * (step + 0.5 * step)
+        settings = {"iterations": 1, "learning_rate": 0.3, "clip": clip, "momentum": 0.5, "regularise": 0.0}
+        found = NoiseOptimisation(loop, Near(goal), **settings).sample(Unconditional(), seeds=[2], steps=4)
+        torch.testing.assert_close(found.latents.double(), run(moved.float()), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.fidelity(
+    "sampler/particle_guidance",
+    source="arXiv:2310.13102",
+    against="autograd of the sum of kernels",
+    within="1e-5",
+    differs="images go together in groups of neighbours of one prompt",
+)
+def test_repulsion_is_the_gradient_of_the_kernels():
+    x = torch.randn(4, 2, 3, 3, requires_grad=True)
+    flat = x.flatten(1)
+    squares = (flat[:, None] - flat[None]).square().sum(-1)
+    apart = ~torch.eye(4, dtype=torch.bool)
+    width = squares.detach()[apart].sqrt().median() ** 2 / math.log(4)
+    energy = torch.exp(-squares / width)[apart].sum() / 2  # each pair once, of which both images are moved
+    (gradient,) = torch.autograd.grad(energy, x)
+    torch.testing.assert_close(repulsion(x), -gradient, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_the_check_of_plugs_passes_them(name):
+    report = check_plug(EVERY[name](None, Near()))
+    assert report.ok, report
+    assert report.role == "sampler"
+
+
+class Forgets(BestOfN):
+    """The best of all images of the group."""
+
+    def search(self, group):
+        found = super().search(group)
+        return [max(found, key=lambda each: each.score)] * len(found)
+
+
+def test_the_check_of_plugs_finds_images_that_depend_on_others():
+    assert {finding.rule for finding in check_plug(Forgets(None, Near(), n=2)).findings} >= {"batch"}
