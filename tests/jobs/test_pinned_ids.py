@@ -81,7 +81,7 @@ PINNED = {
     "image to image": "85af0c547ae85b96",
     "inpainting": "63e57c86bcd50c95",
     "depth": "2e8a814ee147188a",
-    "unconditional": "0c0a7689a46fdccd",
+    "unconditional": "0df30859709445cf",
     "interpolation": "83467f887cd5677c",
     "inversion with windows": "48a5497b6d68da39",
     "zero-init": "9a5ff32736970e61",

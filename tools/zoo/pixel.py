@@ -21,7 +21,7 @@ from tools.zoo.training import Parts, Recipe, fit, load_ema
 BATCH = 32
 MOST_SNR = 20.0  # levels with less noise count for less, by this over their SNR
 # a CPU without bfloat16 arithmetic is faster in float32
-RECIPE = Recipe(steps=4000, lr=1.5e-3, seed=41, lr_end=0.02, warmup=200, autocast=False)
+RECIPE = Recipe(steps=1900, lr=1.5e-3, seed=41, lr_end=0.02, warmup=200, autocast=False)
 FACES = (
     "grinning face",
     "beaming face",
