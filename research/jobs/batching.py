@@ -106,8 +106,8 @@ def _probe(sampler: LoopSampler, task: Any, seeds: Sequence[int], steps: int, si
 
 
 def _seconds(sampler: LoopSampler, task: Any, seeds: Sequence[int], steps: int, size: int) -> float:
-    """Of the second step of a batch of an image that is repeated; the first warms up. On a CPU they are those of its own work: what
-    else a machine does would decide the size."""
+    """Of the second step of a batch of an image that is repeated; the first warms up. On a CPU they are those of its own
+    work: what else a machine does would decide the size."""
     ticks: list[float] = []
     device = sampler.model.device
     clock = time.process_time if device.type == "cpu" else time.perf_counter
