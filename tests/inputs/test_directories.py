@@ -136,6 +136,8 @@ SHUT = [
     pytest.param(renamed(UNET, lambda name: name.replace("conv_in.", "conv_inn.")), "lack",
         marks=mark.brought("Directories", "weights that lack a tensor, or hold one that has no place", "refused", "diffusers goes on with random values or without it")),
     pytest.param(lambda d: change_header(d / UNET, lambda h: h.update({"_orig_mod.conv_in.bias": h["conv_in.bias"]})), "", id="two of one name"),
+    pytest.param(lambda d: shard(d, lambda i: i["weight_map"].update({"ghost": i["weight_map"]["conv_in.bias"]})), "ghost",
+        marks=mark.brought("Directories", "an index of shards that names tensors which the shards do not hold, or leaves some out", "refused", "which tensor; diffusers goes on with random values")),
     pytest.param(config("text_encoder", transformers_weights="other.safetensors"), "transformers_weights", id="weights by config"),
 ]
 # fmt: on
