@@ -124,7 +124,10 @@ REFUSED = {
     "an option of the loop": (["+sampler.n=2"], "sampler=loop, which has no options"),
     "no noise": (["sampler=fk_steering", "scheduler=ddim"], "scheduler ddim adds none"),
     "no gradients": (["sampler=smc", "sampler.score=clip_score"], "clip_score has no gradients"),
-    "frames": (["sampler=best_of_n", "task=interpolation", "images_per_prompt=1", "scheduler=ddim"], "task: interpolation"),
+    "frames": (
+        ["sampler=best_of_n", "task=interpolation", "images_per_prompt=1", "scheduler=ddim"],
+        "task: interpolation",
+    ),
     "a batch": (["sampler=particle_guidance", "batch_size=1"], "batch_size: found 1"),
     "solver error": (["sampler=best_of_n", "metrics=solver_error", "scheduler=ddim"], "metrics.solver_error"),
 }
