@@ -39,8 +39,6 @@ class CADS(Hook):
     requires = frozenset({"text"})
     keeps = ("_step", "_noises")
 
-    keeps = ("_step", "_noises")
-
     def __init__(self, noise_scale: float = 0.1, tau1: float = 0.6, tau2: float = 0.9, mixing: float = 1.0):
         self.noise_scale = check_number(f"{_KEY}.noise_scale", noise_scale, least=0)
         self.tau1 = check_number(f"{_KEY}.tau1", tau1, least=0)

@@ -44,7 +44,8 @@ class FKSteering(Search):
         potential: "difference", "max" or "sum".
         every: weigh after every so many of the user's steps.
         window: the part of the steps in which they are weighed, two fractions; the estimates of the first ones say little.
-        threshold: from 0 (never resample) to 1 (whenever weights differ).
+        threshold: from 0 (never resample) to 1 (whenever weights differ). The effective sample size is 1 at least, so that two
+            particles are resampled above 0.5 alone.
         pick: "best": the finished particle of the best score, as in the paper; "draw": one drawn by the final weights, which is a
             draw from the tilted density.
 
