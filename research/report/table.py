@@ -64,7 +64,7 @@ def print_table(sweep: Sweep, *, console: Console | None = None) -> None:
     if console.is_terminal:
         console.print(table)
     else:  # a pipe has no width of its own, and rich would squeeze the table into 80 columns
-        Console(file=console.file, width=PIPE_WIDTH, force_terminal=False).print(table)
+        Console(file=console.file, width=PIPE_WIDTH, force_terminal=False, force_jupyter=False).print(table)
     if len(sweep.rows) > SHOWN_AT_MOST:
         console.print(f"… and {len(sweep.rows) - SHOWN_AT_MOST} more in results.csv", style="dim")
     _print_problems(sweep, console)

@@ -321,7 +321,7 @@ def built_report(folder: Path) -> Path:
     from research.report.build import build_report, current_report
 
     with only_process(f"report {folder.absolute()}"):
-        found = current_report(folder) or build_report(folder, console=Console(file=io.StringIO()))
+        found = current_report(folder) or build_report(folder, console=Console(file=io.StringIO(), force_jupyter=False))
     return found.report_html
 
 
