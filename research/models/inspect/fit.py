@@ -111,7 +111,7 @@ def _examined(directory: Path, allow_pickle: bool, variant: str | None, deep: bo
         pipeline_class(directory)
     except ModelError as error:
         problems.append(str(error))
-    problems += [problem for part in parts for problem in part.problems] or fit_problems(parts)
+    problems += [problem for part in parts for problem in part.problems] or fit_problems(directory, parts)
     refusals = [part.pickle_refusal for part in parts if part.pickle_refusal]
     if not problems:
         problems += _not_finite([file for part in parts if part.used and part.safe for file in part.files], deep)
@@ -159,7 +159,7 @@ def _variant_note(parts: Sequence[Component]) -> str:
     return f"the weights are of several variants ({told}), converted to the dtype asked for"
 
 
-def fit_problems(parts: Sequence[Component]) -> list[str]:
+def fit_problems(directory: Path, parts: Sequence[Component]) -> list[str]:
     """What keeps parts, each whole by itself, from working: shapes, names, classes, and one part with another."""
     by_name = {part.name: part for part in parts if part.used}
     problems = []
@@ -182,7 +182,7 @@ def fit_problems(parts: Sequence[Component]) -> list[str]:
             part.problems.append(found)
             problems.append(found)
     if by_name and not any(part.problems for part in by_name.values()):
-        problems += channel_problems({name: part.config for name, part in by_name.items()}, parts[0].folder.parent)
+        problems += channel_problems({name: part.config for name, part in by_name.items()}, directory)
     return problems
 
 
