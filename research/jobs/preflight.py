@@ -380,6 +380,7 @@ def _check_job(job: Job, looked_at: set[type]) -> None:
     check_plugs(guidance, hooks, model, solver)
     check_offers("task", task, model, solver)
     check_negative_prompt(task, guidance, model)
+    _say_guided_twice(guidance, task, model)
     task.check(model, job_images.image_count(config))
     check_claims(hooks, task.claims(model), f"the task {task.name}")
     if sampler is not None:
@@ -390,6 +391,21 @@ def _check_job(job: Job, looked_at: set[type]) -> None:
                 f"batch_size: found {asked_for}; the sampler makes {together} images together, accepted is as many or more."
             )
     task.solver(solver)
+
+
+def _say_guided_twice(guidance: Any, task: Any, model: Any) -> None:
+    """A model that is told a guidance scale is sampled without CFG by its pipeline; a config's usual one is easy to overlook."""
+    told = getattr(model, "distilled_guidance", None)
+    if told is not None and "uncond" in guidance.requires and not getattr(task, "negative_prompt", None):
+        _warn_once(
+            f"guidance: found {type(guidance).__name__} with {model.name}, which has its guidance distilled into it (it is told "
+            f"{told:g}): its pipeline samples it without, as guidance=none does, at half the evaluations."
+        )
+
+
+@lru_cache(maxsize=256)
+def _warn_once(message: str) -> None:
+    _log.warning("warning: %s", message)
 
 
 def check_own_plugs(plugs: Mapping[str, Any], looked_at: set[type]) -> None:

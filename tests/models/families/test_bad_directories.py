@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from research.errors import ConfigError, ModelError
-from research.jobs.preflight import check_memory, check_model
+from research.guidance import CFG, Guidance
+from research.jobs.preflight import _say_guided_twice, check_memory, check_model
 from research.models.geometry import factor_and_patch
 from research.models.inspect.families import FAMILIES, PIPELINES
 from research.models.inspect.inspect_model import inspect_model
@@ -63,6 +65,17 @@ def test_parts_that_do_not_fit(name: str, tmp_path: Path) -> None:
     if name == "qwen-image":
         with pytest.raises(ModelError, match=r"guidance_embeds is true, with which QwenImagePipeline"):
             check_model(job(changed(directory, tmp_path / "embeds", part, guidance_embeds=True)))
+
+
+def test_guidance_of_a_model_that_is_told_one(caplog: pytest.LogCaptureFixture) -> None:
+    """Its pipeline has none: it works, and is said once."""
+    flux = SimpleNamespace(name="a flux", distilled_guidance=3.5)
+    for guidance, negative in ((CFG(3.0), "bad"), (Guidance(), None), (CFG(3.0), None), (CFG(3.0), None)):
+        _say_guided_twice(guidance, SimpleNamespace(negative_prompt=negative), flux)
+    assert [record.getMessage() for record in caplog.records] == [
+        "warning: guidance: found CFG with a flux, which has its guidance distilled into it (it is told 3.5): its pipeline "
+        "samples it without, as guidance=none does, at half the evaluations."
+    ]
 
 
 def test_memory() -> None:
