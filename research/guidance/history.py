@@ -114,8 +114,8 @@ class HiGS(History):
     ``D + w(t) * H(d)``: ``d = D - g`` is how the clean estimate differs from an average of those before, ``g <- alpha * D + (1
     - alpha) * g`` from 0 on; of it the part parallel to ``D`` is weighted by ``eta``, and ``H`` keeps frequencies (of the
     cosine transform) above ``cutoff``. ``w(t) = weight * sqrt((t - low) / (high - low))`` for times ``low < t <= high``, and 0
-    elsewhere (eq. 6), with ``t = noise / (signal + noise)``, from 1 to 0. Written from the paper's equations; no code of it was
-    used or run.
+    elsewhere (eq. 6), with ``t = noise / (signal + noise)``, from 1 to 0. No official code could be had to
+    compare with.
 
     Args:
         guidance: whose result is changed.
