@@ -108,11 +108,10 @@ def _again(args: argparse.Namespace) -> int:
 
 
 def _make(found: Recipe, args: argparse.Namespace) -> None:
-    from PIL import Image
-
     from research.jobs.again import differences, folder_of, make_again
     from research.jobs.images import recipe as carried
     from research.jobs.images import save
+    from research.picture_files import open_picture
 
     out = args.out or folder_of(found)
     for row, image in make_again(found, _origin(found.record, args)):
@@ -121,8 +120,7 @@ def _make(found: Recipe, args: argparse.Namespace) -> None:
         recipe = {}
         if before.is_file():
             recipe = carried(before)
-            with Image.open(before) as opened:
-                most = differences(image, opened)
+            most = differences(image, open_picture(str(before), before))
             said = "equal" if most == 0 else "of another size" if most is None else f"differs by up to {most} of 255"
         file = out / before.name
         if file.resolve() == before.resolve():

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import os
 import re
 import socket
+import stat
 import tempfile
 import threading
 import zlib
@@ -36,6 +38,36 @@ def write_atomic(path: Path, content: bytes | str, *, durable: bool = False) -> 
         raise
     if durable:
         _sync_folder(path.parent)
+
+
+def plain_file(folder: Path, name: str) -> Path:
+    """A file below a folder that may come from anywhere: one that is a file, and no link out of the folder.
+
+    To open a pipe waits for ever, and a link may lead to what is nobody else's.
+
+    Args:
+        folder: of a job.
+        name: relative to it.
+
+    Raises:
+        FileNotFoundError: there is none.
+        OSError: it is a folder, a pipe, a device, or leads out of the folder; its ``strerror`` says which.
+    """
+    path = folder / name
+    mode = path.stat().st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, "is a folder", str(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "is no regular file", str(path))
+    above = [path, *(parent for parent in path.parents if parent.is_relative_to(folder) and parent != folder)]
+    if any(part.is_symlink() for part in above) and not path.resolve().is_relative_to(folder.resolve()):
+        raise PermissionError(errno.EPERM, "is a link out of its folder", str(path))
+    return path
+
+
+def read_plain(folder: Path, name: str) -> bytes:
+    """The content of `plain_file`, with its errors."""
+    return plain_file(folder, name).read_bytes()
 
 
 def remove_leftovers(folder: Path) -> None:

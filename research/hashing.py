@@ -21,3 +21,9 @@ def sha256_files(paths: Iterable[Path], root: Path | None = None) -> str:
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
+
+
+def sha256_content(path: Path) -> str:
+    """SHA-256 of the content of one file; its name does not count."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

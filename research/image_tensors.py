@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from research.errors import ConfigError, SamplingError
-from research.pictures import as_shown
+from research.picture_modes import as_shown
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)

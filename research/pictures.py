@@ -1,19 +1,29 @@
 """The pictures that tasks and hooks are given: PIL images, files, arrays and tensors, read and checked alike everywhere.
 
-A file is named by its path, or as ``zoo:NAME`` if it is one of the pictures that come with the package.
+A file is named by its path, by its URL, or as ``zoo:NAME`` if it is one of the pictures that come with the package.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
-from research import zoo
-from research.errors import ConfigError, nearest
+from research.errors import ConfigError
+from research.hashing import sha256_content
+from research.picture_files import (
+    ACCEPTED,
+    MOST_PIXELS,
+    errors_named,
+    find,
+    limit_pixels,
+    loaded,
+    open_picture,
+    picture_size,
+)
+from research.picture_modes import WHITE, Say, as_mask, as_shown, colour, quiet, say_selected, to_bytes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,22 +33,47 @@ if TYPE_CHECKING:
     # a tensor is [C, H, W], an array [H, W, 3], floats in [0, 1]
     Picture = Image.Image | Tensor | np.ndarray
 
-_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV")
-_ACCEPTED = (
-    "a path, a PIL image, an array [H, W, 3] or a tensor [3, H, W] (uint8, or floats from 0 to 1), "
-    "or a list with one an image"
-)
+__all__ = [
+    "KEYS",
+    "MOST_PIXELS",
+    "Picture",
+    "as_image",
+    "as_mask",
+    "as_shown",
+    "check",
+    "check_background",
+    "errors_named",
+    "find",
+    "hashes",
+    "limit_pixels",
+    "loaded",
+    "open_picture",
+    "picture_size",
+    "read",
+    "read_depth",
+    "size",
+    "to_masks",
+    "to_pixels",
+]
+
+KEYS = ("image", "mask", "depth_map", "strength_map")  # arguments of tasks and hooks that are pictures
 
 
-def read(key: str, given: object, n_images: int, *, mask: bool = False) -> list[Picture]:
+def read(
+    key: str, given: object, n_images: int, *, mask: bool = False, background: str = WHITE, say: Say = quiet
+) -> list[Picture]:
     """Pictures as the tasks use them: one for all images, or one an image.
 
     Args:
         key: how messages call it ("task.image").
-        given: a path (or "zoo:NAME"), a PIL image, an array [H, W, 3] or [N, H, W, 3], a tensor [3, H, W] or [N, 3, H, W], a
-            list of these. Arrays and tensors are uint8 from 0 to 255, or floats from 0 to 1.
+        given: a path, a URL or "zoo:NAME", a PIL image, an array [H, W, 3] or [N, H, W, 3], a tensor [3, H, W] or [N, 3, H, W],
+            a list of these. Arrays and tensors are uint8 from 0 to 255, uint16 to 65535, or floats from 0 to 1; a fourth channel
+            is alpha.
         n_images: how many images are to be made.
-        mask: one channel is enough, and booleans are accepted.
+        mask: one channel is enough; booleans, whole numbers of any type, labels 0 and 1, and an alpha channel are understood
+            (see `as_mask`).
+        background: the colour that transparent parts are shown on.
+        say: told, with the key, how a picture is understood where that is not certain to be what was meant.
 
     Returns:
         Pictures of 8 bits as PIL images (RGB unless they are masks), greys of 16 bits and of floats brought to 8; floats as
@@ -52,7 +87,71 @@ def read(key: str, given: object, n_images: int, *, mask: bool = False) -> list[
         raise ConfigError(
             f"{key}: found {len(parts)} pictures for {n_images} images; accepted is one for all, or one an image."
         )
-    return [_read_one(key, part, mask) for part in parts]
+    reader = _Reader(key, mask, check_background(background), lambda message: say(f"{key}: {message}."))
+    return [reader.read(part) for part in parts]
+
+
+def read_depth(key: str, given: object, *, say: Say = quiet) -> np.ndarray | Tensor:
+    """Depth in the numbers in which it was given: deep greys keep theirs, colours are turned grey.
+
+    Args:
+        key: how messages call it.
+        given: a path, a URL or "zoo:NAME", a PIL image, or numbers, which are handed back.
+        say: told how a picture is understood where that is not certain to be what was meant.
+
+    Returns:
+        Floats [H, W] of pictures.
+
+    Raises:
+        ConfigError: no picture.
+    """
+    if not isinstance(given, str | Path | Image.Image):
+        return cast("Tensor", given)
+    import numpy as np
+
+    def told(message: str) -> None:
+        say(f"{key}: {message}.")
+
+    name = str(given) if isinstance(given, str | Path) else "the picture"
+    image = open_picture(key, given, say=told) if isinstance(given, str | Path) else given
+    with errors_named(key, name):
+        if image.mode.startswith(("I", "F")):
+            return np.asarray(ImageOps.exif_transpose(image), dtype=np.float32)
+        shown = as_shown(image, background="black", say=told)
+        if image.mode not in ("1", "L", "LA") and not _is_grey(shown):
+            told("its colours are turned grey, which is depth only where they are greys")
+        return np.asarray(shown.convert("L"), dtype=np.float32)
+
+
+def check_background(name: object, key: str = "task.background") -> str:
+    """The name of a colour.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    try:
+        colour(cast("str", name))
+    except (ValueError, AttributeError, TypeError):
+        raise ConfigError(
+            f"{key}: found {name!r}; accepted is a colour as Pillow names it: white, '#20b2aa', 'rgb(0, 0, 0)'."
+        ) from None
+    return cast("str", name)
+
+
+def hashes(key: str, section: Mapping[str, object]) -> dict[str, str]:
+    """The SHA-256 of the picture files that a section of a config names, by key: ``task.image``, ``task.mask[1]``.
+
+    Raises:
+        ConfigError: one is missing.
+    """
+    found: dict[str, str] = {}
+    for name in KEYS:
+        given = section.get(name)
+        for place, part in enumerate(given if isinstance(given, list | tuple) else [given]):
+            where = f"{key}.{name}[{place}]" if isinstance(given, list | tuple) else f"{key}.{name}"
+            if isinstance(part, str | Path):
+                found[where] = sha256_content(find(where, part))
+    return found
 
 
 def check(key: str, given: object) -> None:
@@ -63,91 +162,12 @@ def check(key: str, given: object) -> None:
     """
     parts = given if isinstance(given, list | tuple) else [given]
     if not parts:
-        raise ConfigError(f"{key}: found an empty list; accepted is {_ACCEPTED}.")
+        raise ConfigError(f"{key}: found an empty list; accepted is {ACCEPTED}.")
     for part in parts:
         if isinstance(part, str | Path):
             open_picture(key, part)
         elif part is None or isinstance(part, bool | int | float | dict):
-            raise ConfigError(f"{key}: found {part!r}; accepted is {_ACCEPTED}.")
-
-
-def find(key: str, name: str | Path) -> Path:
-    """The file of a path or of "zoo:NAME".
-
-    Raises:
-        ConfigError: there is none.
-    """
-    text = str(name)
-    if text.startswith("zoo:"):
-        found = zoo.picture_path(text.removeprefix("zoo:"))
-        if found is None:
-            names = ", ".join(zoo.picture_names())
-            near = nearest(text.removeprefix("zoo:"), zoo.picture_names())
-            raise ConfigError(f"{key}: the zoo has no picture {text!r}.{near} Accepted: zoo: and one of {names}.")
-        return Path(found)
-    path = Path(name).expanduser()
-    if not text or not path.exists():
-        raise ConfigError(f"{key}: the file {text!r} does not exist; accepted is {_ACCEPTED}.")
-    if not path.is_file():
-        raise ConfigError(f"{key}: {text!r} is no file; accepted is {_ACCEPTED}.")
-    return path
-
-
-def open_picture(key: str, name: str | Path) -> Image.Image:
-    """The picture in a file, turned as its EXIF data say.
-
-    Raises:
-        ConfigError: the file is missing, no picture, or broken.
-    """
-    path = find(key, name)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                image.load()
-                return ImageOps.exif_transpose(image)
-    except UnidentifiedImageError:
-        raise ConfigError(f"{key}: {path} is no picture that Pillow can read.") from None
-    # what decoders raise on broken files is no closed list
-    except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ConfigError(f"{key}: {path} cannot be read as a picture: {reason}") from error
-
-
-def as_shown(image: Image.Image) -> Image.Image:
-    """A picture as a viewer shows it, as RGB of 8 bits: turned as its EXIF data say, greys of 16 bits and of floats scaled down,
-    what is transparent on white. Plain ``convert("RGB")`` clips deep greys to white and shows colours that are hidden.
-
-    Raises:
-        ValueError: a mode or a range of values that says nothing about what is shown.
-    """
-    image = ImageOps.exif_transpose(image)
-    if image.mode == "RGB" and "transparency" not in image.info:
-        return image.copy()
-    if image.mode.startswith(("I", "F")):
-        return _deep_grey(image).convert("RGB")
-    if image.mode not in _MODES:
-        raise ValueError(f"a picture of mode {image.mode}, of which it is not known how it looks")
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        colours = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, colours).convert("RGB")
-    return image.convert("RGB")
-
-
-def _deep_grey(image: Image.Image) -> Image.Image:
-    """A grey picture of whole numbers or floats at 8 bits, by the range that such pictures have: 8 or 16 bits, or 0 to 1."""
-    import numpy as np
-
-    values = np.asarray(image, dtype=np.float64)
-    low, high = float(values.min(initial=0.0)), float(values.max(initial=0.0))
-    sixteen = image.mode.startswith("I;16") or (image.mode == "I" and high > 255)
-    top = 65535.0 if sixteen else 1.0 if image.mode == "F" and high <= 1 else 255.0
-    if not (low >= 0 and high <= top):
-        raise ValueError(
-            f"a grey picture with values from {low:g} to {high:g}; accepted are 0 to 255, to 65535, or to 1 of floats"
-        )
-    return Image.fromarray(np.round(values * (255.0 / top)).astype(np.uint8))
+            raise ConfigError(f"{key}: found {part!r}; accepted is {ACCEPTED}.")
 
 
 def _rows(given: object) -> list[object]:
@@ -155,72 +175,150 @@ def _rows(given: object) -> list[object]:
     return list(cast("Iterable[object]", given)) if getattr(given, "ndim", 0) == 4 else [given]
 
 
-def _read_one(key: str, given: object, mask: bool) -> Picture:
-    if isinstance(given, str | Path):
-        return _image(key, open_picture(key, given), mask)
-    if isinstance(given, Image.Image):
-        return _image(key, ImageOps.exif_transpose(given), mask)
-    import numpy as np
-    import torch
+class _Reader:
+    """Reads pictures, or masks, that one key has."""
 
-    if isinstance(given, np.ndarray | torch.Tensor):
-        return _numbers(key, given, mask)
-    raise ConfigError(f"{key}: found {type(given).__name__} {given!r:.60}; accepted is {_ACCEPTED}.")
+    def __init__(self, key: str, mask: bool, background: str, say: Say):
+        self.key, self.mask, self.background, self.say = key, mask, background, say
 
+    def read(self, given: object) -> Picture:
+        if isinstance(given, str | Path):
+            return self._image(open_picture(self.key, given, say=self.say), str(given))
+        if isinstance(given, Image.Image):
+            return self._image(given, "the picture")
+        import numpy as np
+        import torch
 
-def _image(key: str, image: Image.Image, mask: bool) -> Image.Image:
-    if image.mode.startswith(("I", "F")):
+        if isinstance(given, np.ndarray | torch.Tensor):
+            return self._numbers(given)
+        raise ConfigError(f"{self.key}: found {type(given).__name__} {given!r:.60}; accepted is {ACCEPTED}.")
+
+    def _image(self, image: Image.Image, name: str) -> Image.Image:
+        with errors_named(self.key, name):
+            image.load()
+        if image.width < 1 or image.height < 1:
+            raise ConfigError(f"{self.key}: found an empty picture, {image.width} x {image.height}.")
         try:
-            image = _deep_grey(image)
+            # masks are turned grey after they are resized, as pipelines do
+            if self.mask:
+                return as_mask(image, say=self.say)
+            return as_shown(image, background=self.background, say=self.say)
         except ValueError as error:
-            raise ConfigError(f"{key}: found {error}.") from error
-    if image.mode not in _MODES:
-        raise ConfigError(
-            f"{key}: found a picture of mode {image.mode}; accepted are those of 8 bits a channel, and deep greys."
+            raise ConfigError(f"{self.key}: found {error}.") from error
+
+    def _numbers(self, given: Tensor | np.ndarray) -> Picture:
+        import numpy as np
+        import torch
+
+        is_array = isinstance(given, np.ndarray)
+        array = given if isinstance(given, np.ndarray) else given.detach().cpu()
+        whole = (
+            array.dtype.kind in "iu"
+            if isinstance(array, np.ndarray)
+            else not (array.is_floating_point() or array.is_complex() or array.dtype == torch.bool)
         )
-    if image.width < 1 or image.height < 1:
-        raise ConfigError(f"{key}: found an empty picture, {image.width} x {image.height}.")
-    # masks are turned grey after they are resized, as pipelines do
-    return image if mask and image.mode in ("1", "L", "RGB") else image.convert("L" if mask else "RGB")
+        if whole:
+            array = self._whole(array if isinstance(array, np.ndarray) else array.numpy(), torch_=not is_array)
+        if isinstance(array, np.ndarray):
+            if array.dtype.kind not in "fub":
+                raise ConfigError(
+                    f"{self.key}: found numbers of type {given.dtype}; accepted are whole numbers, or floats from 0 to 1."
+                )
+            wide = array.astype(np.float32) if array.dtype == np.float16 else array
+            tensor = torch.from_numpy(np.ascontiguousarray(wide))
+        else:
+            tensor = array
+        channels_last = is_array or whole
+        if tensor.ndim == 2:
+            tensor = tensor[None]
+        elif channels_last and tensor.ndim == 3:
+            first = tensor.shape[0] == 1 and tensor.shape[-1] not in (1, 3, 4)
+            tensor = tensor if first else tensor.permute(2, 0, 1)
+        bytes_ = tensor.dtype == torch.uint8
+        if tensor.ndim != 3 or tensor.shape[0] not in (1, 3, 4) or tensor.numel() == 0:
+            layout = "[H, W, 3]" if is_array else "[3, H, W]"
+            also = " or [H, W]" if self.mask else ""
+            raise ConfigError(f"{self.key}: found the shape {list(given.shape)}; accepted is {layout}{also}.")
+        if bytes_:
+            values = np.ascontiguousarray(tensor.permute(1, 2, 0).numpy())
+            return self._image(Image.fromarray(values[..., 0] if values.shape[-1] == 1 else values), "the picture")
+        if tensor.dtype == torch.bool:
+            if not self.mask:
+                raise ConfigError(f"{self.key}: found numbers of type bool; accepted are uint8, or floats from 0 to 1.")
+            return self._said(tensor.any(dim=0, keepdim=True).float())
+        if not tensor.is_floating_point():
+            raise ConfigError(
+                f"{self.key}: found numbers of type {given.dtype}; accepted are uint8, or floats from 0 to 1."
+            )
+        if not torch.isfinite(tensor).all():
+            raise ConfigError(f"{self.key}: found NaN or infinite values; accepted are floats from 0 to 1.")
+        low, high = float(tensor.min()), float(tensor.max())
+        if low < 0.0 or high > 1.0:
+            hint = " (pass x / 2 + 0.5 for pixels from -1 to 1)" if low < 0.0 and high <= 1.0 else ""
+            raise ConfigError(
+                f"{self.key}: found values from {low:g} to {high:g}; accepted are floats from 0 to 1{hint}, or uint8."
+            )
+        # wider floats stay so until the picture is resized, as in the pipelines
+        floats = tensor if tensor.dtype == torch.float64 else tensor.float()
+        if self.mask:
+            return self._said(self._grey(floats))
+        # a copy: binarising works in place, and the numbers are the caller's
+        copied = self._on_background(floats).expand(3, -1, -1).clone()
+        # an array keeps its layout in memory, on which the kernels of the encoder depend
+        return copied.permute(1, 2, 0).contiguous().numpy() if is_array else copied
+
+    def _whole(self, values: np.ndarray, torch_: bool) -> np.ndarray:
+        """Whole numbers of any kind as uint8, channels last: labels, bytes, or 16 bits."""
+        import numpy as np
+
+        if torch_ and values.ndim == 3:
+            values = values.transpose(1, 2, 0)
+        if values.dtype == np.uint8 or values.size == 0:
+            if not self.mask and values.size and 0 < int(values.max()) <= 1:
+                self.say("no value is above 1 of 255, so that it is black; floats are read from 0 to 1")
+            return values.astype(np.uint8)
+        if not self.mask and values.dtype != np.uint16:
+            raise ConfigError(
+                f"{self.key}: found numbers of type {values.dtype}; accepted are uint8, uint16, or floats from 0 to 1."
+            )
+        if self.mask and int(values.min()) >= 0 and int(values.max()) <= 1:
+            return values.astype(np.uint8)
+        try:
+            return to_bytes(values, "sixteen" if values.dtype == np.uint16 else "integer")
+        except ValueError as error:
+            raise ConfigError(f"{self.key}: found {error}.") from error
+
+    def _grey(self, values: Tensor) -> Tensor:
+        """A mask [1, H, W] of floats [C, H, W]: the luminance of three channels, the alpha of four, as of pictures."""
+        if len(values) == 1:
+            return values.clone()
+        if len(values) == 4 and float(values[3].min()) < 1:
+            self.say("the mask is its alpha channel: what is transparent is white, to be drawn")
+            return 1 - values[3:]
+        if bool((values[0] == values[1]).all() and (values[1] == values[2]).all()):
+            return values[:1].clone()
+        weights = values.new_tensor([0.299, 0.587, 0.114])[:, None, None]  # ITU-R BT.601, as Pillow's
+        return (values[:3] * weights).sum(dim=0, keepdim=True).clamp(0, 1)
+
+    def _said(self, mask: Tensor) -> Tensor:
+        say_selected(float(mask.min()), float(mask.max()), self.say)
+        return mask
+
+    def _on_background(self, values: Tensor) -> Tensor:
+        if len(values) != 4:
+            return values
+        alpha = values[3:]
+        if float(alpha.min()) < 1:
+            self.say(f"its transparent parts are shown on {self.background}")
+        under = values.new_tensor(colour(self.background))[:, None, None] / 255
+        return values[:3] * alpha + under * (1 - alpha)
 
 
-def _numbers(key: str, given: Tensor | np.ndarray, mask: bool) -> Picture:
+def _is_grey(image: Image.Image) -> bool:
     import numpy as np
-    import torch
 
-    is_array = isinstance(given, np.ndarray)
-    tensor = torch.from_numpy(np.ascontiguousarray(given)) if isinstance(given, np.ndarray) else given.detach().cpu()
-    if tensor.ndim == 2:
-        tensor = tensor[None]
-    elif is_array and tensor.ndim == 3:
-        tensor = tensor.permute(2, 0, 1)
-    bytes_ = tensor.dtype == torch.uint8
-    channels = (1,) if mask and not bytes_ else (1, 3)
-    if tensor.ndim != 3 or tensor.shape[0] not in channels or tensor.numel() == 0:
-        layout = "[H, W, 3]" if is_array else "[3, H, W]"
-        also = " or [H, W]" if mask else ""
-        raise ConfigError(f"{key}: found the shape {list(given.shape)}; accepted is {layout}{also}.")
-    if tensor.dtype == torch.bool and mask:
-        return tensor.float()
-    if bytes_:
-        array = np.ascontiguousarray(tensor.permute(1, 2, 0).numpy())
-        return _image(key, Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array), mask)
-    if not tensor.is_floating_point():
-        raise ConfigError(f"{key}: found numbers of type {given.dtype}; accepted are uint8, or floats from 0 to 1.")
-    if not torch.isfinite(tensor).all():
-        raise ConfigError(f"{key}: found NaN or infinite values; accepted are floats from 0 to 1.")
-    low, high = float(tensor.min()), float(tensor.max())
-    if low < 0.0 or high > 1.0:
-        hint = " (pass x / 2 + 0.5 for pixels from -1 to 1)" if low < 0.0 and high <= 1.0 else ""
-        raise ConfigError(
-            f"{key}: found values from {low:g} to {high:g}; accepted are floats from 0 to 1{hint}, or uint8."
-        )
-    # wider floats stay so until the picture is resized, as in the pipelines
-    wide = tensor if tensor.dtype == torch.float64 else tensor.float()
-    # a copy: binarising works in place, and the numbers are the caller's
-    copied = wide.expand(1 if mask else 3, -1, -1).clone()
-    # an array keeps its layout in memory, on which the kernels of the encoder depend
-    return copied.permute(1, 2, 0).contiguous().numpy() if is_array and not mask else copied
+    values = np.asarray(image, dtype=np.int16)
+    return int((values.max(axis=-1) - values.min(axis=-1)).max(initial=0)) <= 3
 
 
 def to_pixels(

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 OK, REFUSED, BAD_INPUT = 0, 1, 2
 KEY = "--pictures"
-_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 _MOST = 512
 
 
@@ -139,9 +138,11 @@ def picture_files(folder: str | Path) -> list[Path]:
     if not path.is_dir():
         what = "is no folder" if path.exists() else "does not exist"
         raise ConfigError(f"{KEY}: {str(folder)!r} {what}; accepted is a folder of pictures.")
-    files = sorted(file for file in path.iterdir() if file.suffix.lower() in _ENDINGS)
+    from research.picture_files import SUFFIXES
+
+    files = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
     if not files:
-        raise ConfigError(f"{KEY}: {folder} holds no picture; accepted are files of {', '.join(_ENDINGS)}.")
+        raise ConfigError(f"{KEY}: {folder} holds no picture; accepted are files of {', '.join(SUFFIXES)}.")
     return files[:_MOST]
 
 

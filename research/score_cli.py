@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from research.downloads import cached_only
 from research.errors import UserError
 
 OK, REFUSED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
@@ -41,7 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     args = parser.parse_intermixed_args(argv)
     try:
-        return _score(args)
+        with cached_only("research-score"):
+            return _score(args)
     except UserError as error:
         print(f"research-score: {' '.join(str(error).split())}", file=sys.stderr)
         return BAD_INPUT

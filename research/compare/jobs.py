@@ -96,6 +96,10 @@ def read_place(place: Path) -> tuple[list[Row], list[str]]:
         )
     notes = [f"{sweep.name}: {line} and left out; a job's own folder names it." for line in sweep.changed]
     notes += [f"{sweep.name}: damaged and left out: {line}" for line in sweep.damaged]
+    if altered := [row.job_id for row in sweep.done if row.result.altered]:
+        notes.append(
+            f"{sweep.name}: altered after they were written, and compared as they stand: {', '.join(altered[:5])}."
+        )
     if sweep.failed:
         notes.append(f"{sweep.name}: {len(sweep.failed)} failed jobs are left out.")
     return sweep.done, notes

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 import re
@@ -12,6 +10,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from research.compare.outcome import BETTER, NO_INTERVAL, TOO_FEW, WORSE, Comparison, Front, Outcome
+from research.csv_text import csv_text
 from research.directions import label
 from research.labels import number
 
@@ -56,18 +55,14 @@ def _plain(value: Any) -> Any:
 
 def to_csv(found: Comparison) -> str:
     """A line for each pair and metric; fields beginning as a formula would get a quote before them."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(_CSV)
+    rows: list[Sequence[Any]] = [_CSV]
     for o in found.outcomes:
         flat = {**asdict(o), **(asdict(o.settle) if o.settle is not None else {})}
-        writer.writerow([_cell(flat.get(key)) for key in _CSV])
-    return text.getvalue()
+        rows.append([_cell(flat.get(key)) for key in _CSV])
+    return csv_text(rows)
 
 
 def _cell(value: Any) -> Any:
-    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@"):
-        return f"'{value}"
     return "" if value is None else f"{value:.9g}" if isinstance(value, float) else value
 
 

@@ -103,8 +103,8 @@ class Composite(Hook):
         images, maps = (
             [given[row] for row in run.rows] if len(given) > 1 else given
             for given in (
-                pictures.read(image_key, self.image, run.n_images),
-                pictures.read(map_key, self.where, run.n_images, mask=True),
+                pictures.read(image_key, self.image, run.n_images, say=run.warn),
+                pictures.read(map_key, self.where, run.n_images, mask=True, say=run.warn),
             )
         )
         pixels = pictures.to_pixels(image_key, images, factor, height, width)

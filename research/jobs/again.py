@@ -77,7 +77,7 @@ def _of_picture(file: Path) -> Recipe:
         settings = {key: carried[key] for key in ("model", "scheduler", "guidance", "task", "hooks", "steps", "seed")}
         settings["sigmas"] = carried.get("sigmas") or dict(MODEL_LEVELS)
         settings["sampler"] = carried.get("sampler") or dict(LOOP)
-    except (KeyError, TypeError, ValueError, OSError):
+    except (KeyError, TypeError, ValueError, AttributeError):
         raise UserError(
             f"{file}: carries no recipe of this project; accepted are pictures as a job saved them, or a job's folder."
         ) from None

@@ -55,7 +55,7 @@ class CheckpointFile:
             found = record.read_checkpoint(self._folder.path / PARTIAL)
         except (NoRecord, DamagedRecord):
             return None
-        fits = found.identity == self._job.digest and found.versions == environment.versions()
+        fits = not found.altered and found.identity == self._job.digest and found.versions == environment.versions()
         return found if fits and found.images and not self._folder.flaw(found.images) else None
 
     def resume(self, run: Resumable) -> None:

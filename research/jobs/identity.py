@@ -23,7 +23,6 @@ from research.jobs.targets import without_defaults
 from research.metrics.extractors.find import EFFICIENTNET, INCEPTION, INCEPTION_ANTIALIASED, REFERENCES_DIR
 from research.models.inspect.find_model import find_pipeline
 from research.models.lora_files import read_loras
-from research.tasks.checks import PICTURES
 from research.zoo import ZOO_DIR, zoo_path
 
 ID_LENGTH = 12  # hex digits: with a million jobs in one sweep, a collision has a chance of 1 in 500
@@ -237,7 +236,7 @@ def canonical(value: Any, where: str = "") -> Any:
         if room.startswith("research.") and name in revisions.OF_CLASSES:
             node["revision"] = revisions.OF_CLASSES[name]
         return {
-            str(key): (_picture if key in PICTURES else canonical)(inner, f"{inside}{key}")
+            str(key): (_picture if key in pictures.KEYS else canonical)(inner, f"{inside}{key}")
             for key, inner in sorted(node.items(), key=lambda item: str(item[0]))
         }
     if isinstance(value, list | tuple):

@@ -12,7 +12,9 @@ from typing import Any, overload
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from research.files import read_plain
 from research.jobs.record import write
+from research.picture_files import errors_named, loaded
 
 CHUNK = "research"
 POINT = "point"  # of a picture of a point: its numbers, see `research.points`
@@ -81,9 +83,7 @@ class SavedImages(Sequence[Image.Image]):
         item = self._items[place]
         if isinstance(item, Image.Image):
             return item
-        with Image.open(item) as image:
-            image.load()
-            return image.copy()
+        return loaded(item.read_bytes())
 
 
 def recipe(path: str | Path) -> dict[str, Any]:
@@ -91,7 +91,16 @@ def recipe(path: str | Path) -> dict[str, Any]:
 
     Raises:
         KeyError: the file carries none.
+        ValueError: it carries something else.
+        ConfigError: it is no picture, or a broken one.
     """
-    with Image.open(path) as image:
-        image.load()
-        return json.loads(image.info[CHUNK])
+    file = Path(path)
+    with errors_named(str(file), "it"):
+        image = loaded(read_plain(file.parent, file.name))
+    try:
+        found = json.loads(image.info[CHUNK])
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if not isinstance(found, dict):
+        raise ValueError("no mapping")
+    return found

@@ -64,6 +64,8 @@ def job_status(job: Job) -> JobStatus:
         return JobStatus(stamp=stamp, problem=f"{RESULT} is of another job, {result.job_id}")
     if (result.identity or job.digest) != job.digest:
         return JobStatus(stamp=stamp, problem=f"{RESULT} is of another job of the same id", collides=True)
+    if result.altered:
+        return JobStatus(stamp=stamp, problem=f"{RESULT} was altered after it was written")
     if not result.done:
         return JobStatus(result, stamp)
     flaw = folder.flaw(result.images, result.files)

@@ -176,9 +176,13 @@ def full_checks(made: Plan, *, here: bool = True) -> None:
     from research.jobs.preflight import check_fit
 
     kept = []
+    said: set[str] = set()
     for job in made.jobs:
         try:
-            check_fit([job], here=here)
+            for note in check_fit([job], here=here):
+                if note not in said:
+                    said.add(note)
+                    _log.warning("warning: %s", note)
             lint_jobs([job])
             kept.append(job)
         except UserError as error:

@@ -270,7 +270,7 @@ def _read_json(file: Path) -> dict[str, Any]:
 # -- plugs against one another and the model
 
 
-def check_fit(jobs: Sequence[Job], *, here: bool = True) -> None:
+def check_fit(jobs: Sequence[Job], *, here: bool = True) -> list[str]:
     """Build guidance, hooks, scheduler and task of each job that will run, and check them against the model's outline.
 
     Models that are not on this disk, and single files, are looked at when they load.
@@ -278,17 +278,21 @@ def check_fit(jobs: Sequence[Job], *, here: bool = True) -> None:
     Args:
         here: whether the jobs run on this machine, whose GPU is what they have.
 
+    Returns:
+        What the tasks have to say of how they read their pictures; a run says it too.
+
     Raises:
         UserError: a task that its model cannot do, a scheduler that a task or guidance cannot work with, a picture that does not
             fit; with the job's overrides if there are several jobs.
     """
     waiting = [job for job in jobs if not (job.config["resume"] and job.folder.finished())]
     if not waiting:
-        return
+        return []
     process_cache.libraries()
     _solvers.cache_clear()  # a class of the user's own may have been edited since
     seen: set[str] = set()
     looked_at: set[type] = set()
+    said: dict[str, None] = {}
     for job in waiting:
         key = _fit_key(job)
         if key in seen:
@@ -298,7 +302,7 @@ def check_fit(jobs: Sequence[Job], *, here: bool = True) -> None:
             try:
                 if here and job.config["model"].get("offload", "none") != "none":
                     check_memory(job.config["model"], _device_here())
-                _check_job(job, looked_at)
+                notes = _check_job(job, looked_at)
             except UserError:
                 raise
             except Exception as error:  # a plug of somebody else's, which is no reason to lose the jobs without it
@@ -307,6 +311,8 @@ def check_fit(jobs: Sequence[Job], *, here: bool = True) -> None:
             if len(jobs) == 1:
                 raise
             raise type(error)(f"{str(error).rstrip('.')} (in the job {' '.join(job.overrides)}).") from error
+        said |= dict.fromkeys(notes)
+    return list(said)
 
 
 def _device_here() -> str:
@@ -344,7 +350,8 @@ def _fit_key(job: Job) -> str:
     return json.dumps([job.config[key] for key in keys], sort_keys=True, default=str)
 
 
-def _check_job(job: Job, looked_at: set[type]) -> None:
+def _check_job(job: Job, looked_at: set[type]) -> Sequence[str]:
+    """Check a job; returns what its task has to say of how it reads its pictures."""
     from research.models.summary import check_choices
     from research.sampling import check_claims, check_negative_prompt, check_offers, check_plugs
 
@@ -362,7 +369,7 @@ def _check_job(job: Job, looked_at: set[type]) -> None:
     own = own_model.is_own(config["model"])
     model = own_model.built(config["model"]) if own else _outline(_place(config["model"]))
     if model is None:
-        return
+        return ()
     check_choices(model, *(config["model"].get(key) for key in MODEL_IDENTITY))
     if not own and config["model"].get("loras"):
         chosen = config["model"]
@@ -391,6 +398,7 @@ def _check_job(job: Job, looked_at: set[type]) -> None:
                 f"batch_size: found {asked_for}; the sampler makes {together} images together, accepted is as many or more."
             )
     task.solver(solver)
+    return tuple(getattr(task, "notes", ()))
 
 
 def _say_guided_twice(guidance: Any, task: Any, model: Any) -> None:

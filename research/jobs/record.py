@@ -8,6 +8,7 @@ know are passed over, and lost where a record is written again. Records without 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
@@ -21,6 +22,7 @@ import msgspec
 from research.errors import UserError
 from research.files import write_atomic
 from research.package import VERSION
+from research.picture_files import MOST_PIXELS
 
 FORMAT = 1  # one more when an older version could misread what this one writes
 RESULT, TRACE, PARTIAL, SWEEP = "result.json", "trace.json", "partial.json", "sweep.json"
@@ -29,6 +31,9 @@ CONFIG = "config.yaml"
 _LONG_NUMBER = re.compile(rb"[\s:\[,-]\d{19,}")
 _PLAIN_NAME = re.compile(r"\w[\w.-]{0,99}", re.ASCII)  # of a job: it becomes the name of folders and runs
 _MOST_LEVELS = 64
+SEAL = "seal"
+MEASURED = ("metrics", "metrics_info", "timed")
+Altered = frozenset[str]  # parts of a record: "made", "measured"
 _MOST_BYTES = 256 << 20  # of a file; ten thousand images with their scores take two megabytes
 
 Config = dict[str, Any]  # a composed config, or a section of one: the keys of plugs are the plugs' own
@@ -95,6 +100,7 @@ class RuntimeSettings(msgspec.Struct, frozen=True, kw_only=True):
     vectorise: str = "auto"
     repeats: int = 0
     latency: int = 0
+    max_pixels: int = MOST_PIXELS
 
 
 class JobSettings(msgspec.Struct, frozen=True, kw_only=True, dict=True):
@@ -280,6 +286,8 @@ class JobResult(MadeSoFar, kw_only=True, dict=True):
     versions: dict[str, str | None] = msgspec.field(default_factory=dict)
     # of each class of the user's own, by its dotted name: the hash of its source; see `research.jobs.plug_sources`
     plug_sources: dict[str, str] = msgspec.field(default_factory=dict)
+    # of each picture that task and hooks were given as a file, by its key (task.image, hooks.differential.image[1]): SHA-256
+    inputs: dict[str, str] = msgspec.field(default_factory=dict)
     git_commit: str | None = None
     device: str | None = None
     worker: Config | None = None  # None where no launcher started the process
@@ -293,6 +301,12 @@ class JobResult(MadeSoFar, kw_only=True, dict=True):
     @property
     def done(self) -> bool:
         return self.status == "done"
+
+    @cached_property
+    def altered(self) -> Altered:
+        """Which parts of the file say something else than when it was written, by their seals. Such numbers are shown, and said;
+        no job is spared for them. Reading a file sets it, and `replaced` hands it on."""
+        return frozenset()
 
     @cached_property
     def settings(self) -> JobSettings | None:
@@ -364,7 +378,7 @@ class Trace(msgspec.Struct, kw_only=True):
         return {**{key: value for key, value in own.items() if value or key in ("stages", "warnings")}, **self.recorded}
 
 
-class Checkpoint(MadeSoFar, kw_only=True):
+class Checkpoint(MadeSoFar, kw_only=True, dict=True):
     """``partial.json``, what is complete of a job that was interrupted between two batches; and a rank's note of one batch.
 
     It is gone on from by the same job with the same versions, weights and device.
@@ -377,6 +391,11 @@ class Checkpoint(MadeSoFar, kw_only=True):
     trace: Config  # as in trace.json
     seconds: dict[str, float]  # by phase
     format: int = FORMAT
+
+    @cached_property
+    def altered(self) -> Altered:
+        """As of `JobResult`."""
+        return frozenset()
 
 
 class SweepRecord(msgspec.Struct, kw_only=True):
@@ -483,7 +502,10 @@ def read_sweep_record(sweep_dir: Path) -> SweepRecord:
 
 
 def _read(file: Path, kind: type[_Record]) -> _Record:
-    found = _decoded(file, kind)
+    content = _content(file)
+    found = _typed(file, content, kind)
+    if not isinstance(found, SweepRecord):
+        found.__dict__["altered"] = _altered(content)
     if found.format > FORMAT:
         raise DamagedRecord(
             f"{file}: format is {found.format}; accepted are formats up to {FORMAT}, which research {VERSION} reads."
@@ -494,7 +516,44 @@ def _read(file: Path, kind: type[_Record]) -> _Record:
 _T = TypeVar("_T")
 
 
+def replaced(result: JobResult, **changes: Any) -> JobResult:
+    """A result with other fields, and with what is known of its file."""
+    found = msgspec.structs.replace(result, **changes)
+    found.__dict__["altered"] = result.altered
+    return found
+
+
+def _seals(said: dict[str, Any]) -> dict[str, str]:
+    """SHA-256 of what a record says, whatever the order of its keys and the space between them: of what was made, and of what was
+    measured of it, which scoring and timing again replace.
+
+    They tell numbers that were altered by hand or by a failing disk; they are no signatures, as everyone can make them.
+    """
+    measured = {key: said[key] for key in MEASURED if key in said}
+    made = {key: value for key, value in said.items() if key not in (*MEASURED, "scored", SEAL)}
+    parts = {"made": made, "measured": measured}
+    return {
+        part: hashlib.sha256(msgspec.json.encode(content, order="deterministic")).hexdigest()
+        for part, content in parts.items()
+    }
+
+
+def _altered(content: bytes) -> Altered:
+    """Parts of a file that are not what their seals say; none of a record of before there were seals."""
+    said = msgspec.json.decode(content)
+    kept = said.get(SEAL)
+    if kept is None:
+        return frozenset()
+    return frozenset(
+        part for part, seal in _seals(said).items() if not isinstance(kept, dict) or kept.get(part) != seal
+    )
+
+
 def _decoded(file: Path, kind: type[_T]) -> _T:
+    return _typed(file, _content(file), kind)
+
+
+def _content(file: Path) -> bytes:
     try:
         if file.is_symlink() and not file.resolve().is_relative_to(file.parent.resolve()):
             raise DamagedRecord(f"{file}: is a link out of its folder; accepted are files.")
@@ -504,9 +563,12 @@ def _decoded(file: Path, kind: type[_T]) -> _T:
             raise NoRecord(f"{file}: found no such file; accepted is the folder of a job that has ended.")
         if (size := file.stat().st_size) > _MOST_BYTES:
             raise DamagedRecord(f"{file}: has {size} bytes; accepted are at most {_MOST_BYTES}.")
-        content = file.read_bytes()
+        return file.read_bytes()
     except OSError as error:
         raise DamagedRecord(f"{file}: cannot be read ({error.strerror or error}).") from error
+
+
+def _typed(file: Path, content: bytes, kind: type[_T]) -> _T:
     try:
         if _LONG_NUMBER.search(content) and (number := _beyond_64_bits(msgspec.json.decode(content))):
             raise DamagedRecord(
@@ -570,11 +632,11 @@ def write_result(folder: Path, result: JobResult) -> None:
         StoreError: the disk does not take it.
     """
     content = msgspec.structs.asdict(result)
-    for name in ("files", "plug_sources", "scored", "timed"):  # keys that only some results have
+    for name in ("files", "plug_sources", "inputs", "scored", "timed"):  # keys that only some results have
         if not content[name]:
             del content[name]
     ordered = {key: content.pop(key) for key in _FIRST} | content
-    write(folder / RESULT, encoded(ordered), durable=True)
+    write(folder / RESULT, _sealed(encoded(ordered), result.altered), durable=True)
 
 
 def write_trace(folder: Path, trace: Trace) -> None:
@@ -584,7 +646,7 @@ def write_trace(folder: Path, trace: Trace) -> None:
 
 def write_checkpoint(file: Path, checkpoint: Checkpoint) -> None:
     """Write ``partial.json``, or a rank's note."""
-    write(file, encoded(msgspec.structs.asdict(checkpoint)))
+    write(file, _sealed(encoded(msgspec.structs.asdict(checkpoint))))
 
 
 def write_sweep_record(sweep_dir: Path, record: SweepRecord, *, durable: bool = False) -> None:
@@ -627,6 +689,13 @@ def write(path: Path, content: bytes, *, durable: bool = False) -> None:
         write_atomic(path, content, durable=durable)
     except OSError as error:
         raise StoreError(f"output_dir: {path} cannot be written: {error.strerror or error}.") from error
+
+
+def _sealed(content: bytes, altered: Altered = frozenset()) -> bytes:
+    """A record of `encoded` with its `_seals` as the last key; what is altered stays so."""
+    seals = _seals(msgspec.json.decode(content))
+    seals |= dict.fromkeys(altered, "altered before this was written")
+    return content.removesuffix(b"\n}") + f',\n "{SEAL}": {json.dumps(seals)}\n}}'.encode()
 
 
 def encoded(content: Mapping[str, Any]) -> bytes:

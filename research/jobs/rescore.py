@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import io
 import json
 import os
 import re
@@ -14,13 +13,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from omegaconf import OmegaConf
-from PIL import Image
 
 from research.errors import ConfigError, UserError
+from research.files import read_plain
 from research.jobs import environment, process_cache, record
 from research.jobs.build import Origin, build, check_names, names_in, names_of_plugins
 from research.jobs.claims import TIMEOUT, claim
@@ -36,6 +35,10 @@ from research.jobs.run_job import task_scores
 from research.jobs.scoring import ask
 from research.jobs.store import IMAGES, PICTURES, TENSORS, JobFolder
 from research.metrics.base import as_metric
+from research.picture_files import errors_named, loaded
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 _LIBRARIES = ("torch", "torchmetrics", "transformers", "numpy")
 
@@ -180,7 +183,7 @@ def _rescored(folder: JobFolder, definitions: Definitions, again: bool) -> Resco
         return Rescored(target.path, "busy", "another process is at work on it")
     try:
         pictures = _pictures(folder, result)
-        found = _scored(msgspec.structs.replace(result, config=others), pictures, target, origin, made_with)
+        found = _scored(record.replaced(result, config=others), pictures, target, origin, made_with)
         if not same:
             _copy(folder, target)
             found.job_id, found.identity = target.path.name, job_digest(others, sources=sources)
@@ -211,7 +214,8 @@ def _scored(
     process_cache.set_threads((config.get("runtime") or {}).get("threads"))
     _, device = resolve_dtype_and_device("auto", _device(config))
     said_by_metrics = [line for info in result.metrics_info.values() for line in info.get("warnings") or []]
-    found = msgspec.structs.replace(result, warnings=[w for w in result.warnings if w not in said_by_metrics])
+    found = record.replaced(result, warnings=[w for w in result.warnings if w not in said_by_metrics])
+    found.__dict__["altered"] = result.altered - {"measured"}
     found.metrics, found.metrics_info = task_scores(result.images)
     prompts = [image.prompt or "" for image in result.images]
     start = time.perf_counter()
@@ -249,14 +253,13 @@ def _pictures(folder: JobFolder, result: JobResult) -> list[Image.Image]:
     for image_record in result.images:
         file = folder.path / image_record.file
         try:
-            content = file.read_bytes()
+            content = read_plain(folder.path, image_record.file)
         except OSError as error:
             raise ConfigError(f"{file}: cannot be read ({error.strerror or error}); run the job again.") from error
         if hashlib.sha256(content).hexdigest() != image_record.sha256:
             raise ConfigError(f"{file}: is not the image that result.json says (SHA-256); run the job again.")
-        with Image.open(io.BytesIO(content)) as image:
-            image.load()
-            found.append(image.copy())
+        with errors_named(str(folder.path), image_record.file):
+            found.append(loaded(content))
     if not found:
         raise ConfigError(f"{folder.path}: has no images.")
     return found

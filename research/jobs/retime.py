@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import msgspec
-
 from research.errors import ConfigError, UserError
 from research.jobs import job_images, process_cache, record
 from research.jobs.build import Origin, sampler_of
@@ -40,7 +38,7 @@ def retime(place: Path, times: int, origin: Callable[[Path], Origin]) -> TimedAg
         found = _timed(place, result, times, origin(place / record.RESULT), held.check)
         held.check()
         # read anew, as a metric may have been scored meanwhile in the same process
-        folder.write_result(msgspec.structs.replace(record.read_result(place), timed=found))
+        folder.write_result(record.replaced(record.read_result(place), timed=found))
     finally:
         held.release()
     return found

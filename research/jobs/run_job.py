@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
-from research import caches
+from research import caches, pictures
 from research.errors import ConfigError, one_line
 from research.jobs import environment, images, job_images, process_cache, record
 from research.jobs.batching import best_batch_size
@@ -208,6 +208,7 @@ class JobRun:
 
         sampler_class = process_cache.libraries()
         process_cache.set_threads(self.settings.runtime.threads)
+        pictures.limit_pixels(self.settings.runtime.max_pixels)
         hooks = [build(node, f"hooks.{name}") for name, node in self.settings.hooks.items()]
         with self.watch.phase("load"):
             model, loaded = process_cache.model(self.job.config["model"])
@@ -233,8 +234,16 @@ class JobRun:
         self.result.device = environment.device_name(self.device)
         self.result.dtype = str(model.dtype).removeprefix("torch.")
 
+    def note_inputs(self) -> None:
+        """Note what is in the picture files that the job names: a name may stand for another file one day."""
+        found = pictures.hashes("task", self.settings.task)
+        for name, node in self.settings.hooks.items():
+            found |= pictures.hashes(f"hooks.{name}", node)
+        self.result.inputs = found
+
     def task(self, model: Model) -> Task:
         """The task that the config says, checked against the model, and ready to show what came of it."""
+        self.note_inputs()
         task: Task = build(self.settings.task, "task", **job_images.task_arguments(self.job.config))
         task.check(model, len(self.seeds))
         # not left to the sampler: where all batches were made before, there is none to make the task ready

@@ -88,6 +88,7 @@ SECTIONS = {
         "workers",
         "repeats",
         "latency",
+        "max_pixels",
     ),
 }
 

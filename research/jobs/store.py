@@ -10,10 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import yaml
 
 from research.errors import ConfigError
+from research.files import plain_file
 from research.jobs import record
 from research.jobs.record import CONFIG, PARTIAL, RESULT, TRACE, ImageRecord, JobResult, StoreError, write
 
@@ -37,7 +37,8 @@ class JobFolder:
     def finished(self) -> JobResult | None:
         """The result of a job that is done and whole, or None: never run, cut short, failed, or images gone."""
         result = record.find_result(self.path)
-        return result if result and self.is_done(result) and not self.flaw(result.images, result.files) else None
+        reusable = result and self.is_done(result) and not result.altered
+        return result if result and reusable and not self.flaw(result.images, result.files) else None
 
     def is_done(self, result: JobResult) -> bool:
         """Whether a result says that this folder's job is done."""
@@ -54,7 +55,7 @@ class JobFolder:
         """
         for image in images:
             try:
-                status = (self.path / image.file).stat()
+                status = plain_file(self.path, image.file).stat()
                 if not status.st_size:
                     return f"{image.file} is empty"
                 if (files or {}).get(image.file) == (status.st_size, status.st_mtime_ns) or image.sha256 is None:
@@ -121,7 +122,7 @@ class JobFolder:
         except OSError as error:
             raise StoreError(f"output_dir: {self.path} cannot be written: {error.strerror or error}.") from error
         noted = {name: (status.st_size, status.st_mtime_ns) for name, status in stats.items()}
-        record.write_result(self.path, msgspec.structs.replace(result, files=noted))
+        record.write_result(self.path, record.replaced(result, files=noted))
 
 
 def _sync(files: Sequence[Path]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from research import pictures
 from research.checks import check_choice, check_number, check_whole_number
 from research.errors import ConfigError, nearest
 from research.jobs import own_model, process_cache
@@ -74,6 +75,7 @@ def validate(
         elif name in checked[section]:
             checked[section] = {**checked[section], name: read(key, checked[section][name])}
     _check_values(checked, "")
+    pictures.limit_pixels(checked["runtime"].get("max_pixels", pictures.MOST_PIXELS))
     check_plug_configs(checked, cache)
     model, task, steps = checked["model"], checked["task"], checked["steps"]
     parity = checked["runtime"].get("parity", False)
@@ -328,5 +330,6 @@ _READERS: dict[str, Callable[[str, Any], Any]] = {
     "runtime.grace": _seconds(0),
     "runtime.workers": _whole(1, "auto"),
     "runtime.repeats": _whole(0),
+    "runtime.max_pixels": _whole(1),
     "runtime.latency": _whole(0),
 }

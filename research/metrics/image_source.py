@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,19 +12,22 @@ import numpy as np
 from PIL import Image
 
 from research.errors import ConfigError
-from research.metrics.extractors.find import IMAGE_SUFFIXES
-from research.pictures import as_shown
+from research.picture_files import SUFFIXES, errors_named, loaded
+from research.picture_modes import Say, as_shown, quiet
 
+_MOST_BYTES = 1 << 30  # of a file in an archive, unpacked
 _ACCEPTED = "a directory of images, a .zip of images, or an .npz with uint8 pixels [N, H, W, 3] as its first array"
 
 
 @dataclass(frozen=True)
 class Piece:
-    """An image as it was read: its name, the SHA-256 of its content, and itself in RGB."""
+    """An image as it was read: its name, the SHA-256 of its content, and itself in RGB; how it is shown, where there are several
+    ways to show it."""
 
     name: str
     sha256: bytes
     image: Image.Image
+    shown: tuple[str, ...] = ()
 
 
 class ImageSource:
@@ -53,15 +55,14 @@ class ImageSource:
         """
         for place in range(start, min(stop, len(self.names))):
             name = self.names[place]
-            try:
+            said: list[str] = []
+            with errors_named("PATH", name):
                 content = self.content(place)
-                yield Piece(name, hashlib.sha256(content).digest(), self.decoded(content))
-            except (OSError, ValueError, zipfile.BadZipFile, Image.DecompressionBombError) as error:
-                raise ConfigError(f"{name} is not a whole image: {error}") from error
+                image = self.decoded(content, said.append)
+            yield Piece(name, hashlib.sha256(content).digest(), image, tuple(said))
 
-    def decoded(self, content: bytes) -> Image.Image:
-        with Image.open(io.BytesIO(content)) as image:
-            return as_shown(image)
+    def decoded(self, content: bytes, say: Say = quiet) -> Image.Image:
+        return as_shown(loaded(content, say=say), say=say)
 
 
 def combined(names: Sequence[str], digests: Sequence[bytes]) -> str:
@@ -107,7 +108,7 @@ class _Folder(ImageSource):
     kind = "directory"
 
     def __init__(self, path: Path) -> None:
-        files = (p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+        files = (p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
         found = sorted((p.relative_to(path).as_posix(), p) for p in files)
         self.names, self._files = [name for name, _ in found], [file for _, file in found]
         stats = [(name, s.st_size, s.st_mtime_ns) for name, s in ((n, f.stat()) for n, f in found)]
@@ -122,8 +123,10 @@ class _Zip(ImageSource):
 
     def __init__(self, path: Path) -> None:
         self._archive = zipfile.ZipFile(path)
-        entries = [e for e in self._archive.infolist() if Path(e.filename).suffix.lower() in IMAGE_SUFFIXES]
+        entries = [e for e in self._archive.infolist() if Path(e.filename).suffix.lower() in SUFFIXES]
         entries = [e for e in entries if not e.filename.startswith("__MACOSX/")]
+        if large := next((entry for entry in entries if entry.file_size > _MOST_BYTES), None):
+            raise ValueError(f"{large.filename} has {large.file_size} bytes unpacked, more than {_MOST_BYTES}")
         self.names = sorted(entry.filename for entry in entries)
         self.stamp = _hash(sorted((e.filename, e.file_size, e.CRC) for e in entries))
 
@@ -149,7 +152,7 @@ class _Array(ImageSource):
     def content(self, place: int) -> bytes:
         return self._pixels[place].tobytes()
 
-    def decoded(self, content: bytes) -> Image.Image:
+    def decoded(self, content: bytes, say: Say = quiet) -> Image.Image:
         height, width = self._pixels.shape[1:3]
         return Image.frombytes("RGB", (width, height), content)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from research.errors import ConfigError
-from research.pictures import as_shown
+from research.picture_modes import WHITE, as_shown
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -94,7 +94,9 @@ class ScoredJob:
 
         from research import pictures
 
-        given = pictures.read(f"task.{key}", self.config["task"][key], len(images), mask=key == "mask")
+        task = self.config["task"]
+        background = task.get("background", WHITE)
+        given = pictures.read(f"task.{key}", task[key], len(images), mask=key == "mask", background=background)
         made: dict[tuple[int, tuple[int, int]], Image.Image] = {}
         found = []
         for row, image in enumerate(images):

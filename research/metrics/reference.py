@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import TypedDict, cast
 
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from research.caches import MIB, Cache
@@ -23,9 +24,10 @@ from research.errors import ConfigError
 from research.files import stamp, write_atomic
 from research.hashing import sha256_files
 from research.metrics.extractors.base import Features, Provenance, extract
-from research.metrics.extractors.find import IMAGE_SUFFIXES, find_reference
+from research.metrics.extractors.find import find_reference
 from research.metrics.frechet import Gaussian
-from research.pictures import as_shown
+from research.picture_files import SUFFIXES, errors_named, loaded
+from research.picture_modes import Say, as_shown, quiet
 
 # what makes feature vectors comparable; the name is not part of it, since a copy may lie elsewhere
 _COMPARED = ("weights_sha256", "layer", "dimension", "preprocess")
@@ -45,6 +47,7 @@ class ReferenceRecord(TypedDict, total=False):
     sha256: str
     num_samples: int
     data: Mapping[str, object] | str | None
+    shown: Mapping[str, int]  # how pictures were shown that can be shown in several ways, and how many there were
 
 
 class _FileRecord(TypedDict):
@@ -296,26 +299,36 @@ def _from_images(directory: Path, features: Features, batch_size: int, key: str)
         "data": "a directory of images",
     }
     wanted = chosen(len(files), VECTORS)
-    return accumulate_reference(open_all(files, key), features, batch_size=batch_size, info=info, wanted=wanted)
+    shown: Counter[str] = Counter()
+    images = open_all(files, key, say=lambda message: shown.update([message]))
+    made = accumulate_reference(images, features, batch_size=batch_size, info=info, wanted=wanted)
+    if shown:
+        info["shown"] = dict(shown)
+    return made
 
 
 def image_files(directory: Path) -> list[Path]:
     """The images of a directory and of those in it, by name."""
-    return sorted(p for p in directory.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+    return sorted(p for p in directory.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
 
 
-def open_all(files: Iterable[Path], key: str) -> Iterator[Image.Image]:
-    """Images one after the other.
+def open_all(files: Iterable[Path], key: str, *, say: Say = quiet) -> Iterator[Image.Image]:
+    """Images one after the other, as a viewer shows them.
+
+    Args:
+        files: theirs.
+        key: how messages call them.
+        say: told of each how it is shown, where that is not certain to be what was meant.
 
     Raises:
-        ConfigError: one is broken.
+        ConfigError: one is broken, or too large.
     """
     for file in files:
-        try:
-            with Image.open(file) as image:
-                yield as_shown(image)
-        except (UnidentifiedImageError, OSError, ValueError) as error:
-            raise ConfigError(f"{key}: {file.name} is not a whole image: {error}") from error
+        with errors_named(key, file.name):
+            with file.open("rb") as stream:
+                image = loaded(stream, say=say)
+            shown = as_shown(image, say=say)
+        yield shown
 
 
 # -- the file: safetensors whose metadata says what made them, sealed by a hash of both

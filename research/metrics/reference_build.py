@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import torch
 
@@ -34,6 +34,9 @@ class ImagesRecord(TypedDict):
     resize: str
     batch_size: int
     versions: dict[str, str]
+    shown: NotRequired[
+        dict[str, int]
+    ]  # how pictures were shown that can be shown in several ways, and how many there were
 
 
 class Build:
@@ -57,6 +60,7 @@ class Build:
         self.sums = Sums(features.num_features, chosen(len(source.names), vectors))
         self.digests: list[bytes] = []
         self.sizes: Counter[str] = Counter()
+        self.shown: Counter[str] = Counter()
 
     @property
     def done(self) -> int:
@@ -80,6 +84,7 @@ class Build:
         self.sums.vector_parts = [tensors["vectors"]] if "vectors" in tensors else []
         self.digests = [bytes.fromhex(found) for found in note["digests"]]
         self.sizes = Counter(note["sizes"])
+        self.shown = Counter(note.get("shown", {}))
         return self.done
 
     def run(self, progress: Callable[[int], object] = lambda done: None) -> Reference:
@@ -112,7 +117,7 @@ class Build:
     def provenance(self) -> ImagesRecord:
         """What the images are."""
         preprocess = self.features.provenance["preprocess"]
-        return {
+        found: ImagesRecord = {
             "name": self.name,
             "kind": self.source.kind,
             "images": len(self.source.names),
@@ -122,6 +127,9 @@ class Build:
             "batch_size": self.batch_size,
             "versions": library_versions("torch", "transformers", "pillow", "torch-fidelity"),
         }
+        if self.shown:
+            found["shown"] = dict(self.shown)
+        return found
 
     def note(self) -> None:
         """Write down what is done."""
@@ -133,6 +141,7 @@ class Build:
         if (vectors := self.sums.vectors) is not None:
             tensors["vectors"] = vectors
         note = {"of": self._of(), "digests": [d.hex() for d in self.digests], "sizes": dict(self.sizes)}
+        note["shown"] = dict(self.shown)
         try:
             write_atomic(self.partial, save(tensors, {"partial": json.dumps(note)}))
         except OSError as error:
@@ -150,6 +159,7 @@ class Build:
             self.sums.restore(*before)
             raise
         self.sizes.update(f"{piece.image.width}x{piece.image.height}" for piece in pieces)
+        self.shown.update(line for piece in pieces for line in piece.shown)
         self.digests += [piece.sha256 for piece in pieces]
 
     def _of(self) -> dict[str, object]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from research.checks import check_whole_number
 from research.errors import ConfigError, UserError
+from research.picture_files import MOST_PIXELS, limit_pixels
 
 if TYPE_CHECKING:
     from research.metrics.reference import Reference
@@ -53,6 +54,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="N",
         help="of how many images to keep the features, for KID and its kin; 0 keeps sums only (default: %(default)s)",
     )
+    parser.add_argument(
+        "--max-pixels",
+        type=int,
+        default=MOST_PIXELS,
+        metavar="N",
+        help="a picture with more is refused (default: %(default)s)",
+    )
     parser.add_argument("--again", action="store_true", help="replace FILE if it is there")
     parser.add_argument("--verify", type=Path, metavar="FILE", help="check a file instead of building one")
     parser.add_argument("--json", action="store_true", help="print what the file says of itself as JSON")
@@ -73,6 +81,7 @@ def _build(args: argparse.Namespace) -> int:
         raise ConfigError("PATH: is missing; accepted is a directory of images, a .zip or an .npz; or --verify FILE.")
     check_whole_number("--batch-size", args.batch_size, least=1)
     check_whole_number("--vectors", args.vectors, least=0)
+    limit_pixels(args.max_pixels, "--max-pixels")
     name = args.name or args.path.resolve().stem
     plain = Path(args.features).name
     out = args.out or Path(f"{name}-{plain}.safetensors")
@@ -110,6 +119,8 @@ def _build(args: argparse.Namespace) -> int:
         signal.signal(signal.SIGTERM, previous)
     from research.metrics.reference import read_reference
 
+    for how, count in build.shown.items():
+        print(f"note: of {count} image{'s' * (count > 1)}: {how}", file=sys.stderr)
     # as it will be read, from the disk
     _say(read_reference(out, "--out"), out, args.json)
     if reference.num_samples <= features.num_features:

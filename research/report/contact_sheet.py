@@ -160,7 +160,7 @@ def _draw_row_labels(
 
 def _draw_images(sheet: Any, row: Row, chosen: Chosen, tile: int, x: int, y: int) -> None:
     for i, image in enumerate(chosen.of(row)):
-        thumb = load_thumb(row.image_path(image), tile) if image is not None else None
+        thumb = load_thumb(row, image, tile) if image is not None else None
         at = (x + i % chosen.columns * (tile + TILE_GAP), y + i // chosen.columns * (tile + TILE_GAP))
         if thumb is not None:
             sheet.paste(thumb, (at[0] + (tile - thumb.width) // 2, at[1] + (tile - thumb.height) // 2))

@@ -7,7 +7,9 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from research.errors import UserError
 from research.labels import count
+from research.picture_files import check_pixels
 from research.report.times import out_of_line_notes
 from research.results.read import Row, Sweep
 
@@ -18,13 +20,25 @@ _NOT_JOBS = {"plots", "wandb"}
 def notes(sweep: Sweep) -> list[str]:
     """A line for each thing that is not as it should be."""
     found = [f"{line} and left out here; the numbers of all are in results.csv." for line in sweep.changed]
+    if altered := [row.job_id for row in sweep.rows if row.result.altered]:
+        found.append(
+            f"{count(len(altered), 'record')} altered after it was written ({_few(altered)}): the numbers are shown as they "
+            "stand; the sweep makes such jobs again."
+        )
     missing = {row.job_id: gone for row in sweep.done if (gone := _missing(row))}
     if missing:
         found.append(
             f"{count(sum(missing.values()), 'image')} named in the records, but not in their folders ({_few(list(missing))}); "
             "their numbers are shown, their pictures cannot be."
         )
-    sizes = Counter(size for row in sweep.done if (size := _size(row)) is not None)
+    sizes: Counter[tuple[int, int]] = Counter()
+    unshown: list[str] = []
+    for row in sweep.done:
+        size, problem = _size(row)
+        sizes.update([size] if size else [])
+        unshown += [problem] if problem else []
+    if unshown:
+        found.append(f"{count(len(unshown), 'job')} with images that cannot be shown. {_few(unshown)}")
     if len(sizes) > 1:
         text = ", ".join(f"{w}×{h} in {count(n, 'job')}" for (w, h), n in sizes.most_common(_SHOWN + 1))
         found.append(f"Images are of different sizes ({text}): scores of one size say little about another.")
@@ -51,16 +65,20 @@ def _missing(row: Row) -> int:
     return gone
 
 
-def _size(row: Row) -> tuple[int, int] | None:
-    from PIL import Image
-
+def _size(row: Row) -> tuple[tuple[int, int] | None, str | None]:
+    """The size of a job's images, by the first that has one; and why the first there is cannot be shown."""
+    problem = None
     for image in row.images:
+        if not os.path.lexists(row.image_path(image)):
+            continue  # counted as missing
         try:
-            with Image.open(row.image_path(image)) as opened:
-                return opened.size
-        except (OSError, ValueError, SyntaxError):
+            size = row.image_size(image)
+            check_pixels(f"{row.job_id}: {image.file}", size)
+        except UserError as error:
+            problem = problem or str(error)
             continue
-    return None
+        return size, problem
+    return None, problem
 
 
 def _without_record(directory: Path) -> list[Path]:

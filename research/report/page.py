@@ -17,7 +17,7 @@ import jinja2
 from markupsafe import Markup
 
 from research.directions import label
-from research.files import write_atomic
+from research.files import plain_file, write_atomic
 from research.labels import count, number, value_label
 from research.report.advice import Advice, advise, fronts, near_fronts, where
 from research.report.columns import TIMES, TOTAL, measures
@@ -280,7 +280,9 @@ def _task_pictures(sweep: Sweep) -> list[TaskPicture]:
     left = TASK_PICTURES_BYTES_AT_MOST
     for row in sweep.done:
         for name, file in row.pictures.items():
-            if not file.is_file() or not file.is_relative_to(row.folder):
+            try:
+                plain_file(row.folder, str(file))
+            except OSError:
                 continue
             source = file_link(row.folder.name, file.relative_to(row.folder).as_posix())
             left -= file.stat().st_size

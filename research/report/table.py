@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from research.csv_text import csv_text
 from research.files import write_atomic
 from research.labels import value_label
 from research.report.columns import measures
@@ -161,13 +160,11 @@ def write_csv(sweep: Sweep, path: Path) -> None:
         *_TIMES,
         *(["changed_since"] if sweep.before else []),
     ]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
+    lines: list[list[Any]] = [header]
     for row in rows:
         values = _values(row, settings, metrics, timings)
-        writer.writerow([_cell(v) for v in [*values, *([str(row in sweep.before).lower()] if sweep.before else [])]])
-    write_atomic(path, text.getvalue())
+        lines.append([_cell(v) for v in [*values, *([str(row in sweep.before).lower()] if sweep.before else [])]])
+    write_atomic(path, csv_text(lines))
 
 
 def _values(row: Row, settings: list[str], metrics: list[str], timings: list[str]) -> list[Any]:

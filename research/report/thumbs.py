@@ -7,9 +7,9 @@ import io
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from research.errors import UserError
 from research.results.read import Row
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def encode_thumbs(rows: Sequence[Row], chosen: Chosen, known: dict[Hashable, Thu
             if turn >= len(found):
                 continue
             place, image = found[turn]
-            thumb = _encoded(row.image_path(image), side, known)
+            thumb = _encoded(row, image, side, known)
             if thumb is None:
                 continue
             left -= len(thumb[0])
@@ -110,9 +110,7 @@ def _page_side(wanted: Sequence[tuple[Row, list[tuple[int, ImageRecord]]]], sour
     for count in (max((len(found) for _, found in wanted), default=1), 1):
         for side in PAGE_SIDES:
             sizes = [
-                len(thumb[0])
-                for row, found in sample
-                if (thumb := _encoded(row.image_path(found[-1][1]), side, {})) is not None
+                len(thumb[0]) for row, found in sample if (thumb := _encoded(row, found[-1][1], side, {})) is not None
             ]
             fits = not sizes or sum(sizes) / len(sizes) * len(wanted) * count <= PAGE_BYTES_AT_MOST
             if fits and (side >= min(48, source) or count == 1):
@@ -120,17 +118,17 @@ def _page_side(wanted: Sequence[tuple[Row, list[tuple[int, ImageRecord]]]], sour
     return PAGE_SIDES[-1]
 
 
-def _encoded(path: Path, side: int, known: dict[Hashable, Thumb]) -> Thumb | None:
+def _encoded(row: Row, record: ImageRecord, side: int, known: dict[Hashable, Thumb]) -> Thumb | None:
     from PIL import Image
 
+    path = row.image_path(record)
     try:
         status = path.stat()
         key = (str(path), status.st_mtime_ns, status.st_size, side)
         if key in known:
             return known[key]
-        with Image.open(path) as opened:
-            image = opened.convert("RGB")
-    except (OSError, ValueError, SyntaxError):
+        image = row.read_image(record)
+    except (OSError, UserError):
         return None
     if small := max(image.size) <= side:
         small = max(image.size) <= 40  # a model's own pixels, shown as such
@@ -142,7 +140,7 @@ def _encoded(path: Path, side: int, known: dict[Hashable, Thumb]) -> Thumb | Non
     return known[key]
 
 
-def load_thumb(path: Path, side: int) -> Image.Image | None:
+def load_thumb(row: Row, record: ImageRecord, side: int) -> Image.Image | None:
     """An image fitted into a square of `side` pixels, or None if it cannot be read.
 
     Small images grow by whole factors with hard edges: what is seen are the model's own pixels.
@@ -150,9 +148,8 @@ def load_thumb(path: Path, side: int) -> Image.Image | None:
     from PIL import Image
 
     try:
-        with Image.open(path) as opened:
-            image = opened.convert("RGB")
-    except OSError:
+        image = row.read_image(record)
+    except UserError:
         return None
     longest = max(image.size)
     if longest <= side:
@@ -164,14 +161,11 @@ def load_thumb(path: Path, side: int) -> Image.Image | None:
 
 
 def _source_size(rows: Sequence[Row]) -> int:
-    from PIL import Image
-
     for row in rows:
         for image in row.images:
             try:
-                with Image.open(row.image_path(image)) as opened:
-                    return max(opened.size)
-            except OSError:
+                return max(row.image_size(image))
+            except UserError:
                 continue
     return 64
 

@@ -7,18 +7,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from research.errors import UserError
+from research.files import plain_file
 from research.jobs.changed_plugs import changed_lines, made_before
 from research.jobs.record import RESULT, DamagedRecord, ImageRecord, JobResult, NoRecord, read_result, read_sweep_record
 from research.labels import is_number
 from research.metrics.base import listed_in
+from research.picture_files import errors_named, loaded, picture_size
 from research.results.axes import Axis, find_axes, flatten
 from research.results.budget import Budget, read_budget
 from research.results.scales import Margin, read_margins
 from research.results.timing import Timing, out_of_line, timing
 from research.statistics import read_unit
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 # numbers of which one metric makes several, and what it is called
 _TOGETHER = dict.fromkeys(("precision", "recall", "density", "coverage"), "prdc")
@@ -132,6 +137,27 @@ class Row:
         """The file of an image, whether the record names it with or without its folder."""
         path = self.folder / image.file
         return path if path.is_file() else self.folder / "images" / image.file
+
+    def read_image(self, image: ImageRecord) -> Image.Image:
+        """An image as RGB of 8 bits.
+
+        Raises:
+            ConfigError: its file is gone, a link out of the job's folder, no picture, or too large.
+        """
+        with errors_named(self.result.job_id, image.file), self._image_file(image).open("rb") as stream:
+            return loaded(stream).convert("RGB")
+
+    def image_size(self, image: ImageRecord) -> tuple[int, int]:
+        """Width and height of an image, by what stands at the beginning of its file.
+
+        Raises:
+            ConfigError: likewise, but for its size.
+        """
+        with errors_named(self.result.job_id, image.file):
+            return picture_size(self._image_file(image))
+
+    def _image_file(self, image: ImageRecord) -> Path:
+        return plain_file(self.folder, str(self.image_path(image)))
 
 
 @dataclass(frozen=True)

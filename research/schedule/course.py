@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from research.csv_text import csv_text
 from research.drawing import COLOURS, INK, LINES, plain_frame
 from research.errors import ConfigError
 from research.labels import value_label
@@ -110,15 +109,13 @@ def lines(schedules: Iterable[BetaSchedule]) -> Iterable[str]:
 
 def as_csv(schedules: Iterable[BetaSchedule]) -> str:
     """A line a timestep of each schedule."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("label", "beta_schedule", "input_scale", "t", "alphas_cumprod", "sigma", "log_snr"))
+    rows: list[Sequence[Any]] = [("label", "beta_schedule", "input_scale", "t", "alphas_cumprod", "sigma", "log_snr")]
     for one in schedules:
         for t, level in zip(one.curve.times, one.curve.levels, strict=True):
             numbers = (t, level.alphas_cumprod, level.sigma, level.log_snr)
             settings = (one.label, one.betas["beta_schedule"], f"{one.input_scale:g}")
-            writer.writerow((*settings, *(f"{value:.9g}" for value in numbers)))
-    return text.getvalue()
+            rows.append((*settings, *(f"{value:.9g}" for value in numbers)))
+    return csv_text(rows)
 
 
 def as_json(schedules: Iterable[BetaSchedule]) -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from research.csv_text import csv_text
 from research.schedule.points import Series
 
 COLUMNS = ("step", "stage", "t", "alphas_cumprod", "sigma", "log_snr")
@@ -99,16 +98,14 @@ def finding_lines(series: Sequence[Series]) -> list[str]:
 
 def as_csv(series: Iterable[Series]) -> str:
     """A line a model evaluation, with the settings that lead to it."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("label", "scheduler", "class_name", "steps", "strength", *COLUMNS, "run"))
+    rows: list[Sequence[Any]] = [("label", "scheduler", "class_name", "steps", "strength", *COLUMNS, "run")]
     for one in series:
         for p in one.points:
             level = (p.level.alphas_cumprod, p.level.sigma, p.level.log_snr)
             numbers = ["" if math.isnan(value) else f"{value:.9g}" for value in (p.t, *level)]
             settings = (one.label, one.name, one.class_name, one.steps, f"{one.strength:g}")
-            writer.writerow((*settings, p.step, p.stage, *numbers, str(p.run).lower()))
-    return text.getvalue()
+            rows.append((*settings, p.step, p.stage, *numbers, str(p.run).lower()))
+    return csv_text(rows)
 
 
 def as_json(series: Iterable[Series]) -> str:

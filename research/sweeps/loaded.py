@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from research.directions import direction
 from research.errors import UserError, nearest
+from research.files import plain_file
 from research.jobs.machine_slots import only_process
 from research.jobs.record import JobResult, Trace, read_trace
 from research.jobs.store import TENSORS
 from research.labels import value_label
+from research.picture_files import errors_named, loaded
 from research.results.axes import Axis, find_axes
 from research.results.read import Row, Sweep, read_row, read_sweep
 from research.showing import card, grid, pictures, table
@@ -326,14 +328,8 @@ def built_report(folder: Path) -> Path:
 
 
 def _opened(file: Path) -> Image.Image:
-    from PIL import Image
-
-    try:
-        with Image.open(file) as image:
-            image.load()
-            return image.copy()
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file}: cannot be read as a picture: {' '.join(str(error).split())}") from error
+    with errors_named("images", str(file)), plain_file(file.parent, file.name).open("rb") as stream:
+        return loaded(stream)
 
 
 def _is(value: Any, wanted: Any) -> bool:

@@ -11,7 +11,6 @@ from research.errors import ConfigError
 from research.strength import kept_steps, steps_needed
 
 ON_NO_STEPS = ("error", "identity")
-PICTURES = ("image", "mask", "depth_map", "strength_map")
 
 
 def check_settings(task: Mapping[str, Any], steps: int, *, parity: bool = False) -> None:
@@ -20,9 +19,11 @@ def check_settings(task: Mapping[str, Any], steps: int, *, parity: bool = False)
     Raises:
         ConfigError: one line with the key, what was found and what is accepted.
     """
-    for key in PICTURES:
+    for key in pictures.KEYS:
         if task.get(key) is not None:
             pictures.check(f"task.{key}", task[key])
+    if "background" in task:
+        pictures.check_background(task["background"])
     if "strength" in task:
         check_strength(task["strength"], task.get("on_no_steps", "error"))
         check_steps(task["strength"], steps, task.get("on_no_steps", "error"), parity=parity)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from research import pictures
@@ -24,14 +22,14 @@ from research.tasks.sheets import side_by_side
 _KEY = "task.depth_map"
 # a job prepares its task once for itself, and again for each call of the sampler (one for each size of a batch that it tries)
 _estimated = Cache("depth maps", 64 * MIB)
-_ACCEPTED = "a path, a PIL image, or an array or tensor [H, W] or [N, H, W] of finite numbers"
+_ACCEPTED = "a path, a URL, a PIL image, or an array or tensor [H, W] or [N, H, W] of finite numbers"
 
 
 class DepthToImage(ImageToImage):
     """Images of sentences that keep the depth of a picture. The UNet takes a depth map as one further input channel.
 
     Args:
-        prompt, image, strength, negative_prompt, height, width, on_no_steps: see `ImageToImage`.
+        prompt, image, strength, negative_prompt, height, width, on_no_steps, background: see `ImageToImage`.
         depth_map: relative depth in any range, in the sense the model was trained with: a path, a PIL image, an array or tensor
             [H, W] or [N, H, W]; one for all seeds or one a seed. By default the estimator of the model's directory makes it.
             It is scaled to [-1, 1] picture by picture, and resized to the latents; its sides must be in the picture's ratio.
@@ -53,10 +51,11 @@ class DepthToImage(ImageToImage):
         height: int | None = None,
         width: int | None = None,
         on_no_steps: str = "error",
+        background: str = "white",
     ):
-        super().__init__(prompt, image, strength, negative_prompt, height, width, on_no_steps)
+        super().__init__(prompt, image, strength, negative_prompt, height, width, on_no_steps, background)
         self.depth_map = depth_map
-        self._given = None if depth_map is None else _read(depth_map)
+        self._given = None if depth_map is None else _read(depth_map, self.note)
 
     def vectorises(self) -> bool:
         return True
@@ -153,18 +152,12 @@ def scaled(depth: Tensor, size: tuple[int, int]) -> Tensor:
     )
 
 
-def _read(given: Any) -> list[Tensor]:
+def _read(given: Any, say: Callable[[str], None]) -> list[Tensor]:
     parts = given if isinstance(given, list | tuple) else [given]
-    return [depth for part in parts for depth in _maps_of(part)]
+    return [depth for part in parts for depth in _maps_of(pictures.read_depth(_KEY, part, say=say))]
 
 
 def _maps_of(given: Any) -> list[Tensor]:
-    if isinstance(given, str | Path):
-        given = pictures.open_picture(_KEY, given)
-    if isinstance(given, Image.Image):
-        # 16-bit and float pictures keep their depth; colours are turned grey
-        deep = given.mode.startswith(("I", "F"))
-        given = np.asarray(given if deep else given.convert("L"), dtype=np.float32)
     if not isinstance(given, np.ndarray | Tensor):
         raise ConfigError(f"{_KEY}: found {type(given).__name__}; accepted is {_ACCEPTED}.")
     depth = torch.as_tensor(given).detach().cpu()

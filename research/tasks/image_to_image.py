@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from research import pictures
+from research.errors import ConfigError
 from research.image_tensors import pixels_to_images
 from research.sampling.interfaces import Batch, Model, ModelFacts, Solver
 from research.sampling.noise import ENCODE, INITIAL
@@ -17,6 +18,10 @@ from research.sampling.timeline import Timeline
 from research.tasks.checks import check_steps, check_strength
 from research.tasks.sheets import side_by_side
 from research.tasks.text_to_image import TextToImage
+
+_LARGEST = (
+    4096 * 4096
+)  # pixels of a picture that is drawn at its own size: a photo is read, and would not fit into memory
 
 
 class ImageToImage(TextToImage):
@@ -27,11 +32,12 @@ class ImageToImage(TextToImage):
 
     Args:
         prompt, negative_prompt: see `TextToImage`.
-        image: a path, "zoo:NAME", a PIL image, an array [H, W, 3] or tensor [3, H, W] (uint8, or floats from 0 to 1): one for all
-            seeds, or a list with one a seed. Resized as the diffusers pipeline does, to multiples of the VAE's factor.
+        image: a path, a URL, "zoo:NAME", a PIL image, an array [H, W, 3] or tensor [3, H, W] (uint8, or floats from 0 to 1): one
+            for all seeds, or a list with one a seed. Resized as the diffusers pipeline does, to multiples of the VAE's factor.
         strength: from 0 to 1, the part of the steps that is run.
         height, width: pixels to resize the picture to; its own size by default.
         on_no_steps: what to do if ``strength * steps`` is less than 1: "error", or "identity" to give the picture back.
+        background: the colour that transparent parts of the picture are shown on, as Pillow names it.
 
     Raises:
         ConfigError: a setting is out of range, or the picture cannot be read.
@@ -48,11 +54,14 @@ class ImageToImage(TextToImage):
         height: int | None = None,
         width: int | None = None,
         on_no_steps: str = "error",
+        background: str = "white",
     ):
         super().__init__(prompt, negative_prompt, height, width)
         self.strength = check_strength(strength, on_no_steps)
+        self.background = pictures.check_background(background)
         pictures.check("task.image", image)
         self.image, self.on_no_steps = image, on_no_steps
+        self.notes: list[str] = []  # what reading the pictures had to say
 
     def check(self, model: ModelFacts, n_images: int) -> None:
         super().check(model, n_images)
@@ -69,7 +78,7 @@ class ImageToImage(TextToImage):
         return solver.timeline(steps, strength=self.strength, device=device, by_strength=True)
 
     def start(self, run: Batch) -> Tensor:
-        self._say_resized(run)
+        self._say_read(run)
         clean = self.clean_latents(run)
         shape = clean.shape[1:] if clean is not None else self.latent_shape(run.model)
         run.start_noise = noise = run.noise.draw(INITIAL, shape, run.model.noise_dtype)
@@ -111,15 +120,30 @@ class ImageToImage(TextToImage):
     def latent_shape(self, model: ModelFacts) -> tuple[int, int, int]:
         return model.latent_shape(*self._pixels.shape[2:])
 
-    def _say_resized(self, run: Batch) -> None:
-        height, width = self._pixels.shape[2:]
-        for found in {pictures.size(image) for image in self._images} - {(width, height)}:
-            run.warn(f"task.image: resized from {found[0]} x {found[1]} to {width} x {height} pixels.")
+    def note(self, message: str) -> None:
+        """Keep a word about how a picture was read, for the run's warnings and for plans."""
+        if message not in self.notes:
+            self.notes.append(message)
+
+    def _say_read(self, run: Batch) -> None:
+        for message in self.notes:
+            run.warn(message)
 
     def _read(self, model: ModelFacts, n_images: int) -> tuple[list[Any], Tensor]:
         """The pictures as given, and as pixels [K, 3, H, W] in [-1, 1] of the size at which they are used."""
-        images = pictures.read("task.image", self.image, n_images)
-        return images, pictures.to_pixels("task.image", images, model.size_multiple, *self._size(model))
+        images = pictures.read("task.image", self.image, n_images, background=self.background, say=self.note)
+        height, width = self._size(model)
+        first = pictures.size(images[0])
+        if (height or first[1]) * (width or first[0]) > _LARGEST and (height is None or width is None):
+            raise ConfigError(
+                f"task.image: found {first[0]} x {first[1]} pixels, more than are drawn unless they are asked for; accepted are "
+                f"up to {_LARGEST / 1e6:.1f} million, or task.height and task.width, to which it is resized."
+            )
+        pixels = pictures.to_pixels("task.image", images, model.size_multiple, height, width)
+        height, width = pixels.shape[2:]
+        for found in sorted({pictures.size(image) for image in images} - {(width, height)}):
+            self.note(f"task.image: resized from {found[0]} x {found[1]} to {width} x {height} pixels.")
+        return images, pixels
 
     def _size(self, model: ModelFacts) -> tuple[int | None, int | None]:
         """Height and width in pixels; None for the picture's own."""

@@ -28,9 +28,10 @@ class Inpaint(ImageToImage):
     picture's latents as well (9 channels in Stable Diffusion) gets them as further input channels.
 
     Args:
-        prompt, negative_prompt, image, on_no_steps: see `ImageToImage`.
+        prompt, negative_prompt, image, on_no_steps, background: see `ImageToImage`.
         mask: a picture like ``image`` (one channel is enough), white where the model draws; of another size it is resized.
-            Greys mix picture and drawing. With ``parity`` it is cut at 0.5 as in the pipeline.
+            Greys mix picture and drawing. With ``parity`` it is cut at 0.5 as in the pipeline. Labels 0 and 1 of any integer type
+            are black and white; of a picture with transparent parts these are drawn (see `research.picture_modes.as_mask`).
         strength: from 0 to 1; 1 starts from pure noise.
         height, width: pixels; the model's own size by default.
         paste_back: pixels outside the mask are exactly the picture's. Not with ``parity``.
@@ -53,18 +54,19 @@ class Inpaint(ImageToImage):
         width: int | None = None,
         on_no_steps: str = "error",
         paste_back: bool = True,
+        background: str = "white",
     ):
-        super().__init__(prompt, image, strength, negative_prompt, height, width, on_no_steps)
+        super().__init__(prompt, image, strength, negative_prompt, height, width, on_no_steps, background)
         pictures.check("task.mask", mask)
         self.mask, self.paste_back = mask, paste_back
 
     def check(self, model: ModelFacts, n_images: int) -> None:
         super().check(model, n_images)
-        pictures.read("task.mask", self.mask, n_images, mask=True)
+        self._read_masks(model, n_images)
 
     def prepare(self, model: Model, n_images: int, *, parity: bool) -> None:
         super().prepare(model, n_images, parity=parity)
-        self._masks = pictures.read("task.mask", self.mask, n_images, mask=True)
+        self._masks = self._read_masks(model, n_images)
 
     def vectorises(self) -> bool:
         return True
@@ -76,7 +78,7 @@ class Inpaint(ImageToImage):
         height, width = self._pixels.shape[2:]
         factor = run.model.vae_factor
         mask = pictures.to_masks(self._masks, factor, height, width, binary=run.parity)
-        self._say(run, mask)
+        self._say_selected(run, mask)
         x = super().start(run)
         dtype, device = run.model.dtype, run.model.device
         hidden = mask >= (0.5 if run.parity else _KEPT_BELOW)
@@ -129,12 +131,19 @@ class Inpaint(ImageToImage):
         _, height, width = model.latent_shape(self.height, self.width)
         return height * model.vae_factor, width * model.vae_factor
 
-    def _say(self, run: Batch, mask: Tensor) -> None:
-        for picture, shape in ((pictures.size(p), self._pixels.shape) for p in self._masks):
-            if picture != (shape[3], shape[2]):
-                run.warn(
-                    f"task.mask: resized from {picture[0]} x {picture[1]} to {shape[3]} x {shape[2]} pixels, as the picture."
-                )
+    def _read_masks(self, model: ModelFacts, n_images: int) -> list[Any]:
+        said: list[str] = []
+        masks = pictures.read("task.mask", self.mask, n_images, mask=True, say=said.append)
+        height, width = self._size(model)
+        for found in sorted({pictures.size(mask) for mask in masks} - {(width, height)}):
+            self.note(f"task.mask: resized from {found[0]} x {found[1]} to {width} x {height} pixels, as the picture.")
+        for message in said:
+            self.note(message)
+        return masks
+
+    def _say_selected(self, run: Batch, mask: Tensor) -> None:
+        """What is known once masks are of the picture's size, and cut with ``parity``; the same words are said once."""
+        self._say_read(run)
         white = mask.flatten(1)
         if bool((white.amax(1) == 0).any()):
             run.warn("task.mask: all black, nothing is drawn and the picture stays.")

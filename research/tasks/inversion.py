@@ -31,7 +31,8 @@ class Inversion(ImageToImage):
     steps is the same at the same levels on both ways. Hooks that put a picture's own latents back do so coming forth alone.
 
     Args:
-        prompt, image, negative_prompt, height, width: see `ImageToImage`; the prompt should say what is in the picture.
+        prompt, image, negative_prompt, height, width, background: see `ImageToImage`; the prompt should say what is in the
+            picture.
         reconstruct: False ends at the noise: ``result.latents`` then starts other tasks, as `TextToImage`'s ``latents``.
     """
 
@@ -48,8 +49,9 @@ class Inversion(ImageToImage):
         height: int | None = None,
         width: int | None = None,
         reconstruct: bool = True,
+        background: str = "white",
     ):
-        super().__init__(prompt, image, 1.0, negative_prompt, height, width)
+        super().__init__(prompt, image, 1.0, negative_prompt, height, width, background=background)
         self.reconstruct = reconstruct
         self._noise: dict[int, Any] = {}
 
@@ -60,7 +62,7 @@ class Inversion(ImageToImage):
         return BaseTask.timeline(self, solver, steps, device)
 
     def start(self, run: Batch) -> Tensor:
-        self._say_resized(run)
+        self._say_read(run)
         run.task_tensors["clean"] = run.model.encode(run, self.rows(self._pixels, run), ENCODE)
         return run.task_tensors["clean"]
 

@@ -71,11 +71,12 @@ def pixels(file: Path) -> Any:
     """A PIL picture of a file's pixels alone: the recipe that an image file carries may name local paths.
 
     Raises:
-        OSError: the file is gone or no picture.
+        ConfigError: the file is gone, no picture, or too large.
     """
-    from PIL import Image
+    from research.picture_files import errors_named, loaded
 
-    with Image.open(file) as opened:
+    with errors_named("W&B", file.name), file.open("rb") as stream:
+        opened = loaded(stream)
         plain = opened.convert(opened.mode if opened.mode in ("RGB", "RGBA", "L") else "RGB")
     plain.info = {}
     return plain

@@ -150,7 +150,7 @@ def test_bad_names_are_one_clear_line(tiny_clip, tmp_path):
 def test_a_broken_image_in_a_reference_directory_is_named(tiny_clip, tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     (tmp_path / "b.png").write_bytes(b"no image")
-    with pytest.raises(ConfigError, match=r"b\.png is not a whole image"):
+    with pytest.raises(ConfigError, match=r"b\.png is no picture"):
         FID(tiny_clip, str(tmp_path)).compute(pictures(3, seed=0), device="cpu")
 
 

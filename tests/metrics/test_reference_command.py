@@ -232,7 +232,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(folder, tiny_clip, here, capsy
         ([str(folder), "--features", "nothing"], "--features: 'nothing' does not exist"),
         ([str(folder), "-o", "x.npz"], "accepted is a name that ends in .safetensors"),
         ([str(folder), "--batch-size", "0"], "--batch-size: found 0"),
-        (["broken", "--features", tiny_clip], "b.png is not a whole image"),
+        (["broken", "--features", tiny_clip], "b.png is no picture that Pillow can read"),
         (["--verify", "nowhere.safetensors"], "--verify: 'nowhere.safetensors' does not exist"),
     ):
         assert main(arguments) == 2, arguments

@@ -135,7 +135,7 @@ def test_the_sheet_shows_the_same_prompts_and_seeds_in_every_cell(grid):
         assert [(i.prompt, i.seed) for i in chosen.of(row)] == chosen.images
     sheet = np.asarray(draw_contact_sheet(sweep))
     # small images are upscaled by whole factors: every model pixel is there as a hard block
-    thumb = np.asarray(load_thumb(sweep.done[0].image_path(chosen.of(sweep.done[0])[0]), 64))
+    thumb = np.asarray(load_thumb(sweep.done[0], chosen.of(sweep.done[0])[0], 64))
     assert np.array_equal(thumb[::2, ::2], thumb[1::2, 1::2])
     windows = np.lib.stride_tricks.sliding_window_view(sheet[:, :, 0], (8, 8))
     assert (windows == thumb[:8, :8, 0]).all(axis=(2, 3)).any()

@@ -7,7 +7,10 @@ import copy
 import io
 import json
 import math
+import os
 import shutil
+import struct
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,11 +18,14 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from rich.console import Console
 
 from research.cli import run
 from research.compare import Request, compare
 from research.errors import UserError
+from research.jobs.record import read_result
+from research.jobs.store import JobFolder
 from research.report import build_report, read_sweep
 from research.score_cli import main as score
 from research.tracking import sync
@@ -191,3 +197,83 @@ def test_any_value_changed_to_any_other_is_at_most_one_damaged_job(
         by_tracker(sweep)
     finally:
         file.write_text(original)
+
+
+# -- numbers that were altered, and files that are no files
+
+
+def again(sweep: Path, sd_directory: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    """The sweep asked for once more; what it says."""
+    capsys.readouterr()
+    settings_ = [line for line in COMMAND if not line.startswith("sweep_name")]
+    assert run([*settings_, "sweep_name=sweep", f"model.path={sd_directory}", f"output_dir={sweep.parent}"]) == 0
+    return capsys.readouterr().err
+
+
+@pytest.mark.brought(
+    "Folders of results", "a record whose numbers were altered", "repaired", "the job is made again; tools say it"
+)
+def test_no_job_is_spared_for_altered_numbers(
+    sweep: Path, sd_directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = victim(sweep)
+    original = file.read_text()
+    record = json.loads(original)
+    file.write_text(json.dumps(record, sort_keys=True))  # the same, written in another way
+    assert "done before and reused" in again(sweep, sd_directory, capsys)
+    assert json.loads(file.read_text()) == record
+    for altered in ({**record, "metrics": {"clip_score": 99.0}}, {**record, "nfe": 1}, {**record, "seal": 3}):
+        file.write_text(json.dumps(altered))
+        for tool in ("report", "compare"):
+            jobs, told = TOOLS[tool](sweep)
+            assert file.parent.name in jobs
+            assert "altered after" in told
+    assert score([str(sweep)]) == 0  # what it does not measure stays altered
+    assert read_result(file.parent).altered == {"made", "measured"} - ({"measured"} if "metrics" in record else set())
+    assert "was altered after it was written; the job is done again" in again(sweep, sd_directory, capsys)
+    assert not read_result(file.parent).altered
+
+
+def huge() -> bytes:
+    """A PNG that says it has 60,000 x 60,000 pixels."""
+    buffer = io.BytesIO()
+    Image.new("L", (1, 1)).save(buffer, format="PNG")
+    content = bytearray(buffer.getvalue())
+    content[16:24] = struct.pack(">II", 60_000, 60_000)
+    content[29:33] = struct.pack(">I", zlib.crc32(bytes(content[12:29])))
+    return bytes(content)
+
+
+REPLACED: dict[str, Callable[[Path], object]] = {
+    "a folder": lambda file: file.mkdir(),
+    "a pipe": os.mkfifo,
+    "a link out of the folder": lambda file: file.symlink_to("/etc/hostname"),
+    "a link to nothing": lambda file: file.symlink_to("nowhere"),
+    "a huge picture": lambda file: file.write_bytes(huge()),
+}
+
+
+@pytest.mark.brought(
+    "Folders of results",
+    "folders, pipes, links out and huge pictures in the place of images",
+    "refused",
+    "of the job alone",
+)
+@pytest.mark.parametrize("kind", REPLACED)
+@pytest.mark.spread(2)
+def test_images_that_are_no_files(sweep: Path, kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    job = victim(sweep).parent
+    others = {path.parent.name for path in sweep.glob("*/result.json")} - {job.name}
+    file = min((job / "images").iterdir())
+    file.unlink()
+    REPLACED[kind](file)
+    for name in ("report", "compare"):
+        jobs, told = TOOLS[name](sweep)
+        assert others <= jobs
+        if name == "report" and kind != "a link to nothing":
+            assert job.name in told
+    jobs, told = by_score(sweep, capsys)
+    assert jobs == others
+    assert job.name in told
+    by_tracker(sweep)
+    assert JobFolder(job).finished() is None

@@ -180,7 +180,7 @@ GREY = np.zeros((16, 16))
         (np.full((16, 16, 3), 255.0), "from 255 to 255"),
         (np.full((16, 16, 3), np.nan), "NaN"),
         (torch.full((3, 16, 16), float("inf")), "NaN or infinite"),
-        (np.zeros((16, 16, 4)), r"shape \[16, 16, 4\]"),
+        (np.zeros((16, 16, 5)), r"shape \[16, 16, 5\]"),
         (np.zeros((3, 0, 16)), "shape"),
         (torch.zeros(16, 16, 3), r"shape \[16, 16, 3\]"),
         (torch.zeros(2, 3, 4, 16, 16), "shape"),

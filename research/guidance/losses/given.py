@@ -36,10 +36,11 @@ class GivenPictures(Recorded):
         self._rows: Sequence[int] | None = None
         self._count = 0
         self._made: dict[tuple[Any, ...], Tensor] = {}
+        self._warn: Callable[[str], None] = _quiet
 
     def start(self, run: Batch) -> None:
         """Learn which images of the job the batch has; without it a batch is all images."""
-        self._rows, self._count, self._made = run.rows, run.n_images, {}
+        self._rows, self._count, self._made, self._warn = run.rows, run.n_images, {}, run.warn
 
     def like(self, pixels: Tensor, height: int | None = None, width: int | None = None) -> Tensor:
         """The batch's pictures [N or 1, 3 or 1, height, width], of the dtype and on the device of ``pixels`` [N, 3, H, W].
@@ -65,7 +66,7 @@ class GivenPictures(Recorded):
         return height, width
 
     def _read(self, height: int, width: int) -> Tensor:
-        found = pictures.read(self.key, self.given, self._count, mask=self.mask)
+        found = pictures.read(self.key, self.given, self._count, mask=self.mask, say=self._warn)
         if self.mask:
             read = pictures.to_masks(found, 1, height, width, binary=False)
             if bool((read.flatten(1).sum(1) == 0).any()):
@@ -73,3 +74,7 @@ class GivenPictures(Recorded):
         else:
             read = pictures.to_pixels(self.key, found, 1, height, width)
         return read[torch.tensor(self._rows)] if self._rows is not None and len(read) > 1 else read
+
+
+def _quiet(message: str) -> None:
+    """Before a run there is nobody to tell."""

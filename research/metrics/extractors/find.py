@@ -7,11 +7,11 @@ from pathlib import Path
 
 from research.clip import find_clip
 from research.errors import ConfigError, nearest
+from research.picture_files import SUFFIXES
 from research.zoo import ZOO_DIR
 
 INCEPTION, INCEPTION_ANTIALIASED, EFFICIENTNET = "inception", "inception-antialiased", "efficientnet"
 REFERENCES_DIR = ZOO_DIR / "references"
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 # extractors that come with an extra, of the first word of their name: the packages of it, and what a message calls them
 _EXTRAS = {
     INCEPTION: {"torch_fidelity": "torch-fidelity"},
@@ -58,7 +58,7 @@ def find_reference(name: str, key: str) -> Path:
         return REFERENCES_DIR / f"{name}.safetensors"
     path = Path(name).expanduser()
     if path.is_dir():
-        found = sum(1 for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+        found = sum(1 for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
         if found < 2:
             raise ConfigError(f"{key}: directory {name!r} holds {found} images; accepted is at least 2.")
         return path
