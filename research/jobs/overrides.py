@@ -130,7 +130,26 @@ def normalise(lines: Sequence[str], groups: Groups) -> list[str]:
     named = {parse(line).key_or_group for line in lines if not parse(line).is_delete()}
     if "prompts_file" in named and (other := sorted(named & {"prompts", "prompt_set"})):
         raise ConfigError(f"prompts_file: found with {other[0]}; accepted is one of them.")
-    return [_normalised(parse(line), line, groups) for line in _with_levels(lines)]
+    return [_normalised(parse(line), line, groups) for line in _with_trackers(_with_levels(lines), groups)]
+
+
+def _with_trackers(lines: Sequence[str], groups: Groups) -> list[str]:
+    """``tracker=[wandb,tensorboard]`` as one tracker with each of these in it, by its name."""
+    found: list[str] = []
+    for line in lines:
+        override = parse(line)
+        names = choices_of(override) if override.key_or_group == "tracker" and isinstance(override._value, list) else []
+        if override.package is not None or not names or override.is_delete():
+            found.append(line)
+            continue
+        for name in names:
+            if name not in groups["tracker"] or name in ("none", "several"):
+                listed = sorted({*groups["tracker"]} - {"none", "several"})
+                raise ConfigError(
+                    f"tracker: unknown tracker {name!r}.{nearest(name, listed)} Accepted: {', '.join(listed)}."
+                )
+        found += ["tracker=several", *(f"+tracker@tracker.{name}={name}" for name in dict.fromkeys(names))]
+    return found
 
 
 def _with_levels(lines: Sequence[str]) -> list[str]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from research.errors import ConfigError, UserError
+from research.jobs import process_cache
 from research.jobs.asked_prompts import asked_prompts, with_prompts
 from research.jobs.compose import Composer
 from research.jobs.estimate import estimate
@@ -125,6 +127,9 @@ def plan_all(composer: Composer, master: DictConfig, points: Iterable[Sequence[s
             made.ids.append((job.point, job.digest))
             jobs.setdefault((str(job.folder.path), job.digest), job)
     made.jobs = _costliest_axis_slowest(list(jobs.values()))
+    trackers = [job.config["tracker"] for job in made.jobs]
+    for node in {json.dumps(node, sort_keys=True): node for node in trackers if node}.values():
+        process_cache.tracker(node).check_jobs(trackers.count(node))
     return made
 
 

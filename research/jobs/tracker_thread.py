@@ -25,6 +25,15 @@ class TrackerThread:
         self._thread: threading.Thread | None = None
         self._said: set[str] = set()
 
+    def check_jobs(self, count: int) -> None:
+        """Ask the tracker whether it can keep so many jobs apart, if it has anything to say.
+
+        Raises:
+            UserError: it cannot.
+        """
+        if (check := getattr(self.tracker, "check_jobs", None)) is not None:
+            check(count)
+
     def log_job(self, folder: Path) -> None:
         """Queue a job's folder and return at once."""
         if self._thread is None:

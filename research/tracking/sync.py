@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -269,8 +270,8 @@ def _settings(result: JobResult, options: Options) -> dict[str, Any]:
         if (value := getattr(options, key)) is not None
     }
     found = {
-        "project": own.project or "research",
-        "entity": own.entity,
+        "project": own.project or os.environ.get("WANDB_PROJECT") or "research",
+        "entity": own.entity or os.environ.get("WANDB_ENTITY") or None,
         "tags": [own.tags] if isinstance(own.tags, str) else own.tags or [],
         "max_images": max(0, own.max_images),
         "artifacts": own.artifacts,

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from research.errors import ConfigError, nearest
+from research.tracking.wandb_environment import DISABLED, heeded
 from research.tracking.wandb_process import WorkerProcess
 from research.tracking.wandb_server import answers
 
@@ -32,10 +33,11 @@ class WandbTracker:
     What a mirror misses, for whatever reason, ``research-wandb sync FOLDER`` brings to the server later.
 
     Args:
-        mode: ``offline`` writes runs to disk; ``online`` needs a key, and without one, or with a server that fails, a warning is
+        mode: None is what ``WANDB_MODE`` or ``WANDB_DISABLED`` say, else offline. ``offline`` writes runs to disk;
+            ``online`` needs a key, and without one, or with a server that fails, a warning is
             logged and runs are written offline.
-        project: W&B project.
-        entity: W&B user or team; None for the key's own.
+        project: W&B project; None for that of ``WANDB_PROJECT``, else research.
+        entity: W&B user or team; None for that of ``WANDB_ENTITY``, else the key's own.
         tags: added to each run's tags.
         max_images: sample images a run.
         artifacts: whether all images of a job are kept on the server as an artifact too (online only).
@@ -43,7 +45,7 @@ class WandbTracker:
         request_timeout: seconds a server may take for one request, and for beginning a run.
         retries: of a request that failed.
         close_limit: seconds that the end of a sweep waits for mirrors under way.
-        directory: where run files go; None for ``<sweep folder>/wandb``.
+        directory: where run files go; None for that of ``WANDB_DIR``, else ``<sweep folder>/wandb``.
 
     Raises:
         ConfigError: an unknown mode, or a number out of range.
@@ -51,8 +53,8 @@ class WandbTracker:
 
     def __init__(
         self,
-        mode: str = "offline",
-        project: str = "research",
+        mode: str | None = None,
+        project: str | None = None,
         entity: str | None = None,
         tags: Sequence[str] = (),
         max_images: int = 16,
@@ -63,7 +65,7 @@ class WandbTracker:
         close_limit: float = 30.0,
         directory: str | None = None,
     ) -> None:
-        if mode not in MODES:
+        if mode is not None and mode not in MODES:
             raise ConfigError(
                 f"tracker.mode: found {mode!r}; accepted is {' or '.join(MODES)}.{nearest(str(mode), MODES)}"
             )
@@ -74,12 +76,15 @@ class WandbTracker:
         for name, count in {"max_images": max_images, "retries": retries}.items():
             if not isinstance(count, int) or isinstance(count, bool) or count < 0:
                 raise ConfigError(f"tracker.{name}: found {count!r}; accepted is a whole number from 0.")
+        self.heeded = heeded(mode, project, entity, directory)
+        mode, directory = self.heeded.mode, self.heeded.directory
         self.time_limit = float(time_limit or (30.0 if mode == "offline" else 120.0))
         self.close_limit = float(close_limit)
         self._settings: dict[str, Any] = {
             "mode": mode,
-            "project": project,
-            "entity": entity,
+            "project": self.heeded.project,
+            "entity": self.heeded.entity,
+            "run_id": None if self.heeded.agent else self.heeded.run_id,
             "tags": [tags] if isinstance(tags, str) else [str(tag) for tag in tags],
             "max_images": max_images,
             "artifacts": artifacts,
@@ -95,8 +100,24 @@ class WandbTracker:
         self._stopped = False
         self._given_up = dict.fromkeys(MODES, 0)  # failures in a row
 
+    def check_jobs(self, count: int) -> None:
+        """See that so many jobs can each have a run of its own.
+
+        Raises:
+            ConfigError: the environment names one run, and there are several jobs.
+        """
+        if count > 1 and self.heeded.mode != DISABLED and (self.heeded.run_id or self.heeded.agent):
+            name = "WANDB_SWEEP_ID" if self.heeded.agent else f"WANDB_RUN_ID={self.heeded.run_id}"
+            raise ConfigError(
+                f"tracker: {name} names one run, and there are {count} jobs; unset it, run one job, or tracker=none."
+            )
+
     def log_job(self, job_dir: Path) -> None:
         """Queues a job's folder for the mirror and returns at once."""
+        while self.heeded.notes:
+            _log.info("W&B: %s", self.heeded.notes.pop(0))
+        if self.heeded.mode == DISABLED:
+            return
         if self._thread is None:
             self._stopped = False
             self._thread = threading.Thread(target=self._run, name="wandb-mirror", daemon=True)
