@@ -116,6 +116,7 @@ def test_only_evaluate_calls_the_network_at_a_timestep():
             callers.add(str(path))
     assert callers == {
         str(Path("hooks/feature_cache.py")),  # hands on what it is asked for
+        str(Path("hooks/freeu.py")),  # the same
         str(Path("guidance/scales.py")),  # the same
         str(Path("models/own/model.py")),  # the same, and notes the stage for `evaluate`
         str(Path("testing/gaussian_conditional.py")),  # around the denoisers of two Gaussians

@@ -44,7 +44,7 @@ def light(*argv: str, cwd: Path) -> subprocess.CompletedProcess[str]:
             [
                 "scheduler: custom, ddim",
                 "guidance: apg, autoguidance, cfg,",
-                "guidance/modifiers: interval, none",
+                "guidance/modifiers: epsilon_scaling, higs, interval, mimic_threshold, momentum, none",
                 "scale: 3.0",
                 "EXAMPLES",
             ],
@@ -98,7 +98,7 @@ def test_choices_of_the_users_own_folder_are_listed(tmp_path: Path, capsys: pyte
     (tmp_path / "mine" / "guidance").mkdir(parents=True)
     (tmp_path / "mine" / "guidance" / "gentle.yaml").write_text("_target_: research.guidance.CFG\nscale: 1.5\n")
     assert run(["--config-dir", str(tmp_path / "mine"), "--help"]) == 0
-    assert "fdg, gentle, icg" in capsys.readouterr().out
+    assert "fdg, feedback, gentle, icg" in capsys.readouterr().out
     assert run(["--config-dir", str(tmp_path / "mine"), "--cfg", "job", "guidance=gentle"]) == 0
     assert "scale: 1.5" in capsys.readouterr().out
 

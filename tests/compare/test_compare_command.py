@@ -114,6 +114,7 @@ def test_two_sweeps_are_paired_over_their_other_settings(told, made):
     assert any("Averaged over guidance.scale" in note for note in said["notes"])
 
 
+@pytest.mark.slow
 def test_prompts_are_the_units_where_several_have_several_images(told):
     said = told("outputs/ddim", "outputs/euler", "--over", "auto")
     clip, by_prompt = (

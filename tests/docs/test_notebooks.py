@@ -46,6 +46,7 @@ print("as it should be")""",
 ]
 
 
+@pytest.mark.slow
 def test_a_class_of_a_cell_is_known_by_the_cell_where_it_was_defined_last(tmp_path: Path) -> None:
     for name in ("nbclient", "ipykernel"):
         pytest.importorskip(name)

@@ -132,6 +132,7 @@ def test_twenty_kills(here: Path, forks: Forks, sweep: list[str], undisturbed: t
     assert killed_and_resumed(here, forks, sweep, "twenty", 20, took) == expected
 
 
+@pytest.mark.slow
 def test_three_processes_share_a_sweep(
     here: Path, forks: Forks, sweep: list[str], undisturbed: tuple[dict[str, Any], float]
 ) -> None:

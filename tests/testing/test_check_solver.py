@@ -214,6 +214,7 @@ def test_an_object_of_the_protocol(slip: str) -> None:
     assert all("Wrapped" in finding.place for finding in report.findings)
 
 
+@pytest.mark.slow
 def test_by_command(tmp_path, monkeypatch, capsys) -> None:
     (tmp_path / "faulty_solver.py").write_text(
         "from research.solvers import LinearSolver, to_data\n\n\n"

@@ -71,6 +71,7 @@ def online(jobs) -> dict:
         return stub.content()
 
 
+@pytest.mark.slow
 def test_online_runs_are_whole_and_sent_again_they_are_not_doubled(jobs, monkeypatch, caplog):
     with Stub() as stub, caplog.at_level(logging.WARNING):
         use(monkeypatch, stub)
