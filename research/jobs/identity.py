@@ -22,6 +22,7 @@ from research.jobs.schema import MODEL_IDENTITY, NOT_IDENTITY
 from research.jobs.targets import without_defaults
 from research.metrics.extractors.find import EFFICIENTNET, INCEPTION, INCEPTION_ANTIALIASED, REFERENCES_DIR
 from research.models.inspect.find_model import find_pipeline
+from research.models.inspect.kinds import look_at
 from research.models.lora_files import read_loras
 from research.zoo import ZOO_DIR, zoo_path
 
@@ -75,6 +76,7 @@ def identity(
         ),
         # a checkpoint file has its scheduler and tokenizer from there
         **({"config": model_content(model["config"])} if model.get("config") else {}),
+        **({} if own_model.is_own(model) else _marks(model["path"])),
         "dtype": _DTYPES.get(model["dtype"], model["dtype"]),
         **({"variant": model["variant"]} if model.get("variant") is not None else {}),
         **_weights_changed(model),
@@ -122,6 +124,15 @@ def _weights_changed(model: Mapping[str, Any]) -> dict[str, Any]:
     if model.get("vae_tiling"):
         found["vae_tiling"] = True
     return found
+
+
+def _marks(path: str) -> dict[str, Any]:
+    """What a checkpoint file says of how it was trained, which was not heeded at first."""
+    file = find_pipeline(path).file
+    checkpoint = look_at(file).checkpoint if file is not None else None
+    if checkpoint is None or not (checkpoint.marks.prediction_type or checkpoint.marks.zero_terminal_snr):
+        return {}
+    return {"marks": [checkpoint.marks.prediction_type, checkpoint.marks.zero_terminal_snr]}
 
 
 def sources_of(config: Mapping[str, Any], cache: PlanCache | None = None) -> dict[str, str]:

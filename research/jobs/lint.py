@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from research import zoo
@@ -12,6 +13,9 @@ from research.errors import ConfigError, ModelError
 from research.jobs import process_cache
 from research.jobs.build import sigmas_of
 from research.jobs.signatures import signature
+from research.models.inspect.find_model import find_model
+from research.models.inspect.fit_file import heeded
+from research.models.inspect.kinds import look_at
 from research.models.scheduler_config import ModelSchedule, scheduler_config
 
 if TYPE_CHECKING:
@@ -37,14 +41,15 @@ def lint_jobs(jobs: Sequence[Job]) -> None:
     for job in jobs:
         if job.config["resume"] and job.folder.finished():
             continue
-        path = job.config["model"]["path"]
-        if path not in schedules:
-            schedules[path] = _schedule(job)
-        found = _findings(job, schedules[path], known)
+        place = json.dumps([job.config["model"].get("path"), job.config["model"].get("config")])
+        if place not in schedules:
+            schedules[place] = _schedule(job)
+        found = _findings(job, schedules[place], known)
         for finding in found:
             if finding.severity == "error":
                 raise ConfigError(_line(finding, job, len(jobs)))
-        job.warnings = [*(finding.message for finding in found), *foreign_scores(job.config)]
+        said = said_of_file(job.config["model"])
+        job.warnings = [*(finding.message for finding in found), *foreign_scores(job.config), *said]
     _report(jobs)
 
 
@@ -67,10 +72,26 @@ def foreign_scores(config: Mapping[str, Any]) -> list[str]:
     return found
 
 
+def said_of_file(model: Mapping[str, Any]) -> list[str]:
+    """What is said of a checkpoint file whose own marks change the scheduler of its configs, or are not heeded."""
+    if "_target_" in model or not model.get("config"):
+        return []
+    try:
+        file = find_model(model["path"]).file
+        checkpoint = look_at(file).checkpoint if file is not None else None
+        given = scheduler_config(model["config"], defaults=False)
+    except ModelError:
+        return []  # loading will say what is wrong, and says it better
+    if checkpoint is None or given is None:
+        return []
+    _, notes, warnings = heeded(given.config, checkpoint.marks)
+    return [f"model.path: {Path(model['path']).name}: {line}" for line in (*notes, *warnings)]
+
+
 def _schedule(job: Job) -> ModelSchedule | None:
     settings = job.config["model"]
     try:
-        return scheduler_config(settings.get("config") or settings["path"])
+        return scheduler_config(settings["path"], settings.get("config"))
     except ModelError:
         return None  # loading will say what is wrong, and says it better
 
@@ -82,7 +103,17 @@ def _findings(job: Job, schedule: ModelSchedule | None, known: dict[str, list[Fi
     scheduler, steps = job.config["scheduler"], job.config["steps"]
     parity = job.config["runtime"]["parity"]
     key = json.dumps(
-        [scheduler, job.config.get("sigmas"), schedule.path, steps, strength, parity], sort_keys=True, default=str
+        [
+            scheduler,
+            job.config.get("sigmas"),
+            schedule.path,
+            job.config["model"].get("config"),
+            steps,
+            strength,
+            parity,
+        ],
+        sort_keys=True,
+        default=str,
     )
     if key not in known:
         process_cache.libraries()
@@ -99,17 +130,17 @@ def _findings(job: Job, schedule: ModelSchedule | None, known: dict[str, list[Fi
             latent=schedule.latent,
             notes=False,
             sigmas=sigmas_of(job.config),
-            schedule=_told(schedule.path),
+            schedule=_told(schedule.path, job.config["model"].get("config")),
         )
     return known[key]
 
 
-def _told(path: str) -> Told | None:
+def _told(path: str, config: str | None) -> Told | None:
     """What the model has its scheduler told, where its files say."""
     from research.models.summary import outline
 
     try:
-        known = outline(path)
+        known = outline(path, config)
     except ModelError:
         return None  # loading will say what is wrong
     return None if known is None else known.schedule

@@ -23,7 +23,7 @@ def model_schedule(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
         found = find_pipeline(path, **place)
         if found.file is None and found.directory is None:
             return None
-        schedule = scheduler_config(path, defaults=False, **place)
+        schedule = scheduler_config(model["path"], model.get("config"), defaults=False, **place)
     except UserError:
         return {}
     return {} if schedule is None else schedule.config

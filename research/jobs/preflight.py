@@ -25,9 +25,17 @@ from research.metrics.base import as_metric
 from research.metrics.score import check_metric
 from research.models.geometry import factor_and_patch, wrong_side
 from research.models.inspect.families import FAMILIES, PIPELINES
-from research.models.inspect.find_model import find_configured, find_pipeline, pipeline_class, read_index
+from research.models.inspect.find_model import (
+    config_directory,
+    find_configured,
+    find_pipeline,
+    pipeline_class,
+    read_index,
+)
 from research.models.inspect.fit import channel_problems
+from research.models.inspect.fit_file import check_small_files, check_whole
 from research.models.inspect.hub import local_directory
+from research.models.inspect.kinds import check_file
 from research.models.inspect.parts import WEIGHTED, choose_variants, folder_of, wanted_parts
 from research.models.inspect.weights import check_safetensors, weight_files
 from research.models.lora_files import Lora, read_loras
@@ -184,11 +192,26 @@ def check_model(config: Mapping[str, Any]) -> None:
         return
     model = config["model"]
     check_memory(model)
-    directory = local_directory(find_configured(model), offline=model.get("offline"), variant=model.get("variant"))
-    if directory is None:
-        return
-    _check_files(directory, model["allow_pickle"], model.get("variant"))
-    check_loras(_loras_of(config), directory, config["model"]["path"])
+    found, given = find_configured(model), model.get("config")
+    directory: Path | None
+    if given is not None and found.file is None:
+        raise ConfigError(
+            f"model.config: found {given!r} with {model['path']}, which is no single file; accepted is null there."
+        )
+    loras = _loras_of(config)
+    if found.file is not None:
+        kind = check_file(found.file, allow_pickle=model["allow_pickle"])
+        if given is None:
+            check_whole(found.file, kind)
+            return
+        directory = config_directory(given)
+        check_small_files(found.file, kind, directory)
+    else:
+        directory = local_directory(found, offline=model.get("offline"), variant=model.get("variant"))
+        if directory is None:
+            return
+        _check_files(directory, model["allow_pickle"], model.get("variant"))
+        check_loras(loras, directory, model["path"])
     known = _read_json(folder_of(directory, "scheduler") / "scheduler_config.json").get("num_train_timesteps", 1000)
     timesteps = config["scheduler"]["options"].get("num_train_timesteps", known)
     if isinstance(timesteps, int) and config["steps"] > timesteps:
@@ -376,8 +399,8 @@ def _check_job(job: Job, looked_at: set[type]) -> Sequence[str]:
         directory = local_directory(
             find_configured(chosen), offline=chosen.get("offline"), variant=chosen.get("variant")
         )
-        assert directory is not None
-        check_converted(_loras_of(config), directory, chosen["path"])
+        if directory is not None:
+            check_converted(_loras_of(config), directory, chosen["path"])
     asked = json.dumps([config["scheduler"], config["sigmas"]])
     parity = config["runtime"]["parity"]
     factory = _own_solvers(asked, model, parity) if own else _solvers(asked, _place(config["model"]), parity)
@@ -452,7 +475,7 @@ def _with_inner(plugs: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 def _place(model: Mapping[str, Any]) -> str:
     """What decides which model is loaded, as a key."""
-    names = ("path", "revision", "subfolder", "offline", "variant", "allow_pickle")
+    names = ("path", "config", "revision", "subfolder", "offline", "variant", "allow_pickle")
     return json.dumps({name: model.get(name) for name in names})
 
 

@@ -20,13 +20,13 @@ import torch
 
 from research.errors import ConfigError, ModelError
 from research.files import umask
+from research.models.inspect.checkpoints import UNET, Checkpoint
 from research.models.inspect.find_model import find_model, pipeline_class, read_index
 from research.models.inspect.fit import checked_parts, reason
-from research.models.inspect.kinds import CLIP, OPEN_CLIP, Kind
 from research.models.inspect.parts import Component, components_of, wanted_parts
 from research.models.inspect.safe_files import shown, unreadable
-from research.models.inspect.weights import TensorInfo, read_header, stems
-from research.models.single_file import as_safetensors, single_file_config, write_file
+from research.models.inspect.weights import TensorInfo, stems
+from research.models.single_file import header_of, open_file, single_file_config, write_file
 
 _YAML_LIMIT = 1 << 20  # bytes of YAML; those in use have 2 kB
 _HEAD = 64  # channels of an attention head in both text encoders
@@ -83,16 +83,25 @@ def convert_model(
     assert found.file is not None
     with contextlib.ExitStack() as stack:
         if original_config is not None:
-            link, kind = stack.enter_context(as_safetensors(found.file, allow_pickle=allow_pickle))
+            kind, tensors = open_file(found.file, allow_pickle=allow_pickle)
+            assert kind.checkpoint is not None
+            if kind.checkpoint.original.name not in ("sd1", "sd2"):
+                raise ConfigError(
+                    f"--original-config: goes with Stable Diffusion 1.x / 2.x; {found.file} is {kind.what}, accepted is "
+                    "--config DIR."
+                )
             directory = stack.enter_context(
-                _original_config(Path(original_config).expanduser(), tokenizer, read_header(link), kind)
+                _original_config(
+                    Path(original_config).expanduser(), tokenizer, _original_names(kind.checkpoint, header_of(tensors))
+                )
             )
         else:
             directory = stack.enter_context(
                 single_file_config(found.file, config, allow_pickle=allow_pickle, offline=offline)
             )
         with _complete_or_absent(target) as scratch:
-            write_file(found.file, directory, scratch, allow_pickle=allow_pickle)
+            given = config is not None or original_config is not None
+            write_file(found.file, directory, scratch, allow_pickle=allow_pickle, given=given)
     return target
 
 
@@ -177,9 +186,29 @@ def _complete_or_absent(target: Path) -> Iterator[Path]:
 # -- configs out of the YAML that an original checkpoint was trained with
 
 
+_CLIP = "cond_stage_model.transformer.text_model."
+_OPEN_CLIP = "cond_stage_model.model."
+
+
+def _original_names(checkpoint: Checkpoint, tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
+    """A checkpoint's tensors under the names of the original code."""
+    starts = {
+        "ldm-unet": UNET,
+        "ldm-vae": "first_stage_model.",
+        "clip": _CLIP.removesuffix("text_model."),
+        "open-clip": _OPEN_CLIP,
+    }
+    return {
+        starts[layout] + name: tensors[at]
+        for layout, names in checkpoint.parts.values()
+        for name, at in names.items()
+        if layout in starts
+    }
+
+
 @contextlib.contextmanager
 def _original_config(
-    file: Path, tokenizer: str | os.PathLike[str] | None, tensors: Mapping[str, TensorInfo], kind: Kind
+    file: Path, tokenizer: str | os.PathLike[str] | None, tensors: Mapping[str, TensorInfo]
 ) -> Iterator[Path]:
     """A temporary directory of the configs that a YAML and the shapes of a checkpoint give.
 
@@ -206,7 +235,7 @@ def _original_config(
         raise ModelError(
             f"--original-config: {file} is no config of a Stable Diffusion checkpoint: {type(error).__name__} {reason(error)}"
         ) from error
-    text = _text_encoder(tensors, open_clip="2.x" in kind.what)
+    text = _text_encoder(tensors, open_clip=any(name.startswith(_OPEN_CLIP) for name in tensors))
     with tempfile.TemporaryDirectory(prefix="research-") as scratch:
         folder = Path(scratch)
         for name, content in (
@@ -290,10 +319,10 @@ def _scheduler(params: Mapping[str, Any]) -> dict[str, Any]:
 
 def _text_encoder(tensors: Mapping[str, TensorInfo], *, open_clip: bool) -> dict[str, Any]:
     """The config of the text encoder, from its shapes. That of 2.x is used without its last layer."""
-    prefix = OPEN_CLIP if open_clip else f"{CLIP}embeddings."
+    prefix = _OPEN_CLIP if open_clip else f"{_CLIP}embeddings."
     table = tensors.get(f"{prefix}token_embedding.weight")
     places = tensors.get(f"{prefix}{'positional_embedding' if open_clip else 'position_embedding.weight'}")
-    layer = f"{OPEN_CLIP}transformer.resblocks." if open_clip else f"{CLIP}encoder.layers."
+    layer = f"{_OPEN_CLIP}transformer.resblocks." if open_clip else f"{_CLIP}encoder.layers."
     found = {int(m[1]) for name in tensors if (m := re.match(re.escape(layer) + r"(\d+)\.", name))}
     inner = tensors.get(f"{layer}0.mlp.{'c_fc' if open_clip else 'fc1'}.weight")
     if table is None or places is None or inner is None or not found or len(table.shape) != 2:

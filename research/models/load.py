@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import logging
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -26,11 +27,12 @@ from research.models.known_tokens import refuse_unknown_tokens
 from research.models.lora_files import Lora, read_loras
 from research.models.loras import check_converted, check_loras, fuse_loras, hash_with
 from research.models.memory import Memory, quantization, use_memory
-from research.models.single_file import single_file_config, write_file
+from research.models.single_file import single_file_config, taken_files, write_file
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
+_log = logging.getLogger(__name__)
 _NOT_SAMPLED_WITH = ("safety_checker", "image_encoder")  # parts of pipelines that the loop has no use for
 DTYPES = {
     "float32": torch.float32,
@@ -69,7 +71,7 @@ def load_model(
     """Load a model.
 
     Args:
-        path: a zoo name ("emoji"), a directory in diffusers layout, a single-file checkpoint of Stable Diffusion 1.x / 2.x
+        path: a zoo name ("emoji"), a directory in diffusers layout, a single file of Stable Diffusion 1 to 3.5 or FLUX.1
             (``.safetensors``, or a pickled ``.ckpt`` with ``allow_pickle``), or a hub id ("owner/name" or "owner/name@revision").
             Or a diffusers pipeline that is loaded already: its weights are copied, by way of a temporary directory, and it stays
             as it is.
@@ -83,8 +85,9 @@ def load_model(
             plain files, or the variant that there is in their place.
         subfolder: where in the directory, or in the hub's repository, the model is.
         attention_slicing: None, "auto", "max" or a slice size: less memory for attention at some cost in speed.
-        config: for a single file, the diffusers directory (or zoo name) that gives component configs, tokenizer and
-            scheduler; its weights are not read. Without it that of the hub's model of the kind is used, from the cache or online.
+        config: for a single file, the diffusers directory (or zoo name) that gives component configs, tokenizers, scheduler
+            and the weights of the parts that the file lacks, text encoders and VAE say; its other weights are not read. Without
+            it the configs of the hub's model of the kind are used, from the cache or online.
         compile: have torch compile the network (``torch.compile``) when it is first called, and once more for another batch size;
             the seconds of it stand in ``timings["compile"]``. Where a patch or a hook changes layers, it runs as it is written.
         channels_last: lay weights out in memory with the channels last, which convolutions on some GPUs prefer.
@@ -252,12 +255,27 @@ def _from_file(file: Path, path: str, config: Any, how: _How, offline: bool | No
     """
     with tempfile.TemporaryDirectory(prefix="research-") as scratch:
         with single_file_config(file, config, allow_pickle=how.allow_pickle, offline=offline) as directory:
-            write_file(file, directory, Path(scratch), allow_pickle=how.allow_pickle, needs_depth=False)
+            found = write_file(
+                file,
+                directory,
+                Path(scratch),
+                allow_pickle=how.allow_pickle,
+                given=config is not None,
+                needs_depth=False,
+                dtype=how.dtype,
+                link=True,
+            )
+            others = taken_files(directory, found)
         try:
             model = _from_directory(Path(scratch), path, replace(how, allow_pickle=False))
         except ModelError as error:
             raise ModelError(str(error).replace(scratch, str(file))) from error
-    model.weights_sha256 = hash_with(sha256_files([file]), how.loras)
+    model.weights_sha256 = hash_with(sha256_files([file, *others]), how.loras)
+    model.notes = tuple(dict.fromkeys([*model.notes, *found.notes]))
+    for line in found.warnings:
+        _log.warning("warning: model.path: %s: %s", file, line)
+    for line in found.notes:
+        _log.info("%s: %s", file, line)
     return model
 
 

@@ -13,11 +13,14 @@ from typing import Any, Protocol
 from research.errors import ConfigError, ModelError
 from research.models.geometry import LatentGeometry, pixel_shape
 from research.models.inspect.families import family_of
-from research.models.inspect.find_model import find_pipeline, pipeline_class, read_index
+from research.models.inspect.find_model import config_directory, find_pipeline, pipeline_class, read_index
 from research.models.inspect.fit import completed_config
+from research.models.inspect.fit_file import fit_file
 from research.models.inspect.hub import local_directory
+from research.models.inspect.kinds import is_safetensors, look_at
 from research.models.inspect.parts import folder_of
 from research.models.inspect.safe_files import read_json
+from research.models.inspect.weights import read_header
 from research.models.patching import outlined_layers
 from research.models.scheduler_config import scheduler_config
 from research.models.size_conditioning import KEY as SIZE_CONDITIONING
@@ -106,26 +109,38 @@ class Outline:
 
 
 def outline(
-    path: str, *, revision: str | None = None, subfolder: str | None = None, offline: bool | None = None
+    path: str,
+    config: str | os.PathLike[str] | None = None,
+    *,
+    revision: str | None = None,
+    subfolder: str | None = None,
+    offline: bool | None = None,
 ) -> Outline | None:
-    """The outline of a model on this disk, also in the hub's cache; None for one that has to be fetched and for a single file,
-    which are looked at when they load.
+    """The outline of a model on this disk, also in the hub's cache; None for one that has to be fetched and for a single file
+    without ``config``, which are looked at when they load.
 
     Args:
+        config: of a single file, the directory of its configs.
         revision, subfolder, offline: as of `research.load_model`.
 
     Raises:
-        ModelError: there is no such model, or its configs do not tell.
+        ModelError: there is no such model, or its configs do not tell; or the file does not fit them.
     """
     found = find_pipeline(path, revision=revision, subfolder=subfolder)
     directory = local_directory(found, offline=offline)
+    if found.file is not None and config is not None:
+        directory = config_directory(config)
+        header = read_header(found.file) if is_safetensors(found.file) else None
+        fit_file(found.file, look_at(found.file), header, directory)
     if directory is None:
         return None
     known = family_of(pipeline_class(directory))
     assert known is not None
     module, _, name = known.driver.partition(":")
     family: type[Family] = getattr(importlib.import_module(module), name)
-    schedule = scheduler_config(path, revision=revision, subfolder=subfolder)
+    schedule = scheduler_config(
+        path, config if found.file is not None else None, revision=revision, subfolder=subfolder
+    )
     index = read_index(directory)
     configs = {
         name: completed_config(name, read_json(file), index)

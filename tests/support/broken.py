@@ -254,12 +254,12 @@ def more_files(folder: Path) -> dict[str, tuple[Path, str]]:
         "XL",
         lambda p: save_file({"model.diffusion_model.out.0.weight": tensor, "conditioner.embedders.0.x": tensor}, p),
     )
-    add("flux.safetensors", "Flux", lambda p: save_file({"double_blocks.0.img_attn.qkv.weight": tensor}, p))
+    add("flux.safetensors", "FLUX", lambda p: save_file({"double_blocks.0.img_attn.qkv.weight": tensor}, p))
     add("word.safetensors", "textual inversion", lambda p: save_file({"emb_params": tensor}, p))
     add("vae.safetensors", "VAE", lambda p: save_file({"encoder.down_blocks.0.resnets.0.conv1.weight": tensor}, p))
     add(
         "unet only.safetensors",
-        "without its text encoder",
+        "a part of a single-file checkpoint",
         lambda p: save_file({"model.diffusion_model.input_blocks.0.0.weight": torch.zeros(4, 4, 3, 3)}, p),
     )
     add("strange.safetensors", "no known model", lambda p: save_file({"a": tensor}, p))

@@ -13,7 +13,7 @@ from typing import Any
 from research.errors import ModelError, nearest
 from research.hub_cache import HubId, hub_id, repository_folder
 from research.models.inspect.families import FAMILIES, PIPELINES, left_out, named_pipeline, not_driven, pipeline_of
-from research.models.inspect.kinds import kind_of_folder
+from research.models.inspect.kinds import check_file, kind_of_folder
 from research.models.inspect.safe_files import read_json, shown, unreadable
 from research.zoo import zoo_names, zoo_path
 
@@ -47,6 +47,8 @@ def find_pipeline(
     found = find_model(path, revision=revision, subfolder=subfolder)
     if found.directory is not None:
         pipeline_class(found.directory)
+    elif found.file is not None:
+        check_file(found.file)
     return found
 
 
@@ -149,7 +151,13 @@ def config_directory(config: str | os.PathLike[str]) -> Path:
     try:
         found = find_model(config)
     except ModelError as error:
-        raise ModelError(str(error).replace("model.path", "model.config", 1)) from error
+        said = str(error).partition("Accepted: ")[0].strip()
+        accepted = (
+            ""
+            if said == str(error)
+            else " Accepted: a directory in diffusers layout with component configs, or a zoo model."
+        )
+        raise ModelError(said.replace("model.path", "model.config", 1) + accepted) from error
     if found.directory is None:
         raise ModelError(
             f"model.config: {config} is no directory; accepted is a diffusers directory with component configs."

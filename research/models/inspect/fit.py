@@ -21,21 +21,11 @@ from research.errors import ModelError, nearest
 from research.hub_cache import commit_of, hub_name
 from research.models.inspect.families import PIPELINES, class_in
 from research.models.inspect.find_model import index_notes, pipeline_class, read_index
-from research.models.inspect.kinds import CLIP, UNET, VAE
-from research.models.inspect.parts import (
-    TEXT_PARTS,
-    Component,
-    components_of,
-    config_problems,
-    index_problems,
-    is_whole,
-    repaired_config,
-)
+from research.models.inspect.parts import Component, components_of, is_whole, repaired_config
 from research.models.inspect.safe_files import read_json, shown, unreadable
 from research.models.inspect.view import shown_directory, shown_folder
-from research.models.inspect.weights import TensorInfo, first_not_finite, misfit, surplus_layers
+from research.models.inspect.weights import first_not_finite, misfit, surplus_layers
 
-CONFIGURED = ("unet", "vae", "text_encoder")  # parts of a Stable Diffusion checkpoint whose configs give their shapes
 MOST_TIMESTEPS = 100_000
 READ_UNASKED = 256 << 20  # bytes of weights that are looked through for NaN without being asked to
 _PIECES = ("spiece.model", "tokenizer.model")  # of SentencePiece
@@ -463,80 +453,6 @@ def _cannot_run(part: Component, module: Any) -> str | None:
             f"model.path: {file}: out_channels is {made.shape[1]} with in_channels {config.in_channels}; accepted are as many, "
             "or twice as many, of which the second half is learned sigmas."
         )
-    return None
-
-
-def check_config(config: Path) -> dict[str, Any]:
-    """Make sure that a directory has what a checkpoint does not say of itself, and return its scheduler's config.
-
-    Raises:
-        ModelError: a config, the tokenizer or the scheduler is missing or broken.
-    """
-    problems = []
-    try:
-        index = read_index(config)
-        for name, classes in TEXT_PARTS.items():
-            problems += index_problems(config, name, index.get(name), classes)[:1]
-            if name in CONFIGURED and not problems:
-                file = config / name / "config.json"
-                problems += config_problems(file, read_json(file), index[name][1])
-    except ModelError as error:
-        problems.append(str(error))
-    if not problems:
-        vocabulary = read_json(config / "text_encoder" / "config.json").get("vocab_size")
-        found = (tokenizer_problem(config / "tokenizer", vocabulary), scheduler_problem(config / "scheduler"))
-        problems += [problem for problem in found if problem]
-    if problems:
-        raise ModelError(problems[0].replace("model.path", "model.config", 1))
-    return read_json(config / "scheduler" / "scheduler_config.json")
-
-
-def module_sizes(directory: Path) -> dict[str, int]:
-    """Parameters of the modules that the configs of a Stable Diffusion directory describe.
-
-    Raises:
-        ModelError: a config from which no module can be made.
-    """
-    import torch
-    from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel
-
-    sizes = {}
-    for name in CONFIGURED:
-        file = directory / name / "config.json"
-        config = read_json(file)
-        try:
-            with quietly(), torch.device("meta"):
-                if name == "text_encoder":
-                    module: Any = CLIPTextModel(CLIPTextConfig(**config))
-                else:
-                    module = (UNet2DConditionModel if name == "unet" else AutoencoderKL).from_config(config)
-        except Exception as error:  # what a strange value makes a constructor raise is no closed list
-            raise ModelError(f"model.config: {file} makes no {name}: {reason(error)}") from error
-        sizes[name] = sum(parameter.numel() for parameter in module.parameters())
-    return sizes
-
-
-def size_problem(file: Path, tensors: Mapping[str, TensorInfo], directory: Path) -> str | None:
-    """Whether the parts of a single-file checkpoint have as many parameters as the configs of a directory describe.
-
-    The library that opens it leaves out what it finds no place or no tensor for, and says nothing.
-
-    Raises:
-        ModelError: a config from which no module can be made.
-    """
-    prefixes = {"unet": (UNET,), "vae": VAE, "text_encoder": (CLIP,)}
-    for name, taken in module_sizes(directory).items():
-        given = sum(
-            tensor.parameters
-            for key, tensor in tensors.items()
-            if key.startswith(prefixes[name]) and not key.endswith("position_ids") and ".loss." not in key
-        )
-        if given and given != taken:  # nothing is given by the text encoder of 2.x, which has other names
-            return (
-                f"model.path: {file} and the configs of {directory} do not fit: the {name} of the file has {given} parameters, "
-                f"that of the configs {taken}."
-            )
     return None
 
 

@@ -35,14 +35,6 @@ if TYPE_CHECKING:
 
 Answer = TypeVar("Answer")
 _SMALL = ("json", "txt", "model")
-# where the configs are of what a single file does not say of itself: (2.x, input channels) -> hub id
-_CONFIGS = {
-    (False, 4): "stable-diffusion-v1-5/stable-diffusion-v1-5",
-    (False, 9): "stable-diffusion-v1-5/stable-diffusion-inpainting",
-    (True, 4): "stabilityai/stable-diffusion-2",
-    (True, 5): "stabilityai/stable-diffusion-2-depth",
-    (True, 9): "stabilityai/stable-diffusion-2-inpainting",
-}
 
 
 def fetch(place: Located, *, allow_pickle: bool, offline: bool | None, variant: str | None = None) -> Path:
@@ -123,7 +115,8 @@ def fetch_configs(file: Path, kind: Kind, *, offline: bool | None) -> Path:
     """
     from huggingface_hub import snapshot_download
 
-    hub_id = _CONFIGS.get(("2.x" in kind.what, kind.in_channels or 4))
+    checkpoint = kind.checkpoint
+    hub_id = checkpoint.hub_id if checkpoint else None
     advice = (
         f"model.path: {file} is {kind.what}, whose configs and tokenizer stand in no such file; give a diffusers directory of "
         "the same kind as model.config (--config DIR)."

@@ -19,13 +19,14 @@ from research.models.inspect.find_model import (
     pipeline_class,
     read_index,
 )
-from research.models.inspect.fit import READ_UNASKED, check_config, examine, make_scheduler, size_problem
+from research.models.inspect.fit import READ_UNASKED, examine, make_scheduler
+from research.models.inspect.fit_file import check_whole, fit_file
 from research.models.inspect.hub import cached_directory, is_offline, remote_parts
 from research.models.inspect.inspection import ComponentEntry, Inspection, count
-from research.models.inspect.kinds import CLIP, UNET, VAE, Kind, kind_of_file, kind_of_folder, kind_of_tensors
+from research.models.inspect.kinds import Kind, is_safetensors, kind_of_file, kind_of_folder, kind_of_tensors, look_at
 from research.models.inspect.parts import Component, is_whole
 from research.models.inspect.pickles import check_pickle, report_pickle
-from research.models.inspect.safe_files import read_json, shown, sniff
+from research.models.inspect.safe_files import read_json, shown
 from research.models.inspect.weights import TensorInfo, check_safetensors, first_not_finite, read_header
 from research.solvers.names import resolve, scheduler_names
 
@@ -179,60 +180,67 @@ def _hub(found: Inspection, place: Located, deep: bool, offline: bool | None, va
 
 def _file(found: Inspection, file: Path, config: str | os.PathLike[str] | None, deep: bool) -> None:
     found.location = str(file)
-    if sniff(file) == "safetensors" or file.suffix == ".safetensors":
+    if is_safetensors(file):
         found.kind, found.what = "file", "a file that is named safetensors"
         check_safetensors(file)
-        tensors = read_header(file)
-        _checkpoint(found, kind_of_tensors(tensors), config, tensors)
+        _checkpoint(found, file, look_at(file), config, read_header(file))
         _look_through(found, [file], deep)
         return
-    kind = kind_of_file(file)
+    kind = look_at(file)
     found.kind, found.what = kind.name, kind.what
-    if kind.name != "pickle":
-        raise ModelError(f"model.path: {file} {kind.sentence()}")
-    report = report_pickle(file)
-    _list_pickles(found, [file], read=[file])
-    inside = kind_of_tensors(dict.fromkeys(report.texts))
-    if report.problem or report.foreign:
-        found.what = f"a pickle, by its strings {inside.what}" if report.texts else "a pickle"
-        check_pickle(file)
-    _checkpoint(found, inside, config, None)
-    found.what += ", pickled"
+    if kind_of_file(file).name == "pickle":
+        report = report_pickle(file)
+        _list_pickles(found, [file], read=[file])
+        if report.problem or report.foreign:
+            found.what = (
+                f"a pickle, by its strings {kind_of_tensors(dict.fromkeys(report.texts)).what}"
+                if report.texts
+                else "a pickle"
+            )
+            check_pickle(file)
+        found.what += ", pickled"
+    _checkpoint(found, file, kind, config, None)
     if found.verdict == "safe":
         found.verdict, found.reason = "pickle", f"{file} is pickled, which can run code when it is read."
         found.problems.append(str(found.reason))
 
 
 def _checkpoint(
-    found: Inspection, kind: Kind, config: str | os.PathLike[str] | None, tensors: dict[str, TensorInfo] | None
+    found: Inspection,
+    file: Path,
+    kind: Kind,
+    config: str | os.PathLike[str] | None,
+    tensors: dict[str, TensorInfo] | None,
 ) -> None:
-    found.kind, found.what = kind.name, kind.what
     if tensors:
-        part = Component("file", None, None, Path(found.location), True, tensors=tensors)
+        part = Component("file", None, None, file, True, tensors=tensors)
+        found.kind, found.what = kind.name, kind.what
         found.what += f": {len(tensors)} tensors, {count(part.parameters)} parameters, {', '.join(part.dtypes)}"
-    if not kind.loads:
-        raise ModelError(f"model.path: {found.location} {kind.sentence()}")
-    found.verdict, found.family = "safe", "unet-text"
-    found.role = {4: "text", 9: "inpaint", 5: "depth"}.get(kind.in_channels or 4)
+    checkpoint = kind.checkpoint
+    if checkpoint is None:
+        raise ModelError(f"model.path: {file} {kind.sentence()}")
+    found.verdict, found.family = "safe", checkpoint.original.family
+    latent = 4 if checkpoint.original.layout == "ldm-unet" else None
+    found.role = {4: "text", 9: "inpaint", 5: "depth"}.get(checkpoint.in_channels or 4) if latent else "text"
     if config is None:
+        found.notes += checkpoint.notes if tensors else []
         found.notes.append(
             "its configs and tokenizer stand in no such file: load_model(..., config=DIR) and --config DIR take them from a "
             "diffusers directory of the same kind, otherwise the hub is asked for them"
         )
+        if checkpoint.marks.by:
+            found.notes.append(f"{checkpoint.marks.by}: heeded, whatever the configs say")
+        check_whole(file, kind)
     else:
-        _with_config(found, config, tensors)
+        directory = config_directory(config)
+        fit = fit_file(file, kind, tensors, directory)
+        found.notes += fit.notes
+        found.warnings += fit.warnings
+        found.scheduler = _described(fit.scheduler, directory / "scheduler" / "scheduler_config.json")
     if tensors:
-        modules = {k: t for k, t in tensors.items() if k.startswith((UNET, *VAE, CLIP.partition(".")[0]))}
-        _estimate_memory(found, [Component("file", None, None, Path(found.location), True, tensors=modules)])
+        modules = {at: tensors[at] for _, names in checkpoint.parts.values() for at in names.values()}
+        _estimate_memory(found, [Component("file", None, None, file, True, tensors=modules)])
     _fill_fitting(found)
-
-
-def _with_config(found: Inspection, config: str | os.PathLike[str], tensors: dict[str, TensorInfo] | None) -> None:
-    directory = config_directory(config)
-    check_config(directory)
-    found.scheduler = _describe_scheduler(directory / "scheduler" / "scheduler_config.json")
-    if tensors and (problem := size_problem(Path(found.location), tensors, directory)):
-        raise ModelError(problem)
 
 
 # -- what directories and single files have in common

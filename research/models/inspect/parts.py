@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from research.errors import ModelError
-from research.models.inspect.families import FAMILIES, class_in, family_of, mends, pipeline_of
+from research.models.inspect.families import class_in, family_of, mends, pipeline_of
 from research.models.inspect.pickles import check_pickle
 from research.models.inspect.safe_files import read_json, shown, unreadable
 from research.models.inspect.view import View
@@ -27,7 +27,6 @@ from research.models.inspect.weights import (
     weight_files,
 )
 
-TEXT_PARTS = {name: c for name, c in FAMILIES["unet-text"].parts.items() if name not in FAMILIES["unet-text"].optional}
 _OF_DIFFUSERS = ("scheduler", "unet", "transformer", "vae")
 WEIGHTED = ("unet", "transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3", "depth_estimator")
 _IN_THE_ROOT = ("unet", "transformer", "vae")

@@ -172,6 +172,15 @@ def read_header(file: Path) -> dict[str, TensorInfo]:
     Raises:
         ModelError: it is no safetensors file, or a broken one.
     """
+    return _header(file)[0]
+
+
+def read_metadata(file: Path) -> dict[str, str]:
+    """What a safetensors file says of itself in its header, see `read_header`."""
+    return _header(file)[1]
+
+
+def _header(file: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
     if why := unreadable(file):
         raise ModelError(f"model.path: {file} {why}.")
     size = file.stat().st_size
@@ -196,7 +205,9 @@ def read_header(file: Path) -> dict[str, TensorInfo]:
         raise ModelError(f"{broken}header: {what}.") from error
     if not tensors:
         raise ModelError(f"model.path: {file} holds no tensors.")
-    return tensors
+    metadata = header.get("__metadata__")
+    said = metadata.items() if isinstance(metadata, dict) else ()
+    return tensors, {str(key): value for key, value in said if isinstance(value, str)}
 
 
 def check_safetensors(file: Path) -> None:
