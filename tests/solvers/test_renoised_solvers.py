@@ -171,6 +171,7 @@ def test_it_is_no_plain_guidance(name):
 # --- in the loop
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("levels", [None, "karras"])
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.spread(4)
