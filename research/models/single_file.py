@@ -110,6 +110,8 @@ def write_file(
     Raises:
         ModelError: either is broken, or they do not fit.
     """
+    import diffusers
+
     kind, tensors = open_file(file, allow_pickle=allow_pickle)
     found = fit_file(file, kind, header_of(tensors), config, given=given)
     assert kind.checkpoint is not None
@@ -129,6 +131,7 @@ def write_file(
     for name, variant in found.taken.items():
         _copy_part(config / name, folder / name, variant, link=link)
     index = _index(file, kind, found, config, folder, needs_depth=needs_depth)
+    index.setdefault("_diffusers_version", diffusers.__version__)  # which its pipelines ask for
     for name, entry in index.items():
         if name.startswith("tokenizer") and isinstance(entry, list) and entry[0] is not None:
             _copy_small(config / name, folder / name)
