@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Callable, Iterator, Sized
+from contextlib import contextmanager
 from typing import Any
 
 from research.showing import in_notebook
@@ -53,3 +55,27 @@ class ProgressBar:
         """Take the bar away."""
         if self._bar is not None:
             self._bar.close()
+
+
+@contextmanager
+def told(
+    progress: Callable[[int, int, dict[str, Any]], None] | bool | None, seeds: Any, title: str
+) -> Iterator[Callable[[int, int, dict[str, Any]], None] | None]:
+    """Whom a call of a sampler tells its progress: a function that is given; a bar for True, and for None where somebody looks;
+    else nobody.
+
+    Args:
+        progress: what was asked for.
+        seeds: one an image; whatever has no length is one image.
+        title: what stands before a bar.
+    """
+    if progress is not None and not isinstance(progress, bool):
+        yield progress
+    elif somebody_looks() if progress is None else progress:
+        shown = ProgressBar(len(seeds) if isinstance(seeds, Sized) else 1, title)
+        try:
+            yield shown
+        finally:
+            shown.close()
+    else:
+        yield None

@@ -155,7 +155,7 @@ def test_the_bar_counts_the_steps_of_all_batches_and_is_off_by_one_argument(
     made: list[tuple[int, int]] = []
     close = ProgressBar.close
     monkeypatch.setattr(ProgressBar, "close", lambda bar: (made.append((bar._bar.n, bar._bar.total)), close(bar)))
-    monkeypatch.setattr("research.sampling.sampler.somebody_looks", lambda: True)
+    monkeypatch.setattr("research.progress_bar.somebody_looks", lambda: True)
     sampler, task = LoopSampler(text_model, "ddim"), TextToImage("fox")
     plain = sampler.sample(task, seeds=iter([0, 1, 2]), steps=4, batch_size=2)
     assert made == [(8, 8)]

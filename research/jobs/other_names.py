@@ -17,7 +17,7 @@ _NAMES = {
     "task.image": "image init_image",
     "task.mask": "mask mask_image",
     "task.class_label": "class_label class_labels class_id",
-    "scheduler": "sampler sampler_name",
+    "scheduler": "sampler_name",
     "scheduler.options.eta": "eta",
     "scheduler.options.use_karras_sigmas": "use_karras_sigmas",
     "guidance/modifiers=rescale guidance.modifiers.rescale.phi": "guidance_rescale",

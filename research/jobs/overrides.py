@@ -235,6 +235,8 @@ def _check_choices(override: Override, groups: Groups) -> None:
                     f"model: found {choice!r}, which is no name of a model config; a directory, a file or a hub id is "
                     f"model=custom model.path={choice}"
                 )
+            if group == "sampler" and choice in groups.get("scheduler", ()):  # as other programs call it
+                hint = f" It is a scheduler here: scheduler={choice}."
             if choice in _PLUGIN_PACKAGES:
                 package, install = _PLUGIN_PACKAGES[choice]
                 hint = f" It comes with the package {package}, which is not installed: {install}."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from research.arguments import Recorded
 from research.checks import check_whole_number
 from research.errors import ConfigError
+from research.progress_bar import told
 from research.samplers.scores import Score, as_score, checked_values
 from research.sampling import Guidance, Hook, LoopSampler, ModelFacts, SampleResult, Solver, Task
 from research.sampling.loop import Trajectory
@@ -114,8 +115,8 @@ class Group:
             if state.stage.last_of_step:
                 self._done += len(chunk)
                 if self._progress is not None:
-                    told = {"rows": self.rows, "places": self.places, "sigma": state.stage.sigma}
-                    self._progress(min(self._done, self._total), self._total, told)
+                    info = {"rows": self.rows, "places": self.places, "sigma": state.stage.sigma}
+                    self._progress(min(self._done, self._total), self._total, info)
             yield state
 
     def count(self, chunk: Sequence[Candidate], trajectory: Trajectory, *, gradients: bool = False) -> None:
@@ -127,8 +128,8 @@ class Group:
     def end(self, chunk: Sequence[Candidate], trajectory: Trajectory) -> None:
         """Count candidates whose images are not wanted, and give back what they hold."""
         self.count(chunk, trajectory)
-        self._note(trajectory.run.timings, trajectory.run.warnings)
         trajectory.close()
+        self._note(trajectory.run.timings, trajectory.run.warnings)
 
     def finished(
         self, chunk: Sequence[Candidate], trajectory: Trajectory, *, gradients: bool = False
@@ -190,9 +191,9 @@ class Group:
             self.spent[image].scores += 1
         if isinstance(seen, Tensor) and seen.dtype in (torch.float16, torch.bfloat16):
             seen = seen.float()
-        told = [prompts[image] for image, _ in chunk]
+        words = [prompts[image] for image, _ in chunk]
         with torch.set_grad_enabled(isinstance(seen, Tensor) and seen.requires_grad):
-            found = score.values(seen, told, trajectory.run.model.device)
+            found = score.values(seen, words, trajectory.run.model.device)
         seeds = ", ".join(dict.fromkeys(str(self.seeds[image]) for image, _ in chunk))
         return checked_values(score, found, len(chunk), f"{where}, of seed {seeds}")
 
@@ -324,7 +325,7 @@ class Search(Recorded):
         seeds: Sequence[int] | int | None = None,
         steps: int,
         batch_size: int | None = None,
-        progress: Progress | None = None,
+        progress: Progress | bool | None = None,
     ) -> SampleResult:
         """Make one image a seed.
 
@@ -336,7 +337,11 @@ class Search(Recorded):
         Raises:
             UserError: as `LoopSampler.sample`; or a score is not finite.
         """
-        result = gather(list(self.batches(task, seeds=seeds, steps=steps, batch_size=batch_size, progress=progress)))
+        if isinstance(seeds, Iterable):
+            seeds = list(seeds)
+        with told(progress, seeds, str(getattr(task, "name", ""))) as listener:
+            parts = self.batches(task, seeds=seeds, steps=steps, batch_size=batch_size, progress=listener)
+            result = gather(list(parts))
         further = [batch.pop("search", []) for batch in result.trace.get("batches", [])]
         if "search" in result.trace:
             result.trace["search"] = [*result.trace["search"], *(each for batch in further for each in batch)]

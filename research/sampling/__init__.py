@@ -18,10 +18,10 @@ from research.sampling.interfaces import (
     StepState,
     Task,
 )
+from research.sampling.loop import LoopSampler
 from research.sampling.noise import NoiseSource
 from research.sampling.prediction import KINDS, Kind, Prediction, convert, to_epsilon, to_flow, to_v, to_x0
 from research.sampling.result import Sampler, SampleResult
-from research.sampling.sampler import LoopSampler
 from research.sampling.timeline import Stage, Timeline, kept_steps
 
 __all__ = [

@@ -10,14 +10,17 @@ import weakref
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Self, cast
 
 import torch
 from torch import Tensor
 
+from research.arguments import short
 from research.checks import check_whole_number
 from research.errors import ConfigError, SamplingError
+from research.progress_bar import told
 from research.sampling.fit import (
     check_claims,
     check_negative_prompt,
@@ -48,6 +51,7 @@ from research.sampling.noise import NoiseSource
 from research.sampling.prediction import Prediction
 from research.sampling.result import Progress, SampleResult, gather, result_of
 from research.sampling.timeline import Stage
+from research.showing import card
 
 
 class LoopSampler:
@@ -97,7 +101,7 @@ class LoopSampler:
         seeds: Sequence[int] | int | None = None,
         steps: int,
         batch_size: int | None = None,
-        progress: Progress | None = None,
+        progress: Progress | bool | None = None,
     ) -> SampleResult:
         """Make one image a seed.
 
@@ -107,16 +111,37 @@ class LoopSampler:
                 task that names its own images (``Interpolation``) needs none.
             steps: the user's steps, from 1 to what the scheduler was trained with. Some schedulers evaluate the model more often.
             batch_size: images at a time; all at once by default.
-            progress: called as ``progress(done, total, info)`` after each of the user's steps that are taken, jumps back and
-                both ways of an inversion counted in.
+            progress: by default a bar where somebody looks, in a notebook or on a terminal; False for none, True for one
+                everywhere. Or a function that is called as ``progress(done, total, info)`` after each of the steps that are
+                taken, jumps back and both ways of an inversion counted in.
 
         Raises:
             UserError: steps, seeds, prompts, pictures or sizes cannot work (before anything is computed), or latents stop
                 being finite.
         """
-        result = gather(list(self.batches(task, seeds=seeds, steps=steps, batch_size=batch_size, progress=progress)))
+        if isinstance(seeds, Iterable):
+            seeds = list(seeds)
+        with told(progress, seeds, str(getattr(task, "name", ""))) as listener:
+            parts = self.batches(task, seeds=seeds, steps=steps, batch_size=batch_size, progress=listener)
+            result = gather(list(parts))
         result.pictures = self.pictures(task, result.images)
         return result
+
+    def _settings(self) -> dict[str, Any]:
+        return {
+            "model": repr(self.model),
+            "scheduler": self._new_solver().name,
+            "guidance": short(self.guidance),
+            "hooks": ", ".join(map(short, self.hooks)),
+            "parity": "true" if self.parity else "",
+        }
+
+    def __repr__(self) -> str:
+        said = [f"{key}={value}" if key != "model" else value for key, value in self._settings().items() if value]
+        return f"LoopSampler({', '.join(said)})"
+
+    def _repr_html_(self) -> str:
+        return card("LoopSampler", self._settings())
 
     def with_plugs(self, guidance: Guidance, hooks: Sequence[Hook]) -> Self:
         """The same loop with other guidance and hooks.
@@ -168,13 +193,14 @@ class LoopSampler:
         known, steps, asked = self.asked(task, seeds, steps, rows)
         size = len(known) if batch_size is None else check_whole_number("batch_size", batch_size, least=1)
         for start in range(first, len(asked), size):
-            with self.trajectory(task, known, steps, tuple(asked[start : start + size]), first=start) as trajectory:
-                run = trajectory.run
-                for state in trajectory:
-                    stage = state.stage
-                    if progress is not None and stage.last_of_step:
-                        told = {"rows": run.rows, "places": run.places, "sigma": stage.sigma}
-                        progress(trajectory.steps_done, trajectory.steps_total, told)
+            rows_of_batch = tuple(asked[start : start + size])
+            with (
+                self.trajectory(task, known, steps, rows_of_batch, first=start) as trajectory,
+                torch.no_grad(),  # once, and not at each stage
+            ):
+                if progress is not None:
+                    for state in trajectory:
+                        trajectory.tell(progress, state.stage)
                 result = trajectory.finish()
             yield result
 
@@ -303,6 +329,9 @@ class LoopSampler:
         return self.guidance.around_model(batch, denoiser)
 
 
+_last_taken: list[object] = [None]  # the token of the trajectory that took its plugs last
+
+
 class Trajectory:
     """A batch on its way through the loop, a stage at a time: iterate over it, then `finish`. Made by `LoopSampler.steps`.
 
@@ -322,11 +351,14 @@ class Trajectory:
     ):
         self.sampler, self.place, self._gradients = sampler, 0, gradients
         self.stages = list(batch.timeline)
+        self._ended = list(accumulate((int(stage.last_of_step) for stage in self.stages), initial=0))
         self._seconds: list[float] = []
+        self._accounted = 0  # of them, in the run's timings
         self._aside: dict[int, dict[str, Any]] = {}
         self._remembered: list[dict[str, Any]] | None = None
         self._recent: list[tuple[Stage, Tensor]] = []
         self._last: Stage | None = None
+        self._token = object()
         self._holders, self._cleanup, self._closed = [0], batch.cleanup, False
         self._holders[0] += 1
         self._plugs = within([batch.guidance, *sampler.hooks])
@@ -354,15 +386,15 @@ class Trajectory:
             self.run = run = Run.begin(batch, x=start, denoiser=denoiser, model_inputs=self.hooks.pre_model)
             self.hooks.on_start(run)
         self.x = run.x
-        self._plugs = within([run.guidance, *self.hooks.hooks, run.denoiser])
+        self._plugs, self._token = within([run.guidance, *self.hooks.hooks, run.denoiser]), object()
 
     @property
     def steps_total(self) -> int:
-        return sum(stage.last_of_step for stage in self.stages)
+        return self._ended[-1]
 
     @property
     def steps_done(self) -> int:
-        return sum(stage.last_of_step for stage in self.stages[: self.place])
+        return self._ended[self.place]
 
     @property
     def stage(self) -> Stage | None:
@@ -374,13 +406,27 @@ class Trajectory:
 
     def __next__(self) -> StepState:
         start = time.perf_counter()
-        self._take()
-        with torch.set_grad_enabled(self._gradients):
+        if _last_taken[0] is not self._token or self._remembered is not None:
+            self._take()
+        if torch.is_grad_enabled() is self._gradients:
             state = next(self._walk)
-        spent = time.perf_counter() - start
-        self._seconds.append(spent)
-        self.run.timings["denoise"] = self.run.timings.get("denoise", 0.0) + spent
+        else:
+            with torch.set_grad_enabled(self._gradients):
+                state = next(self._walk)
+        self._seconds.append(time.perf_counter() - start)
         return state
+
+    def tell(self, progress: Progress, stage: Stage) -> None:
+        """Call ``progress`` after the last stage of a step; see `LoopSampler.batches`."""
+        if stage.last_of_step:
+            info = {"rows": self.run.rows, "places": self.run.places, "sigma": stage.sigma}
+            progress(self.steps_done, self.steps_total, info)
+
+    def _account(self) -> None:
+        """Add the seconds of the stages that were taken since the last time to the run's."""
+        timings = self.run.timings
+        timings["denoise"] = timings.get("denoise", 0.0) + sum(self._seconds[self._accounted :])
+        self._accounted = len(self._seconds)
 
     def _denoise(self) -> Iterator[StepState]:
         """The loop."""
@@ -422,6 +468,7 @@ class Trajectory:
             pass
         run = self.run
         self._take()
+        self._account()
         with torch.no_grad():
             with run.timed("denoise"):
                 run.x = self.x.detach()
@@ -449,8 +496,10 @@ class Trajectory:
     def copy(self) -> Trajectory:
         """Another one that stands where this one does. Either goes on as if it were alone."""
         self._take()
+        self._account()
         found = copy.copy(self)
         found._holders[0] += 1
+        found._token = object()
         found.run = run = copy.copy(self.run)
         run.noise, run.nfe = run.noise.copy(), Counter(run.nfe)
         run.solver = _copy_of(run.solver, run.noise)
@@ -469,6 +518,7 @@ class Trajectory:
             SamplingError: a plug keeps something else; ConfigError: the scheduler cannot be saved.
         """
         self._take()
+        self._account()
         run = self.run
         kept: dict[str, Any] = {
             "format": _STATE_FORMAT,
@@ -517,6 +567,8 @@ class Trajectory:
         if self._closed:
             return
         self._closed = True
+        if hasattr(self, "run"):
+            self._account()
         for plug in self._plugs:
             if (owner := vars(plug).get(OWNER)) is not None and owner() in (self, None):
                 del vars(plug)[OWNER]
@@ -552,6 +604,7 @@ class Trajectory:
             for plug, memory in zip(self._plugs, kept, strict=True):
                 if memory:
                     plug.remember(memory)
+        _last_taken[0] = self._token
 
     def _fingerprint(self) -> dict[str, Any]:
         """What a state is of: it can be gone on with where this is the same."""
@@ -594,6 +647,7 @@ class Trajectory:
         run.noise.go_to(state["noise"])
         run.nfe = Counter(state["nfe"])
         self._seconds = list(state["seconds"])
+        self._accounted = len(self._seconds)
         for name in _OF_RUN:
             setattr(run, name, changed(state[name], _same))
 

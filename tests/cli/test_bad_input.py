@@ -24,6 +24,7 @@ def installed(package: str) -> bool:
 
 # what is wrong -> the words that the line must hold
 CASES: dict[str, tuple[list[str], list[str]]] = {
+    "a scheduler for a sampler": (["sampler=euler"], ["sampler: unknown sampler 'euler'", "scheduler=euler"]),
     "unknown scheduler": (["scheduler=dimm"], ["scheduler", "'dimm'", "Did you mean 'ddim'?", "euler_a"]),
     "unknown guidance": (["guidance=cgf"], ["guidance", "'cgf'", "Did you mean 'cfg'?", "none"]),
     "unknown task": (["task=text2image"], ["task", "Did you mean 'text_to_image'?", "unconditional"]),
