@@ -56,6 +56,16 @@ class Even:
         return latents.flatten(1).sum(1) * 0
 
 
+class Bar:
+    total = n = 0
+
+    def update(self, n):
+        self.n += n
+
+    def close(self):
+        pass
+
+
 def gaussian(scheduler="euler_a", options=None, **arguments):
     return LoopSampler(GaussianModel(0.5, 0.8, shape=SHAPE), scheduler, options, **arguments)
 
@@ -131,6 +141,17 @@ def test_a_search_finds_better_ones_than_the_loop_and_tells_its_progress(name):
     assert found.scores["search_score"] == pytest.approx(scored(found, score).tolist(), abs=1e-4)
     assert told[-1][0] == told[-1][1] == search.steps_of(6)
     assert found.nfe == search.steps_of(6)  # euler_a without guidance evaluates once a step
+
+
+def test_progress_is_a_bar_or_none_as_of_the_loop(monkeypatch):
+    shown = []
+    monkeypatch.setattr("research.progress_bar.bar", lambda **settings: shown.append(settings) or Bar())
+    search = EVERY["best_of_n"](gaussian(), Near())
+    quiet = search.sample(Unconditional(), seeds=[3, 4], steps=2, progress=False)
+    assert not shown
+    loud = search.sample(Unconditional(), seeds=[3, 4], steps=2, progress=True)
+    assert [settings["desc"] for settings in shown] == ["unconditional"]
+    assert torch.equal(quiet.latents, loud.latents)
 
 
 @pytest.mark.parametrize("potential", ["difference", "max", "sum"])
