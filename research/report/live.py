@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+import socket
 import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -24,6 +26,9 @@ from research.results.scales import Margin
 
 EVERY = 2.0  # seconds between two looks at the folder
 LOOPBACK = "127.0.0.1"
+_LOOPBACKS = {socket.AF_INET: LOOPBACK, socket.AF_INET6: "::1"}
+_HOSTS = (LOOPBACK, "[::1]", "localhost")
+_IDLE = 30.0  # seconds that a connection may stand still
 _REST = 4  # a build is followed by so many times its own length without one, so that a sweep keeps its processors
 
 
@@ -109,7 +114,7 @@ def watch(
 
     Args:
         directory: the sweep's folder; it may not be there yet.
-        port: serve the folder at this port of 127.0.0.1 as well; 0 takes any that is free.
+        port: serve the folder at this port of 127.0.0.1, and of ::1 where there is IPv6, as well; 0 takes any that is free.
         margins, figures, unit, budget: see `research.report.build_report`.
 
     Raises:
@@ -118,8 +123,8 @@ def watch(
     if directory.exists() and not directory.is_dir():
         raise UserError(f"{directory}: found a file; accepted is a sweep's folder, outputs/<sweep_name>.")
     report = LiveReport(directory, margins, figures, unit, budget)
-    server = _serve(report, port) if port is not None else None
-    where = f"http://{LOOPBACK}:{server.server_port}/report.html" if server else str(report.page)
+    servers = _serve(report, port) if port is not None else []
+    where = f"http://{LOOPBACK}:{servers[0].server_port}/report.html" if servers else str(report.page)
     print(f"live at {where} (Ctrl-C ends)", flush=True)
     last = ""
     try:
@@ -134,26 +139,49 @@ def watch(
     except KeyboardInterrupt:
         print(file=sys.stderr)
     finally:
-        if server is not None:
+        for server in servers:
             server.shutdown()
             server.server_close()
         report.close()
 
 
-def _serve(report: LiveReport, port: int) -> ThreadingHTTPServer:
+def _serve(report: LiveReport, port: int) -> list[_Server]:
+    """Serve the folder on this machine's own addresses: that of IPv4, and that of IPv6 where there is one with the port free."""
     handler = partial(_Handler, report, directory=str(report.directory))
     try:
-        server = ThreadingHTTPServer((LOOPBACK, port), handler)
+        servers = [_Server(handler, port)]
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"--serve {port}: {reason}; accepted is a free port, or 0 for any.") from error
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, name="report", daemon=True).start()
-    return server
+    with suppress(OSError):
+        servers.append(_Server(handler, servers[0].server_port, socket.AF_INET6))
+    for server in servers:
+        threading.Thread(target=server.serve_forever, name="report", daemon=True).start()
+    return servers
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, handler: Any, port: int, family: socket.AddressFamily = socket.AF_INET):
+        self.address_family = family
+        super().__init__((_LOOPBACKS[family], port), handler)
+
+    def server_bind(self) -> None:
+        if self.address_family == socket.AF_INET6:
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        super().server_bind()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A browser that goes away in the middle of an answer is no news."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handle_error(request, client_address)
 
 
 class _Handler(SimpleHTTPRequestHandler):
     """The page and the pictures beside it, to be read; nothing hidden, no listings, and no host but this one."""
+
+    timeout = _IDLE
 
     def __init__(self, report: LiveReport, *args: Any, **kwargs: Any) -> None:
         self.report = report
@@ -163,18 +191,25 @@ class _Handler(SimpleHTTPRequestHandler):
         if self._refused():
             return
         if urlsplit(self.path).path == "/live.json":
-            content = json.dumps(self.report.data()).encode()
-            self.send_response(200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
+            self.wfile.write(self._live_head())
             return
         super().do_GET()
 
     def do_HEAD(self) -> None:
-        if not self._refused():
-            super().do_HEAD()
+        if self._refused():
+            return
+        if urlsplit(self.path).path == "/live.json":
+            self._live_head()
+            return
+        super().do_HEAD()
+
+    def _live_head(self) -> bytes:
+        content = json.dumps(self.report.data()).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        return content
 
     def end_headers(self) -> None:
         self.send_header("Cache-Control", "no-store")
@@ -185,17 +220,29 @@ class _Handler(SimpleHTTPRequestHandler):
         """Requests are no news."""
 
     def _refused(self) -> bool:
-        """Another name than this machine's own means that a page elsewhere asks through this browser."""
-        host = (self.headers.get("Host") or "").rsplit(":", 1)[0]
-        path = unquote(urlsplit(self.path).path)
-        if path == "/":
-            self.path = "/report.html"
-        hidden = any(part.startswith(".") for part in path.split("/"))
-        if host not in (LOOPBACK, "localhost") or hidden or (path.endswith("/") and path != "/"):
+        """Whether this is answered with 404: it is none of the folder's files, or asks in the name of another host.
+
+        Another name than this machine's own means that a page elsewhere asks through this browser.
+        """
+        try:
+            path = unquote(urlsplit(self.path).path)
+            if path == "/":
+                self.path = path = "/report.html"
+            fine = self._is_own_host() and (path == "/live.json" or self._is_own_file(path))
+        except (OSError, ValueError, RuntimeError):  # longer than names can be, with zeros, links in a circle, no URL
+            fine = False
+        if not fine:
             self.send_error(404)
-            return True
-        target = Path(self.translate_path(self.path))
-        if target.is_dir() or not target.resolve().is_relative_to(self.report.directory.resolve()):
-            self.send_error(404)
-            return True
-        return False
+        return not fine
+
+    def _is_own_host(self) -> bool:
+        host = (self.headers.get("Host") or "").strip().lower()
+        name, colon, port = host.rpartition(":")
+        return (name if colon and port.isdigit() else host) in _HOSTS
+
+    def _is_own_file(self, path: str) -> bool:
+        if path.endswith("/") or any(part.startswith(".") for part in path.split("/")):
+            return False
+        target, folder = Path(self.translate_path(self.path)).resolve(), self.report.directory.resolve()
+        hidden = any(part.startswith(".") for part in target.parts[len(folder.parts) :])
+        return target.is_relative_to(folder) and not hidden and target.is_file()  # to open a pipe waits for ever

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -168,3 +169,70 @@ def test_a_report_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatc
     assert "No space left on device" in capsys.readouterr().err
     assert (tmp_path / "report.html").read_bytes() == before
     assert not list(tmp_path.glob(".*"))
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """A sweep's folder with what is not to be seen in and beside it, and the servers that show it."""
+    from research.report import live
+
+    tmp_path = tmp_path_factory.mktemp("served")
+    directory = tmp_path / "sweep"
+    (directory / "job" / "images").mkdir(parents=True)
+    (directory / "report.html").write_text("page")
+    (directory / "job" / "config.yaml").write_text("steps: 1")
+    (directory / "job" / ".claim.0").write_text("{}")
+    (directory / "shown").symlink_to(directory / "job" / ".claim.0")
+    (directory / "circle").symlink_to(directory / "circle")
+    (directory / "out").symlink_to(tmp_path / "secret")
+    (directory / "up").symlink_to(tmp_path)
+    os.mkfifo(directory / "pipe")
+    (tmp_path / "secret").write_text("secret")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(live._Handler, "timeout", 0.2)
+        servers = live._serve(LiveReport(directory), 0)
+        yield directory, servers
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def asked(server, path, *, method="GET", host=None):
+    address = server.server_address
+    name = f"[{address[0]}]" if ":" in address[0] else address[0]
+    with socket.create_connection(address[:2], timeout=300) as connection:
+        host = f"{name}:{address[1]}" if host is None else host
+        connection.sendall(f"{method} {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode("latin-1"))
+        head, _, body = b"".join(iter(lambda: connection.recv(1 << 16), b"")).partition(b"\r\n\r\n")
+    return int(head.split()[1]), body
+
+
+def test_what_is_none_of_the_folders_files_is_not_found(served, capfd):
+    directory, (server, *_) = served
+    outside = (
+        *("/../secret", "/%2e%2e/secret", "/%2E./secret", "/..%2fsecret", "/job/../../secret", "//../secret", "/out"),
+        *("/up/secret", f"/{directory.parent}/secret", f"//{directory.parent}/secret", "http://[/", "/..\\secret"),
+    )
+    for path in (*outside, "/job", "/job/", "/up", "/job/.claim.0", "/shown", "/circle", "/pipe", "/nothing"):
+        assert asked(server, path)[0] == 404, path
+    for path in ("/%00", "/report.html%00", "/" + "x" * 300, "/%ff%fe", "/" + "%2e%2e/" * 40 + "etc/passwd"):
+        assert asked(server, path)[0] == 404, path
+    for host in ("elsewhere.org", "", "[::1", "127.0.0.1.elsewhere.org", "localhost:80:80"):
+        assert asked(server, "/", host=host)[0] == 404, host
+    assert capfd.readouterr().err == ""
+
+
+def test_pages_heads_and_both_addresses(served, capfd):
+    _, servers = served
+    assert [server.server_address[0] for server in servers] == ["127.0.0.1", "::1"][: len(servers)]
+    for server in servers:
+        assert asked(server, "/") == asked(server, "/report.html?x=1") == (200, b"page")
+        assert asked(server, "/job/config.yaml", host="LocalHost") == (200, b"steps: 1")
+        assert asked(server, "/live.json")[0] == 200
+        for path, status in {"/": 200, "/live.json": 200, "/job": 404, "/../secret": 404}.items():
+            assert asked(server, path, method="HEAD") == (status, b"")
+        assert asked(server, "/", method="POST")[0] == 501
+        with socket.create_connection(server.server_address[:2], timeout=300) as idle:
+            idle.sendall(b"GET / HT")
+            assert idle.recv(1) == b""  # closed from there
+    assert capfd.readouterr().err == ""
