@@ -1,0 +1,1 @@
+"""Does a cap on the pull of guidance allow higher scales?"""
