@@ -71,7 +71,7 @@ CALLS = {
     "StableDiffusionXLPipeline": Call(
         pictures=("StableDiffusionXLImg2ImgPipeline", "StableDiffusionXLInpaintPipeline")
     ),
-    "LatentConsistencyModelPipeline": Call(negative=False),
+    "LatentConsistencyModelPipeline": Call(negative=False, pictures=("LatentConsistencyModelImg2ImgPipeline", None)),
     "StableDiffusion3Pipeline": Call(pictures=("StableDiffusion3Img2ImgPipeline", "StableDiffusion3InpaintPipeline")),
     "FluxPipeline": Call(
         "true_cfg_scale", only_negative=True, pictures=("FluxImg2ImgPipeline", "FluxInpaintPipeline"), packed=True

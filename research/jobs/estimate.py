@@ -17,7 +17,7 @@ from typing import Any
 from research.jobs.job import Job
 from research.jobs.job_images import image_count
 from research.jobs.lint import strength_of
-from research.jobs.own_scheduler import scheduler_class
+from research.jobs.own_scheduler import scheduler_class, strength_rule
 from research.jobs.record import RESULT, JobResult, find_result
 from research.jobs.signatures import signature
 from research.strength import kept_steps
@@ -173,9 +173,10 @@ def _surplus(config: Mapping[str, Any]) -> int:
 def _stages(config: Mapping[str, Any], surplus: int) -> tuple[list[int], bool]:
     """The user's step of each stage that is run, and whether that is certain; ``surplus`` of the steps nobody asked for."""
     steps, task, options = config["steps"], config["task"], config["scheduler"]["options"]
-    parity = config["runtime"].get("parity", False)
-    strength = strength_of(task)
-    kept = steps if strength is None else kept_steps(steps - surplus, strength, parity=parity)
+    rule = strength_rule(config)
+    del rule["known"]
+    parity, strength = rule["parity"], strength_of(task)
+    kept = steps if strength is None else kept_steps(steps - surplus, strength, **rule)
     kept += surplus if kept and strength is not None else 0
     class_name = scheduler_class(config)
     name = class_name.rpartition(".")[2]

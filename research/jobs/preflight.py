@@ -375,6 +375,8 @@ def _fit_key(job: Job) -> str:
 
 def _check_job(job: Job, looked_at: set[type]) -> Sequence[str]:
     """Check a job; returns what its task has to say of how it reads its pictures."""
+    import torch
+
     from research.models.summary import check_choices
     from research.sampling import check_claims, check_negative_prompt, check_offers, check_plugs
 
@@ -420,7 +422,9 @@ def _check_job(job: Job, looked_at: set[type]) -> Sequence[str]:
             raise ConfigError(
                 f"batch_size: found {asked_for}; the sampler makes {together} images together, accepted is as many or more."
             )
-    task.solver(solver)
+    walked = task.solver(solver)
+    if parity:  # pipelines count steps in ways of their own, and some counts they cannot make
+        task.timeline(walked, config["steps"], torch.device("cpu"))
     return tuple(getattr(task, "notes", ()))
 
 

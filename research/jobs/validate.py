@@ -17,6 +17,7 @@ from research.jobs import own_model, process_cache
 from research.jobs.asked_prompts import OF_PROMPTS, one_job
 from research.jobs.job_images import check_frames, image_count, makes_frames, uses_prompts
 from research.jobs.other_names import said_otherwise
+from research.jobs.own_scheduler import strength_rule
 from research.jobs.plan_cache import NoCache, PlanCache
 from research.jobs.preflight import check_mapping, check_metrics, check_model, check_plug_configs
 from research.jobs.record import ModelSettings, RuntimeSettings
@@ -79,7 +80,8 @@ def validate(
     check_plug_configs(checked, cache)
     model, task, steps = checked["model"], checked["task"], checked["steps"]
     parity = checked["runtime"].get("parity", False)
-    cache.get("settings", [task, steps, parity], lambda: check_settings(task, steps, parity=parity))
+    about = [task, steps, parity, model["path"], model.get("config")] if parity else [task, steps]
+    cache.get("settings", about, lambda: _check_task(checked))
     n_images = _count(checked, cache)
     if from_file is not None and not uses_prompts(checked):
         raise ConfigError(f"prompts_file: found {from_file!r} with a task that takes no prompts; accepted is null.")
@@ -95,6 +97,13 @@ def validate(
     # its constructor checks its settings, and is cheap by contract
     cache.get("tracker", checked["tracker"], lambda: process_cache.tracker(checked["tracker"]))
     return checked
+
+
+def _check_task(config: Mapping[str, Any]) -> None:
+    rule = strength_rule(config)
+    if not rule.pop("known"):
+        rule = {"parity": True, "flow": True, "told": False}  # what is refused is refused whatever the model is
+    check_settings(config["task"], config["steps"], **rule)
 
 
 def _count(config: Mapping[str, Any], cache: PlanCache) -> int:

@@ -69,6 +69,7 @@ class Outline:
     size_conditioning: Mapping[str, Any] | None = None
     resizes_pictures: bool = False
     encodes_once: bool = False
+    tells_strength: bool = False
 
     @property
     def vae_factor(self) -> int:

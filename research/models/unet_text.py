@@ -14,7 +14,7 @@ from research.models.denoiser import NetworkDenoiser
 from research.models.depth import DepthEstimator
 from research.models.geometry import LatentGeometry
 from research.models.guidance_embedding import guidance_embedding
-from research.models.inspect.families import mends
+from research.models.inspect.families import mends, tells_strength
 from research.models.inspect.find_model import pipeline_class
 from research.models.inspect.weights import loaded_module
 from research.models.latent_model import LatentModel
@@ -50,6 +50,7 @@ class UnetTextModel(LatentModel):
         super().__init__(**common)
         self.unet, self.vae, self.depth = unet, vae, depth
         self._text = TextEncoder(tokenizer, text_encoder, self.weights_sha256)
+        self.tells_strength = tells_strength(pipeline)
         if mends(pipeline):
             self.scheduler_config = mended(self.scheduler_config)
         self.geometry = LatentGeometry.of(unet.config, vae.config)
@@ -65,6 +66,7 @@ class UnetTextModel(LatentModel):
             "supports": cls.supports | attention,
             "geometry": LatentGeometry.of(configs.get("unet", {}), configs.get("vae", {})),
             "distilled_guidance": _embedded(configs.get("unet", {})),
+            "tells_strength": tells_strength(str(index.get("_class_name"))),
             "has_depth": (index.get("depth_estimator") or [None])[0] is not None,
         }
 

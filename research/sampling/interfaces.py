@@ -421,6 +421,7 @@ class ModelFacts(Protocol):
     encodes_once: bool = (
         False  # with parity: one picture for several seeds is encoded once, with the first seed's noise
     )
+    tells_strength: bool = False  # with parity: the scheduler is told the strength and makes all steps below it (LCM)
 
     @property
     def role(self) -> str:

@@ -100,8 +100,19 @@ class DiffusersSolver:
     def fit(self, shape: Shape) -> None:
         self._shape = shape
 
+    @property
+    def rounds_up(self) -> bool:
+        """Whether the pipelines round up the steps that a strength keeps."""
+        return self.kind == "flow"
+
     def timeline(
-        self, steps: int, *, strength: float = 1.0, device: torch.device | str = "cpu", by_strength: bool = False
+        self,
+        steps: int,
+        *,
+        strength: float = 1.0,
+        device: torch.device | str = "cpu",
+        by_strength: bool = False,
+        told: bool = False,
     ) -> Timeline:
         """Set the full schedule and slice it by strength.
 
@@ -111,15 +122,16 @@ class DiffusersSolver:
             device: where the timesteps go.
             by_strength: the pipeline of the task slices by strength, and so sets where the scheduler begins even if all is
                 kept; text-to-image pipelines do not. Of account with ``parity`` alone.
+            told: with ``parity``, the scheduler is told the strength and makes all steps below it (LCM).
 
         Raises:
-            ConfigError: more steps than the scheduler was trained with, or a count it cannot make.
+            ConfigError: more steps than the scheduler was trained with, a count it cannot make, or cannot be told a strength.
         """
-        kept = kept_steps(steps, strength, parity=self.parity, flow=self.kind == "flow")
+        kept = kept_steps(steps, strength, parity=self.parity, flow=self.rounds_up, told=told)
         self.scheduler = self._given  # and not one that was corrected for another timeline
         if not self.parity:
             lay_beta_over_timesteps(self.scheduler)
-        self._set_timesteps(steps, device)
+        self._set_timesteps(steps, device, {"strength": strength} if told else {})
         surplus = surplus_stages(self.scheduler, steps)
         if surplus and self.parity:  # it is walked as by the pipelines, and is a step more
             steps, kept = steps + 1, kept + 1 if kept else 0
@@ -178,8 +190,13 @@ class DiffusersSolver:
                     "fewer steps, or other noise levels."
                 )
 
-    def _set_timesteps(self, steps: int, device: torch.device | str) -> None:
-        told = self._told(self.scheduler, steps, self._shape) if self._told else {}
+    def _set_timesteps(self, steps: int, device: torch.device | str, more: Mapping[str, Any]) -> None:
+        told = {**(self._told(self.scheduler, steps, self._shape) if self._told else {}), **more}
+        if unknown := more.keys() - inspect.signature(self.scheduler.set_timesteps).parameters.keys():
+            raise ConfigError(
+                f"scheduler: {self.name} is not told a {unknown.pop()}, as the image-to-image pipeline of latent consistency "
+                "models has it; accepted with parity is lcm (LCMScheduler)."
+            )
         if self._levels is None:
             make_timesteps(self.scheduler, self.name, steps, device, told=told)
             return

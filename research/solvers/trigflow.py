@@ -74,6 +74,8 @@ class SCMSolver(DiffusersSolver):
     """diffusers' ``SCMScheduler`` as the pipelines use it: its latents are those of the network times ``sigma_data``, and the
     last step gives its estimate of the clean ones."""
 
+    rounds_up = True
+
     def __init__(self, scheduler: Any, **told: Any):
         super().__init__(scheduler, **told)
         self.supports = self.supports | {"first-order", "noise-levels"}
@@ -83,9 +85,15 @@ class SCMSolver(DiffusersSolver):
         return float(self.scheduler.config.sigma_data)
 
     def timeline(
-        self, steps: int, *, strength: float = 1.0, device: torch.device | str = "cpu", by_strength: bool = False
+        self,
+        steps: int,
+        *,
+        strength: float = 1.0,
+        device: torch.device | str = "cpu",
+        by_strength: bool = False,
+        told: bool = False,
     ) -> Timeline:
-        """See `DiffusersSolver.timeline`."""
+        """See `DiffusersSolver.timeline`; these classes are told no strength."""
         kept = kept_steps(steps, strength, parity=True, flow=True)
         own: dict[str, Any]
         if self._levels is None:

@@ -13,8 +13,13 @@ from research.strength import kept_steps, steps_needed
 ON_NO_STEPS = ("error", "identity")
 
 
-def check_settings(task: Mapping[str, Any], steps: int, *, parity: bool = False) -> None:
+def check_settings(
+    task: Mapping[str, Any], steps: int, *, parity: bool = False, flow: bool = False, told: bool = False
+) -> None:
     """Check the settings of a composed task: pictures are there, numbers are in range, and a step is left to run.
+
+    Args:
+        flow, told: see `research.strength.kept_steps`.
 
     Raises:
         ConfigError: one line with the key, what was found and what is accepted.
@@ -26,7 +31,7 @@ def check_settings(task: Mapping[str, Any], steps: int, *, parity: bool = False)
         pictures.check_background(task["background"])
     if "strength" in task:
         check_strength(task["strength"], task.get("on_no_steps", "error"))
-        check_steps(task["strength"], steps, task.get("on_no_steps", "error"), parity=parity)
+        check_steps(task["strength"], steps, task.get("on_no_steps", "error"), parity=parity, flow=flow, told=told)
     if "frames" in task:
         check_whole_number("task.frames", task["frames"], least=2)
     for key in ("start_seed", "end_seed"):
@@ -45,13 +50,18 @@ def check_strength(strength: Any, on_no_steps: Any) -> float:
     return strength
 
 
-def check_steps(strength: float, steps: int, on_no_steps: str, *, parity: bool = False, flow: bool = False) -> None:
+def check_steps(
+    strength: float, steps: int, on_no_steps: str, *, parity: bool = False, flow: bool = False, told: bool = False
+) -> None:
     """Check that a strength leaves a step to run. Strength 0 asks for none and is no mistake; with parity pipelines fail on it.
+
+    Args:
+        flow, told: see `research.strength.kept_steps`.
 
     Raises:
         ConfigError: it leaves none, and the policy is "error".
     """
-    if kept_steps(steps, strength, parity=parity, flow=flow) or (on_no_steps == "identity" and not parity):
+    if kept_steps(steps, strength, parity=parity, flow=flow, told=told) or (on_no_steps == "identity" and not parity):
         return
     if strength == 0:
         if parity:

@@ -44,6 +44,7 @@ class ImageToImage(TextToImage):
     """
 
     name = "image_to_image"
+    _tells_strength = False  # whether the pipeline of the model has its scheduler told the strength, see `ModelFacts`
 
     def __init__(
         self,
@@ -65,17 +66,29 @@ class ImageToImage(TextToImage):
 
     def check(self, model: ModelFacts, n_images: int) -> None:
         super().check(model, n_images)
+        self._heed(model)
         self._read(model, n_images)
 
     def prepare(self, model: Model, n_images: int, *, parity: bool) -> None:
+        self._heed(model)
         self._images, self._pixels = self._read(model, n_images)
 
     def vectorises(self) -> bool:
         return True
 
     def timeline(self, solver: Solver, steps: int, device: torch.device) -> Timeline:
-        check_steps(self.strength, steps, self.on_no_steps, parity=solver.parity, flow=solver.kind == "flow")
+        if solver.parity and self._tells_strength:
+            check_steps(self.strength, steps, self.on_no_steps, parity=True, told=True)
+            told: Any = solver  # one of diffusers: others have no parity
+            below: Timeline = told.timeline(steps, strength=self.strength, device=device, told=True)
+            return below
+        flow = getattr(solver, "rounds_up", solver.kind == "flow")
+        check_steps(self.strength, steps, self.on_no_steps, parity=solver.parity, flow=flow)
         return solver.timeline(steps, strength=self.strength, device=device, by_strength=True)
+
+    def _heed(self, model: ModelFacts) -> None:
+        """Remember what the image-to-image pipeline of a model does; those of further inputs leave steps out, all of them."""
+        self._tells_strength = model.tells_strength and self.name == ImageToImage.name
 
     def start(self, run: Batch) -> Tensor:
         self._say_read(run)

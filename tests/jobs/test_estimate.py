@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,8 +12,10 @@ import pytest
 from research.jobs.compose import Composer
 from research.jobs.estimate import estimate
 from research.jobs.job import Job
+from research.jobs.own_scheduler import strength_rule
 from research.jobs.planning import plan
 from research.jobs.run_job import run_job
+from research.sampling import kept_steps
 from research.solvers import SchedulerSpec, SolverFactory, scheduler_names
 
 HALF = ["task=image_to_image", "task.strength=0.6"]
@@ -125,3 +128,29 @@ def test_the_step_too_many_of_trailing_spacing_is_counted_where_it_is_made(
         solver = SolverFactory(spec, None, base, parity=parity)()
         found.append((estimate(config).nfe, len(solver.timeline(steps))))
     assert all(told == made for told, made in found), found
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "scheduler", "task", "kept"),
+    [
+        ("StableDiffusionPipeline", "DDIMScheduler", "ImageToImage", 2),
+        ("StableDiffusion3Pipeline", "FlowMatchEulerDiscreteScheduler", "Inpaint", 3),
+        ("SanaSprintPipeline", "SCMScheduler", "ImageToImage", 3),
+        ("LatentConsistencyModelPipeline", "LCMScheduler", "ImageToImage", 5),
+        ("LatentConsistencyModelPipeline", "LCMScheduler", "Inpaint", 2),
+    ],
+)
+def test_with_parity_a_strength_keeps_what_the_pipeline_keeps(
+    tmp_path: Path, pipeline: str, scheduler: str, task: str, kept: int
+) -> None:
+    (tmp_path / "scheduler").mkdir()
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": pipeline}))
+    (tmp_path / "scheduler" / "scheduler_config.json").write_text(json.dumps({"_class_name": scheduler}))
+    config = {
+        "model": {"path": str(tmp_path)},
+        "task": {"_target_": f"research.tasks.{task}"},
+        "runtime": {"parity": True},
+    }
+    rule = strength_rule(config)
+    assert rule.pop("known")
+    assert kept_steps(5, 0.5, **rule) == kept

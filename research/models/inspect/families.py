@@ -296,6 +296,12 @@ def mends(pipeline: str) -> bool:
     return pipeline.startswith("StableDiffusion") and not pipeline.startswith(("StableDiffusion3", "StableDiffusionXL"))
 
 
+def tells_strength(pipeline: str) -> bool:
+    """Whether the image-to-image pipeline of a checkpoint has its scheduler make all steps below a strength, as that of latent
+    consistency models does, and does not leave out the first of them."""
+    return pipeline.startswith("LatentConsistencyModel")
+
+
 def family_of(pipeline: object) -> Family | None:
     """The family that drives a pipeline class, or None."""
     return FAMILIES.get(PIPELINES.get(str(pipeline), ""))

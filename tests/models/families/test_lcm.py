@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from models.families.parity import FOX, PIZZA, assert_outlined, by_pipeline, opened, pixels
+from PIL import Image
 
 from research import LoopSampler, load_model
 from research.errors import ConfigError
@@ -14,7 +15,7 @@ from research.guidance import CFG
 from research.models import BaseModel
 from research.models.inspect.inspect_model import inspect_model
 from research.models.summary import check_choices, outline
-from research.tasks import TextToImage
+from research.tasks import ImageToImage, TextToImage
 
 BOTH, SEEDS = [FOX, PIZZA], [0, 1]
 
@@ -32,6 +33,34 @@ def test_equals_the_pipeline(lcm: Path, model: BaseModel, scale: float, size: tu
     assert torch.equal(got.latents, by_pipeline(opened(lcm), SEEDS, **told))
     assert pixels(got.images) == pixels(by_pipeline(opened(lcm), SEEDS, output_type="pil", **told))
     assert got.nfe == 4
+
+
+@pytest.mark.spread(1)
+@pytest.mark.parametrize(("strength", "steps", "seeds"), [(0.55, 3, [0, 1]), (1.0, 2, [5]), (0.1, 4, [7])])
+def test_image_to_image_equals_the_pipeline(
+    lcm: Path, model: BaseModel, strength: float, steps: int, seeds: list[int]
+) -> None:
+    """All steps are made, below the strength: so has the pipeline its scheduler do."""
+    model.choose()
+    picture = Image.effect_noise((16, 24), 60).convert("RGB")
+    prompts = BOTH[: len(seeds)]
+    told = {"prompt": prompts, "image": [picture] * len(seeds), "strength": strength, "num_inference_steps": steps}
+    want = by_pipeline(opened(lcm, "LatentConsistencyModelImg2ImgPipeline"), seeds, guidance_scale=8.5, **told)
+    got = LoopSampler(model, parity=True).sample(ImageToImage(prompts, picture, strength), seeds=seeds, steps=steps)
+    assert torch.equal(got.latents, want)
+    assert got.nfe == steps
+
+
+def test_what_the_image_to_image_pipeline_cannot_do(lcm: Path, model: BaseModel) -> None:
+    task = ImageToImage(FOX, Image.new("RGB", (16, 16)), 0.1)
+    with pytest.raises(ConfigError, match="scheduler: ddim is not told a strength"):
+        LoopSampler(model, "ddim", parity=True).sample(task, seeds=0, steps=4)
+    with pytest.raises(ConfigError, match=r"steps: scheduler LCMScheduler cannot make 6 steps"):
+        LoopSampler(model, parity=True).sample(
+            task, seeds=0, steps=6
+        )  # of 50 that it was distilled at, 5 lie below 0.1
+    with pytest.raises(ConfigError, match=r"task.strength: 0.1 of 4 steps is no whole step"):
+        LoopSampler(model).sample(task, seeds=0, steps=4)
 
 
 @pytest.mark.parametrize("scheduler", ["model", "ddim"])
