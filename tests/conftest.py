@@ -241,7 +241,8 @@ def _loggers_as_they_were() -> Iterator[None]:
     yield
     known = {log for log, *_ in before}
     for log, level, disabled, propagate, handlers in before:
-        log.setLevel(level)
+        if log.level != level:  # setting it, even to what it was, empties the caches of all loggers
+            log.setLevel(level)
         log.disabled, log.propagate, log.handlers[:] = disabled, propagate, handlers
     for log in _own_loggers():
         log.disabled = log.disabled and log in known

@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -17,14 +18,18 @@ import research
 
 ROOT = Path(research.__file__).parent
 MODULES = sorted(p.relative_to(ROOT) for p in ROOT.rglob("*.py"))
-TREES = {path: ast.parse((ROOT / path).read_text(encoding="utf-8")) for path in MODULES}
 
 HEAVY = ("torch", "diffusers", "transformers", "wandb", "matplotlib", "torchmetrics", "numpy", "scipy")
 
 
+@cache
+def trees() -> dict[Path, ast.Module]:
+    return {path: ast.parse((ROOT / path).read_text(encoding="utf-8")) for path in MODULES}
+
+
 def imports(path: Path) -> Iterator[tuple[str, int]]:
     """Every imported name, dotted, wherever in the file it stands."""
-    for node in ast.walk(TREES[path]):
+    for node in ast.walk(trees()[path]):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield alias.name, node.lineno
@@ -90,7 +95,7 @@ def sampling_loops(tree: ast.AST) -> list[int]:
 
 
 def test_there_is_one_loop_over_timesteps():
-    loops = {str(path): found for path, tree in TREES.items() if (found := sampling_loops(tree))}
+    loops = {str(path): found for path, tree in trees().items() if (found := sampling_loops(tree))}
     assert loops.keys() == {str(Path("sampling/loop.py"))}
     assert len(loops[str(Path("sampling/loop.py"))]) == 1
 
@@ -109,7 +114,7 @@ def network_calls(tree: ast.AST) -> list[ast.Call]:
 def test_only_evaluate_calls_the_network_at_a_timestep():
     """In a model its method `evaluate`, and else what hands on what it is asked for. The zoo's training does not sample."""
     callers = set()
-    for path, tree in TREES.items():
+    for path, tree in trees().items():
         evaluating = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) and n.name == "evaluate"]
         allowed = {call for node in evaluating for call in network_calls(node)}
         if any(call not in allowed for call in network_calls(tree)) and not str(path).startswith("zoo"):
@@ -137,7 +142,7 @@ for t in scheduler.timesteps:
 def test_the_loop_fits_a_screen():
     (loop,) = (
         node
-        for node in ast.walk(TREES[Path("sampling/loop.py")])
+        for node in ast.walk(trees()[Path("sampling/loop.py")])
         if isinstance(node, ast.FunctionDef) and node.name == "_denoise"
     )
     assert loop.end_lineno - loop.lineno + 1 <= 50
@@ -150,7 +155,7 @@ def test_no_two_files_of_tests_have_one_name():
 
 
 def test_every_module_says_what_it_is():
-    assert [str(path) for path, tree in TREES.items() if not ast.get_docstring(tree)] == []
+    assert [str(path) for path, tree in trees().items() if not ast.get_docstring(tree)] == []
 
 
 # --- nothing heavy before it is needed

@@ -87,12 +87,19 @@ def module_of(name: str) -> Module | None:
     if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
         return None
     try:
-        tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+        found = Path(spec.origin).stat()
+        tree = _parsed(spec.origin, found.st_mtime_ns, found.st_size)
     except (OSError, ValueError) as error:
         raise ConfigError(f"_target_: {spec.origin} cannot be read: {error}") from error
     except SyntaxError as error:
         raise ConfigError(f"_target_: {spec.origin}, line {error.lineno}: {error.msg}") from error
     return Module(name, spec.submodule_search_locations is not None, tree)
+
+
+@lru_cache(maxsize=512)
+def _parsed(path: str, changed_ns: int, size: int) -> ast.Module:
+    """The tree of a file as it was when it was changed last: read once a process, however often modules are looked for anew."""
+    return ast.parse(Path(path).read_text(encoding="utf-8"))
 
 
 def absolute(module: Module, node: ast.ImportFrom) -> str:

@@ -16,7 +16,11 @@ class quiet:
 
         self._logging = logging
         self._before = logging.get_verbosity()
-        logging.set_verbosity_error()
+        self._set(logging.ERROR)
 
     def __exit__(self, *_: object) -> None:
-        self._logging.set_verbosity(self._before)
+        self._set(self._before)
+
+    def _set(self, level: int) -> None:
+        if self._logging.get_verbosity() != level:  # setting it empties the caches of all loggers of the process
+            self._logging.set_verbosity(level)

@@ -78,6 +78,7 @@ def test_every_command_of_a_page_makes_its_picture(here, tiny_sd, capsys):
             assert said in ("equal", "differs by up to 1 of 255")
 
 
+@pytest.mark.slow
 def test_a_picture_that_was_taken_elsewhere(here, tiny_sd, capsys):
     file = made(tiny_sd, "scheduler=ddim", "guidance.scale=2", "images_per_prompt=1")[1]
     taken = shutil.copy(file, here / "taken.png")

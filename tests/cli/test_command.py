@@ -57,7 +57,7 @@ def light(*argv: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     ],
     ids=lambda value: " ".join(value),
 )
-@pytest.mark.spread(2)
+@pytest.mark.spread(1)
 def test_showing_needs_no_torch(argv: list[str], expected: list[str], tmp_path: Path) -> None:
     done = light(*argv, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -79,6 +79,7 @@ def test_help_answers_within_a_second(tmp_path: Path) -> None:
     pytest.fail(f"{spans} s")
 
 
+@pytest.mark.slow
 def test_python_dash_m_is_the_command(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(Path(research.__file__).parents[1])}
     done = subprocess.run(

@@ -522,6 +522,7 @@ def test_too_many_sides_want_a_baseline(here, capsys):
     assert main(["outputs/many", "--metrics", "clip_score", "--baseline", "000000000003"]) == 0
 
 
+@pytest.mark.slow
 def test_numbers_of_single_images_need_no_torch(made):
     code = (
         "import sys; from research.compare.cli import main; "

@@ -46,7 +46,7 @@ NOTHING = np.empty(0, dtype=np.intp)
 @pytest.mark.parametrize("n", [16, 64, 300])
 @pytest.mark.parametrize("clusters", CLUSTERS)
 @pytest.mark.parametrize("shape", ["normal", "bounded, near its end (beta 5, 1)", "two peaks, one unit in five"])
-@pytest.mark.spread(5)
+@pytest.mark.spread(3)
 def test_intervals_of_a_mean_cover_the_truth(shape, clusters, n):
     assert 0.93 - 0.017 <= covered(shape, clusters, n, cases=1500) <= 0.97 + 0.01
 
@@ -68,7 +68,7 @@ def test_images_of_one_prompt_are_one_unit():
 # 100 samples are off by 2.2 % at 95; images taken for independent cover 46 to 94 %
 @pytest.mark.parametrize("alike", ALIKE_FEATURES)
 @pytest.mark.parametrize("over", [PROMPTS, SEEDS])
-@pytest.mark.spread(2)
+@pytest.mark.spread(1)
 def test_intervals_of_fid_cover_the_truth_of_alike_images(over, alike):
     one, difference = covered_sets(over, alike, cases=100)
     assert min(one, difference) >= 0.89

@@ -1,8 +1,7 @@
 """Everything that the documentation tells a reader to type is typed here, page by page, and its links, pictures and tables are
 held against what there is.
 
-The pages of `QUICK` are run in the default run; of some others every ``research`` line is composed there, and ``pytest -m slow``
-runs them.
+``pytest -m slow`` runs the pages; of some every ``research`` line is composed in the default run too.
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ import pytest
 import yaml
 from doc_blocks import DOCS, ROOT, SCRIPTS, Reader, blocks, made_by_page, pages, pictures
 
-QUICK = {"index.md"}
 EXTRAS = {"researcher/wandb.md": "wandb_workspaces"}  # what a page's blocks import that a plain install lacks
 NAMES = [page.relative_to(DOCS).as_posix() for page in pages()]
 
@@ -39,12 +37,8 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Reader:
         torch.set_num_threads(threads)
 
 
-def marks(name: str) -> list[pytest.MarkDecorator]:
-    drawn = name not in QUICK or any("plots/" in (source or "") for *_, source in pictures(DOCS / name))
-    return [*([pytest.mark.figures] if drawn else []), *([] if name in QUICK else [pytest.mark.slow])]
-
-
-@pytest.mark.parametrize("name", [pytest.param(name, marks=marks(name)) for name in NAMES])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
 def test_a_page_does_what_it_says(name: str, reader: Reader) -> None:
     if name in EXTRAS:
         pytest.importorskip(EXTRAS[name])
@@ -61,9 +55,9 @@ def test_the_model_of_ones_own_is_the_example() -> None:
     assert block.text == (ROOT / "examples/my_model.py").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if n not in QUICK])
-@pytest.mark.spread(3)
-def test_the_settings_of_the_other_pages_compose(name: str, reader: Reader) -> None:
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.spread(2)
+def test_the_settings_of_a_page_compose(name: str, reader: Reader) -> None:
     reader.follow(DOCS / name, planned=True)
     assert not [line for line in reader.said.splitlines() if line.startswith("error:")]
 

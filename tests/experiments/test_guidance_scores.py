@@ -8,6 +8,7 @@ import pytest
 from experiments.guidance.scores import pooled
 
 
+@pytest.mark.slow
 def test_differences_of_fids_cover_the_truth_where_spreads_differ():
     """The FID of few wide pictures has more bias than that of narrow ones: as measured, the difference lies beside the truth."""
     size, groups, prompts = 16, 4, 12

@@ -237,7 +237,7 @@ def test_every_scheduler_and_a_window_of_steps(name, scheduler, stages, sd_v) ->
 
 @pytest.mark.parametrize("kind", ["pixel", "class_model", "sd_odd", "sd_v"])
 @methods
-@pytest.mark.spread(4)
+@pytest.mark.spread(2)
 def test_every_layout_and_batches_equal_singles(name, kind, request) -> None:
     model = request.getfixturevalue(kind)
     base = CFG(3.0) if "uncond" in model.supports else None

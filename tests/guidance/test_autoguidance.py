@@ -87,7 +87,7 @@ def test_zero_is_the_weak_model_alone(sd) -> None:
 
 @pytest.mark.parametrize(("scheduler", "stages"), [("ddim", 4), ("heun", 7), ("pndm", 5), ("euler_a", 4)])
 @pytest.mark.parametrize("kind", ["sd", "sd_v", "pixel", "sd_odd"])
-@pytest.mark.spread(4)
+@pytest.mark.spread(2)
 def test_every_layout_and_scheduler_and_batches_equal_singles(kind, scheduler, stages, request) -> None:
     model = request.getfixturevalue(kind)
     base, names = (None, ["cond"]) if kind == "pixel" else (CFG(2.0), ["uncond", "cond"])
@@ -154,6 +154,7 @@ def test_more_noise_is_a_weaker_model(sd) -> None:
 # --- weak models by path
 
 
+@pytest.mark.slow
 def test_a_weak_model_by_path(sd, tmp_path) -> None:
     path = save_tiny_sd(tmp_path / "weak", seed=7)
     found = sample(sd, Autoguidance(0.0, model=str(path)))

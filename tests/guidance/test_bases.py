@@ -232,7 +232,7 @@ def test_half_precision_stays_close_and_keeps_its_dtype(method, dtype):
 
 @pytest.mark.parametrize("model_name", ["sd", "sd_v"])
 @pytest.mark.parametrize("method", SAMPLED)
-@pytest.mark.spread(4)
+@pytest.mark.spread(2)
 def test_an_image_is_the_same_alone_and_in_a_batch(request, model_name, method):
     model = request.getfixturevalue(model_name)
     prompts = ["a cat", "dog", "b"]
@@ -253,7 +253,7 @@ _SLOW = pytest.mark.slow
     ["euler_a", "dpmpp_2m", "heun", *(pytest.param(s, marks=_SLOW) for s in ("ddim", "euler", "pndm", "unipc"))],
 )
 @pytest.mark.parametrize("method", SAMPLED)
-@pytest.mark.spread(4)
+@pytest.mark.spread(2)
 def test_every_scheduler_and_prediction_type(sd, sd_v, method, scheduler):
     for model in (sd, sd_v):
         if method == "cfg_plus_plus" and scheduler in {"heun", "pndm", "unipc"}:

@@ -133,6 +133,7 @@ def test_without_a_target_it_is_the_class_of_the_task(class_model: BaseModel) ->
     assert not torch.equal(run(None), run(3))
 
 
+@pytest.mark.slow
 def test_a_zero_shot_classifier_leads_to_its_class() -> None:
     model = load_model("emoji", device="cpu")
     classifier = ClipClassifier(["cat face on a gray background", "octopus on a gray background"])

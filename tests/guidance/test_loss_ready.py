@@ -203,6 +203,7 @@ def test_a_mask_that_leaves_nothing_known() -> None:
         Inpainting("zoo:pizza", white)(torch.zeros(1, 3, 8, 8))
 
 
+@pytest.mark.slow
 def test_not_as_many_pictures_as_images(emoji: BaseModel) -> None:
     led = LossGuidance(1.0, MaskLoss(["zoo:pizza", "zoo:cat"], "zoo:mask_half"), sees="pixels")
     with pytest.raises(ConfigError, match=r"guidance\.loss\.image: found 2 pictures for 3 images"):
@@ -212,6 +213,7 @@ def test_not_as_many_pictures_as_images(emoji: BaseModel) -> None:
 # --- what they do
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("loss", "scheduler"),
     [

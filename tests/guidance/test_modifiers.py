@@ -263,6 +263,7 @@ def test_the_window_counts_the_users_steps(sd, sd_v, scheduler, prediction):
     assert result.nfe == len(stages) + len(inside)
 
 
+@pytest.mark.slow
 @pytest.mark.fidelity(
     "guidance/modifiers/interval",
     source="arXiv:2404.07724, eq. 5",

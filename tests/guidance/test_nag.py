@@ -99,6 +99,7 @@ def test_a_negative_prompt_that_is_the_prompt_changes_nothing(sd):
     assert far(sample(sd, NAG(9.0), "a dog").latents, sample(sd, NAG(9.0), "a house").latents) > 1e-4
 
 
+@pytest.mark.slow
 def test_it_goes_with_others_and_leaves_nothing(sd):
     before = sample(sd, CFG(3.0)).latents
     found = sample(sd, PAG(1.0, base=NAG(4.0, base=CFG(3.0))))

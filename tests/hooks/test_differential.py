@@ -99,6 +99,7 @@ def test_all_white_is_no_hook(sd):
         assert torch.equal(found.latents, plain.latents)
 
 
+@pytest.mark.slow
 def test_pictures_and_maps_one_an_image_in_any_batch(sd):
     hook = Differential([picture(seed=k) for k in range(3)], [soft(), left_half(), soft(seed=4)])
     for scheduler in ("ddim", "heun", "euler_a", "pndm"):

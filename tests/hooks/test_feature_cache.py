@@ -124,6 +124,7 @@ def deciding(model, seeds, scheduler):
     raise AssertionError("all images decide alike")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheduler", ["ddim", "heun", "pndm", "euler_a"])
 @pytest.mark.spread(1)
 def test_each_image_decides_by_itself(sd, scheduler):
@@ -160,6 +161,7 @@ def test_features_are_reused_within_a_part_of_the_steps(sd):
     assert len(calls) == 4  # steps 0, 1, 6 and 7
 
 
+@pytest.mark.slow
 def test_the_error_grows_with_the_cadence_and_is_an_error(sd):
     right = plain(sd, steps=12).latents
     errors = [float((cached(sd, steps=12, every=k).latents - right).norm()) for k in (1, 2, 12)]

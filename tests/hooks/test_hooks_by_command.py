@@ -66,6 +66,7 @@ def test_every_file_of_them_composes_and_runs(job):
     assert not (folder / "tensors").exists()
 
 
+@pytest.mark.slow
 def test_looking_leaves_the_files_as_they_are(job):
     plain = job(model=zoo_path("emoji"))
     seen = job("hooks=[preview,record]", "hooks.record.tensors=[x0]", model=zoo_path("emoji"))

@@ -174,6 +174,7 @@ def test_too_little_to_fit():
         fit_projection(torch.randn(9, 4, 8, 8), torch.ones(9, 3, 8, 8))
 
 
+@pytest.mark.slow
 def test_the_command_fits_and_the_hook_finds_it(sd_directory, copied, capsys, tmp_path):
     directory = copied(sd_directory)
     assert research_preview([str(directory), "--size", "1"]) == 0

@@ -144,7 +144,7 @@ SHUT = [
 
 
 @pytest.mark.parametrize(("change", "says"), OPEN)
-@pytest.mark.spread(7)
+@pytest.mark.spread(4)
 def test_it_opens(change, says, sd_directory, copied):
     directory = copied(sd_directory)
     change(directory)
@@ -176,6 +176,7 @@ def test_the_hash_is_of_what_was_read(sd, sd_directory, copied):
     assert opened(directory).weights_sha256 == sd.weights_sha256
 
 
+@pytest.mark.slow
 @pytest.mark.brought(
     "Directories", "a prompt with a word that the tokenizer has and the text encoder has not", "refused", "the word"
 )
@@ -276,6 +277,7 @@ def test_learned_sigmas(tmp_path):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.brought(
     "Directories",
     "`model.variant` and `model.subfolder`, in Python `variant=` and `subfolder=`",

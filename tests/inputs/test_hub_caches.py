@@ -66,7 +66,7 @@ PARTIAL = [
 
 
 @pytest.mark.parametrize(("change", "absent"), PARTIAL)
-@pytest.mark.spread(2)
+@pytest.mark.spread(1)
 def test_what_is_complete_for_a_pipeline_opens(change, absent, hub, sd_directory, copied):
     source = copied(sd_directory)
     change(source)
@@ -137,6 +137,7 @@ def test_a_subfolder(hub, pixel_directory, tmp_path):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.brought("Hub ids and caches", "a flat pixel model by its hub id", "accepted", "")
 def test_a_flat_layout_by_id_on_the_command_line(hub, pixel_directory, tmp_path):
     from test_directories import flat

@@ -21,7 +21,7 @@ from research.errors import ModelError
 from research.models.inspect.inspect_model import inspect_model
 from research.testing.random_pipelines import BUILDERS
 
-COUNT, BY_DEFAULT = 300, 12
+COUNT, BY_DEFAULT = 300, 6
 SEEDS = ("sd", "pixel", *BUILDERS)
 # what a refusal may say of a directory that diffusers opens: rows of docs/reference/inputs.md
 REASONS = (

@@ -44,7 +44,7 @@ class Forks:
         """Start a run; its output goes to a file of the working folder. Returns its process id, which is its group's too."""
         return self._ask({"do": "start", "argv": list(argv), "log": log})
 
-    def wait(self, pid: int, timeout: float = 120.0) -> int:
+    def wait(self, pid: int, timeout: float = 300.0) -> int:
         """The exit code of a run, negative for the signal that ended it."""
         code = self._ask({"do": "wait", "pid": pid, "timeout": timeout})
         assert code is not None, f"process {pid} did not end within {timeout:g} s"

@@ -126,6 +126,7 @@ def take(name: str) -> tuple[subprocess.Popen[str], str]:
     return process, process.stdout.readline().strip()
 
 
+@pytest.mark.slow
 def test_each_worker_has_a_device_of_its_own(tmp_path: Path) -> None:
     sweep = tmp_path.name + str(os.getpid())
     running = [take(sweep) for _ in range(2)]

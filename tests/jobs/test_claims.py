@@ -118,6 +118,7 @@ def test_a_clock_that_jumps_takes_no_job_from_the_living(tmp_path: Path, holding
         assert claim(tmp_path / "job", 2.0) is None
 
 
+@pytest.mark.slow
 def test_a_process_that_hangs_loses_its_job_and_finds_it_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mine = claim(tmp_path / "job", 0.5)
     assert mine is not None
@@ -145,6 +146,7 @@ def test_a_stopped_process_is_taken_over(tmp_path: Path, holding: subprocess.Pop
     holding.send_signal(signal.SIGCONT)
 
 
+@pytest.mark.slow
 def test_of_another_machine_only_time_tells(tmp_path: Path, holding: subprocess.Popen[str]) -> None:
     holding.kill()
     holding.wait()

@@ -180,6 +180,7 @@ def test_damage_is_noticed_said_and_mended(here: Path, base: list[str], capsys: 
     assert "2 of 2 jobs done before and reused" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_of_a_thousand_images_the_one_that_was_changed_is_found(tmp_path: Path) -> None:
     import hashlib
 
@@ -237,6 +238,7 @@ def test_short_ids_that_collide(here: Path, base: list[str]) -> None:
     assert sorted(r["seeds"][0] for r in results(here)) == [0, 10]
 
 
+@pytest.mark.slow
 def test_a_folder_of_a_later_version_is_left_alone(
     here: Path, base: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -334,6 +336,7 @@ def test_a_disk_that_turns_read_only_stops_the_sweep(
 # -- trackers
 
 
+@pytest.mark.spread(1)
 @pytest.mark.parametrize(("name", "said"), [("Sleepy", "was left behind"), ("Dead", "nobody there")])
 def test_a_tracker_delays_no_job_and_fails_none(
     here: Path,

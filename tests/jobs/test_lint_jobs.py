@@ -66,6 +66,7 @@ def test_a_setting_is_looked_at_once(base, monkeypatch):
     assert seen == []  # all done before
 
 
+@pytest.mark.slow
 def test_the_strength_of_a_task_counts(base, tmp_path):
     from PIL import Image
 

@@ -73,6 +73,7 @@ def holder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     process.communicate()
 
 
+@pytest.mark.slow
 def test_who_comes_later_waits_and_goes_on_when_the_other_dies(holder: Any, tmp_path: Path) -> None:
     one = job(tmp_path)
     with machine_slots.machine_slot([job(tmp_path, "b")]):  # of another sweep

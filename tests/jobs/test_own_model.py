@@ -137,7 +137,7 @@ def test_source_and_weights_and_arguments_are_the_identity(folder: Path) -> None
         (["model._target_=own_models.build", "runtime.parity=true", "scheduler=ddim"], "is for models that predict"),
     ],
 )
-@pytest.mark.spread(5)
+@pytest.mark.spread(3)
 def test_errors_are_one_line_before_anything_runs(
     folder: Path, capsys: pytest.CaptureFixture[str], more: list[str], says: str
 ) -> None:
@@ -148,12 +148,14 @@ def test_errors_are_one_line_before_anything_runs(
     assert not (folder / "outputs").exists()
 
 
+@pytest.mark.slow
 def test_research_check_knows_models(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert check(["own_models:build", "pull=0.3"]) == 0
     assert check(["model=own", "model._target_=own_models.build", "model.labels=3"]) == 0
     assert capsys.readouterr().out.count("WrappedModel (model): 1") == 2
 
 
+@pytest.mark.slow
 def test_an_installed_package_brings_plugs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

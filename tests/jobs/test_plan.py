@@ -99,6 +99,7 @@ def test_states_and_times(here: Path, base: list[str], capsys: pytest.CaptureFix
     assert planned(capsys, *sweep)["jobs"][0]["error"] == "it broke"
 
 
+@pytest.mark.slow
 def test_all_impossible_points_are_listed(here: Path, base: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     sweep = ["-m", *base, "steps=4,0,1001", "guidance.scale=2,nan"]
     found = planned(capsys, *sweep, code=2)

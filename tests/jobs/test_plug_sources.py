@@ -265,6 +265,7 @@ def composer() -> Iterator[Composer]:
         yield found
 
 
+@pytest.mark.slow
 def test_references_and_files_count_by_content(folder: Path, tiny_sd: Path, composer: Composer) -> None:
     """However their path is written; a folder replaced under the same name is another, its files of the same size too."""
 

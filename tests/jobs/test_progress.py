@@ -41,6 +41,7 @@ def shown(text: str) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
     return [n for line, n in found if "sweep" in line], [n for line, n in found if "sweep" not in line]
 
 
+@pytest.mark.spread(2)
 @pytest.mark.parametrize(
     ("own", "steps"),
     [

@@ -141,6 +141,7 @@ def test_a_job_of_a_file(
     assert run(["again", str(lone), "--out", str(tmp_path / "again")]) == 0
 
 
+@pytest.mark.slow
 def test_what_is_asked_for_decides_and_not_where_it_stands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:

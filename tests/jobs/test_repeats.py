@@ -57,6 +57,7 @@ def test_jobs_that_are_timed_share_no_batches(base):
     assert all(result.timed and len(result.timed.batch) == 1 and not result.timed.one for result in found)
 
 
+@pytest.mark.slow
 def test_jobs_that_are_done_are_timed_again(base, capsys):
     assert run(["-m", *base, STEPS, "guidance.scale=2,3"]) == 0
     before = {folder: (pictures(folder), read_result(folder)) for folder in jobs()}
@@ -105,6 +106,7 @@ def test_what_is_no_count(base, capsys):
 # -- jobs over a budget
 
 
+@pytest.mark.slow
 def test_jobs_over_the_budget_are_left_out_with_a_word(base, capsys):
     asked = ["-m", *base, "guidance=none", "steps=2,3,4", "budget.nfe=3"]
     assert run([*asked, "--plan"]) == 0

@@ -178,6 +178,7 @@ def test_odd_prompts_reach_the_images(here: Path, base: list[str]) -> None:
     assert [entry["prompt"] for entry in only_result(here)["images"]] == prompts
 
 
+@pytest.mark.slow
 def test_one_setting_an_image_is_split_over_batches(here: Path, base: list[str]) -> None:
     assert run([*base, "task.negative_prompt=[dull,dark]", "batch_size=1"]) == 0
     together = pixels(here, only_result(here))

@@ -54,7 +54,7 @@ SAMPLERS = {
 }
 
 
-@pytest.mark.spread(3)
+@pytest.mark.spread(1)
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_a_job_counts_what_was_planned_and_is_made_again(name, here, base, capsys):
     settings, times, scores = SAMPLERS[name]
@@ -89,6 +89,7 @@ def test_ids_are_what_they_were_without_a_sampler(here, base):
         assert search.id == same.id
 
 
+@pytest.mark.slow
 def test_a_job_goes_on_after_the_last_image(here, base, monkeypatch):
     lines = [*base, "sampler=best_of_n", "sampler.n=2", SCORE, "batch_size=2"]
     assert run([*lines, "sweep_name=straight"]) == 0
@@ -133,7 +134,7 @@ REFUSED = {
 }
 
 
-@pytest.mark.spread(5)
+@pytest.mark.spread(3)
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_cannot_work_is_said_before_anything_runs(case, here, base, capsys):
     lines, told = REFUSED[case]

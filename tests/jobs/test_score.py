@@ -107,6 +107,7 @@ def test_it_goes_on_where_it_was_interrupted(sweep: Path, capsys: pytest.Capture
     assert not list(sweep.glob("*/.*"))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_sampling")
 def test_other_metrics_are_another_job(sweep: Path, tiny_sd: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = records(sweep)
@@ -127,6 +128,7 @@ def test_other_metrics_are_another_job(sweep: Path, tiny_sd: Path, capsys: pytes
     assert "2 of 2 jobs done before" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_images_that_changed_are_refused(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = records(sweep)
     image = next(sweep.glob("*/images/*.png"))

@@ -211,6 +211,7 @@ def test_what_costs_most_changes_least() -> None:
     assert [[int(j.id) for j in unit] for unit in SharedBatches().units(jobs)] == [[0], [4], [2], [1], [5], [3]]
 
 
+@pytest.mark.slow
 def test_a_job_that_was_cut_short_in_a_batch_goes_on(
     here: Path, base: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -140,6 +140,7 @@ def test_strength_zero_gives_the_picture_back(models, here):
     assert found["nfe"] == 0
 
 
+@pytest.mark.slow
 def test_a_mask_as_a_hook(models, here):
     lines = ["hooks=mask_composite", "hooks.mask_composite.image=a.png", "hooks.mask_composite.mask=mask.png"]
     assert not np.array_equal(pixels(job(models, "text", *lines), 0), pixels(job(models, "text"), 0))
@@ -152,6 +153,7 @@ def test_what_is_said_about_pictures_is_kept(models, here):
     assert any("resized from 20 x 20 to 16 x 16" in message for message in found["warnings"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [1, 2])
 @pytest.mark.parametrize("task", ["image_to_image", "inpaint", "depth_to_image", "inversion"])
 @pytest.mark.spread(1)

@@ -112,6 +112,7 @@ def test_the_bias_estimate_is_as_good_as_it_says(n, within):
 # --- kernel distances
 
 
+@pytest.mark.slow
 def test_kid_is_unbiased_over_resamples():
     """The mean over resamples of small sets is what all vectors give; that of the biased estimate is not."""
     x, y = normal(2000, 6, 10), normal(2000, 6, 11, shift=0.2)

@@ -289,6 +289,7 @@ def _every_set_metric(features, reference):
     ]
 
 
+@pytest.mark.slow
 def test_set_metrics_give_the_same_in_any_order(tiny_clip, other_clip, tiny_dino, tmp_path):
     real, ours = tmp_path / "real", pictures(16, seed=21, shift=0.2)
     real.mkdir()

@@ -106,6 +106,7 @@ def test_what_the_grid_never_reaches_is_told_apart():
         assert values["solver_error_grid_se"] == pytest.approx(0, abs=1e-6)
 
 
+@pytest.mark.spread(1)
 @pytest.mark.parametrize(("scheduler", "steps"), [("ddim", 51), ("dpmpp_2m", 10), ("ddim_trailing", 4)])
 def test_the_reference_of_the_embedded_model_begins_where_the_job_does(scheduler, steps):
     with Composer(None, "config", None) as composer:

@@ -166,6 +166,7 @@ def picture_small(directory: Path) -> torch.Tensor:
     return sampler.sample(TextToImage("a cat"), seeds=[0], steps=2).latents
 
 
+@pytest.mark.slow
 def test_inspecting_a_file_with_its_configs(made, sd_directory):
     assert inspect_model(made / "model.safetensors").verdict == "safe"
     found = inspect_model(made / "model.safetensors", config=made / "configs")

@@ -156,7 +156,7 @@ def test_pickled_weights(sd_directory, copied, parts):
 
 
 @pytest.mark.parametrize("name", DIRECTORIES)
-@pytest.mark.spread(12)
+@pytest.mark.spread(8)
 def test_a_broken_directory(name, sd_directory, copied, canary, capsys):
     spoil, say = DIRECTORIES[name]
     directory = copied(sd_directory, "a model with späces")

@@ -193,6 +193,7 @@ def test_weights_of_every_family(name: str, tmp_path: Path) -> None:
     assert any(not torch.equal(value, before[key]) for key, value in model.network.state_dict().items())
 
 
+@pytest.mark.slow
 def test_families_that_take_none_are_those_whose_pipelines_have_no_loader(sdxl: Path, tmp_path: Path) -> None:
     for family in FAMILIES.values():
         known = [name for name in family.pipelines if hasattr(diffusers, name)]

@@ -32,7 +32,7 @@ def made(model: Any, prompt: str = "a fox") -> Any:
 
 @pytest.mark.parametrize("how", ["model", "sequential", "text encoders"])
 @pytest.mark.parametrize("name", ["sd_directory", "sd3"])
-@pytest.mark.spread(2)
+@pytest.mark.spread(1)
 def test_offloaded_parts_make_the_same_pictures(name: str, how: str, request: pytest.FixtureRequest) -> None:
     directory = request.getfixturevalue(name)
     plain, model = small(directory), small(directory)

@@ -67,6 +67,7 @@ def test_what_is_no_pattern_is_refused(found: object) -> None:
         checked_layers(found)
 
 
+@pytest.mark.spread(3)
 @pytest.mark.parametrize("name", ["sd", "sd_odd", "sd_inpaint", "pixel", "class_model"])
 def test_an_outline_has_the_layers_and_offers_of_the_loaded_model(name: str, request) -> None:
     model = request.getfixturevalue(name)
@@ -204,7 +205,7 @@ class Asks(Guidance):
         return [Branch("cond", c), Branch("patched", c, patches=(self.patch,))]
 
 
-@pytest.fixture(params=["sd", "pixel"])
+@pytest.fixture(params=["sd", pytest.param("pixel", marks=pytest.mark.slow)])
 def model_and_task(request) -> tuple:
     name = request.param
     return request.getfixturevalue(name), TextToImage("cat") if name == "sd" else Unconditional()

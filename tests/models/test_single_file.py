@@ -232,7 +232,7 @@ CHANGED: dict[str, Callable[[Tensors], Tensors]] = {
     "read under the names that they stand for",
 )
 @pytest.mark.parametrize("what", CHANGED)
-@pytest.mark.spread(2)
+@pytest.mark.spread(1)
 def test_what_else_stands_in_a_file(what, xl, tmp_path):
     """Whatever it is, the same weights come of it, and what is left out or chosen is said."""
     tensors, configs, parts = xl
@@ -302,6 +302,7 @@ def test_weights_of_fewer_bits_keep_their_values(dtype, xl, tmp_path):
         assert all(torch.equal(written[key].float(), value.to(dtype).float()) for key, value in given.items())
 
 
+@pytest.mark.slow
 @pytest.mark.brought(
     "Checkpoint files", "weights in fp8, scaled or not", "repaired", "in 16 bits, with the same values"
 )
@@ -337,6 +338,7 @@ MARKS: dict[str, tuple[Tensors, dict[str, str], str, bool]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.brought(
     "Checkpoint files",
     "v-prediction and zero terminal SNR marked by `v_pred`, `ztsnr` or metadata (modelspec, kohya)",

@@ -249,6 +249,7 @@ def test_two_jobs_side_by_side(visit, sweep):
     expect(table).to_contain_text("left is better")
 
 
+@pytest.mark.slow
 def test_light_dark_and_phone(visit, sweep):
     def paper(page):
         return page.evaluate("getComputedStyle(document.body).backgroundColor")
@@ -266,6 +267,7 @@ def test_light_dark_and_phone(visit, sweep):
     assert paper(page) != dark  # what was chosen is kept
 
 
+@pytest.mark.slow
 def test_scripts_off(visit, sweep):
     page = visit(sweep, java_script_enabled=False)
     text = page.locator("body").inner_text()
@@ -298,6 +300,7 @@ def test_awkward_prompts_change_nothing(visit, awkward):
     assert page.locator("b, #sheet img:not([src^='data:'])").count() == 0
 
 
+@pytest.mark.slow
 def test_the_file_alone_is_enough(browser, sweep, tmp_path):
     shutil.copy(sweep / "report.html", tmp_path / "moved.html")
     page = browser.new_page()
@@ -384,7 +387,8 @@ def test_the_command_makes_the_same_picture_again(tmp_path):
 
 def test_the_server_shows_the_sweep_and_nothing_else(sweep, tmp_path):
     report = LiveReport(sweep)
-    server = _serve(report, 0)
+    servers = _serve(report, 0)
+    server = servers[0]
     try:
         (sweep / ".hidden").write_text("x")
 
@@ -402,11 +406,13 @@ def test_the_server_shows_the_sweep_and_nothing_else(sweep, tmp_path):
             assert status(path) == 404, path
         assert status("/report.html", Host="attacker.example") == 404
     finally:
-        server.shutdown()
-        server.server_close()
+        for each in servers:
+            each.shutdown()
+            each.server_close()
         (sweep / ".hidden").unlink()
 
 
+@pytest.mark.slow
 def test_the_page_has_names_for_what_can_be_used(visit, sweep):
     """Every control and picture has a name that a screen reader can say."""
     page = visit(sweep)

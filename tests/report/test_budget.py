@@ -103,6 +103,7 @@ def test_the_budget_is_of_the_command_that_was_run_last(sweep, capsys):
     assert "--budget: found '20'; accepted is NAME=LIMIT" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.figures  # a caption of theirs
 def test_out_of_line_is_marked_and_ranked_nowhere(sweep):
     read = read_sweep(sweep)

@@ -80,6 +80,7 @@ def scripts(page: _Page) -> list[dict]:
     return [a for t, a in page.tags if t == "script" and a.get("type") != "application/json"]
 
 
+@pytest.mark.slow
 @pytest.mark.figures
 def test_everything_is_written(grid):
     paths = build(grid)

@@ -189,6 +189,7 @@ def test_a_picture_is_noised(tmp_path, capsys):
 # -- bad input
 
 
+@pytest.mark.spread(16)
 @pytest.mark.parametrize(
     ("argv", "words"),
     [

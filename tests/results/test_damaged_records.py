@@ -210,6 +210,7 @@ def again(sweep: Path, sd_directory: Path, capsys: pytest.CaptureFixture[str]) -
     return capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.brought(
     "Folders of results", "a record whose numbers were altered", "repaired", "the job is made again; tools say it"
 )

@@ -58,7 +58,6 @@ def test_it_is_compared(old, capsys) -> None:
     assert json.loads(told)
 
 
-@pytest.mark.figures(4)
 def test_it_is_reported(old) -> None:
     assert report([str(old)]) == 0
     page = (old / "report.html").read_text()

@@ -78,7 +78,7 @@ def run(
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)
-@pytest.mark.spread(2)
+@pytest.mark.spread(1)
 def test_native_solvers(name: str, config_of: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch) -> None:
     scheduler = config_of(f"scheduler={name}")["scheduler"]
     model = on_meta("flow" if name.startswith("flow") else "epsilon")
@@ -89,7 +89,7 @@ def test_native_solvers(name: str, config_of: Callable[[str], Any], monkeypatch:
 
 
 @pytest.mark.parametrize("choice", GUIDANCE)
-@pytest.mark.spread(3)
+@pytest.mark.spread(2)
 def test_guidance(choice: str, config_of: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch) -> None:
     # a CLIP model's embeddings of sentences are read before the loop
     monkeypatch.setattr(Clip, "embed_texts", lambda clip, texts: torch.zeros(len(texts), clip.model.projection_dim))

@@ -106,7 +106,7 @@ def test_noise_is_standard_normal():
 
 
 @pytest.mark.parametrize("scheduler", ["ddim", "dpmpp_2m", "heun", "unipc", *STOCHASTIC])
-@pytest.mark.spread(3)
+@pytest.mark.spread(2)
 def test_alone_and_in_a_batch(sd, scheduler):
     together = latents(sd, scheduler, [7, 3, 11])
     for row, seed in enumerate([7, 3, 11]):
@@ -131,7 +131,7 @@ def test_batch_size_cuts_and_does_not_change(sd, scheduler):
 
 
 @pytest.mark.parametrize("scheduler", ["euler", "pndm", "unipc", "dpm2", *STOCHASTIC])
-@pytest.mark.spread(3)
+@pytest.mark.spread(1)
 def test_a_b_a_on_one_sampler(sd, scheduler):
     sampler = LoopSampler(sd, scheduler=scheduler, guidance=CFG(2.0))
 
@@ -189,6 +189,7 @@ def test_a_hook_that_draws_moves_nobody_elses_noise(sd, scheduler):
     assert not torch.equal(a.drawn[0], b.drawn[0])
 
 
+@pytest.mark.slow
 @given(seeds=st.lists(st.integers(0, 50), min_size=1, max_size=4), scheduler=st.sampled_from(["ddim", "euler_a"]))
 @settings(max_examples=12, deadline=None)
 def test_any_batch_of_seeds(sd, seeds, scheduler):

@@ -36,6 +36,7 @@ def ours(model, name: str, *, parity: bool, **levels) -> torch.Tensor:
     return sampler.sample(TextToImage("a cat"), seeds=[1, 2], steps=4).latents
 
 
+@pytest.mark.spread(4)
 @pytest.mark.parametrize(
     ("name", "levels"),
     [

@@ -136,7 +136,7 @@ def test_every_scheduler(pair, name):
 
 @pytest.mark.parametrize("name", ["ddim", "ddpm", "euler", "heun", "dpmpp_2m", "unipc", "pndm", "lms"])
 @pytest.mark.parametrize("task", ["image", "inpaint4"])
-@pytest.mark.spread(3)
+@pytest.mark.spread(1)
 def test_v_prediction(pairs, sd_v, name, task):
     """The pipeline takes the kind of prediction from the scheduler, so the weights need not be others."""
     assert_equal(
@@ -154,6 +154,7 @@ def test_odd_slices(pairs, name, task, strength, steps):
     assert_equal((task, *pairs[task]), name, picture(), mask=left_half(), strength=strength, steps=steps, scale=1.0)
 
 
+@pytest.mark.slow
 def test_the_rounding_of_the_pipelines(pairs):
     latents, _, found = both(("image", *pairs["image"]), "ddim", picture(), strength=0.29, steps=100, scale=1.0)
     assert torch.equal(latents, found.latents)
@@ -166,6 +167,7 @@ def test_a_first_timestep_that_is_none_but_is_left_out(pairs):
         assert_equal(("image", *pairs["image"]), name, picture(), strength=0.003, steps=1000, scale=1.0)
 
 
+@pytest.mark.slow
 def test_steps_that_change_a_solver(pairs):
     """DPM++ falls back to first order at the end of fewer than 15 steps: of the full schedule and not of the slice."""
     for steps in (14, 15):
@@ -203,7 +205,7 @@ def test_scales_that_are_no_guidance(pair, scale):
 
 
 @pytest.mark.parametrize("size", [(16, 16), (19, 18), (32, 24), (8, 40), (9, 9), (17, 33)])
-@pytest.mark.spread(6)
+@pytest.mark.spread(3)
 def test_sizes_of_the_picture(pair, size):
     assert_equal(pair, "euler", picture(*size), mask=left_half(*size))
 
@@ -214,6 +216,7 @@ def test_sizes_that_are_asked_for(pairs, size):
         assert_equal((task, *pairs[task]), "ddim", picture(19, 18), mask=soft(30, 11), **size)
 
 
+@pytest.mark.slow
 def test_masks_and_pictures_of_other_sizes(pairs):
     for task in ("inpaint4", "inpaint9"):
         for mask in (left_half(5, 9), soft(64, 48), left_half(16, 17)):
@@ -235,7 +238,7 @@ def channels_first(array: np.ndarray) -> torch.Tensor:
 @pytest.mark.parametrize(
     "kind", ["array", "array of doubles", "tensor", "batch of arrays", "batch of tensors", "list", "grey"]
 )
-@pytest.mark.spread(3)
+@pytest.mark.spread(2)
 def test_kinds_of_pictures(pairs, kind, size):
     first, second = floats(*size), floats(*size, seed=1)
     image, batch = {

@@ -63,7 +63,7 @@ def pair(request: pytest.FixtureRequest):
 
 @pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS.keys(), indirect=True)
 @pytest.mark.parametrize("name", of_each_kind(NAMES))
-@pytest.mark.spread(6)
+@pytest.mark.spread(4)
 @pytest.mark.fidelity(
     "guidance/cfg",
     source="StableDiffusionPipeline of diffusers",
@@ -104,7 +104,7 @@ def test_every_short_name_is_tested_or_is_for_flow_models():
         ("a cat", None, [5], 0.0),
     ],
 )
-@pytest.mark.spread(10)
+@pytest.mark.spread(5)
 def test_prompts_and_scales(pair, name, prompt, negative, seeds, scale):
     model, pipe = pair
     expected = by_pipeline(pipe, from_pipeline_config(pipe, name), prompt, negative, seeds, 4, scale)
@@ -115,7 +115,7 @@ def test_prompts_and_scales(pair, name, prompt, negative, seeds, scale):
 @pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS.keys(), indirect=True)
 @pytest.mark.parametrize("name", ["ddim", "euler", "dpmpp_2m"])
 @pytest.mark.parametrize(("scale", "phi"), [(7.5, 0.7), (3.0, 1.0), (3.0, 0.0), (1.0, 0.7)])
-@pytest.mark.spread(6)
+@pytest.mark.spread(3)
 @pytest.mark.fidelity(
     "guidance/modifiers/rescale",
     source="arXiv:2305.08891, eq. 15 and 16",

@@ -114,7 +114,7 @@ def test_03_beyond_is_an_error(strength):
 
 @pytest.mark.parametrize("name", ["heun", "dpm2", "dpm2_a", "dpmpp_sde"])
 @pytest.mark.parametrize("strength", [0.3, 0.5, 0.7, 0.9])
-@pytest.mark.spread(3)
+@pytest.mark.spread(2)
 def test_04_a_slice_starts_with_a_step(sd, name, strength):
     watch = Watch()
     options = {"noise_sampler_seed": 3} if name == "dpmpp_sde" else {}
@@ -142,7 +142,7 @@ def test_05_pndm_evaluates_once_more(sd):
 
 
 @pytest.mark.parametrize("scheduler", ["ddim", "heun", "pndm", "lms", "unipc", *STOCHASTIC])
-@pytest.mark.spread(3)
+@pytest.mark.spread(1)
 def test_06_a_b_a_on_one_sampler(sd, scheduler):
     sampler = LoopSampler(sd, scheduler=scheduler, guidance=CFG(2.0))
 

@@ -121,6 +121,7 @@ def test_descent_of_fid_tries_grids_by_their_pictures(words, tmp_path, monkeypat
     assert "error" not in found
 
 
+@pytest.mark.slow
 def test_fid_of_a_grid_is_that_of_the_metric(words, tmp_path, monkeypatch):
     """The number that is descended is the one that a record would say of these pictures."""
     monkeypatch.chdir(tmp_path)

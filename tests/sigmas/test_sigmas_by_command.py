@@ -135,6 +135,7 @@ def test_the_sampler_takes_lists_arrays_and_grids() -> None:
         LoopSampler(model, "euler", sigmas="karras")
 
 
+@pytest.mark.slow
 def test_the_solver_error_of_a_list_has_a_finer_list_as_its_reference(capsys, monkeypatch, tmp_path) -> None:
     monkeypatch.chdir(tmp_path)
     lines = [line for line in QUIET if not line.startswith("metrics")]

@@ -75,6 +75,7 @@ def test_every_native_solver_has_the_option():
         assert "clip" in {field.name for field in dataclasses.fields(cls)}, cls.__name__
 
 
+@pytest.mark.spread(10)
 @pytest.mark.parametrize("name", sorted(COUNTERPARTS))
 def test_what_the_config_asks_for(name):
     if name.startswith("FlowMatch") or name == "SCMScheduler":  # of models of their own

@@ -332,7 +332,7 @@ def test_a_class_defined_again_under_the_same_name_is_another():
 # natively the model is told the timesteps of Karras's noise levels and not rounded ones: test_corrections.py
 @pytest.mark.parametrize("name", of_each_kind(sorted({*DETERMINISTIC} - {"dpmpp_2m_karras"})))
 @pytest.mark.parametrize("kind", ["sd", "sd_v"])
-@pytest.mark.spread(4)
+@pytest.mark.spread(3)
 def test_native_agrees_with_parity(request, name, kind):
     if (name, kind) == ("pndm", "sd_v"):
         return

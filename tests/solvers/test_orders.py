@@ -18,7 +18,7 @@ STD = torch.linspace(0.3, 2.0, 16).reshape(1, 4, 4)
 
 @pytest.mark.parametrize("case", CASES, ids=named)
 @pytest.mark.parametrize("kind", ["epsilon", "flow"])
-@pytest.mark.spread(6)
+@pytest.mark.spread(4)
 def test_the_order_is_the_claimed_one(case, kind):
     claimed = case.claimed_order
     assert claimed is not None

@@ -35,6 +35,7 @@ def normal(seed: int, n: int = 2) -> torch.Tensor:
     return torch.randn((n, 4, 3, 5), generator=torch.Generator().manual_seed(seed))
 
 
+@pytest.mark.spread(10)
 @pytest.mark.parametrize("parity", [False, True])
 @pytest.mark.parametrize("name", of_each_kind(NAMES))
 def test_whether_steps_add_noise(name, parity):
@@ -67,6 +68,7 @@ def test_options_decide_it_too(name, options, expected):
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.spread(20)
 @pytest.mark.parametrize("name", of_each_kind(n for n in NAMES if not n.startswith("flow")))
 @pytest.mark.parametrize(("steps", "strength"), [(10, 0.3), (10, 0.99), (7, 1.0), (100, 0.29), (4, 0.1)])
 def test_parity_slices_as_the_pipelines_do(name, steps, strength):

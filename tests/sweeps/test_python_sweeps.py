@@ -118,6 +118,7 @@ def script(folder: Path, strength: float = 0.5, edit: tuple[str, str] = ("", "")
         live_sources.forget()
 
 
+@pytest.mark.slow
 def test_a_class_of_a_script_is_known_by_its_source_and_by_what_it_uses(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

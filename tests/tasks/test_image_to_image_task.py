@@ -230,6 +230,7 @@ def test_prompts_and_labels_are_checked_as_for_other_tasks(sd):
         ImageToImage(None, picture())
 
 
+@pytest.mark.slow
 def test_models_for_other_tasks(sd_inpaint, sd_depth, pixel):
     with pytest.raises(
         ConfigError, match=r"image_to_image needs a UNet that takes the latents alone; .*use task inpaint"

@@ -479,6 +479,7 @@ class OnPixels(AlsoSound):
     requires = frozenset({"pixels"})
 
 
+@pytest.mark.spread(1)
 @pytest.mark.parametrize("plug", [OfClasses(), OnPixels()], ids=lambda plug: type(plug).__name__)
 def test_plugs_for_models_on_pixels(plug: Any) -> None:
     report = check_plug(plug)
@@ -678,6 +679,7 @@ def test_the_command(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert capsys.readouterr().err.startswith("error: ")
 
 
+@pytest.mark.slow
 def test_the_cheap_part_before_a_sweep(folder: Path, tiny_sd: Path, capsys: pytest.CaptureFixture[str]) -> None:
     own = [*settings_of(tiny_sd, steps=2), "runtime.progress=lines"]
     assert run([*own, "+hooks.mine._target_=checked_plugs.Slip"]) == 2

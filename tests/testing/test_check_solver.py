@@ -138,6 +138,7 @@ def test_a_sound_one_passes() -> None:
     assert measured_order(Sound()) == pytest.approx(2, abs=0.15)
 
 
+@pytest.mark.slow
 def test_an_order_that_nobody_claims_is_said() -> None:
     class Plain(LinearSolver):
         update = FirstOrderOnly.update
@@ -156,6 +157,7 @@ def natives() -> list[type]:
     return list(dict.fromkeys(found))
 
 
+@pytest.mark.spread(15)
 @pytest.mark.parametrize("solver", natives(), ids=lambda cls: cls.__name__)
 def test_the_projects_own_pass(solver: type) -> None:
     try:

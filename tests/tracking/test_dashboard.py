@@ -66,6 +66,7 @@ def test_no_job_that_is_done_is_one_clear_line(tmp_path):
         dashboard_data([mirrored_run(job)])
 
 
+@pytest.mark.slow
 @needs_package
 def test_without_a_key_it_is_a_file_with_everything_in_it(sweep, capsys):
     assert run([str(sweep)]) == 0

@@ -65,6 +65,7 @@ def test_optuna_searches_and_keeps_its_jobs_like_any_sweep(tmp_path):
     assert "a search needs a number to improve" in silent.stderr
 
 
+@pytest.mark.slow
 def test_the_sweep_for_agents_names_what_there_is():
     sweep = yaml.safe_load((ROOT / "experiments" / "search" / "wandb_sweep.yaml").read_text())
     assert sweep["metric"]["name"] == "fid"

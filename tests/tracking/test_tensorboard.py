@@ -34,6 +34,7 @@ def test_a_job_reads_back_as_events(tmp_path: Path) -> None:
     assert len(tags["images"]) == 2
 
 
+@pytest.mark.slow
 def test_both_at_once(tmp_path: Path, tiny_sd: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     pytest.importorskip("tensorboard")
     monkeypatch.chdir(tmp_path)

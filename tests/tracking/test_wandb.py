@@ -111,6 +111,7 @@ def test_what_cannot_be_mirrored_is_one_warning_and_no_error(tmp_path, caplog):
     assert len(runs(tmp_path / "sweep")) == 1
 
 
+@pytest.mark.slow
 def test_a_hanging_mirror_is_given_up(tmp_path, caplog):
     # a FIFO nobody writes to: reading the job hangs, as a stalled W&B does
     hanging = write_job(tmp_path / "sweep", prompts=PROMPTS[:1])
@@ -127,6 +128,7 @@ def test_a_hanging_mirror_is_given_up(tmp_path, caplog):
     assert [r.message for r in caplog.records] == ["W&B: no answer within 1 s; the local files are whole"]
 
 
+@pytest.mark.slow
 def test_a_mirror_that_outlasts_the_sweep_is_stopped(tmp_path, caplog):
     hanging = write_job(tmp_path / "sweep", prompts=PROMPTS[:1])
     (image,) = (hanging / "images").glob("*.png")

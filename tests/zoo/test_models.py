@@ -112,6 +112,7 @@ def _show_what_the_prompt_says(pipeline: Any, **told: int) -> None:
         assert np.median(np.abs(corners - colour).max(axis=1)) < 0.25, prompt
 
 
+@pytest.mark.slow
 def test_holes_are_filled_and_the_rest_is_kept() -> None:
     """The right half of a face and of a strawberry come back, in place; what is kept stays within what the VAE can show."""
     inpaint = StableDiffusionInpaintPipeline.from_pretrained(ZOO_DIR / "emoji-inpaint")

@@ -84,7 +84,9 @@ def drive(solver: Solver, timeline: Timeline) -> Trajectory:
     ends = []
     for scale in (1.0, 0.0):  # the second run has the same random numbers and nothing else
         try:
-            ends.append(_walk(copy.deepcopy(solver), timeline, scale * picture, scale * noise))
+            # a native solver replaces what it keeps; other classes may change it in place
+            alone = copy.copy(solver) if isinstance(solver, NativeSolver) else copy.deepcopy(solver)
+            ends.append(_walk(alone, timeline, scale * picture, scale * noise))
         except _Failed as failed:
             return Trajectory(timeline, failure=(failed.step, failed.cause))
     response, drawn = ends[0] - ends[1], ends[1][:, 2:].std(dim=1)

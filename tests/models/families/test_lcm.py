@@ -25,6 +25,7 @@ def model(lcm: Path) -> BaseModel:
     return load_model(lcm, dtype="float32", device="cpu")
 
 
+@pytest.mark.spread(1)
 @pytest.mark.parametrize(("scale", "size"), [(8.5, (16, 16)), (2.0, (24, 16))])
 def test_equals_the_pipeline(lcm: Path, model: BaseModel, scale: float, size: tuple[int, int]) -> None:
     model.choose(distilled_guidance=scale)

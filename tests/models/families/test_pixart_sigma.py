@@ -35,6 +35,7 @@ SETTINGS = {
 }
 
 
+@pytest.mark.spread(1)
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_text_to_image(directory: Path, model: BaseModel, setting: str) -> None:
     prompts, negative, scale, scheduler = SETTINGS[setting]

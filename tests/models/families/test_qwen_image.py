@@ -47,6 +47,7 @@ SETTINGS = {
 }
 
 
+@pytest.mark.spread(2)
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_text_to_image(pipe: Any, model: BaseModel, setting: str) -> None:
     prompts, negative, size = SETTINGS[setting]

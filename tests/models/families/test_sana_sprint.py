@@ -39,7 +39,7 @@ def told(steps: int, scale: float = 4.5) -> dict[str, object]:
     }  # fmt: skip
 
 
-@pytest.mark.spread(2)
+@pytest.mark.spread(1)
 @pytest.mark.parametrize(("steps", "scale", "spread"), [(1, 4.5, 0.5), (2, 4.5, 0.5), (4, 1.5, 0.3)])
 def test_text_to_image(directory: Path, model: BaseModel, steps: int, scale: float, spread: float) -> None:
     model.choose(distilled_guidance=scale)
@@ -64,6 +64,7 @@ def test_image_to_image(directory: Path, model: BaseModel, strength: float) -> N
     assert torch.equal(got.latents, want)
 
 
+@pytest.mark.slow
 def test_its_own_solver_visits_the_same_angles(model: BaseModel) -> None:
     """Without parity latents have squares that add to 1; one step is the pipeline's but for rounding and the 4e-6 by which it
     begins beyond pi / 2."""
@@ -79,7 +80,7 @@ def test_its_own_solver_visits_the_same_angles(model: BaseModel) -> None:
     assert [TRIGFLOW.at_sigma(level.sigma).time for level in times] == pytest.approx([0, 499.5, 999])
 
 
-@pytest.mark.spread(2)
+@pytest.mark.spread(1)
 @pytest.mark.parametrize("scheduler", ["euler", "dpmpp_2m", "ddim", "lcm", "SCMScheduler"])
 def test_other_solvers_walk_it(model: BaseModel, scheduler: str) -> None:
     model.choose()

@@ -48,7 +48,7 @@ SETTINGS = {
 
 @pytest.mark.parametrize("name", ["sd3", "sd35"])
 @pytest.mark.parametrize("setting", SETTINGS)
-@pytest.mark.spread(3)
+@pytest.mark.spread(1)
 def test_text_to_image(name: str, setting: str, request: pytest.FixtureRequest) -> None:
     directory = request.getfixturevalue(name)
     model, pipe = loaded(directory), opened(directory)

@@ -47,7 +47,7 @@ SETTINGS = {
 
 @pytest.mark.parametrize("scheduler", ["model", pytest.param("dpmpp_2m", marks=pytest.mark.slow), "heun"])
 @pytest.mark.parametrize("setting", SETTINGS)
-@pytest.mark.spread(4)
+@pytest.mark.spread(2)
 def test_text_to_image(base: Any, setting: str, scheduler: str) -> None:
     model, pipe = base
     prompts, negative, scale, (height, width) = SETTINGS[setting]
@@ -101,6 +101,7 @@ def test_inpaint(name: str, strength: float, request: pytest.FixtureRequest) -> 
     assert torch.equal(got.latents, want)
 
 
+@pytest.mark.slow
 def test_a_distilled_network_is_told_the_scale(sdxl_distilled: Path) -> None:
     model, pipe = loaded(sdxl_distilled), opened(sdxl_distilled)
     for scale in (8.0, 5.0):

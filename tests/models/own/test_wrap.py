@@ -55,7 +55,7 @@ def points(levels, predicts: str, scaling: str, *, steps: int = 10, seeds=range(
     return sampler.sample(Unconditional(), seeds=seeds, steps=steps).points
 
 
-@pytest.mark.spread(8)
+@pytest.mark.spread(4)
 @pytest.mark.parametrize("scaling", SCALINGS)
 @pytest.mark.parametrize("predicts", PREDICTS)
 @pytest.mark.parametrize("levels", ["cosine", "linear", "edm", "flow"])
@@ -75,6 +75,7 @@ def test_the_spread_of_the_data_is_met(levels: str, scheduler: str) -> None:
     assert float(found.std()) == pytest.approx(STD, rel=0.06)
 
 
+@pytest.mark.slow
 def test_the_told_level_is_that_of_the_stage() -> None:
     told: list[float] = []
 

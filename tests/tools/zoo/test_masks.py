@@ -129,6 +129,7 @@ def test_the_maker_of_pictures_makes_what_is_shipped() -> None:
         assert np.array_equal(np.array(made[name]), np.array(Image.open(PICTURES_DIR / f"{name}.png")))
 
 
+@pytest.mark.slow
 def test_the_loss_with_hints_draws_from_its_generator_alone() -> None:
     """What an exact resume rests on; and the hints are those of the drawn rows."""
     pool = torch.randn(20, 4, 8, 8, generator=generator(1))
