@@ -69,15 +69,17 @@ def choices_of(group: str) -> str:
 
 
 def schedulers() -> str:
-    """Short names of schedulers and the classes behind them."""
+    """Short names of schedulers and the classes behind them; native ones are linked to their entries on the page."""
     rows = []
     for file in _files("scheduler"):
         config = yaml.safe_load(file.read_text(encoding="utf-8"))
         options = ", ".join(f"`{k}={v}`" for k, v in (config.get("options") or {}).items())
-        rows.append(f"| `{file.stem}` | `{config.get('class_name')}` | {options} | {_cell(_comment(file))} |")
-    return "\n".join(
-        ["| `scheduler=` | class of diffusers or of the project | options | |", "|---|---|---|---|", *rows]
-    ).replace("`None`", "")
+        named = config.get("class_name")
+        shown = "" if named in (None, "???") else f"`{named}`"
+        if shown and "." in named:
+            shown = f"[`{named.rpartition('.')[2]}`](#{source_of(named)})"
+        rows.append(f"| `{file.stem}` | {shown} | {options} | {_cell(_comment(file))} |")
+    return "\n".join(["| `scheduler=` | class | options | |", "|---|---|---|---|", *rows])
 
 
 def solvers() -> str:
@@ -176,11 +178,11 @@ def fidelity(group: str) -> str:
     rows = []
     for name in (_name(group, file) for file in _files(group) if file.stem != "none"):
         for entry in held.get(f"{group}/{name}", []):
-            test = f"`{entry['test']}`"
-            cells = (entry["source"], entry["against"], entry["within"], entry.get("differs", ""), test)
-            rows.append(f"| `{name}` | {' | '.join(map(_cell, cells))} |")
+            against = f"{_cell(entry['against'])}<br><small>{_breakable(entry['test'])}</small>"
+            source, within, differs = (_cell(entry.get(key, "")) for key in ("source", "within", "differs"))
+            rows.append(f"| `{name}` | {source} | {against} | {within} | {differs} |")
     return "\n".join(
-        ["| | source | held against | within | differs on purpose | test |", "|---|---|---|---|---|---|", *rows]
+        ["| | source | held against, by the test | within | differs on purpose |", "|---|---|---|---|---|", *rows]
     )
 
 
@@ -228,10 +230,22 @@ def _code(value: str) -> str:
     return f"`{value}`".replace("|", "\\|") if value else ""
 
 
+def _breakable(test: str) -> str:
+    """The place of a test as code that may be broken between its words."""
+    broken = re.sub(r"(::|[/_])", r"\1<wbr>", test)
+    return f"<code>{broken}</code>"
+
+
+_SETTING = r"[a-z_]+(?:[./][\w.]+)*="
+_AS_CODE = re.compile(rf"(?<![\w`])('{_SETTING}[^'`]*'|\"{_SETTING}[^\"`]*\"|_\w+_|{_SETTING}\S*[\w\]'%])")
+
+
 def _cell(text: str) -> str:
-    """Prose for a table's cell: no column marks, and nothing that reads as a tag or an emphasis."""
-    escaped = text.replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*")
-    return re.sub(r"(?<![\w`])(_\w+_|[a-z_]+(?:[./][\w_.]+)*=\S*[\w\]'])", r"`\1`", escaped)
+    """Prose for a table's cell, its settings as code: no column marks, and nothing that reads as a tag or an emphasis."""
+    parts = _AS_CODE.split(text.replace("|", "\\|"))
+    prose = [part.replace("<", "&lt;").replace("*", "\\*") for part in parts[::2]]
+    code = [f"`{part}`" for part in parts[1::2]]
+    return "".join(a + b for a, b in zip(prose, [*code, ""], strict=True))
 
 
 MAKERS = {

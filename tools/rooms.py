@@ -127,9 +127,9 @@ def draw(out: Path) -> None:
         axes.text(x, y + 0.14, room, ha="center", va="center", fontsize=11, weight="bold", color=_INK, zorder=3)
         axes.text(x, y - 0.03, f"{lines[room]:,} lines", ha="center", va="center", fontsize=6.5, color=_INK, zorder=3)
         said = purpose(room)
-        if room != _LEAVES and len(said) > 44:
-            cut = said.rfind(" ", 0, 42)
-            said = f"{said[:cut]}\n{said[cut + 1 :]}" if len(said) - cut < 46 else f"{said[:cut]} ..."
+        if room != _LEAVES and len(said) > 38:
+            cut = said.rfind(" ", 0, 39)
+            said = f"{said[:cut]}\n{said[cut + 1 :]}" if len(said) - cut < 40 else f"{said[:cut]} ..."
         axes.text(x, y - 0.2, said, ha="center", va="center", fontsize=5.6, color=_INK, zorder=3)
     for a, b in sorted(telling(uses)):
         (xa, ya), (xb, yb) = place[a], place[b]

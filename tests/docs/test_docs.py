@@ -206,6 +206,21 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     page = (tmp_path / "site/reference/guidance.html").read_text(encoding="utf-8")
     assert "Adaptive projected guidance" in page
     assert "generated:" not in page
+    for page in (tmp_path / "site/reference").glob("*.html"):  # nothing private is told of
+        named = re.findall(r'href="#(research\.[\w.]+)"', page.read_text(encoding="utf-8"))
+        assert not [name for name in named if re.search(r"\._(?!_)|__(init|repr)__", name)], page.name
+
+
+@pytest.mark.parametrize(
+    ("told", "cell"),
+    [
+        ("model=custom 'prompts=[a sentence,another one]'", "`model=custom` `'prompts=[a sentence,another one]'`"),
+        ('["scheduler=heun and steps<5"], steps<5', '[`"scheduler=heun and steps<5"`], steps&lt;5'),
+        ("a*b | report.margin.fid=10%", r"a\*b \| `report.margin.fid=10%`"),
+    ],
+)
+def test_settings_in_a_table_are_code_as_a_whole(generated, told: str, cell: str) -> None:
+    assert generated._cell(told) == cell
 
 
 @pytest.mark.parametrize("group", ["guidance", "guidance/modifiers", "hooks", "sampler"])
