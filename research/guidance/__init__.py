@@ -5,6 +5,7 @@ from research.guidance.autoguidance import Autoguidance
 from research.guidance.cfg import CFG
 from research.guidance.cfg_plus_plus import CFGPlusPlus
 from research.guidance.cfg_zero import CFGZero
+from research.guidance.characteristic import CharacteristicGuidance
 from research.guidance.classifier import ClassifierGuidance
 from research.guidance.composable import Composable
 from research.guidance.dps import DPS
@@ -59,6 +60,7 @@ __all__ = [
     "Autoguidance",
     "CFGPlusPlus",
     "CFGZero",
+    "CharacteristicGuidance",
     "ClassifierGuidance",
     "Composable",
     "EpsilonScaling",

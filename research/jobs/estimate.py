@@ -322,6 +322,10 @@ class _Guided:
             return 1 if own == 1 else 2
         if name in ("NoGuidance", "Guidance"):
             return 1
+        if name == "CharacteristicGuidance" and own != 1:  # as many as its search takes, which is seen on the way
+            self.exact = False
+            done = step < float(_arguments(node)["until"]) * self._n
+            return 2 + 2 * min(int(_arguments(node)["iterations"]) - 1, 10) * done
         if name == "CFG" and self._parity and own < 1:
             return 1
         if name in ("CFG", "ICG", "TSG"):

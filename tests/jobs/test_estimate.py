@@ -99,6 +99,7 @@ def test_estimates_are_what_jobs_measure(tiny_sd: Path, tmp_path: Path) -> None:
     [
         ["guidance/modifiers=interval", "guidance.modifiers.interval.steps=null", "guidance.modifiers.interval.sigma=[1,5]"],
         ["hooks=restart"],
+        ["guidance=characteristic"],
         ["scheduler=custom", "scheduler.class_name=ScoreSdeVeScheduler"],
     ],
 )  # fmt: skip
