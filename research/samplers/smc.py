@@ -30,7 +30,10 @@ class TwistedSMC(Search):
         w = p(x' | x) / q(x' | x) * exp(psi(x') - psi(x))
 
     with the Gaussian kernels of the scheduler's step without (p) and with (q) the gradient. The last step adds no noise and is
-    not led. The first particle is that of the seed's own noise.
+    not led. Where steps are few, the last ones add little noise beside what the gradient moves, and few particles then miss
+    the tilted density (on a Gaussian 16 steps of ddpm with 8 to 256 particles do, and 50 do not).
+
+    The first particle is that of the seed's own noise.
 
     Args:
         sampler, score: see `Search`. The score must have gradients, and the scheduler noise and no memory (euler_a, ddpm, ddim

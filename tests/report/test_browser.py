@@ -319,7 +319,8 @@ def test_a_served_page_follows_the_sweep(visit, tmp_path):
     )
     report = LiveReport(directory)
     report.look()
-    server = _serve(report, 0)
+    servers = _serve(report, 0)
+    server = servers[0]
     try:
         page = visit(f"http://{LOOPBACK}:{server.server_port}/")
         expect(page.locator("#progress")).to_contain_text("2 of 3 jobs have a result")
@@ -338,8 +339,9 @@ def test_a_served_page_follows_the_sweep(visit, tmp_path):
         assert page.locator("#filter").input_value() == "done"
         page.close()
     finally:
-        server.shutdown()
-        server.server_close()
+        for each in servers:
+            each.shutdown()
+            each.server_close()
 
 
 @pytest.mark.slow

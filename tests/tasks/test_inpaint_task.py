@@ -182,9 +182,9 @@ def test_what_it_shows(model):
         (np.full((16, 16), 1.5), "from 1.5 to 1.5"),
         (np.full((16, 16), -1.0), "from -1 to -1"),
         (np.full((16, 16), np.nan), "NaN"),
-        (np.zeros((16, 16), dtype=np.int32), "int32"),
-        (np.zeros((16, 16, 3)), "shape"),
-        (torch.zeros(4, 16, 16), "shape"),
+        (np.full((16, 16), 70_000, dtype=np.int32), "to 70000"),
+        (np.zeros((16, 16, 5)), "shape"),
+        (torch.zeros(7, 16, 16), "shape"),
         ([left_half()] * 3, "3 pictures for 2 images"),
     ],
 )

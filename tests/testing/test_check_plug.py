@@ -283,7 +283,12 @@ FAULTS: dict[type, tuple[str, str]] = {
 
 
 # rules that the same slip breaks as well
-FOLLOWING = {AlwaysEpsilon: ("prediction kind flow",), OnceAStep: ("jumps back", "inversion")}
+FOLLOWING = {
+    AlwaysEpsilon: ("prediction kind flow",),
+    OnceAStep: ("jumps back", "inversion"),
+    KeepsItsMean: ("memory",),  # what is left from run to run is also not in a saved state
+    KeepsItsLast: ("memory",),
+}
 
 
 @pytest.mark.parametrize("plug", FAULTS, ids=lambda plug: plug.__name__)
@@ -410,7 +415,9 @@ HOOKS: dict[type, tuple[str, str]] = {
 def test_a_hook_with_a_slip(plug: type) -> None:
     rule, place = HOOKS[plug]
     report = check_plug(plug())
-    assert {finding.rule for finding in report.findings} == {rule}, str(report)
+    assert {finding.rule for finding in report.findings} == {rule} | ({"memory"} if plug is Counts else set()), str(
+        report
+    )
     assert any(place in finding.place for finding in report.findings)
 
 
