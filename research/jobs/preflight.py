@@ -379,6 +379,7 @@ def _check_job(job: Job, looked_at: set[type]) -> Sequence[str]:
 
     from research.models.summary import check_choices
     from research.sampling import check_claims, check_negative_prompt, check_offers, check_plugs
+    from research.tasks import ImageToImage
 
     config = job.config
     guidance = guidance_of(config)
@@ -424,6 +425,8 @@ def _check_job(job: Job, looked_at: set[type]) -> Sequence[str]:
             )
     walked = task.solver(solver)
     if parity:  # pipelines count steps in ways of their own, and some counts they cannot make
+        if isinstance(task, ImageToImage):
+            task.count_as(model)
         task.timeline(walked, config["steps"], torch.device("cpu"))
     return tuple(getattr(task, "notes", ()))
 

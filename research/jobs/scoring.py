@@ -114,10 +114,14 @@ def _sigmas(config: Mapping[str, Any], steps: int | None, origin: Origin) -> Sch
 
 def _grid(config: Mapping[str, Any], steps: int, scheduler: str | None, origin: Origin = COMPOSED) -> Grid:
     """The noise levels that are visited."""
+    from research.tasks import ImageToImage
+
     model = _model(config, origin)
     task = build(config["task"], "task", origin, **job_images.task_arguments(config))
     parity, sigmas = config["runtime"]["parity"], _sigmas(config, steps, origin)
     factory = model.solvers(_scheduler(config, scheduler, origin), None, parity=parity, sigmas=sigmas)
+    if isinstance(task, ImageToImage):
+        task.count_as(model)
     stages = list(task.timeline(task.solver(factory()), steps, model.device))
     levels: dict[int, float] = {}
     for stage in stages:

@@ -66,11 +66,10 @@ class ImageToImage(TextToImage):
 
     def check(self, model: ModelFacts, n_images: int) -> None:
         super().check(model, n_images)
-        self._heed(model)
         self._read(model, n_images)
 
     def prepare(self, model: Model, n_images: int, *, parity: bool) -> None:
-        self._heed(model)
+        self.count_as(model)
         self._images, self._pixels = self._read(model, n_images)
 
     def vectorises(self) -> bool:
@@ -86,8 +85,9 @@ class ImageToImage(TextToImage):
         check_steps(self.strength, steps, self.on_no_steps, parity=solver.parity, flow=flow)
         return solver.timeline(steps, strength=self.strength, device=device, by_strength=True)
 
-    def _heed(self, model: ModelFacts) -> None:
-        """Remember what the image-to-image pipeline of a model does; those of further inputs leave steps out, all of them."""
+    def count_as(self, model: ModelFacts) -> None:
+        """Let `timeline` count a strength's steps as the image-to-image pipeline of a model does; those of further inputs leave
+        steps out, all of them."""
         self._tells_strength = model.tells_strength and self.name == ImageToImage.name
 
     def start(self, run: Batch) -> Tensor:
