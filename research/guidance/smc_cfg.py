@@ -15,7 +15,8 @@ class SMCCFG(Pair):
 
     ``s = (e - e'_before) + slope * e'_before`` is the sliding variable, of the corrected difference of the step before (at
     first ``e`` itself): the correction drives differences towards ``s = 0``, on which they shrink by ``1 - slope`` a step. It
-    counts the user's steps, and begins anew at a jump back.
+    counts the user's steps, and begins anew at a jump back. Where ``s`` is near 0, the sign makes ``2 * scale * gain`` of a
+    rounding: images of batches of other sizes agree less closely than those of other methods.
 
     Args:
         scale: 1 is no guidance and costs one evaluation a stage, other values two.
