@@ -177,10 +177,13 @@ def _finish(jobs: Sequence[Any], work: Any, *, single: bool = False, note: str |
         outcome = work()
     finally:
         process_cache.close_trackers()
-    if single:
-        show_job(jobs[0], outcome)
-    else:
-        show_sweep(jobs, outcome)
+    try:
+        if single:
+            show_job(jobs[0], outcome)
+        else:
+            show_sweep(jobs, outcome)
+    except (UserError, OSError) as error:  # a full disk, or a folder that is gone by now
+        raise StoreError(f"report: {getattr(error, 'strerror', None) or error}; the jobs have ended.") from error
     if note:
         print(f"warning: {note}", file=sys.stderr)
     return FAILED if outcome.failed else OK

@@ -47,6 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"research-score: {' '.join(str(error).split())}", file=sys.stderr)
         return BAD_INPUT
+    except OSError as error:  # of the report; what jobs keep says it itself
+        print(f"research-score: {args.place}: the report cannot be written: {error.strerror or error}", file=sys.stderr)
+        return BAD_INPUT
     except KeyboardInterrupt:
         print("\ninterrupted: jobs that were scored are kept; the same command goes on from there", file=sys.stderr)
         return INTERRUPTED

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from research.files import machine, started
-from research.jobs.record import StoreError
+from research.jobs.record import RESULT, StoreError
 from research.jobs.store import CLAIM
 
 TIMEOUT = 60.0  # seconds
@@ -37,6 +37,11 @@ _seen: dict[Path, tuple[Any, float]] = {}  # claims of others: what was seen of 
 
 class ClaimLost(Exception):
     """Another process took this job over, as this one gave no sign of life for too long. Nothing more is written to it."""
+
+
+class FolderGone(ClaimLost):
+    """The job's folder, or a part of it, was taken away while the job ran: removed or renamed, and nobody else is at work on it.
+    What is there by now is no whole job, so that it is to be made anew."""
 
 
 @dataclass
@@ -54,16 +59,22 @@ class Claim:
 
         Raises:
             ClaimLost: it does not.
+            FolderGone: the claim is gone, and no other process has put one in its place, or a result.
+            StoreError: the folder cannot be read.
         """
         if self.lost or not self._holds():
             self.lost = True
+            if not _numbers(self.folder) and not (self.folder / RESULT).exists():
+                raise FolderGone(f"{self.folder} was taken away while its job ran")
             raise ClaimLost(f"{self.folder.name}: another process took this job over")
 
     def _holds(self) -> bool:
         try:
             return _number(self.file) == max(_numbers(self.folder)) and _read(self.file)["token"] == self.token
-        except (OSError, ValueError):
+        except (FileNotFoundError, NotADirectoryError, ValueError, KeyError):
             return False  # taken over, and even done, by another
+        except OSError as error:
+            raise _unreadable(self.folder, error) from error
 
     def beat(self) -> None:
         """Give a sign of life."""
@@ -75,7 +86,11 @@ class Claim:
         with _lock:
             _held.pop(self.folder, None)
         own = _number(self.file)
-        for number in sorted(_numbers(self.folder)):
+        try:
+            numbers = sorted(_numbers(self.folder))
+        except StoreError:  # which is told by what is written there
+            return
+        for number in numbers:
             # the lowest first, so that the job is never without a claim before the last one goes
             if number < own or (number == own and not self.lost):
                 with contextlib.suppress(OSError):
@@ -94,7 +109,7 @@ def claim(folder: Path, timeout: float = TIMEOUT) -> Claim | None:
     Raises:
         StoreError: the folder of the sweep cannot be written.
     """
-    folder = Path(os.path.abspath(folder))
+    folder = _absolute(folder)
     numbers = _numbers(folder)
     if numbers and not _stale(folder, _file(folder, max(numbers)), timeout):
         return None
@@ -114,22 +129,27 @@ def claim(folder: Path, timeout: float = TIMEOUT) -> Claim | None:
 
 def held(folder: Path) -> Claim | None:
     """The claim that this process has on a job."""
-    return _held.get(Path(os.path.abspath(folder)))
+    return _held.get(_absolute(folder))
+
+
+def is_claimed(folder: Path) -> bool:
+    """Whether a process is, or was until it died, at work on a job."""
+    return bool(_numbers(_absolute(folder)))
 
 
 def holder(folder: Path) -> str:
     """Who holds a job, in a word or two: host and process."""
-    folder = Path(os.path.abspath(folder))
+    folder = _absolute(folder)
     try:
         found = _read(_file(folder, max(_numbers(folder))))
         return f"process {found['pid']} on {found['host']}"
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, StoreError):
         return "another process"
 
 
 def tidy(folder: Path, timeout: float = TIMEOUT) -> None:
     """Remove what dead processes left of claims on a job that is done."""
-    folder = Path(os.path.abspath(folder))
+    folder = _absolute(folder)
     for number in sorted(_numbers(folder)):
         file = _file(folder, number)
         with contextlib.suppress(OSError):
@@ -154,6 +174,8 @@ def _numbers(folder: Path) -> list[int]:
         names = os.listdir(folder)
     except (FileNotFoundError, NotADirectoryError):
         return []
+    except OSError as error:
+        raise _unreadable(folder, error) from error
     ends = [name.removeprefix(CLAIM) for name in names if name.startswith(CLAIM)]
     return [int(end) for end in ends if end.isdigit()]
 
@@ -161,10 +183,12 @@ def _numbers(folder: Path) -> list[int]:
 def _create(file: Path, content: dict[str, Any]) -> bool:
     """Whether the file was not there, and now is."""
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(file.parent)
         handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     except FileExistsError:
         return False
+    except FileNotFoundError:
+        return False  # the folder was removed this moment: the job is free at the next look
     except OSError as error:
         raise StoreError(f"output_dir: {file.parent} cannot be written: {error.strerror or error}.") from error
     try:
@@ -174,6 +198,26 @@ def _create(file: Path, content: dict[str, Any]) -> bool:
         file.unlink(missing_ok=True)
         raise StoreError(f"output_dir: {file.parent} cannot be written: {error.strerror or error}.") from error
     return True
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise StoreError(f"output_dir: found a file at {folder}; accepted is a folder, or nothing.") from error
+
+
+def _absolute(folder: Path) -> Path:
+    try:
+        return Path(os.path.abspath(folder))
+    except FileNotFoundError as error:
+        raise StoreError(
+            f"output_dir: {folder} is gone with the folder that the command was started in, which was removed."
+        ) from error
+
+
+def _unreadable(folder: Path, error: OSError) -> StoreError:
+    return StoreError(f"output_dir: {folder} cannot be read: {error.strerror or error}.")
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -54,7 +54,7 @@ def check_claim(folder: Path) -> None:
     """Before something that counts is written: see that the job is still this process's, if it claimed it.
 
     Raises:
-        ClaimLost: another process took the job over.
+        ClaimLost: another process took the job over, or its folder was taken away (`FolderGone`).
     """
     if own := claims.held(folder):
         own.check()

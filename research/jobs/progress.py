@@ -127,6 +127,13 @@ class Progress:
         if self.mode == "lines":
             self._log.info("[%d/%d] %s, by another process", self.done, self.n_jobs, label)
 
+    def more(self, count: int) -> None:
+        """So many jobs more are to be run than were counted at first."""
+        self.n_jobs += count
+        if self._sweep_bar is not None:
+            self._sweep_bar.total += count
+            self._sweep_bar.refresh()
+
     def ended(self, text: str, *, failed: bool) -> None:
         """How a job ended, in a line. Bars show that by themselves, unless it failed."""
         if self.mode == "lines" or (failed and self.mode == "bars"):

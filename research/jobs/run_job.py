@@ -17,7 +17,7 @@ from research.jobs import environment, images, job_images, process_cache, record
 from research.jobs.batching import best_batch_size
 from research.jobs.build import build, guidance_of, sampler_of, sigmas_of
 from research.jobs.checkpoint import CheckpointFile
-from research.jobs.claims import ClaimLost
+from research.jobs.claims import ClaimLost, FolderGone
 from research.jobs.faults import batches_that_fit, check_claim
 from research.jobs.identity import sources_of
 from research.jobs.job import Job
@@ -75,6 +75,7 @@ def run_job(job: Job, observer: Observer | None = None) -> JobResult:
         StoreError: the output folder cannot be written, so that no result can be kept.
         KeyboardInterrupt: the job is not done; run again, it goes on after its last complete batch, or starts anew.
         ClaimLost: another process has taken the job over.
+        FolderGone: the folder, or images in it, were taken away meanwhile.
     """
     run = JobRun(job, observer)
     run.prepare_folder()
@@ -125,6 +126,15 @@ class JobRun:
     def conclude(self, sample: Callable[[], None]) -> JobResult:
         """Sample, score and keep the result; see `run_job`."""
         try:
+            return self._conclude(sample)
+        except StoreError as error:
+            check_claim(self.folder.path)  # which says it where the folder is gone
+            if isinstance(error.__cause__, FileNotFoundError):
+                self._check_images()
+            raise
+
+    def _conclude(self, sample: Callable[[], None]) -> JobResult:
+        try:
             sample()
             self.score()
             self.result.status = "done"
@@ -132,6 +142,7 @@ class JobRun:
             raise
         except Exception as error:
             check_claim(self.folder.path)
+            self._check_images()
             self.folder.write_traceback(traceback.format_exc())
             self.result.status, self.result.error = "failed", one_line(error)
             self.result.images, self.result.pictures, self.result.n_images = [], {}, 0
@@ -198,6 +209,12 @@ class JobRun:
                 tracker.log_job(self.folder.path)
         except Exception as error:
             _log.warning("tracker: %s; the local files are whole", one_line(error))
+
+    def _check_images(self) -> None:
+        """See that what was made is still there: it is another thing to fail, and to be robbed."""
+        for image in self.result.images:
+            if not (self.folder.path / image.file).exists():
+                raise FolderGone(f"{self.folder.path / image.file} was taken away while its job ran")
 
     # -- parts of sampling
 

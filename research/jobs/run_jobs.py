@@ -5,21 +5,41 @@ from __future__ import annotations
 import logging
 import textwrap
 import threading
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from research.jobs import claims, process_cache, signals
 from research.jobs.job import Job
-from research.jobs.job_status import JobStatus, job_status, needs_run, statuses, warn_of_damage, with_ids_of_their_own
+from research.jobs.job_status import (
+    JobStatus,
+    job_status,
+    needs_run,
+    stamp_of,
+    statuses,
+    warn_of_damage,
+    with_ids_of_their_own,
+)
 from research.jobs.progress import Progress
-from research.jobs.record import JobResult
+from research.jobs.record import (
+    RESULT,
+    SWEEP,
+    DamagedRecord,
+    JobResult,
+    NoRecord,
+    StoreError,
+    SweepRecord,
+    read_sweep_record,
+    write_sweep_record,
+)
 from research.jobs.run_job import JobRunner
 from research.jobs.shared_batches import SharedBatches
 from research.package import VERSION
 
 _log = logging.getLogger(__name__)
+_LIVES = 3  # times that a job is made before whoever takes its folder away is asked to stop
 _LOOK_AGAIN = (0.1, 2.0)  # seconds between two looks at jobs of other processes, at first and at most
 
 
@@ -41,13 +61,14 @@ def run_jobs(jobs: Sequence[Job], progress: Progress | None = None, runner: JobR
 
     Done jobs are not run again (unless ``resume=false``), nor are failed ones (unless ``retry=failed``). A failing job stops no
     other (unless ``on_failure=stop``). What another process is at work on is waited for, and taken over should that process die.
+    Jobs whose folders were taken away meanwhile are made again.
 
     Args:
         progress: what shows how far they are; by default as the first job's ``runtime.progress`` says.
         runner: how they are run; in batches that jobs share by default.
 
     Raises:
-        StoreError: the output folder cannot be written any more.
+        StoreError: the output folder cannot be written any more, or what is written there is taken away again and again.
         KeyboardInterrupt: asked to stop, by Ctrl-C or SIGTERM; done jobs stay done, and the images under way were finished.
     """
     with signals.listening(jobs[0].settings.runtime.grace if jobs else signals.GRACE):
@@ -102,31 +123,57 @@ class _Work:
         self.outcome = Outcome()
         self.progress = progress
         self.stopped = False
+        self.taken: Counter[Path] = Counter()  # how often a job's folder was taken away
+        self.records: dict[Path, SweepRecord] = {}
         self.splits = False  # whether what can be claimed of a unit is run without the rest
 
     def run(self) -> Outcome:
         left, closed, self.before = waiting(self.jobs)
         self.outcome.results.extend(closed)
+        self.reused = {result.job_id for result in closed}
         self.outcome.reused = len(closed)
         if not left:
             return self.outcome
+        self.records = _sweep_records(self.jobs)
         self.common = set.intersection(*(set(job.overrides) for job in self.jobs)) if len(self.jobs) > 1 else set()
         self.progress = self.progress or Progress(left[0].settings.runtime.progress, len(left))
         with self.progress.sweep():
             left = self._round(left)
             self.splits = True
-            if left and not self.stopped:
-                _log.info(
-                    "waiting for %d job%s of %s", len(left), "s" * (len(left) > 1), claims.holder(left[0].folder.path)
-                )
+            theirs = [job.folder.path for job in left if claims.is_claimed(job.folder.path)]
+            if theirs and not self.stopped:
+                _log.info("waiting for %d job%s of %s", len(theirs), "s" * (len(theirs) > 1), claims.holder(theirs[0]))
             pause = _LOOK_AGAIN[0]
-            while left and not self.stopped:
+            while (left := left or self._taken_away()) and not self.stopped:
                 signals.wait(pause)
                 still = self._round(left)
                 pause = min(2 * pause, _LOOK_AGAIN[1]) if len(still) == len(left) else _LOOK_AGAIN[0]
                 left = still
         self.outcome.left_out = len(left)
+        if self.taken:
+            _restore(self.records)
         return self.outcome
+
+    def _taken_away(self) -> list[Job]:
+        """Jobs that had ended and whose records are gone, as someone took their folders away; these are to be made again."""
+        gone = [job for job in self.jobs if stamp_of(job.folder.path) is None]
+        if not gone:
+            return []
+        ids = {job.id for job in gone}
+        self.outcome.reused -= len(ids & self.reused)
+        self.reused -= ids
+        self.outcome.results = [result for result in self.outcome.results if result.job_id not in ids]
+        if self.progress is not None:
+            self.progress.more(len(gone))
+        more = f" and those of {len(gone) - 1} more jobs" if len(gone) > 1 else ""
+        self._note_taken(gone, f"{gone[0].folder.path / RESULT}{more}: taken away after the jobs had ended")
+        return gone
+
+    def _note_taken(self, jobs: Sequence[Job], what: str) -> None:
+        self.taken.update(job.folder.path for job in jobs)
+        if max(self.taken.values()) >= _LIVES:
+            raise StoreError(f"output_dir: {what}, {_LIVES} times by now; the same command makes what is missing.")
+        _log.warning("%s; made again", what)
 
     def _before(self, job: Job) -> JobStatus:
         return self.before[job.folder.path]
@@ -169,6 +216,10 @@ class _Work:
         try:
             with self.progress.job(self._label(jobs), len(jobs)) as observer:
                 results = self.runner.run(jobs, observer)
+        except claims.FolderGone as error:
+            left = [job for job in jobs if not self._ended_here(job)]
+            self._note_taken([job for job in left if not claims.is_claimed(job.folder.path)] or left, str(error))
+            return left
         except claims.ClaimLost as error:
             _log.warning("%s; its result is waited for", error)
             return list(jobs)
@@ -188,6 +239,14 @@ class _Work:
         claims.tidy(path, _timeout(job))
         return True
 
+    def _ended_here(self, job: Job) -> bool:
+        """Whether a job of a unit that was broken off has its result all the same."""
+        found = job_status(job)
+        if found.result is None or found.stamp == self._before(job).stamp:
+            return False
+        self._ended(job, found.result)
+        return True
+
     def _ended(self, job: Job, result: JobResult) -> None:
         assert self.progress is not None
         self.outcome.results.append(result)
@@ -199,6 +258,22 @@ class _Work:
         own = [line for line in jobs[0].overrides if line not in self.common]
         more = f" and {len(jobs) - 1} more" if len(jobs) > 1 else ""
         return f"{textwrap.shorten(' '.join(own) or 'defaults', 120, placeholder=' ...')} ({jobs[0].id}{more})"
+
+
+def _sweep_records(jobs: Sequence[Job]) -> dict[Path, SweepRecord]:
+    """What stands in ``sweep.json``, by the folder of the sweep."""
+    found = {}
+    for folder in {job.folder.path.parent for job in jobs}:
+        with suppress(NoRecord, DamagedRecord):
+            found[folder] = read_sweep_record(folder)
+    return found
+
+
+def _restore(records: Mapping[Path, SweepRecord]) -> None:
+    """Write again what was taken away together with the folders of jobs."""
+    for folder, kept in records.items():
+        if not (folder / SWEEP).exists():
+            write_sweep_record(folder, kept, durable=True)
 
 
 def _timeout(job: Job) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 
 import research
 from research.jobs import claims
-from research.jobs.claims import ClaimLost, claim, holder, tidy
+from research.jobs.claims import ClaimLost, FolderGone, claim, holder, is_claimed, tidy
 from research.jobs.store import JobFolder, StoreError
 
 HOLD = """
@@ -207,3 +208,43 @@ def test_a_folder_that_takes_no_claim(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match=r"output_dir: .* cannot be written"):
         claim(tmp_path / "file" / "job")
+
+
+def test_a_folder_that_was_taken_away_is_no_other_process(tmp_path: Path) -> None:
+    folder = tmp_path / "sweep" / "job"
+    for take in (shutil.rmtree, lambda f: f.rename(tmp_path / "elsewhere"), lambda f: (f / ".claim.0").unlink()):
+        mine = claim(folder)
+        assert mine is not None
+        take(folder)
+        (folder / "images").mkdir(parents=True, exist_ok=True)  # as the next image does
+        with pytest.raises(FolderGone, match="job was taken away while its job ran"):
+            mine.check()
+        mine.release()
+        assert not is_claimed(folder)
+    mine = claim(folder)
+    assert mine is not None
+    shutil.rmtree(folder)
+    folder.mkdir()
+    (folder / ".claim.0").write_text(json.dumps({"token": "another's", "pid": 1, "machine": "m"}))
+    with pytest.raises(ClaimLost, match="another process took this job over") as lost:
+        mine.check()
+    assert not isinstance(lost.value, FolderGone)
+    mine.release()
+    assert is_claimed(folder)
+
+
+def test_a_file_in_the_place_of_a_folder_is_not_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "job").write_text("")
+    with pytest.raises(StoreError, match=r"found a file at .*job; accepted is a folder"):
+        claim(tmp_path / "job")
+    (tmp_path / "link").symlink_to(tmp_path / "nothing")
+    with pytest.raises(StoreError, match="link"):
+        claim(tmp_path / "link")
+
+
+def test_the_working_folder_was_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    (tmp_path / "here").rmdir()
+    with pytest.raises(StoreError, match="output_dir: job is gone with the folder that the command was started in"):
+        claim(Path("job"))

@@ -7,7 +7,7 @@ import random
 import shutil
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +152,61 @@ def test_three_processes_share_a_sweep(
         assert "contact sheet" in (here / f"shared{k}.log").read_text()
 
 
+# -- folders that are taken away
+
+
+def removed(folder: Path) -> None:
+    while folder.exists():  # what is written meanwhile makes a folder that is not empty
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+TAKES = {
+    "sweep": lambda sweep_dir, job: removed(sweep_dir),
+    "parent": lambda sweep_dir, job: removed(sweep_dir.parent),
+    "job": lambda sweep_dir, job: removed(job),
+    "images": lambda sweep_dir, job: removed(job / "images"),
+    "renamed": lambda sweep_dir, job: sweep_dir.rename(sweep_dir.with_name("renamed")),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("what", TAKES)
+def test_what_is_taken_away_under_a_sweep_is_made_again(
+    here: Path, forks: Forks, sweep: list[str], undisturbed: tuple[dict[str, Any], float], what: str, processes: int
+) -> None:
+    root = here / f"taken-{processes}-{what}"
+    argv = [*sweep, f"output_dir={root}/outputs", "sweep_name=s", "runtime.progress=lines"]
+    logs = [f"{root.name}.{k}.log" for k in range(processes)]
+    pids = [forks.start(argv, log) for log in logs]
+    sweep_dir = root / "outputs" / "s"
+    wait_until(lambda: results(sweep_dir) and list(sweep_dir.glob("*/images/*.png")))
+    held = [file.parent for file in sweep_dir.glob("*/.claim.0")]
+    TAKES[what](sweep_dir, held[0] if held else next(sweep_dir.glob("*/images")).parent)
+    codes = [forks.wait(pid, 600) for pid in pids]
+    said = "".join((here / log).read_text() for log in logs)
+    assert codes == [0] * processes, said
+    assert "Traceback" not in said
+    assert essence(sweep_dir) == undisturbed[0]
+    assert (sweep_dir / "sweep.json").is_file()
+    assert not list(sweep_dir.rglob(".*"))
+    if processes == 1:
+        assert "another process" not in said
+
+
+@pytest.mark.slow
+def test_who_takes_a_folder_away_again_and_again_is_told(here: Path, forks: Forks, sweep: list[str]) -> None:
+    sweep_dir = here / "again" / "s"
+    pid = forks.start([*sweep, f"output_dir={sweep_dir.parent}", "sweep_name=s"], "again.log")
+    while forks.alive(pid):
+        shutil.rmtree(sweep_dir, ignore_errors=True)
+        time.sleep(0.02)
+    said = (here / "again.log").read_text().splitlines()
+    assert forks.wait(pid) == 1
+    assert said[-1].startswith("error: output_dir: ")
+    assert "Traceback" not in said
+
+
 # -- asked to end
 
 
@@ -187,9 +242,13 @@ def job(tiny_sd: Path, request: pytest.FixtureRequest) -> list[str]:
 
 
 def wait_for(file: Path) -> None:
-    until = time.monotonic() + 60
-    while not file.exists():
-        assert time.monotonic() < until, f"{file} did not appear"
+    wait_until(file.exists)
+
+
+def wait_until(there: Callable[[], Any]) -> None:
+    until = time.monotonic() + 300
+    while not there():
+        assert time.monotonic() < until, "what was waited for did not come"
         time.sleep(0.02)
 
 
