@@ -8,10 +8,12 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from research.downloads import cached_only
 from research.errors import UserError
 
 if TYPE_CHECKING:
@@ -53,9 +55,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         action="store_true",
         help="let the record name classes that are not the project's own; building them runs their code",
     )
+    parser.add_argument(
+        "--fetch", action="store_true", help="fetch pictures whose URLs the record names and that are not in the cache"
+    )
     args = parser.parse_args(argv)
     try:
-        return _time(args) if args.time is not None else _again(args)
+        with nullcontext() if args.fetch else cached_only("research again without --fetch"):
+            return _time(args) if args.time is not None else _again(args)
     except UserError as error:
         print(f"research again: {' '.join(str(error).split())}", file=sys.stderr)
         return BAD_INPUT

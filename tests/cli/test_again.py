@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ import pytest
 from PIL import Image
 
 from research.cli import run
+from research.jobs.images import recipe, save
 from research.report.script_data import image_command
 from research.results.read import read_sweep
 
@@ -113,3 +116,38 @@ def test_a_picture_is_never_written_over(here, tiny_sd, capsys):
     assert run(["again", str(file), "--out", str(file.parent)]) == 2
     assert file.read_bytes() == before
     assert json.loads((file.parents[1] / "result.json").read_text())["status"] == "done"
+
+
+@pytest.mark.slow
+def test_a_record_makes_no_server_asked_unless_one_says_so(here, tiny_sd, capsys, monkeypatch):
+    asked = []
+
+    class Server(SimpleHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            super().do_GET()
+
+        def log_message(self, *args):
+            pass
+
+    monkeypatch.setenv("RESEARCH_CACHE", str(here / "cache"))
+    (file,) = made(tiny_sd, "task=image_to_image", "task.image=a.png", "prompts=[fox]", "scheduler=ddim")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        url = f"http://127.0.0.1:{server.server_port}/a.png"
+        found = recipe(file)
+        save(Image.open(file), here / "strange.png", {**found, "task": {**found["task"], "image": url}})
+        capsys.readouterr()
+        assert run(["again", "strange.png"]) == 2
+        said = capsys.readouterr().err
+        assert url in said
+        assert "research again without --fetch fetches nothing that a record names" in said
+        assert asked == []
+        assert told(capsys, "strange.png", "--fetch", "--out", "new") == ["equal"]
+        assert asked == ["/a.png"]
+        assert told(capsys, "strange.png", "--out", "cached") == ["equal"]
+        assert asked == ["/a.png"]
+    finally:
+        server.shutdown()
+        server.server_close()
