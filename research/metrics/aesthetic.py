@@ -29,6 +29,7 @@ class PreferenceScore(Metric):
     """
 
     name = "preference"
+    needs_prompts = True
 
     def __init__(self, model: str = "yuvalkirstain/PickScore_v1", batch_size: int = 32) -> None:
         self.model, self.batch_size = model, batch_size

@@ -57,9 +57,11 @@ class Metric(Recorded, ABC):
 
     Attributes:
         name: how the number is called; the metric's key in the config by default.
+        needs_prompts: whether it says nothing of images without prompts.
     """
 
     name: str
+    needs_prompts: bool = False
 
     def check(self, *, n_images: int) -> None:  # nothing to refuse, by default
         """Refuses a job that cannot be scored, before any weights are loaded.
@@ -156,6 +158,7 @@ class _Plug(Metric):
     def __init__(self, plug: Any, key: str) -> None:
         self.plug = plug
         self.name = str(getattr(plug, "name", key))
+        self.needs_prompts = bool(getattr(plug, "needs_prompts", False))
 
     def check(self, *, n_images: int) -> None:
         if hasattr(self.plug, "check"):

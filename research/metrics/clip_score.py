@@ -31,6 +31,7 @@ class CLIPScore(Metric):
     """
 
     name = "clip_score"
+    needs_prompts = True
 
     def __init__(self, model: str = "emoji-eval", batch_size: int = 64) -> None:
         self.model = model

@@ -70,16 +70,22 @@ class MetricScore(Score):
 
     def check(self, model: ModelFacts, task: Task) -> None:
         self.metric.check(n_images=1)
+        prompts = [task.prompts] if isinstance(task.prompts, str) else task.prompts or []
+        if self.metric.needs_prompts and not any(prompts):
+            raise self._without_prompts()
+
+    def _without_prompts(self) -> ConfigError:
+        return ConfigError(
+            f"{KEY}: {self.name} gives no value an image without prompts, and the task has none; accepted is a score of "
+            "pictures alone, or a task with a prompt."
+        )
 
     def values(self, seen: Any, prompts: Sequence[str], device: torch.device) -> Tensor:
         found = self.metric.compute(seen, prompts, device=device)
         listed = listed_in(self.name, found.info).get(self.name)
         if not isinstance(listed, list) or len(listed) != len(seen):
             if not any(prompts):
-                raise ConfigError(
-                    f"{KEY}: {self.name} gives no value an image without prompts, and the task has none; accepted is a score of "
-                    "pictures alone, or a task with a prompt."
-                )
+                raise self._without_prompts()
             raise ConfigError(
                 f"{KEY}: {self.name} gives no value an image (per_image in its info); accepted are metrics that do."
             )

@@ -314,9 +314,9 @@ class Search(Recorded):
                     f"hooks: {type(hook).__name__} shows the images of a batch as they are sampled, and a search makes "
                     "several of each; accepted is sampler=loop, or no such hook."
                 )
+        self.check_loop(solver, guidance, hooks)
         if self.score is not None:
             self.score.check(model, task)
-        self.check_loop(solver, guidance, hooks)
 
     def sample(
         self,
