@@ -1,267 +1,287 @@
-"""Read the study's jobs and write results.csv, study.md, curves.png and contact_sheet.png.
+"""Make study.md, study_results.csv and study.png of what `experiments.guidance.run` has run.
 
-    python experiments/guidance/analyse.py outputs/guidance_study [--out experiments/guidance] [--name study]
+    python -m experiments.guidance.analyse [--full | --short] [--output outputs] [--out experiments/guidance]
 
-Groups of seeds are pooled: CLIP score and FID are those of all their pictures. Intervals are 95 % ones over seeds, see scores.py;
-the prompts and the pictures of reference stay the same.
+Each method at the setting that was tuned for it, against CFG at the scale that was tuned for that: differences are paired, of the
+same prompts and seeds, which neither has been tuned on. Intervals are over prompts; p values are Holm's over all methods and both
+measures of a model.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import math
-import statistics
-from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from methods import METHODS, Method, method_of
-from scores import Scored, score
-from sheet import write_sheet
+from experiments.common import (
+    COLOURS,
+    INK,
+    Estimate,
+    canvas,
+    difference,
+    features,
+    fid,
+    markdown,
+    mean,
+    run,
+    save,
+    scores,
+    tidy,
+    write_csv,
+    write_page,
+)
+from experiments.guidance.methods import CFG, CFG_INTERVAL, METHODS, MODELS, NONE, Method, Setting, methods_of
+from experiments.guidance.run import FORMS, Form, found, rounds
+from research.errors import UserError
+from research.results.effective_scale import EffectiveScale, effective_scale
+from research.results.read import Row
+from research.statistics import holm
 
-from research.drawing import COLOURS, MARKERS
-from research.results.read import Row, read_sweep
-
-FAMILIES = list(dict.fromkeys(method.family for method in METHODS))
-REFERENCE = "cfg"
-BEYOND = 20.0, 80.0  # FIDs above and CLIP scores below are in the table and not in the figure
+KINDS = {
+    "baseline": "baselines",
+    "rule": "other rules for the two predictions",
+    "branch": "predictions of another kind",
+    "on CFG": "on top of CFG",
+}
+WIDEST = 12.0  # of a figure's axis, in units of the measure: what lies further out is an arrow at the edge
 
 
 @dataclass(frozen=True)
-class Job:
-    """One job of the study."""
+class Judged:
+    """A method at its tuned setting.
+
+    Attributes:
+        clip: of its pictures, with an interval over prompts.
+        fid_gap, clip_gap: less those of tuned CFG; None of CFG itself. `p_many` of each is Holm's.
+        error: solver error; NaN of a method that draws noise.
+        scale: the scale of CFG that it comes nearest to; None where it asks for no unconditional prediction.
+    """
 
     method: Method
-    scale: float
-    steps: int
-    seed: int
-    nfe: int
-    clip_score: float
-    fid: float
-    seconds: float  # of denoising, an image
+    setting: Setting
     row: Row
+    clip: Estimate
+    fid_gap: Estimate | None
+    clip_gap: Estimate | None
+    error: float
+    scale: EffectiveScale | None
 
 
-@dataclass(frozen=True)
-class Point:
-    """A method at one scale and number of steps, over all groups of seeds."""
+def judged(base: Path, form: Form, methods: Sequence[Method]) -> list[Judged]:
+    """Methods of a model, CFG among them, in the order of the tables.
 
-    method: Method
-    scale: float
-    steps: int
-    nfe: float
-    groups: int
-    scored: Scored
-    seconds: float  # median
-
-    @property
-    def clip_score(self) -> tuple[float, float]:
-        """The score, and half its interval."""
-        return self.scored.clip_score, self.scored.clip_interval
-
-    @property
-    def fid(self) -> tuple[float, float]:
-        return self.scored.fid, self.scored.fid_interval
-
-
-def read_jobs(folder: Path) -> list[Job]:
-    """The study's finished jobs; others in the folder are left out."""
-    jobs = []
-    for row in read_sweep(folder).done:
-        config = row.result.config
-        scale = float(config["guidance"].get("scale", 1.0))
-        method = method_of(list(row.result.overrides), scale)
-        if method is not None:
-            seconds = row.timings["denoise"] / row.n_images
-            metrics = row.metrics
-            jobs.append(
-                Job(
-                    method,
-                    scale,
-                    int(config["steps"]),
-                    int(config["seed"]),
-                    int(row.result.nfe),
-                    metrics["clip_score"],
-                    metrics["fid"],
-                    seconds,
-                    row,
-                )
-            )
-    place = {method.name: i for i, method in enumerate(METHODS)}
-    return sorted(jobs, key=lambda job: (place[job.method.name], job.steps, job.scale, job.seed))
-
-
-def points(jobs: Iterable[Job]) -> list[Point]:
-    grouped: dict[tuple[str, float, int], list[Job]] = defaultdict(list)
-    for job in jobs:
-        grouped[job.method.name, job.scale, job.steps].append(job)
+    Raises:
+        UserError: a stage was not run to its end.
+    """
+    stages = dict(rounds(base, methods, form.evaluations))
+    chosen = stages["judge"]
+    rows = {name: row for (name, _), row in found(base / "judge", chosen, form.evaluations).items()}
+    errors = {
+        name: row.metrics.get("solver_error", math.nan)
+        for (name, _), row in found(base / "solver", stages["solver"], form.evaluations).items()
+    }
+    sets = {name: fid(features(row), row) for name, row in rows.items()}
+    clips = {name: scores(row, "clip_score") for name, row in rows.items()}
+    others = [method.name for method in methods if method.name != CFG]
+    gaps = {name: (sets[name].less(sets[CFG]), difference(clips[name], clips[CFG])) for name in others}
+    corrected = iter(holm([gap.p_many for name in others for gap in gaps[name]]))
+    held = {name: tuple(replace(gap, p_many=_number(next(corrected))) for gap in gaps[name]) for name in others}
     return [
-        Point(
-            found[0].method,
-            scale,
-            steps,
-            statistics.fmean(job.nfe for job in found),
-            len(found),
-            score([job.row for job in found]),
-            statistics.median(job.seconds for job in found),
+        Judged(
+            method,
+            chosen[method.name][0],
+            rows[method.name],
+            mean(clips[method.name]),
+            *held.get(method.name, (None, None)),
+            errors.get(method.name, math.nan),
+            effective_scale(rows[method.name].folder),
         )
-        for (_, scale, steps), found in grouped.items()
+        for method in methods
     ]
 
 
-def equal_steps(found: list[Point], steps: int) -> list[Point]:
-    return [point for point in found if point.steps == steps]
+def _number(p: float | None) -> float:
+    return math.nan if p is None else p
 
 
-def equal_nfe(found: list[Point], budget: int) -> list[Point]:
-    return [point for point in found if point.steps == point.method.steps(budget)]
-
-
-def write_csv(jobs: list[Job], file: Path) -> None:
-    with file.open("w", newline="", encoding="utf-8") as out:
-        writer = csv.writer(out, lineterminator="\n")
-        writer.writerow(["method", "scale", "steps", "seed", "nfe", "clip_score", "fid", "seconds_per_image", "job_id"])
-        for job in jobs:
-            numbers = [f"{value:.5g}" for value in (job.clip_score, job.fid, job.seconds)]
-            writer.writerow([job.method.name, f"{job.scale:g}", job.steps, job.seed, job.nfe, *numbers, job.row.job_id])
-
-
-def tables(views: dict[str, list[Point]], device: str) -> str:
-    """For each view a line a method, at the scale with the lowest FID."""
-    lines = [
-        "# Guidance methods on the embedded model",
-        "",
-        f"Written by `python experiments/guidance/analyse.py`; {device}. A line is a method at the scale whose FID is",
-        "lowest among those swept, a choice that flatters each; +/- is half the 95 % interval over seeds. *Against cfg* is the",
-        "difference of the lowest FIDs, with an interval of its own, since all have the same seeds. *At the highest CLIP",
-        "score* is the scale with that, and its FID.",
-    ]
-    most = max(point.groups for found in views.values() for point in found)
-    for title, found in views.items():
-        lines += [
-            "",
-            f"## {title}",
-            "",
-            "| method | scale | FID | against cfg | CLIP score | steps | NFE | s / image | at the highest CLIP score |",
-            "|---" * 9 + "|",
-        ]
-        mine = {m.name: [point for point in found if point.method is m] for m in METHODS}
-        best = {name: min(some, key=lambda point: point.fid[0]) for name, some in mine.items() if some}
-        for name, point in best.items():
-            top = max(mine[name], key=lambda point: point.clip_score[0])
-            cells = [
-                name + (f" ({point.groups} of {most} groups)" if point.groups < most else ""),
-                f"{point.scale:g}",
-                shown(point.fid),
-                against(point, best[REFERENCE]),
-                shown(point.clip_score),
-                str(point.steps),
-                f"{point.nfe:g}",
-                f"{point.seconds:.3f}",
-                f"scale {top.scale:g}: CLIP score {shown(top.clip_score)}, FID {shown(top.fid)}",
-            ]
-            lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
-
-
-def against(point: Point, reference: Point) -> str:
-    """The difference of two FIDs; of different numbers of pictures there is none, as FID falls with their number."""
-    if point.method.name == REFERENCE or point.groups != reference.groups:
+def _gap(gap: Estimate | None) -> str:
+    """A difference with its interval, in bold where Holm's p is below 0.05."""
+    if gap is None:
         return ""
-    return shown(point.scored.fid_against(reference.scored), "+.1f")
+    shown = gap.shown(1, "+")
+    return f"**{shown}**" if gap.p_many < 0.05 else shown
 
 
-def shown(value: tuple[float, float], form: str = ".1f") -> str:
-    """A value and half its interval; one group of seeds has none."""
-    return f"{value[0]:{form}}" + ("" if math.isnan(value[1]) else f" +/- {value[1]:.1f}")
+def lines(results: Sequence[Judged]) -> list[dict[str, Any]]:
+    """A line a method, as the page shows it."""
+    return [
+        {
+            "method": one.method.name,
+            "setting": one.setting.label,
+            "steps": one.row.result.config["steps"],
+            "NFE": f"{one.row.result.nfe:g}",
+            "FID": f"{one.row.metrics['fid']:.1f}",
+            "FID less CFG's": _gap(one.fid_gap),
+            "CLIP score": f"{one.clip.value:.1f}",
+            "CLIP score less CFG's": _gap(one.clip_gap),
+            "density": f"{one.row.metrics['density']:.2f}",
+            "coverage": f"{one.row.metrics['coverage']:.2f}",
+            "solver error": "" if math.isnan(one.error) else f"{one.error:.3f}",
+            "effective scale": "" if one.scale is None else f"{one.scale.scale:.2f}",
+            "beside CFG": "" if one.scale is None else f"{one.scale.beside:.2f}",
+        }
+        for one in results
+    ]
 
 
-def figure(views: dict[str, list[Point]], file: Path) -> None:
-    """CLIP score against FID: a row a view, a column a family, a line a method along its scales."""
-    import matplotlib
+def csv_lines(model: str, results: Sequence[Judged]) -> list[dict[str, Any]]:
+    """A line a method, with all digits that a file needs."""
+    told = []
+    for one in results:
+        line: dict[str, Any] = {"model": model, "method": one.method.name, "kind": one.method.kind}
+        line |= {
+            "setting": one.setting.label,
+            "steps": one.row.result.config["steps"],
+            "nfe": float(one.row.result.nfe),
+        }
+        line["fid"] = one.row.metrics["fid"]
+        for name, estimate in (
+            ("clip_score", one.clip),
+            ("fid_less_cfg", one.fid_gap),
+            ("clip_score_less_cfg", one.clip_gap),
+        ):
+            value, low, high, p = (
+                ("",) * 4 if estimate is None else (estimate.value, estimate.low, estimate.high, estimate.p_many)
+            )
+            line |= {name: value, f"{name}_low": low, f"{name}_high": high}
+            if "less" in name:
+                line[f"{name}_p_holm"] = p
+        line |= {name: one.row.metrics.get(name, "") for name in ("kid", "precision", "recall", "density", "coverage")}
+        line["solver_error"] = "" if math.isnan(one.error) else one.error
+        line["effective_scale"] = "" if one.scale is None else one.scale.scale
+        line["beside_cfg"] = "" if one.scale is None else one.scale.beside
+        told.append({**line, "job_id": one.row.job_id})
+    return told
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
 
-    families = [f for f in FAMILIES if any(p.method.family == f for found in views.values() for p in found)]
-    figure, grid = plt.subplots(
-        len(views),
-        len(families),
-        figsize=(4.4 * len(families), 4.2 * len(views)),
-        layout="constrained",
-        squeeze=False,
-        sharex=True,
-        sharey=True,
+def draw(studied: Mapping[str, Sequence[Judged]], form: Form, file: Path) -> None:
+    """Each method's differences to tuned CFG: a row a method, a column a measure of a model."""
+    names = {one.method.name: one.method for results in studied.values() for one in results}
+    order = [n for kind in KINDS for n, method in names.items() if method.kind == kind and n != CFG]
+    places = {name: len(order) - 1 - place for place, name in enumerate(order)}
+    figure, grid = canvas(
+        1, 2 * len(studied), size=(3.1 * 2 * len(studied) + 1.6, 0.24 * len(order) + 1.5), sharey=True
     )
-    for (title, found), line in zip(views.items(), grid, strict=True):
-        for family, axes in zip(families, line, strict=True):
-            for name, colour, marker in (("none", "k", "*"), (REFERENCE, "0.55", "o")):
-                curve(axes, [point for point in found if point.method.name == name], colour, marker, name)
-            others = [m for m in METHODS if m.family == family and m.name not in ("none", REFERENCE)]
-            for place, method in enumerate(others):
-                mine = [point for point in found if point.method is method]
-                curve(axes, mine, COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)], method.name)
-            axes.set(xscale="log", xlim=(7, BEYOND[0]), ylim=(BEYOND[1], 98))
-            axes.set_xticks([7, 8, 10, 12, 15, 20], ["7", "8", "10", "12", "15", "20"])
-            axes.minorticks_off()
-            axes.set_title(f"{title}: {family}", fontsize=10)
-            axes.grid(alpha=0.25, which="both")
-            axes.legend(fontsize=7.5, loc="lower left")
-    for axes in grid[-1]:
-        axes.set_xlabel("FID (lower is better), log axis")
-    for line in grid:
-        line[0].set_ylabel("CLIP score (higher is better)")
-    figure.savefig(file, dpi=110)
+    for column, (model, results) in enumerate(studied.items()):
+        for axes, key, label, better in (
+            (grid[2 * column], "fid_gap", "FID less CFG's", "\u2190 better"),
+            (grid[2 * column + 1], "clip_gap", "CLIP score less CFG's", "better \u2192"),
+        ):
+            tidy(axes, f"{model}", f"{label} ({better})", "")
+            axes.axvline(0, color=INK, lw=1)
+            for one in results:
+                gap = getattr(one, key)
+                if gap is None:
+                    continue
+                y, sure = places[one.method.name], gap.p_many < 0.05
+                colour = COLOURS[list(KINDS).index(one.method.kind)]
+                at = min(max(gap.value, -WIDEST), WIDEST)
+                if at != gap.value:
+                    axes.plot(at, y, marker=">" if at > 0 else "<", color=colour, ms=7, ls="none")
+                    axes.annotate(
+                        f"{gap.value:+.0f}", (at, y), xytext=(-8 if at > 0 else 8, 0), textcoords="offset points",
+                        va="center", ha="right" if at > 0 else "left", fontsize=8, color=INK,
+                    )  # fmt: skip
+                    continue
+                ends = [[max(gap.value - gap.low, 0)], [max(gap.high - gap.value, 0)]]
+                axes.errorbar(
+                    gap.value, y, xerr=ends, color=colour, marker="o", ms=5, lw=1.4, capsize=2, mfc=colour if sure else "white",
+                )  # fmt: skip
+            axes.set_xlim(-WIDEST - 1, WIDEST + 1)
+            axes.set_ylim(-0.7, len(order) - 0.3)
+    grid[0].set_yticks(list(places.values()), list(places), fontsize=8.5)
+    from matplotlib.lines import Line2D
 
-
-def curve(axes: Any, mine: list[Point], colour: str, marker: str, label: str) -> None:
-    if not mine:
-        return
-    mine = sorted(mine, key=lambda point: point.scale)
-    x, y = [point.fid[0] for point in mine], [point.clip_score[0] for point in mine]
-    half = [point.fid[1] for point in mine], [point.clip_score[1] for point in mine]
-    axes.errorbar(
-        x, y, xerr=half[0], yerr=half[1], color=colour, marker=marker, ms=5, lw=1.2, elinewidth=0.5, label=label
+    shown = [Line2D([], [], color=COLOURS[i], marker="o", lw=1.4, label=text) for i, text in enumerate(KINDS.values())]
+    shown.append(
+        Line2D([], [], color=INK, marker="o", mfc="white", ls="none", label="hollow: not told apart from CFG (Holm)")
     )
-    for point in (mine[0], mine[-1]) if len(mine) > 1 else ():
-        axes.annotate(
-            f"{point.scale:g}",
-            (point.fid[0], point.clip_score[0]),
-            fontsize=6.5,
-            color=colour,
-            xytext=(3, 3),
-            textcoords="offset points",
-        )
+    figure.legend(handles=shown, loc="outside lower center", ncols=3, fontsize=8.5, frameon=False)
+    figure.suptitle(
+        f"{form.evaluations} network evaluations a picture, every method tuned alike: difference to tuned CFG (0), 95 %",
+        fontsize=11, color=INK,
+    )  # fmt: skip
+    save(figure, file)
+
+
+def best_and_worst(model: str, results: Sequence[Judged]) -> str:
+    """What of a model's methods is told apart from CFG."""
+    told: dict[str, list[str]] = {}
+    for key, measure, sign in (("fid_gap", "FID", 1), ("clip_gap", "CLIP score", -1)):
+        for one in results:
+            gap = getattr(one, key)
+            if gap is not None and gap.p_many < 0.05:
+                told.setdefault(f"{'worse' if sign * gap.value > 0 else 'better'} by {measure}", []).append(
+                    one.method.name
+                )
+    tried = len(results) - 1
+    said = [f"{what}: {', '.join(names)}" for what, names in told.items()]
+    return f"Of {tried} methods on `{model}`, told apart from tuned CFG: " + ("; ".join(said) or "none") + "."
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="the sweep's folder, outputs/guidance_study")
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--full", action="store_const", dest="form", const="full")
+    size.add_argument("--short", action="store_const", dest="form", const="short")
+    parser.add_argument("--models", default="|".join(MODELS), help="names with | between them")
+    parser.add_argument("--methods", help="names with | between them, CFG among them; all by default")
+    parser.add_argument("--output", default="outputs", help="where experiments.guidance.run has written")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
-    parser.add_argument("--name", default="study", help="of the table; the other files' names begin with it")
-    parser.add_argument("--steps", type=int, help="for equal steps; by default CFG's most")
+    parser.add_argument("--name", default="study", help="of the files")
     args = parser.parse_args()
-    jobs = read_jobs(args.folder)
-    found = points(jobs)
-    reference = sorted({point.steps for point in found if point.method.name == REFERENCE})
-    steps = args.steps or reference[-1]
-    views = {f"about {2 * n} evaluations": equal_nfe(found, 2 * n) for n in reversed(reference)}
-    if any(point.method.cost > 2 and point.steps == steps for point in found):  # the short form has none
-        views = {f"{steps} steps": equal_steps(found, steps), **views}
+    form = FORMS[args.form or ""]
+    wanted = args.models.split("|")
+    if unknown := [model for model in wanted if model not in MODELS]:
+        raise UserError(f"--models: found {unknown[0]!r}; accepted: {' | '.join(MODELS)}.")
+    names = [method.name for method in METHODS] if args.methods is None else args.methods.split("|")
+    if CFG not in names or not {*names} <= {method.name for method in METHODS}:
+        raise UserError(
+            f"--methods: found {args.methods!r}; accepted are {CFG} and others of: {' | '.join(m.name for m in METHODS)}."
+        )
+    studied = {
+        model: judged(
+            Path(args.output, form.name, model), form, [method for method in methods_of(model) if method.name in names]
+        )
+        for model in wanted
+    }
     args.out.mkdir(parents=True, exist_ok=True)
-    name = args.name
-    write_csv(jobs, args.out / f"{name}_results.csv")
-    first = jobs[0].row.result
-    device = f"{first.device}, {first.n_images} pictures a job, {max(point.groups for point in found)} groups of seeds"
-    (args.out / f"{name}.md").write_text(tables(views, device), encoding="utf-8")
-    figure(views, args.out / f"{name}_curves.png")
-    shown_jobs = [job for job in jobs if job.steps == job.method.steps(2 * steps)]
-    write_sheet(shown_jobs, args.out / f"{name}_sheet.png")
-    print(f"{len(jobs)} jobs, {len(found)} points: {args.out / name}.md, _results.csv, _curves.png, _sheet.png")
+    write_csv(
+        [line for model in studied for line in csv_lines(model, studied[model])], args.out / f"{args.name}_results.csv"
+    )
+    images = next(iter(studied.values()))[0].row.n_images
+    text = f"""
+    Written by `python -m experiments.guidance.analyse`. {form.evaluations} network evaluations a picture, {images} pictures a
+    method of {form.prompts[2]} prompts that nothing was tuned on. Each method is shown at the setting that was best on the other
+    prompts, of as many as every other method had; the first lines are the baselines ({NONE}; {CFG}; {CFG_INTERVAL}). Differences
+    are to CFG at its own tuned scale, of the same prompts and seeds, with 95 % intervals over prompts, bold where Holm's p over
+    all methods and both measures is below 0.05. The FID is that of {images} pictures, which is far higher than that of many; what
+    so few add to it is taken out of the differences. *Effective scale* is that of the CFG which the method comes nearest to,
+    *beside CFG* the share of its guidance that no scale of CFG gives (`research-compare --effective-scale`).
+    """
+    parts = [
+        f"## {model}\n\n{best_and_worst(model, results)}\n\n{markdown(lines(results))}"
+        for model, results in studied.items()
+    ]
+    write_page(args.out / f"{args.name}.md", "Guidance methods at equal compute, tuned alike", text, *parts)
+    draw(studied, form, args.out / f"{args.name}.png")
+    for model, results in studied.items():
+        print(best_and_worst(model, results))
+    print(f"written: {args.out / args.name}.md, {args.name}_results.csv, {args.name}.png")
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -72,6 +72,7 @@ def _compare(args: argparse.Namespace) -> int:
         level=args.level,
         power=args.power,
         seed=args.seed,
+        effective_scale=args.effective_scale,
     )
     from research.compare.comparing import compare
     from research.compare.write import to_terminal
@@ -164,6 +165,12 @@ def _parser() -> argparse.ArgumentParser:
         "--unpaired",
         action="store_true",
         help="compare also sides without common prompts and seeds, as independent samples",
+    )
+    add(
+        "--effective-scale",
+        action="store_true",
+        help="also the scale of CFG that each side's guidance comes nearest to, and the share of it that CFG has at no scale; of "
+        "jobs made with hooks=record",
     )
     add("--force", action="store_true", help="compare numbers of different provenance, and mark them")
     add("--level", type=float, default=0.95, help="of intervals and tests (0.95)")

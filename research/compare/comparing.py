@@ -17,6 +17,7 @@ from research.compare.verdicts import fronts, judged, with_estimate
 from research.directions import direction, is_companion, label
 from research.errors import UserError, nearest
 from research.results.axes import find_axes
+from research.results.effective_scale import effective_scale
 from research.statistics import IMAGES, JACKKNIFE, PROMPTS, SEEDS
 
 MOST_IN_FAMILY = 64  # jobs
@@ -57,6 +58,8 @@ def compare(request: Request) -> Comparison:
     notes += scores.notes
     common = share(found.sides, request.over)
     sides = tuple(_summary(side, metrics, common, scores, found) for side in found.sides)
+    if request.effective_scale:
+        sides = _with_scales(sides, found.sides, notes)
     notes += _remarks(outcomes, tested, request, found, len(common))
     notes += seconds.remarks(found.sides) if SECONDS in metrics else []
     return Comparison(
@@ -221,6 +224,33 @@ def _summary(side: Side, metrics: Mapping[str, int], common: Shared, scores: Sco
         seconds.spread(side, list(shared.cells), lambda timed: timed.latency),
         seconds.out_of_line(side, list(shared.cells)),
     )
+
+
+def _with_scales(summaries: Sequence[SideSummary], sides: Sequence[Side], notes: list[str]) -> tuple[SideSummary, ...]:
+    """With effective scales.
+
+    Raises:
+        UserError: no side has one.
+    """
+    scaled = []
+    for summary, side in zip(summaries, sides, strict=True):
+        known = [scale for job in side.jobs if (scale := effective_scale(job.row.folder)) is not None]
+        if len(known) == len(side.jobs):
+            summary = replace(
+                summary,
+                effective_scale=python_statistics.fmean(one.scale for one in known),
+                beside_cfg=python_statistics.fmean(one.beside for one in known),
+            )
+        scaled.append(summary)
+    lacking = [summary.name for summary in scaled if summary.effective_scale is None]
+    why = "jobs made with hooks=record whose guidance asks for the conditional and the unconditional prediction"
+    if len(lacking) == len(scaled):
+        raise UserError(f"--effective-scale: found no job whose trace says it; accepted are {why}.")
+    if lacking:
+        notes.append(
+            f"No effective scale for {', '.join(lacking[:5])}{', ...' * (len(lacking) > 5)}: that takes {why}."
+        )
+    return tuple(scaled)
 
 
 def _remarks(

@@ -33,6 +33,7 @@ class Request:
         force: compare numbers of different provenance, and mark them.
         level, power: of intervals, and of the counts that would settle a difference.
         seed: of everything that is drawn.
+        effective_scale: give each side the scale of CFG that its guidance comes nearest to, from the traces of ``hooks=record``.
     """
 
     places: tuple[str, ...]
@@ -48,6 +49,7 @@ class Request:
     level: float = 0.95
     power: float = 0.8
     seed: int = 0
+    effective_scale: bool = False
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,9 @@ class SideSummary:
         seconds: an image, the median with the least and the most of what was timed; averaged over its jobs.
         latency: the same of one image made alone; None where a job has none.
         out_of_line: why its seconds say nothing of its settings; empty where they do.
+        effective_scale: the scale of CFG that its guidance comes nearest to, averaged over its jobs; None where that was not
+            asked for, or a job's trace does not say it.
+        beside_cfg: the share of its guidance, from 0 to 1, that CFG has at no scale; likewise.
     """
 
     name: str
@@ -128,6 +133,8 @@ class SideSummary:
     seconds: Spread | None = None
     latency: Spread | None = None
     out_of_line: str = ""
+    effective_scale: float | None = None
+    beside_cfg: float | None = None
 
 
 @dataclass(frozen=True)

@@ -139,6 +139,7 @@ def side_table(found: Comparison) -> tuple[list[str], list[list[str]]]:
     better = {o.metric: o.better for o in found.outcomes}
     on = {(f.metric, p.side) for f in found.fronts if f.cost == "nfe" for p in f.points if p.on_front}
     alone = any(s.latency is not None for s in found.sides)
+    scaled = found.request.effective_scale
     header = [
         "side",
         "jobs",
@@ -147,6 +148,7 @@ def side_table(found: Comparison) -> tuple[list[str], list[list[str]]]:
         "s / image",
         "images / s",
         *(["latency s"] if alone else []),
+        *(["effective scale", "beside CFG"] if scaled else []),
         *(f"{label(m)}{_ARROWS[better.get(m, 0)]}" for m in metrics),
     ]
     rows = []
@@ -156,7 +158,8 @@ def side_table(found: Comparison) -> tuple[list[str], list[list[str]]]:
         out = " !" if s.out_of_line else ""
         times = [s.seconds, s.seconds.inverse if s.seconds is not None else None, *([s.latency] if alone else [])]
         shown = [number(None) if spread is None else f"{spread}{out}" for spread in times]
-        rows.append([name, str(len(s.jobs)), str(s.n_images), number(s.nfe), *shown, *numbers])
+        scales = [number(s.effective_scale), number(s.beside_cfg)] if scaled else []
+        rows.append([name, str(len(s.jobs)), str(s.n_images), number(s.nfe), *shown, *scales, *numbers])
     return header, rows
 
 

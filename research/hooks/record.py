@@ -27,6 +27,10 @@ class Record(Hook):
     * ``guided_rms`` and ``rms/<branch>``: root mean square of the guided prediction and of each branch's
     * ``guidance_rms``: that of the guided less the conditional prediction, in the kind that the model predicts
     * ``cosine``: between the conditional and the unconditional prediction, where both were made
+    * ``effective_scale``: there, the scale of CFG that comes nearest to the guided prediction g: with d = cond - uncond,
+      ``<g - uncond, d> / |d|^2``, and ``beside_cfg``, the share of g - uncond that no scale gives, ``|g - uncond - scale d| /
+      |g - uncond|`` from 0 (CFG) to 1. The calibration that arXiv:2602.22570 calls for: effects parallel to that of CFG, and
+      orthogonal to it. 1 and 0 where d is zero
     * ``cosine/<branch>``: between the guided prediction and that of a branch, where there are two branches and more
 
     ``per_image`` holds the same names with a list of one number an image, six digits each.
@@ -116,6 +120,7 @@ def _numbers(state: StepState) -> Iterator[tuple[str, Tensor]]:
         yield f"rms/{name}", _rms(prediction.value)
     if "cond" in predictions and "uncond" in predictions:
         yield "cosine", _cosine(predictions["cond"].value, predictions["uncond"].value)
+        yield from _against_cfg(state)
     if len(predictions) < 2:
         return
     first = predictions.get("cond") or next(iter(predictions.values()))
@@ -124,6 +129,21 @@ def _numbers(state: StepState) -> Iterator[tuple[str, Tensor]]:
     for name, prediction in predictions.items():
         same_kind = convert(prediction, first.kind, state.x_before, state.stage)
         yield f"cosine/{name}", _cosine(guided, same_kind.value)
+
+
+def _against_cfg(state: StepState) -> Iterator[tuple[str, Tensor]]:
+    cond = state.predictions["cond"]
+    # differences of one kind are multiples of those of another: the scale is the same in each
+    uncond, guided = (
+        _flat(convert(one, cond.kind, state.x_before, state.stage).value)
+        for one in (state.predictions["uncond"], state.guided.prediction)
+    )
+    direction, moved = _flat(cond.value) - uncond, guided - uncond
+    along, length = (moved * direction).sum(1), direction.square().sum(1)
+    scale = torch.where(length > 0, along / length.clamp(min=torch.finfo(length.dtype).tiny), 1.0)
+    beside, whole = (moved - scale[:, None] * direction).norm(dim=1), moved.norm(dim=1)
+    yield "effective_scale", scale
+    yield "beside_cfg", torch.where(length > 0, beside / whole.clamp(min=torch.finfo(whole.dtype).tiny), 0.0)
 
 
 def _entry(where: dict[str, float], numbers: dict[str, Tensor]) -> dict[str, Any]:

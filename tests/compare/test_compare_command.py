@@ -539,3 +539,28 @@ def test_what_a_models_config_turned_on_for_one_side_is_said(here, told):
     assert any(note.endswith(warning) and note.startswith("euler") for note in notes)
     change(here / "ddim", lambda record: record["warnings"].append(warning))
     assert not any(warning in note for note in told("outputs/ddim", "outputs/euler")["notes"])
+
+
+@pytest.mark.slow
+def test_the_effective_scale_is_that_of_cfg_itself(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    more = [
+        "tracker=none",
+        "metrics=[clip_score]",
+        "steps=3",
+        "images_per_prompt=4",
+        "prompts=[fox,cat]",
+        "hooks=record",
+    ]
+    assert run(["-m", *more, "guidance.scale=2,3.5"]) == 0
+    capsys.readouterr()
+    assert main(["outputs/default", "--axis", "guidance.scale", "--effective-scale", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["sides"]
+    assert [side["effective_scale"] for side in found] == pytest.approx([2.0, 3.5], rel=1e-4)
+    assert [side["beside_cfg"] for side in found] == pytest.approx([0.0, 0.0], abs=1e-4)
+    assert main(["outputs/default", "--axis", "guidance.scale", "--effective-scale"]) == 0
+    assert "effective scale" in capsys.readouterr().out
+    for file in (tmp_path / "outputs" / "default").glob("*/trace.json"):
+        file.unlink()
+    assert main(["outputs/default", "--axis", "guidance.scale", "--effective-scale"]) == 2
+    assert "--effective-scale: found no job whose trace says it" in capsys.readouterr().err

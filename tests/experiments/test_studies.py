@@ -94,6 +94,28 @@ def test_the_short_form_runs(study: str, tmp_path: Path) -> None:
     assert "|---|" in made.with_name("study.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
+def test_methods_are_tuned_and_judged_alike(tmp_path: Path) -> None:
+    """The study of guidance in short, over a method of each kind; a run that was stopped goes on where it was."""
+    methods = "no guidance|CFG|CFG, interval|APG|PAG|CADS"
+    common = ["--short", "--models", "emoji", "--methods", methods, "--output", str(tmp_path)]
+    for more in (["--stages", "tune_1"], []):
+        run(["python", "-m", "experiments.guidance.run", *common, *more], ROOT)
+    run(["python", "-m", "experiments.guidance.analyse", *common, "--out", str(tmp_path / "out")], ROOT)
+    with (tmp_path / "out" / "study_results.csv").open(encoding="utf-8") as file:
+        lines = {line["method"]: line for line in csv.DictReader(file)}
+    assert {*lines} == {*methods.split("|")}
+    assert all(abs(float(line["nfe"]) - 12) <= 1 for line in lines.values()), "at equal compute"
+    assert (lines["CFG"]["fid_less_cfg"], lines["CADS"]["solver_error"]) == ("", "")
+    assert float(lines["CFG"]["effective_scale"]) == pytest.approx(float(lines["CFG"]["setting"].split()[1]), rel=1e-3)
+    assert 0 < float(lines["APG"]["beside_cfg"]) < 1
+    for line in lines.values():
+        if line["fid_less_cfg"]:
+            assert float(line["fid_less_cfg_low"]) <= float(line["fid_less_cfg_high"])
+    with Image.open(tmp_path / "out" / "study.png") as picture:
+        assert picture.width > 600
+
+
 def test_what_is_called_equal_on_the_page_of_seeds_is_equal() -> None:
     told = json.loads((ROOT / "experiments/seeds/results.json").read_text(encoding="utf-8"))
     equal = {}

@@ -10,7 +10,7 @@ import torch
 
 from research import Hook, LoopSampler
 from research.errors import ConfigError
-from research.guidance import CFG
+from research.guidance import APG, CFG, Interval, Rescale
 from research.hooks import Record
 from research.tasks import ImageToImage, TextToImage
 
@@ -52,13 +52,39 @@ def test_what_the_numbers_are(sd):
             "rms/cond": rms(cond),
             "rms/uncond": rms(uncond),
             "cosine": torch.cosine_similarity(cond.flatten(1), uncond.flatten(1)),
+            "effective_scale": torch.full((len(cond),), 2.0),
+            "beside_cfg": torch.zeros(len(cond)),
             "cosine/cond": torch.cosine_similarity(cond.flatten(1), guided.flatten(1)),
             "cosine/uncond": torch.cosine_similarity(uncond.flatten(1), guided.flatten(1)),
         }
         assert entry["per_image"].keys() == expected.keys()
         for name, values in expected.items():
-            assert entry["per_image"][name] == pytest.approx(values.tolist(), rel=1e-4), name
-            assert entry[name] == pytest.approx(float(values.mean()), rel=1e-4), name
+            assert entry["per_image"][name] == pytest.approx(values.tolist(), rel=1e-4, abs=1e-4), name
+            assert entry[name] == pytest.approx(float(values.mean()), rel=1e-4, abs=1e-4), name
+
+
+@pytest.mark.fidelity("hooks/record", source="arXiv:2602.22570", against="least squares by hand", within="1e-4")
+@pytest.mark.parametrize(
+    "guidance",
+    [APG(4.0, space="prediction"), Rescale(CFG(3.0)), Interval(CFG(3.0), steps=(0.2, 0.8))],
+    ids=["apg", "rescale", "interval"],
+)
+def test_the_scale_of_the_nearest_cfg(sd, guidance):
+    states = States()
+    sampler = LoopSampler(sd, "ddim", guidance=guidance, hooks=[Record(), states])
+    entries = sampler.sample(TextToImage("a cat"), seeds=[1, 2], steps=5).trace["record"]
+    assert any("effective_scale" in entry for entry in entries)
+    for entry, seen in zip(entries, states.kept, strict=True):
+        assert ("effective_scale" in entry) == ("uncond" in seen)
+        if "uncond" not in seen:
+            continue
+        for place in range(2):
+            cond, uncond, guided = (seen[name][place].flatten()[:, None] for name in ("cond", "uncond", "guided"))
+            fit = torch.linalg.lstsq((cond - uncond).double(), (guided - uncond).double())
+            residual = (guided - uncond) - fit.solution.float() * (cond - uncond)
+            assert entry["per_image"]["effective_scale"][place] == pytest.approx(float(fit.solution), rel=1e-3)
+            share = float(residual.norm() / (guided - uncond).norm())
+            assert entry["per_image"]["beside_cfg"][place] == pytest.approx(share, rel=1e-3, abs=1e-4)
 
 
 def test_one_branch_has_nothing_to_compare(sd):
@@ -123,7 +149,7 @@ def test_all_images_of_all_batches(sd):
 def test_it_is_small_and_json_unless_asked(sd):
     trace = run(sd, Record(), seeds=range(8), steps=10).trace
     assert "tensors" not in trace
-    assert len(json.dumps(trace["record"], allow_nan=False)) < 10 * (500 + 8 * 9 * 12)
+    assert len(json.dumps(trace["record"], allow_nan=False)) < 10 * (500 + 8 * 11 * 12)
 
 
 def test_steps_that_an_image_to_image_run_does_not_take(sd):
