@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from support.sweep_samples import PROMPTS, write_job, write_sweep
@@ -16,6 +17,7 @@ from research.report.cli import main
 from research.report.live import LiveReport
 from research.report.page import SILENT, render_progress
 from research.report.progress import progress
+from research.score_cli import main as score
 
 
 def claimed(directory, name, *, images=1):
@@ -160,13 +162,20 @@ def test_a_report_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatc
     before = (tmp_path / "report.html").read_bytes()
     write_job(tmp_path, steps=25, prompts=PROMPTS[:1], number=1)
 
-    def full(*_):
-        raise OSError(28, "No space left on device")
+    replace = os.replace
+
+    def full(source, target):
+        if Path(target).name != "result.json":
+            raise OSError(28, "No space left on device")
+        replace(source, target)
 
     monkeypatch.setattr(os, "replace", full)
     capsys.readouterr()
     assert main([str(tmp_path)]) == 2
     assert "No space left on device" in capsys.readouterr().err
+    assert score([str(tmp_path)]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said == f"research-score: {tmp_path}: the report cannot be written: No space left on device"
     assert (tmp_path / "report.html").read_bytes() == before
     assert not list(tmp_path.glob(".*"))
 
