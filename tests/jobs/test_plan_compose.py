@@ -39,6 +39,12 @@ def by_hydra(composer: Composer, lines: list[str]) -> dict[str, Any]:
     del config["hydra"]
     plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     assert isinstance(plain, dict)
+    sampler = plain.get("sampler")
+    if isinstance(sampler, dict) and isinstance(
+        sampler.get("score"), str
+    ):  # a choice of the group metrics, which jobs hold whole
+        chosen = composer.loader.load_configuration(composer.config_name, [f"metrics={sampler['score']}"], RunMode.RUN)
+        (sampler["score"],) = OmegaConf.to_container(chosen.metrics, resolve=True).values()
     return {str(key): value for key, value in plain.items()}
 
 

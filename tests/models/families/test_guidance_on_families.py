@@ -47,7 +47,7 @@ def test_nag_sees_the_negative_prompt_as_it_sees_the_prompt(name: str, model_of:
     """With the prompt for a negative one nothing is led anywhere: texts, their masks and their places are cut rightly."""
     model = model_of(name)
     plain = latents(model, None)
-    if name != "sana":  # whose instruction stands before prompts alone
+    if not name.startswith("sana"):  # whose instruction stands before prompts alone
         assert far(latents(model, NAG(5.0), "a cat"), plain) < 1e-5
     guided = latents(model, NAG(5.0), "a dog on a hill")
     assert far(guided, plain) > 1e-4
