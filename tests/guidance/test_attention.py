@@ -64,7 +64,7 @@ def of_pipeline(pipe, scale: float, **settings) -> torch.Tensor:
 @pytest.mark.parametrize("scale", [1.0, 5.0])
 @pytest.mark.parametrize("layers", ["mid", "up"])
 @pytest.mark.parametrize("kind", ["sd", "sd_v"])
-@pytest.mark.spread(3)
+@pytest.mark.spread(2)
 @pytest.mark.fidelity(
     "guidance/pag",
     source="arXiv:2403.17377",
@@ -224,7 +224,7 @@ def test_one_more_evaluation_a_stage_with_any_base(name, scale, names, sd) -> No
     ("scheduler", "stages"), [("heun", 7), ("pndm", 5), ("euler", 4), ("dpmpp_2m", 4), ("unipc", 4)]
 )
 @methods
-@pytest.mark.spread(5)
+@pytest.mark.spread(3)
 def test_every_scheduler_and_a_window_of_steps(name, scheduler, stages, sd_v) -> None:
     method = METHODS[name](1.0, base=CFG(2.0))
     found = sample(sd_v, method, steps=4, scheduler=scheduler)

@@ -251,7 +251,7 @@ def sample(model, guidance, scheduler="ddim", steps=8, seeds=(0, 1), hooks=(), *
 
 @pytest.mark.parametrize("scheduler", ["ddim", "euler", "heun", "dpm2", "dpmpp_sde", "pndm", "dpmpp_2m", "euler_a"])
 @pytest.mark.parametrize("prediction", ["epsilon", "v"])
-@pytest.mark.spread(5)
+@pytest.mark.spread(3)
 def test_the_window_counts_the_users_steps(sd, sd_v, scheduler, prediction):
     """And never evaluations: with two a step, guidance would end half way."""
     model = sd if prediction == "epsilon" else sd_v

@@ -58,6 +58,7 @@ def test_no_compiler(sd_directory: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         small(sd_directory, compile=True)
 
 
+@pytest.mark.slow
 @pytest.mark.spread(1)
 @pytest.mark.parametrize("key", ["compile", "channels_last"])
 def test_refused(sd_directory: Path, key: str) -> None:

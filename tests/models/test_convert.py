@@ -146,6 +146,7 @@ def test_v_prediction_of_a_yaml(made, tmp_path):
     assert inspect_model(out).scheduler["prediction_type"] == "v_prediction"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", [("unet",), PARTS])
 @pytest.mark.spread(1)
 def test_a_pickled_directory(sd_directory, copied, tmp_path, parts):

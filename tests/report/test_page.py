@@ -222,6 +222,7 @@ def test_command(small, tmp_path, capsys):
         assert re.fullmatch(rf"research-report: .*{pattern}.*\n", error)
 
 
+@pytest.mark.slow
 def test_the_report_needs_no_torch(small):
     code = f"import sys; from research.report.cli import main; main([{str(small)!r}]); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0

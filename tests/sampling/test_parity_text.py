@@ -227,7 +227,7 @@ def test_scheduler_by_object_is_read_and_never_changed(pair):
         ("dpm2_a", {"timestep_spacing": "leading"}),
     ],
 )  # fmt: skip
-@pytest.mark.spread(4)
+@pytest.mark.spread(2)
 def test_scheduler_options(pair, name, options):
     model, pipe = pair
     expected = by_pipeline(pipe, from_pipeline_config(pipe, name, **options), "a cat", None, [3], 6, 3.0)

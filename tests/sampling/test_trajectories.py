@@ -69,6 +69,7 @@ PLUGS = {
 }
 
 
+@pytest.mark.spread(3)
 @pytest.mark.parametrize("plugs", PLUGS.values(), ids=PLUGS)
 def test_what_plugs_keep_goes_along(sd, plugs, tmp_path):
     task = TextToImage(["a cat", "a dog"])

@@ -20,7 +20,7 @@ def run(sd: BaseModel, scheduler: str, steps: int = 10, **task: Any) -> Any:
 
 
 @pytest.mark.parametrize("scheduler", ["euler", "ddim", "heun", "dpm2"])
-@pytest.mark.spread(2)
+@pytest.mark.spread(1)
 def test_two_parts_make_the_whole(sd: BaseModel, scheduler: str) -> None:
     whole = run(sd, scheduler)
     first = run(sd, scheduler, denoising_end=0.55)

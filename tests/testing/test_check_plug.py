@@ -452,6 +452,7 @@ OWN += [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("choice", OWN)
 @pytest.mark.spread(1)
 def test_the_projects_own_pass(choice: str) -> None:
@@ -486,6 +487,7 @@ class OnPixels(AlsoSound):
     requires = frozenset({"pixels"})
 
 
+@pytest.mark.slow
 @pytest.mark.spread(1)
 @pytest.mark.parametrize("plug", [OfClasses(), OnPixels()], ids=lambda plug: type(plug).__name__)
 def test_plugs_for_models_on_pixels(plug: Any) -> None:

@@ -123,6 +123,7 @@ def test_with_a_key_both_are_saved_and_saved_again_over_themselves(sweep, capsys
     assert (sweep / "dashboard.json").is_file()
 
 
+@pytest.mark.slow
 @needs_package
 def test_a_file_is_written_where_it_is_asked_for_or_not_at_all(sweep, capsys, tmp_path):
     assert run([str(sweep), "-o", str(tmp_path / "d" / "board.json")]) == 0

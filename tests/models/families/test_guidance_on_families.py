@@ -42,6 +42,7 @@ def far(a: torch.Tensor, b: torch.Tensor) -> float:
     return float((a - b).norm() / b.norm())
 
 
+@pytest.mark.spread(1)
 @pytest.mark.parametrize("name", TEXT)
 def test_nag_sees_the_negative_prompt_as_it_sees_the_prompt(name: str, model_of: Any) -> None:
     """With the prompt for a negative one nothing is led anywhere: texts, their masks and their places are cut rightly."""
