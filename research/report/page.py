@@ -281,10 +281,10 @@ def _task_pictures(sweep: Sweep) -> list[TaskPicture]:
     for row in sweep.done:
         for name, file in row.pictures.items():
             try:
-                plain_file(row.folder, str(file))
+                plain_file(row.folder, name_inside := file.relative_to(row.folder).as_posix())
             except OSError:
                 continue
-            source = file_link(row.folder.name, file.relative_to(row.folder).as_posix())
+            source = file_link(row.folder.name, name_inside)
             left -= file.stat().st_size
             if left >= 0:
                 kind = "image/gif" if file.suffix == ".gif" else "image/png"

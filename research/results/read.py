@@ -157,7 +157,7 @@ class Row:
             return picture_size(self._image_file(image))
 
     def _image_file(self, image: ImageRecord) -> Path:
-        return plain_file(self.folder, str(self.image_path(image)))
+        return plain_file(self.folder, self.image_path(image).relative_to(self.folder).as_posix())
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import shutil
 import subprocess
@@ -263,3 +264,23 @@ def _with_text(directory: Path, text: str) -> str:
     page = render(sweep, plots=[plot], thumbs={(done.job_id, 0): thumb})
     page.encode()  # no half of a character is left
     return page
+
+
+def test_a_folder_named_from_where_one_stands_is_shown_as_by_its_whole_path(tmp_path, monkeypatch):
+    """As commands name it: images in the sheet and on the page, and what tasks show."""
+    directory = write_sweep(tmp_path / "sweep", ("ddim",), (3.0,), (5, 10), prompts=PROMPTS[:2])
+    for job in directory.glob("*/result.json"):
+        record = json.loads(job.read_text())
+        record.pop("seal", None)
+        (job.parent / "pictures").mkdir()
+        Image.new("RGB", (16, 16), "red").save(job.parent / "pictures" / "strip.png")
+        job.write_text(json.dumps({**record, "pictures": {"strip": "pictures/strip.png"}}))
+    shown = []
+    monkeypatch.chdir(tmp_path)
+    for place in (directory, Path("sweep")):
+        paths = build(place)
+        page = _Page(paths.report_html.read_text())
+        pictures = [a["src"] for tag, a in page.tags if tag == "img" and a.get("src", "").startswith("data:image/png")]
+        shown.append((paths.contact_sheet.read_bytes(), pictures))
+    assert shown[0] == shown[1]
+    assert len(shown[1][1]) >= 2  # a strip a job
