@@ -173,8 +173,7 @@ def _surplus(config: Mapping[str, Any]) -> int:
 def _stages(config: Mapping[str, Any], surplus: int) -> tuple[list[int], bool]:
     """The user's step of each stage that is run, and whether that is certain; ``surplus`` of the steps nobody asked for."""
     steps, task, options = config["steps"], config["task"], config["scheduler"]["options"]
-    rule = strength_rule(config)
-    del rule["known"]
+    rule = strength_rule(config) or {"parity": True}
     parity, strength = rule["parity"], strength_of(task)
     kept = steps if strength is None else kept_steps(steps - surplus, strength, **rule)
     kept += surplus if kept and strength is not None else 0

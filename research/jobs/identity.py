@@ -21,7 +21,7 @@ from research.jobs.plug_sources import plug_sources, targets_of
 from research.jobs.schema import MODEL_IDENTITY, NOT_IDENTITY
 from research.jobs.targets import without_defaults
 from research.metrics.extractors.find import EFFICIENTNET, INCEPTION, INCEPTION_ANTIALIASED, REFERENCES_DIR
-from research.models.inspect.find_model import find_pipeline
+from research.models.inspect.find_model import find_configured, find_pipeline
 from research.models.inspect.kinds import look_at
 from research.models.lora_files import read_loras
 from research.zoo import ZOO_DIR, zoo_path
@@ -76,7 +76,7 @@ def identity(
         ),
         # a checkpoint file has its scheduler and tokenizer from there
         **({"config": model_content(model["config"])} if model.get("config") else {}),
-        **({} if own_model.is_own(model) else _marks(model["path"])),
+        **({} if own_model.is_own(model) else _marks(model)),
         "dtype": _DTYPES.get(model["dtype"], model["dtype"]),
         **({"variant": model["variant"]} if model.get("variant") is not None else {}),
         **_weights_changed(model),
@@ -109,7 +109,7 @@ def identity(
         kept["revisions"] = more
     if sources:  # jobs of the project's classes alone are what they were before there was such a key
         kept["plug sources"] = dict(sources)
-    if not cache.get("prompts", [model["path"], config["task"]], lambda: uses_prompts(config)):
+    if not cache.get("prompts", [model, config["task"]], lambda: uses_prompts(config)):
         kept.pop("prompts")
     return {key: cache.get(f"canonical {key}", value, partial(_section, key, value)) for key, value in kept.items()}
 
@@ -126,9 +126,9 @@ def _weights_changed(model: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _marks(path: str) -> dict[str, Any]:
+def _marks(model: Mapping[str, Any]) -> dict[str, Any]:
     """What a checkpoint file says of how it was trained, which was not heeded at first."""
-    file = find_pipeline(path).file
+    file = find_configured(model).file
     checkpoint = look_at(file).checkpoint if file is not None else None
     if checkpoint is None or not (checkpoint.marks.prediction_type or checkpoint.marks.zero_terminal_snr):
         return {}

@@ -7,7 +7,7 @@ from typing import Any
 
 from research.errors import UserError
 from research.models.inspect.families import tells_strength
-from research.models.inspect.find_model import find_pipeline, pipeline_class
+from research.models.inspect.find_model import find_configured, find_pipeline, pipeline_class
 from research.models.scheduler_config import scheduler_config
 from research.solvers.names import OF_MODEL
 
@@ -38,27 +38,23 @@ def scheduler_class(config: Mapping[str, Any]) -> str:
     return str((model_schedule(config) or {}).get("_class_name", OF_MODEL))
 
 
-def strength_rule(config: Mapping[str, Any]) -> dict[str, bool]:
-    """How the pipeline of a job's model counts the steps of a strength, as arguments of `research.strength.kept_steps`; "known"
-    is false of a model of the hub, which may round up or be told the strength."""
-    parity = bool(config["runtime"].get("parity", False))
-    schedule = model_schedule(config) if parity else {}
-    rule = {"parity": parity, "flow": False, "told": False, "known": schedule is not None}
-    if not schedule:
-        return rule
-    name = str(schedule.get("_class_name"))
-    rule["flow"] = "FlowMatch" in name or name == "SCMScheduler" or schedule.get("prediction_type") == "flow_prediction"
-    task = str(config["task"].get("_target_")).rpartition(".")[2]
-    if task == "ImageToImage":
-        rule["told"] = tells_strength(_pipeline(config["model"]))
-    return rule
+def strength_rule(config: Mapping[str, Any]) -> dict[str, bool] | None:
+    """How the steps of a strength are counted, as arguments of `research.strength.kept_steps`; None with parity for a model that
+    is not on this disk, whose pipeline may round up or tell the scheduler the strength."""
+    if not config["runtime"].get("parity", False):
+        return {"parity": False}
+    schedule = model_schedule(config)
+    if schedule is None:
+        return None
+    name, task = str(schedule.get("_class_name")), str(config["task"].get("_target_")).rpartition(".")[2]
+    flow = "FlowMatch" in name or name == "SCMScheduler" or schedule.get("prediction_type") == "flow_prediction"
+    return {"parity": True, "flow": flow, "told": task == "ImageToImage" and tells_strength(_pipeline(config["model"]))}
 
 
 def _pipeline(model: Mapping[str, Any]) -> str:
     """The pipeline's class that a job's model on this disk names."""
-    place = {key: model.get(key) for key in ("revision", "subfolder")}
     try:
-        found = find_pipeline(model["path"], **place)
+        found = find_configured(model)
         return "" if found.directory is None else str(pipeline_class(found.directory))
     except UserError:
         return ""

@@ -80,7 +80,9 @@ def validate(
     check_plug_configs(checked, cache)
     model, task, steps = checked["model"], checked["task"], checked["steps"]
     parity = checked["runtime"].get("parity", False)
-    about = [task, steps, parity, model["path"], model.get("config")] if parity else [task, steps]
+    about = (
+        [task, steps, model] if parity else [task, steps]
+    )  # with parity the model's pipeline counts the steps of a strength
     cache.get("settings", about, lambda: _check_task(checked))
     n_images = _count(checked, cache)
     if from_file is not None and not uses_prompts(checked):
@@ -100,9 +102,7 @@ def validate(
 
 
 def _check_task(config: Mapping[str, Any]) -> None:
-    rule = strength_rule(config)
-    if not rule.pop("known"):
-        rule = {"parity": True, "flow": True, "told": False}  # what is refused is refused whatever the model is
+    rule = strength_rule(config) or {"parity": True, "flow": True}  # what that refuses is refused whatever the model is
     check_settings(config["task"], config["steps"], **rule)
 
 

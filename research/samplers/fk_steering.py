@@ -31,7 +31,7 @@ class FKSteering(Search):
 
     and the last is what makes their product ``exp(scale * r)``. "max" and "sum" count a score at each weighing and take it
     back at the end, for which no number of particles makes up after many weighings: what is drawn goes beyond the tilted
-    density ("sum" on a Gaussian, from 8 to 256 particles: right after 4 weighings, two thirds of its spread too far after 12).
+    density ("sum" on a Gaussian, from 8 to 256 particles: right after 3 weighings, two thirds of its spread too far after 12).
     Weigh seldom then (``every``).
 
     Weights gather until an image is resampled (systematically), which happens where the effective sample size falls below

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 import research
 from research.cli import run
@@ -223,3 +225,23 @@ def test_bad_plans(argv: list[str], expected: str, here: Path, capsys: pytest.Ca
     assert expected in shown
     assert shown.count("\n") == 1
     assert not list(here.iterdir())
+
+
+@pytest.mark.slow
+def test_models_of_one_place_count_the_steps_of_a_strength_each_in_its_way(
+    here: Path, tiny_sd: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With parity: a scheduler that is told the strength makes all steps, others none of 0.8. Whichever is looked at first."""
+    from research.testing.random_pipelines import BUILDERS
+
+    BUILDERS["lcm"](here / "models" / "lcm")
+    shutil.copytree(tiny_sd, here / "models" / "sd")
+    Image.new("RGB", (64, 64), "red").save(here / "red.png")
+    lines = ["tracker=none", "metrics=none", "prompts=[fox]", "runtime.parity=true", "steps=4", "guidance.scale=1"]
+    lines += [f"model.path={here / 'models'}", "task=image_to_image", "task.image=red.png", "task.strength=0.2"]
+    for order in ("lcm,sd", "sd,lcm"):
+        found = planned(capsys, "-m", *lines, "scheduler=model", f"model.subfolder={order}", code=2)
+        assert len(found["jobs"]) == 1, found["impossible"]
+        (impossible,) = found["impossible"]
+        assert "model.subfolder=sd" in impossible["overrides"]
+        assert "task.strength" in impossible["error"]
